@@ -1,0 +1,1 @@
+"""Pretrained networks: the zoo, the cut, the engine."""

@@ -1,0 +1,69 @@
+"""Which backbones exist, told without importing torch: 2-3 s that a check of params.yaml need not pay."""
+
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from stages import paths
+from stages.errors import UserError, nearest
+
+PACKAGED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+TIMM = "timm:"
+
+
+@cache
+def registered(package: str) -> list[str]:
+    """Names under `@register_model` in the sources of torchvision or timm (a test compares them with the registries)."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(f"the package {package} is not installed: pip install {package}")
+    sources = sorted((Path(spec.origin).parent / "models").glob("*.py"))
+    pattern = re.compile(r"^@register_model(?:\(\))?\n(?:@.*\n)*def (\w+)", re.MULTILINE)
+    return sorted(name for source in sources for name in pattern.findall(source.read_text(encoding="utf-8")))
+
+
+def known() -> list[str]:
+    """Every name that `backbone` takes without a prefix."""
+    return [*PACKAGED, *registered("torchvision")]
+
+
+def check(backbone: str, weights: str) -> None:
+    """Refuses a backbone that does not exist, and weights that cannot be meant.
+
+    Raises:
+        UserError: with the nearest valid name.
+    """
+    if backbone.startswith(TIMM):
+        name = backbone.removeprefix(TIMM).split(".")[0]
+        if name not in registered("timm"):
+            raise UserError(f"`backbone`: timm has no model {name!r}; {nearest(name, registered('timm'))}")
+    elif backbone not in known():
+        raise UserError(
+            f"`backbone`: {backbone!r} is unknown; {nearest(backbone, known())} "
+            "(any torchvision classification model, or timm:NAME)"
+        )
+    if weights in ("default", "random") or paths.resolve(weights).is_file():
+        return
+    if "/" in weights or Path(weights).suffix:
+        raise UserError(f"`weights`: there is no file {weights!r} ({paths.resolve(weights)}).")
+    enums = weight_names(backbone)
+    if weights not in enums:
+        raise UserError(
+            f"`weights`: {backbone} has no weights {weights!r}; {nearest(weights, enums)} "
+            "(or `default`, `random`, or a file)"
+        )
+
+
+def weight_names(backbone: str) -> list[str]:
+    """The named weights of a backbone; for torchvision the members of its enum (this imports torchvision)."""
+    if backbone in PACKAGED:
+        return ["default"]
+    if backbone.startswith(TIMM):
+        from timm.models import get_arch_pretrained_cfgs  # slow: only where a name has to be looked up
+
+        name = backbone.removeprefix(TIMM).split(".")[0]
+        return sorted({key.partition(".")[2] for key in get_arch_pretrained_cfgs(name)} - {""}) or ["default"]
+    from torchvision.models import get_model_weights
+
+    return [member.name for member in get_model_weights(backbone)]

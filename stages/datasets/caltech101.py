@@ -1,0 +1,46 @@
+"""Caltech-101 (Li, Andreeto, Ranzato, Perona, 2003), CC BY 4.0, in its official nesting: a zip with a tar.gz inside.
+
+The archive is `https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip`. It holds 101 categories and
+BACKGROUND_Google; published numbers differ in what they leave out, so `exclude` says it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.datasets.base import Block, Record, Source
+from stages.errors import UserError, nearest
+
+FOLDER = "101_ObjectCategories"
+
+
+class Archives(Block):
+    """The files to fetch."""
+
+    images: Source
+
+
+class Options(Block):
+    """The block `datasets.caltech101`."""
+
+    source: Archives
+    exclude: list[str]  # class folders left out
+
+
+def scan(folder: Path, options: Options) -> Iterator[Record]:
+    """The images of every class folder that is not excluded, in path order.
+
+    Raises:
+        UserError: the archive has another layout, or a name in `exclude` is no class.
+    """
+    homes = [path for path in sorted(folder.rglob(FOLDER)) if path.is_dir() and "__MACOSX" not in path.parts]
+    if not homes:
+        raise UserError(f"The archive of caltech101 holds no folder {FOLDER}: is it the official caltech-101.zip?")
+    classes = sorted(path.name for path in homes[0].iterdir() if path.is_dir())
+    for name in options.exclude:
+        if name not in classes:
+            raise UserError(f"`datasets.caltech101.exclude`: there is no class {name!r}; {nearest(name, classes)}")
+    for name in classes:
+        if name not in options.exclude:
+            for path in sorted((homes[0] / name).iterdir()):
+                if path.is_file() and not path.name.startswith("."):
+                    yield Record(path=path.relative_to(folder).as_posix(), label=name)

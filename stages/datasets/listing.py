@@ -1,0 +1,49 @@
+"""The index on disk: one JSON line an image in `<dataset>.jsonl`, and a summary of every file beside it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stages import paths
+from stages.datasets.base import Box
+from stages.errors import UserError
+from stages.features import io
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An indexed image: what its dataset says of it, and what its bytes say."""
+
+    path: str
+    sha256: str
+    width: int
+    height: int
+    label: str
+    objects: tuple[Box, ...]
+    split: str | None
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Writes an index, whole or not at all."""
+    lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+    io.write_bytes(path, "".join(lines).encode())
+
+
+def read(dataset: str) -> list[Row]:
+    """The index of a dataset.
+
+    Raises:
+        UserError: it is not there or not whole.
+    """
+    path = paths.index(dataset)
+    try:
+        return [_row(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} cannot be read ({error}): `dvc repro -f index` makes it anew.") from None
+
+
+def _row(values: dict[str, Any]) -> Row:
+    objects = tuple(Box(item["label"], tuple(item["box"])) for item in values.pop("objects"))
+    return Row(objects=objects, **values)

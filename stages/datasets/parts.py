@@ -1,0 +1,102 @@
+"""Which image is train, val or test: drawn a class at a time, or taken from the dataset's own lists."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from stages import paths
+from stages.datasets.listing import Row
+from stages.errors import UserError
+from stages.features import io
+from stages.params import Split
+
+PARTS = ("train", "val", "test")
+Parts = dict[str, list[str]]  # part -> sha256 of its images, in index order
+
+
+def draw(rows: Sequence[Row], how: Split) -> tuple[Parts, str]:
+    """Assigns every image to a part.
+
+    Args:
+        rows: the index.
+        how: `protocol` fractions draws all of them; published keeps the dataset's lists as they are; auto takes the
+            lists where there are any, cuts a missing val from train, and where there is no test lets val be the test
+            and cuts a new val from train.
+
+    Returns:
+        The parts, and a sentence that says where they come from.
+
+    Raises:
+        UserError: a class is too small, or there are no lists to keep.
+    """
+    listed = {part for row in rows if (part := row.split)}
+    if how.protocol == "fractions" or (how.protocol == "auto" and not listed):
+        shares = (("test", how.test), ("val", how.val))
+        parts = _cut(rows, shares, seed=how.seed)
+        return parts, f"{how.train:.0%} / {how.val:.0%} / {how.test:.0%} of every class, seed {how.seed}"
+    return _published(rows, listed, how)
+
+
+def _published(rows: Sequence[Row], listed: set[str], how: Split) -> tuple[Parts, str]:
+    if "train" not in listed:
+        raise UserError(
+            f"`split.protocol`: {how.protocol} needs official lists, and this dataset has none: use fractions."
+        )
+    lists = {part: [row for row in rows if row.split == part] for part in PARTS}
+    source = "the dataset's own lists"
+    if not lists["test"] and how.protocol == "auto" and lists["val"]:
+        lists["test"], lists["val"] = lists["val"], []
+        source += "; its val list is the test"
+    if not lists["val"]:
+        cut = _cut(lists["train"], (("val", how.val_fraction),), seed=how.seed)
+        chosen = set(cut["val"])
+        lists["val"] = [row for row in lists["train"] if row.sha256 in chosen]
+        lists["train"] = [row for row in lists["train"] if row.sha256 not in chosen]
+        source += f"; val is {how.val_fraction:.0%} of every class of train, seed {how.seed}"
+    if not lists["test"]:
+        source += "; there is no test"
+    return {part: [row.sha256 for row in lists[part]] for part in PARTS}, source
+
+
+def _cut(rows: Sequence[Row], shares: Sequence[tuple[str, float]], *, seed: int) -> Parts:
+    """Cuts parts off every class; train is what remains. An image's turn depends on its content and the seed alone,
+    so that adding images moves few others from part to part."""
+    classes: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        classes[row.label].append(row)
+    part_of: dict[str, str] = {}
+    turn: Callable[[Row], bytes] = lambda row: hashlib.sha256(f"{seed} {row.sha256}".encode()).digest()  # noqa: E731
+    for label, members in classes.items():
+        if len(members) <= len(shares):
+            raise UserError(
+                f"Class {label!r} has {len(members)} image(s), and each of train, "
+                f"{' and '.join(name for name, _ in shares)} needs one: add images or leave the class out."
+            )
+        ordered, start = sorted(members, key=turn), 0
+        for position, (name, share) in enumerate(shares):
+            most = len(members) - start - (len(shares) - position)
+            count = min(max(1, round(share * len(members))), most)
+            part_of.update({row.sha256: name for row in ordered[start : start + count]})
+            start += count
+    return {part: [row.sha256 for row in rows if part_of.get(row.sha256, "train") == part] for part in PARTS}
+
+
+def write(path: Path, parts: Parts, source: str) -> None:
+    """Writes a split, whole or not at all."""
+    io.write_bytes(path, (json.dumps({"source": source, **parts}, indent=0) + "\n").encode())
+
+
+def read(dataset: str) -> tuple[Parts, str]:
+    """The split of a dataset and where it comes from.
+
+    Raises:
+        UserError: it is not there or not whole.
+    """
+    path = paths.split(dataset)
+    try:
+        found = json.loads(path.read_text())
+        return {part: found[part] for part in PARTS}, found["source"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read ({error}): `dvc repro -f split` makes it anew.") from None

@@ -1,0 +1,38 @@
+"""download: the archives of the chosen dataset, as fetched, in `data/raw/<dataset>/`."""
+
+import importlib
+import json
+import shutil
+
+from stages import paths
+from stages.datasets.fetch import digest, fetch
+from stages.datasets.images import SOURCES, has_source
+from stages.features import io
+from stages.params import Params
+from stages.stage import run
+
+
+def main(params: Params) -> dict[str, object]:
+    """Fetches every source and keeps it, or what the dataset's module builds from it, with its checksum."""
+    out = paths.raw(params.dataset)
+    out.mkdir(parents=True, exist_ok=True)
+    options = params.options
+    sources = dict(options.source) if has_source(options) else {}
+    fetched = {name: fetch(source, key=f"datasets.{params.dataset}.source.{name}") for name, source in sources.items()}
+    module = importlib.import_module(f"stages.datasets.{params.dataset}")
+    if hasattr(module, "build"):
+        module.build(fetched, options, out)
+    else:
+        for path in fetched.values():
+            shutil.copyfile(path, out / path.name)  # not a link: DVC makes its outs read-only, and this is the user's
+    archives = sorted(path for path in out.iterdir() if path.name != SOURCES)
+    described = {
+        "archives": {path.name: digest(path) for path in archives},
+        "options": options.model_dump(mode="json"),
+    }
+    io.write_bytes(out / SOURCES, (json.dumps(described, indent=1, sort_keys=True) + "\n").encode())
+    return {"archives": len(archives), "bytes": sum(path.stat().st_size for path in archives)}
+
+
+if __name__ == "__main__":
+    run("download", main)

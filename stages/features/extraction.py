@@ -1,0 +1,170 @@
+"""Extraction: which rows are missing, compute them part by part, assemble the file.
+
+The unit of work is a part: `compute_part(spec, images)` is pure and idempotent, so the same function serves a loop in
+this process and, later, many machines.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from stages.backbones import cuts, zoo
+from stages.backbones.device import pick_device
+from stages.backbones.engine import TorchEngine, pick_precision
+from stages.datasets import images
+from stages.errors import UserError
+from stages.features import h5
+from stages.features.header import BadImage
+from stages.features.pipeline import PIPELINE, Preprocessing, decode, prepare
+from stages.features.store import RowStore
+
+PART_IMAGES = 256
+PART_BYTES = 64 << 20
+Image = tuple[str, str]  # path below the folder, sha256
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that a part's features depend on, and where the images lie. Plain values, so that it can travel."""
+
+    folder: Path
+    backbone: str
+    weights: str
+    cut: str
+    image_size: int | Literal["auto"]
+    resize: Literal["crop", "squash"]
+    precision: str
+    dtype: str
+    batch_size: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A trunk ready to run, and the provenance of what comes out."""
+
+    engine: TorchEngine
+    preprocessing: Preprocessing
+    shape: tuple[int, ...]
+    provenance: dict[str, Any]
+
+
+@cache
+def machine(spec: Spec) -> Machine:
+    """Loads the backbone, cuts it and describes the features; once a process.
+
+    Raises:
+        UserError: the backbone, its weights, the cut, the device or the precision cannot be had.
+    """
+    device = pick_device(spec.device)
+    precision = pick_precision(spec.precision, device)
+    backbone = zoo.load(spec.backbone, spec.weights)
+    preprocessing = backbone.preprocessing.at(spec.image_size, spec.resize)
+    network = cuts.Network(backbone.model, preprocessing.crop, spec.backbone)
+    trunk = network.trunk(spec.cut)
+    provenance = {
+        "backbone": spec.backbone,
+        "weights": backbone.weights,
+        "weights_sha256": backbone.sha256,
+        "cut": spec.cut,
+        "cut_at": network.describe(spec.cut),
+        "image_size": preprocessing.crop,
+        "resize": "squash" if preprocessing.resize is None else "crop",
+        "preprocessing": str(preprocessing),
+        "pipeline": PIPELINE,
+        "parameters": sum(parameter.numel() for parameter in trunk.parameters()),
+        "views": 1,
+        "augmentation": "none",
+        "dtype": spec.dtype,
+        "engine": "torch",
+        "device": device.type,
+        "precision": precision,
+        "batch_size": spec.batch_size,
+        "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow")},
+    }
+    engine = TorchEngine(trunk, preprocessing, device, precision)
+    return Machine(engine, preprocessing, network.cut(spec.cut).shape, provenance)
+
+
+def compute_part(spec: Spec, part: Sequence[Image]) -> dict[str, h5.Array]:
+    """The rows of some images: member -> (n, …), without `sha256`. Images that cannot be decoded get a zero row, ok 0.
+
+    Batches are padded to a fixed size: a row never depends on its neighbours.
+
+    Raises:
+        UserError: a feature is not finite in the chosen dtype.
+    """
+    ready = machine(spec)
+    size = ready.preprocessing.crop
+    features = np.zeros((len(part), 1, *ready.shape), spec.dtype)
+    views = np.zeros((len(part), 1, 2, 3), np.float32)
+    ok = np.zeros(len(part), np.uint8)
+
+    def load(place: int) -> torch.Tensor | None:
+        path, sha256 = part[place]
+        try:
+            view, views[place, 0] = prepare(decode(images.read(spec.folder, path, sha256)), ready.preprocessing)
+        except BadImage:
+            return None
+        ok[place] = 1
+        return view
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        loading = [pool.submit(load, place) for place in range(len(part))]
+        for first in range(0, len(part), spec.batch_size):
+            batch = torch.zeros((spec.batch_size, 3, size, size), dtype=torch.uint8)
+            rows = range(first, min(first + spec.batch_size, len(part)))
+            for slot, place in enumerate(rows):
+                view = loading[place].result()
+                if view is not None:
+                    batch[slot] = view
+            with np.errstate(over="ignore"):
+                features[rows.start : rows.stop, 0] = ready.engine(batch)[: len(rows)]
+    features[ok == 0] = 0
+    if not np.isfinite(features).all():
+        raise UserError(f"A feature of {spec.backbone} does not fit into {spec.dtype}: -S extract.dtype=float32.")
+    return {"features/" + spec.cut: features, "ok": ok, "views": views}
+
+
+def extract(spec: Spec, wanted: Sequence[Image], out: Path) -> tuple[int, list[int]]:
+    """Computes the rows that the store lacks and writes all rows, in order, to `out`.
+
+    Returns:
+        How many rows were computed, and the positions of the images that cannot be decoded.
+    """
+    ready = machine(spec)
+    sha256 = [image for _, image in wanted]
+    with RowStore(ready.provenance).locked() as store:
+        missing = store.missing(sha256)
+        print(
+            f"{len(wanted):,} images, {len(wanted) - len(missing):,} in the store, {len(missing):,} to compute",
+            flush=True,
+        )
+        row_bytes = int(np.prod(ready.shape)) * np.dtype(spec.dtype).itemsize
+        step = max(1, min(PART_IMAGES, PART_BYTES // row_bytes) // spec.batch_size) * spec.batch_size
+        with tqdm(total=len(missing), unit=" images", disable=not missing) as progress:
+            for first in range(0, len(missing), step):
+                part = [wanted[place] for place in missing[first : first + step]]
+                store.add(compute_part(spec, part), [image for _, image in part])
+                progress.update(len(part))
+        store.assemble(sha256, out)
+        bad = store.bad(sha256)
+    return len(missing), bad
+
+
+def reason(spec: Spec, image: Image) -> str:
+    """Why an image cannot be decoded."""
+    try:
+        decode(images.read(spec.folder, *image))
+    except BadImage as error:
+        return str(error)
+    return "unknown"

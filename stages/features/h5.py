@@ -1,0 +1,210 @@
+"""The feature file: one self-describing HDF5 file that carries its own checksum and is written whole.
+
+Members: `/features/<layer>` (N, views, …), `/sha256` (N,) of the images, `/ok` (N,) 1 or 0, `/views` (N, views, 2, 3)
+float32: the affine map from pixels of the image to pixels of the view; attribute `provenance`: sorted JSON. Everything
+is contiguous and uncompressed: `np.memmap` reads a random row in 4 µs, h5py in 20.
+
+The first 512 bytes are HDF5's user block, which other readers pass over. It holds the sha256 of all that follows, so
+that a file is checked before HDF5 opens it. HDF5 itself never writes to the disk here: it lays the file out into a
+recorder, and the rows go in beside it (a live file grown through h5py is unreadable after a kill, and a full disk ends
+in a segmentation fault).
+"""
+
+import hashlib
+import io as streams
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from stages.errors import UserError
+from stages.features import io
+
+USER_BLOCK = 512
+MAGIC = b"coldcut features, sha256 of all bytes after the first 512: "
+BLOCK = 1 << 22
+LAYER = "features/"
+Array = npt.NDArray[Any]
+Shapes = Mapping[str, tuple[tuple[int, ...], str]]  # member -> (shape, dtype)
+
+
+class Damaged(UserError):
+    """A feature file whose checksum or members are not what they should be."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """A feature file that was checked.
+
+    Attributes:
+        members: name -> rows, memory-mapped.
+        provenance: what the rows are a function of.
+    """
+
+    members: dict[str, Array]
+    provenance: dict[str, Any]
+
+    @cached_property
+    def layers(self) -> dict[str, Array]:
+        """Name -> (N, views, …), as stored."""
+        return {name.removeprefix(LAYER): rows for name, rows in self.members.items() if name.startswith(LAYER)}
+
+    @cached_property
+    def sha256(self) -> list[str]:
+        """(N,) of the images."""
+        return [value.decode() for value in self.members["sha256"].tolist()]
+
+    @cached_property
+    def ok(self) -> Array:
+        """(N,) bool; the rows of images that cannot be decoded are zero and False."""
+        return np.asarray(self.members["ok"]).astype(bool)
+
+
+def layout(rows: int, views: int, layers: Shapes) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The members of a file; `layers` gives the shape of one view of one image and the dtype."""
+    members = {f"{LAYER}{name}": ((rows, views, *shape), dtype) for name, (shape, dtype) in layers.items()}
+    return members | {"sha256": ((rows,), "S64"), "ok": ((rows,), "u1"), "views": ((rows, views, 2, 3), "f4")}
+
+
+def write(
+    path: Path, *, members: Shapes, provenance: Mapping[str, Any], pieces: Iterator[tuple[int, dict[str, Array]]]
+) -> None:
+    """Writes a feature file, whole or not at all.
+
+    Args:
+        path: its final name.
+        members: as `layout` returns them.
+        provenance: anything JSON; sorted, so that equal input gives equal bytes.
+        pieces: (first row, member -> rows): together they must fill every member.
+
+    Raises:
+        OSError: the disk is full or fails; nothing is left behind.
+    """
+    skeleton, offsets, size = _skeleton(members, json.dumps(provenance, sort_keys=True))
+    with io.whole(path, size) as descriptor:
+        for offset, data in skeleton:
+            io.write_at(descriptor, data, offset)
+        filled = dict.fromkeys(members, 0)
+        for first, arrays in pieces:
+            for name, array in arrays.items():
+                shape, dtype = members[name]
+                if array.shape[1:] != shape[1:] or array.dtype != np.dtype(dtype):
+                    raise ValueError(f"{name}: rows of {array.dtype} {array.shape[1:]}, expected {dtype} {shape[1:]}")
+                stride = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
+                io.write_at(
+                    descriptor, np.ascontiguousarray(array).reshape(-1).view("u1").data, offsets[name] + first * stride
+                )
+                filled[name] += len(array)
+        if any(count != members[name][0][0] for name, count in filled.items()):
+            raise ValueError(f"rows are missing: {filled}")
+        io.write_at(descriptor, (MAGIC + _digest(descriptor).encode() + b"\n").ljust(USER_BLOCK), 0)
+
+
+def read(path: Path) -> Features:
+    """Opens a feature file after its checksum was found to hold, and checks its members.
+
+    Raises:
+        Damaged: the file is not there, not whole, or not one of ours.
+    """
+    if not verify(path):
+        raise Damaged(f"{path} is missing or damaged: `dvc repro -f extract` makes it anew.")
+    with h5py.File(path, "r") as file:
+        members = {name: _member(file, name, path) for name in _names(file)}
+        provenance = json.loads(file.attrs["provenance"])
+    others = {name for name in members if not name.startswith(LAYER)}
+    if (
+        others != {"sha256", "ok", "views"}
+        or len(others) == len(members)
+        or len({len(a) for a in members.values()}) > 1
+    ):
+        raise Damaged(f"{path} is no feature file of coldcut: it holds {', '.join(sorted(members))}.")
+    return Features(members, provenance)
+
+
+def verify(path: Path) -> bool:
+    """Whether the file is there and its checksum holds."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        head = os.pread(descriptor, USER_BLOCK, 0)
+        return head == (MAGIC + _digest(descriptor).encode() + b"\n").ljust(USER_BLOCK)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(descriptor: int) -> str:
+    """The sha256 of all bytes after the user block."""
+    total, offset = hashlib.sha256(), USER_BLOCK
+    while block := os.pread(descriptor, BLOCK, offset):
+        total.update(block)
+        offset += len(block)
+    return total.hexdigest()
+
+
+def _skeleton(members: Shapes, provenance: str) -> tuple[list[tuple[int, bytes]], dict[str, int], int]:
+    """HDF5's own bytes of an empty file, where each member's rows begin, and the size of the whole."""
+    recorder = _Recorder()
+    offsets = {}
+    with h5py.File(recorder, "w", userblock_size=USER_BLOCK) as file:
+        file.attrs["provenance"] = provenance
+        for name, (shape, dtype) in members.items():
+            early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            early.set_layout(h5py.h5d.CONTIGUOUS)
+            early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            group, _, leaf = name.rpartition("/")
+            parent = file.require_group(group) if group else file
+            dataset = parent.create_dataset(leaf, shape=shape, dtype=dtype, dcpl=early, fill_time="never")
+            offsets[name] = dataset.id.get_offset()
+    return recorder.writes, offsets, recorder.size
+
+
+def _names(file: h5py.File) -> list[str]:
+    found: list[str] = []
+    file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def _member(file: h5py.File, name: str, path: Path) -> Array:
+    """A contiguous dataset as a memory map; an empty one as an empty array."""
+    dataset = file[name]
+    if 0 in dataset.shape:
+        return np.zeros(dataset.shape, dataset.dtype)
+    offset = dataset.id.get_offset()
+    if offset is None or dataset.external or dataset.is_virtual:
+        raise Damaged(f"{path}: {name} is not stored as coldcut stores it: refused.")
+    return np.memmap(path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
+
+
+class _Recorder(streams.RawIOBase):
+    """A file that keeps what is written to it as (offset, bytes), however large it says it is."""
+
+    def __init__(self) -> None:
+        self.writes: list[tuple[int, bytes]] = []
+        self.position = self.size = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def truncate(self, size: int | None = None) -> int:
+        self.size = self.position if size is None else size
+        return self.size
+
+    def write(self, data: Any) -> int:
+        content = bytes(data)
+        self.writes.append((self.position, content))
+        self.position += len(content)
+        self.size = max(self.size, self.position)
+        return len(content)

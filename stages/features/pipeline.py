@@ -1,0 +1,121 @@
+"""From the bytes of an image to the uint8 pixels that a backbone sees.
+
+PIPELINE is part of every feature's provenance. Raise it whenever the code here changes what comes out: a
+golden-feature test fails when the output changes without it.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from stages.features.header import BadImage, opened, orientation
+
+PIPELINE = 1
+MAX_RATIO = 16  # of the sides: of a longer image only the middle is resized, or 1 x 10,000 would become 256 x 2,560,000
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What the weights expect: short side to `resize`, the centre `crop`, then (x / 255 - mean) / std.
+
+    With `resize` None all of the image is squashed to `crop` × `crop`.
+    """
+
+    resize: int | None
+    crop: int
+    interpolation: Interpolation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __str__(self) -> str:
+        """Readable and hashable: part of the provenance."""
+        size = f"resize({self.crop}x{self.crop}" if self.resize is None else f"resize({self.resize}"
+        crop = "" if self.resize is None else f"|center_crop({self.crop})"
+        return f"decode|{size},{self.interpolation}){crop}|normalize({list(self.mean)},{list(self.std)})"
+
+    def at(self, image_size: int | Literal["auto"], resize: Literal["crop", "squash"]) -> "Preprocessing":
+        """The same for another input size, the share that the crop keeps unchanged."""
+        crop = self.crop if image_size == "auto" else image_size
+        if resize == "squash" or self.resize is None:
+            return replace(self, resize=None, crop=crop)
+        return replace(self, crop=crop, resize=round(self.resize * crop / self.crop))
+
+
+def interpolation(name: str) -> Interpolation:
+    """The name as this module knows it.
+
+    Raises:
+        ValueError: there is no such interpolation.
+    """
+    for known in get_args(Interpolation):
+        if known == name.lower():
+            return known  # type: ignore[no-any-return]
+    raise ValueError(f"interpolation {name!r} is not one of {get_args(Interpolation)}")
+
+
+def decode(data: bytes) -> torch.Tensor:
+    """An image as uint8 RGB (3, H, W).
+
+    Plain JPEG goes through torchvision (0.5 ms against Pillow's 2.5 for the whole pipeline), all else through Pillow.
+
+    Raises:
+        BadImage: with the reason.
+    """
+    with opened(data) as image:
+        if image.format == "JPEG" and image.mode in ("RGB", "L") and data.rstrip(b"\0")[-2:] == b"\xff\xd9":
+            try:
+                encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+                return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            except RuntimeError:
+                pass  # Pillow decides, and says why
+        try:
+            return torch.from_numpy(np.asarray(_rgb(image)).copy()).permute(2, 0, 1)
+        except Exception as error:  # Pillow raises SyntaxError, struct.error, ValueError and more on damaged files
+            raise BadImage(str(error) or type(error).__name__) from None
+
+
+def prepare(image: torch.Tensor, how: Preprocessing) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
+    """The evaluation view of an image.
+
+    Args:
+        image: uint8 (3, H, W).
+        how: size, crop, interpolation.
+
+    Returns:
+        uint8 (3, S, S), and the affine map (2, 3) from pixels of the image to pixels of the view.
+    """
+    full_height, full_width = image.shape[-2:]
+    longest = MAX_RATIO * min(full_height, full_width)
+    image = F.center_crop(image, [min(full_height, longest), min(full_width, longest)])
+    height, width = image.shape[-2:]
+    if how.resize is None:
+        new_height = new_width = how.crop
+    else:  # the long side is cut off, not rounded, as torchvision and timm do
+        new_height = how.resize if height <= width else int(how.resize * height / width)
+        new_width = how.resize if width <= height else int(how.resize * width / height)
+    mode = InterpolationMode(how.interpolation)
+    resized = F.resize(image, [new_height, new_width], mode, antialias=mode != InterpolationMode.NEAREST)
+    view = F.center_crop(resized, [how.crop, how.crop])
+    scale_x, scale_y = new_width / width, new_height / height
+    left = round((new_width - how.crop) / 2.0) + scale_x * round((full_width - width) / 2.0)
+    top = round((new_height - how.crop) / 2.0) + scale_y * round((full_height - height) / 2.0)
+    return view.contiguous(), np.array([[scale_x, 0, -left], [0, scale_y, -top]], dtype=np.float32)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """The first frame, upright, in RGB; 16-bit greys are scaled, which Pillow would clip."""
+    if image.mode.startswith("I") or image.mode == "F":
+        wide = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray((wide / (257 if image.mode.startswith("I") else 1)).clip(0, 255).astype(np.uint8))
+    image.load()
+    if orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    return image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")

@@ -1,0 +1,71 @@
+"""Scores of a classifier: pure functions of probabilities (N, C) and labels (N,)."""
+
+from collections.abc import Iterator
+from math import sqrt
+from statistics import NormalDist
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+CALIBRATION_BINS = 15
+LEVEL = 0.95
+
+
+class Bin(NamedTuple):
+    """One bin of a reliability diagram."""
+
+    confidence: float  # mean of the bin's predictions
+    accuracy: float
+    count: int
+
+
+def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """top1, top5 (above five classes), macro_accuracy, cross_entropy, ece (15 bins, Naeini et al. 2015), and top1's
+    95 % interval."""
+    classes = logits.shape[1]
+    top1 = float((logits.argmax(1) == labels).double().mean())
+    low, high = interval(round(top1 * len(labels)), len(labels))
+    found = {"top1": top1}
+    if classes > 5:
+        top5 = multiclass_accuracy(logits, labels, num_classes=classes, top_k=5, average="micro")
+        found["top5"] = float(top5)
+    ece = multiclass_calibration_error(logits.softmax(1), labels, num_classes=classes, n_bins=CALIBRATION_BINS)
+    return found | {
+        "macro_accuracy": float(multiclass_accuracy(logits, labels, num_classes=classes, average="macro")),
+        "cross_entropy": float(F.cross_entropy(logits.double(), labels)),
+        "ece": float(ece),
+        "top1_low": low,
+        "top1_high": high,
+    }
+
+
+def interval(hits: int, count: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927); (0, 1) where nothing was counted."""
+    if count == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = hits / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def reliability(probabilities: torch.Tensor, labels: torch.Tensor, bins: int = CALIBRATION_BINS) -> Iterator[Bin]:
+    """The bins of a reliability diagram that hold anything, by the confidence of the first choice."""
+    confidence, chosen = probabilities.max(1)
+    which = (confidence * bins).ceil().long().clamp(1, bins)
+    for number in range(1, bins + 1):
+        inside = which == number
+        if count := int(inside.sum()):
+            right = (chosen[inside] == labels[inside]).double().mean()
+            yield Bin(float(confidence[inside].mean()), float(right), count)
+
+
+def confident(probabilities: torch.Tensor, labels: torch.Tensor, threshold: float) -> tuple[float, float]:
+    """The share of images whose first choice has at least this probability, and the accuracy on them (0 for none)."""
+    confidence, chosen = probabilities.max(1)
+    sure = confidence >= threshold
+    accuracy = float((chosen[sure] == labels[sure]).double().mean()) if sure.any() else 0.0
+    return float(sure.double().mean()), accuracy

@@ -1,0 +1,276 @@
+"""Typed params.yaml: every stage loads it here, and `python -m stages.params` checks it alone.
+
+Strict types (`epochs: true` is no integer), unknown and duplicate keys refused, floats as YAML 1.2 writes them
+(`1e-05`, which PyYAML reads as text). No torch is imported: a check takes a fraction of a second.
+"""
+
+import re
+import sys
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from stages import paths
+from stages.backbones import names
+from stages.datasets import caltech101, folder, logos
+from stages.datasets.base import Block, Source
+from stages.datasets.images import has_source
+from stages.errors import UserError, nearest
+
+MAX_BYTES = 1 << 20
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Cut = Literal["pooled", "map"]
+HeadName = Literal["linear", "mlp", "ridge"]
+
+
+class Split(Block):
+    """How images become train, val and test."""
+
+    protocol: Literal["auto", "fractions", "published"]
+    train: Fraction
+    val: Fraction
+    test: Fraction
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    seed: int
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "Split":
+        if abs(self.train + self.val + self.test - 1) > 1e-6 or not min(self.train, self.val, self.test) > 0:
+            raise ValueError("train, val and test must each be above 0 and add up to 1")
+        return self
+
+
+class Extract(Block):
+    """How the trunk is run."""
+
+    engine: Literal["auto", "torch"]
+    precision: Literal["auto", "float32", "bfloat16", "float16"]
+    dtype: Literal["float16", "float32"]
+    batch_size: Annotated[int, Field(ge=1)]
+    seed: int
+
+
+class Decide(Block):
+    """What turns scores into decisions: read by evaluate alone."""
+
+    confidence: Fraction
+    tta: bool
+
+
+class BadImages(Block):
+    """How many images may be unreadable before a run stops."""
+
+    max_fraction: Fraction
+
+
+class Datasets(Block):
+    """The registry: one block a dataset module."""
+
+    logos: logos.Options
+    folder: folder.Options
+    caltech101: caltech101.Options
+
+
+class Params(Block):
+    """All of params.yaml; the comments there say what each knob does."""
+
+    dataset: str
+    root: str
+    backbone: str
+    weights: str
+    cut: Cut
+    tap: Literal["same"]
+    image_size: Literal["auto"] | Annotated[int, Field(ge=16, le=4096)]
+    resize: Literal["crop", "squash"]
+    views: Literal[1]
+    head: HeadName
+    hidden: Annotated[int, Field(ge=1)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    lr: Annotated[float, Field(gt=0)]
+    optimizer: Literal["adamw", "adam", "sgd"]
+    weight_decay: Annotated[float, Field(ge=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    schedule: Literal["constant", "cosine", "plateau"]
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)]
+    plateau_patience: Annotated[int, Field(ge=0)]
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    monitor: Literal["val_loss", "val_accuracy"]
+    early_stopping_patience: Annotated[int, Field(ge=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    standardize: bool
+    seed: int
+    device: str = Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    split: Split
+    extract: Extract
+    decide: Decide
+    bad_images: BadImages
+    datasets: Datasets
+
+    @property
+    def options(self) -> Any:
+        """The block of the chosen dataset."""
+        return getattr(self.datasets, self.dataset)
+
+    def flat(self) -> dict[str, str | int | float | bool]:
+        """The knobs at the top level, in the file's order."""
+        return {name: value for name, value in self if isinstance(value, str | int | float)}
+
+
+class _Loader(yaml.CSafeLoader):
+    """Safe YAML with YAML 1.2 floats, and an error for a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise UserError(f"params.yaml, line {line}: `{key.value}` stands on line {seen[key.value]} already.")
+            seen[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)$"),
+    list("-+.0123456789"),
+)
+
+
+def load(path: Path = paths.PARAMS) -> Params:
+    """Params from a YAML file, checked.
+
+    Raises:
+        UserError: naming the key, what was found, what was expected and the nearest valid one.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): run from the top folder of the checkout.") from None
+    if len(text) > MAX_BYTES:
+        raise UserError(f"{path} is larger than {MAX_BYTES} bytes: that is no params file.")
+    try:
+        tree = yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} must hold keys and values, found {type(tree).__name__}.")
+    try:
+        params = Params.model_validate(_numbers(tree))
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(item, tree, str(path)) for item in error.errors())) from None
+    _check_across(params, str(path))
+    return params
+
+
+def _numbers(tree: dict[Any, Any]) -> dict[Any, Any]:
+    """Integers where a float is expected become floats (`lr: 1`); nothing else is coerced."""
+
+    def walk(model: type[Block], values: dict[Any, Any]) -> dict[Any, Any]:
+        out = dict(values)
+        for name, field in model.model_fields.items():
+            value = out.get(name)
+            kind = field.annotation
+            if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, Block):
+                out[name] = walk(kind, value)
+            elif type(value) is int and kind is float:
+                out[name] = float(value)
+        return out
+
+    return walk(Params, tree)
+
+
+def _explain(error: Any, tree: dict[Any, Any], path: str) -> str:
+    """One line for one pydantic error."""
+    where = [str(part) for part in error["loc"]]
+    key = ".".join(where)
+    if error["type"] == "extra_forbidden":
+        return f"{path}: `{key}` is no parameter; {nearest(where[-1], _siblings(where))}"
+    if error["type"] == "missing":
+        extra = [name for name in _keys(tree, where[:-1]) if name not in _siblings(where)]
+        hint = f" (`{extra[0]}` is unknown: a slip?)" if extra else ""
+        return f"{path}: `{key}` is missing{hint}; add it (git shows the last version: git diff {path})."
+    found = error["input"]
+    if error["type"] == "literal_error":
+        choices = [choice.strip().strip("'") for choice in re.split(r",| or ", error["ctx"]["expected"])]
+        return f"{path}: `{key}` must be one of {', '.join(choices)}, found {found!r}; {nearest(str(found), choices)}"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be").replace("String should match", "must match")
+    return (
+        f"{path}: `{key}` {message}, found {found!r}."
+        if not isinstance(found, dict)
+        else f"{path}: `{key}`: {message}."
+    )
+
+
+def _siblings(where: list[str]) -> list[str]:
+    """The keys that are valid beside the one at `where`."""
+    model: Any = Params
+    for part in where[:-1]:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _keys(tree: Any, where: list[str]) -> list[str]:
+    for part in where:
+        tree = tree[part]
+    return [str(key) for key in tree]
+
+
+def _check_across(params: Params, path: str) -> None:
+    """What no single field can tell: names that must exist, keys that must agree."""
+    known = list(Datasets.model_fields)
+    if params.dataset not in known:
+        raise UserError(f"{path}: `dataset` {params.dataset!r} is unknown; {nearest(params.dataset, known)}")
+    names.check(params.backbone, params.weights)
+    if not has_source(params.options):
+        _check_root(params)
+        return
+    for name, source in params.options.source:
+        _check_source(f"datasets.{params.dataset}.source.{name}", source)
+
+
+def _check_root(params: Params) -> None:
+    root = Path(params.root).expanduser()
+    if not root.is_absolute():
+        raise UserError(
+            f"`root` must be an absolute path for dataset {params.dataset}, found {params.root!r}: "
+            "a relative one points elsewhere in `dvc exp run --temp`."
+        )
+    if not root.is_dir():
+        raise UserError(f"`root`: there is no folder {params.root!r}; give the folder that holds one folder a class.")
+
+
+def _check_source(key: str, source: Source) -> None:
+    kinds = ("https://", "http://", "pypi:")
+    if not source.url.startswith(kinds) and not paths.resolve(source.url).is_file():
+        raise UserError(
+            f"`{key}.url`: there is no file {source.url!r} ({paths.resolve(source.url)}); "
+            "give https://…, a local path (relative to the main checkout) or pypi:NAME==VERSION."
+        )
+    if source.url.startswith("pypi:") and not re.fullmatch(r"pypi:[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+", source.url):
+        raise UserError(f"`{key}.url` must be pypi:NAME==VERSION, found {source.url!r}.")
+
+
+def main() -> None:
+    """Checks params.yaml; with `--mark FILE` (the check stage) writes a file that is always the same."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m stages.params", description=main.__doc__)
+    parser.add_argument("--mark", type=Path, help="file to write once all is well")
+    arguments = parser.parse_args()
+    try:
+        params = load()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    print(f"params.yaml is well-formed: {params.dataset}, {params.backbone}, {params.head} on {params.cut}")
+    if arguments.mark:
+        arguments.mark.parent.mkdir(parents=True, exist_ok=True)
+        arguments.mark.write_text("params.yaml was checked\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Where things lie. DVC sets DVC_ROOT to the main checkout, for `--temp` and queued experiments too."""
+
+import os
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+HEAD = Path("cache/head")
+PREDICTIONS = Path("cache/predictions")
+TIMINGS = Path("cache/timings")
+REPORTS = Path("reports")
+PLOTS = REPORTS / "plots"
+
+
+def main_checkout() -> Path:
+    """The checkout whose `cache/` is shared by every experiment."""
+    return Path(os.environ.get("DVC_ROOT") or ".").resolve()
+
+
+def resolve(path: str | Path) -> Path:
+    """A path from params: `~` expanded, a relative one taken from the main checkout."""
+    return Path(os.path.normpath(main_checkout() / Path(path).expanduser()))
+
+
+def store() -> Path:
+    """The row store and the downloads, shared by every experiment of the main checkout."""
+    return main_checkout() / "cache" / "store"
+
+
+def unpacked(dataset: str) -> Path:
+    """Images unpacked from archives, shared by every experiment of the main checkout."""
+    return main_checkout() / "cache" / "images" / dataset
+
+
+def raw(dataset: str) -> Path:
+    """The archives of a dataset as fetched."""
+    return Path("data/raw") / dataset
+
+
+def index(dataset: str) -> Path:
+    """One line an image."""
+    return Path("data/index") / f"{dataset}.jsonl"
+
+
+def split(dataset: str) -> Path:
+    """Which image is train, val or test."""
+    return Path("data/split") / f"{dataset}.json"
+
+
+def features(dataset: str, backbone: str, cut: str) -> Path:
+    """The features of every image of a dataset, as dvc.yaml names them."""
+    return Path("cache/features") / dataset / f"{backbone}-{cut}.h5"

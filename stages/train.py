@@ -1,0 +1,56 @@
+"""train: a head on the cached features, in `cache/head/`; beside it the ridge baseline, fitted on the same features."""
+
+import csv
+import io as streams
+from importlib import import_module
+
+from stages import paths
+from stages.backbones.device import pick_device
+from stages.errors import UserError
+from stages.features import io
+from stages.heads import ridge
+from stages.params import Params
+from stages.stage import run
+from stages.training import data, fitted, loop
+
+KNOBS = (
+    "head", "hidden", "dropout", "lr", "optimizer", "weight_decay", "momentum", "schedule", "plateau_factor",
+    "plateau_patience", "epochs", "batch_size", "monitor", "early_stopping_patience", "label_smoothing", "standardize",
+    "seed", "tap",
+)  # fmt: skip
+
+
+def main(params: Params) -> dict[str, object]:
+    """Trains on the train part, chooses on the validation part, and never looks at the test part."""
+    found = data.load(params)
+    train, val = found.parts["train"], found.parts["val"]
+    if not len(train.y) or not len(val.y):
+        raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
+    head = import_module(f"stages.heads.{params.head}").fit(found, params, pick_device(params.device))
+    common = {"classes": found.classes, "inputs": train.x.shape[1], "features": found.provenance}
+    for folder, name, result in (
+        (paths.HEAD, params.head, head),
+        (
+            paths.HEAD / "ridge",
+            "ridge",
+            head if params.head == "ridge" else ridge.fit(found, params, pick_device("cpu")),
+        ),
+    ):
+        fitted.store(
+            folder,
+            result.module,
+            common
+            | {"head": name, "knobs": loop.knobs(params), "best_epoch": result.best_epoch, "notes": result.notes}
+            | {"params": {key: getattr(params, key) for key in KNOBS}},
+        )
+    text = streams.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(fitted.as_row(head.history[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(fitted.as_row(epoch) for epoch in head.history)
+    io.write_bytes(paths.PLOTS / "history.csv", text.getvalue().encode())
+    best = head.history[head.best_epoch - 1]
+    return {"train images": len(train.y), "epochs": len(head.history), "val accuracy": round(best.val_accuracy, 4)}
+
+
+if __name__ == "__main__":
+    run("train", main)

@@ -1,0 +1,67 @@
+"""Ridge regression on one-hot labels in closed form: the instant baseline of every run."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from stages.training.data import Data
+from stages.training.fitted import Build, Epoch, Fitted, Standardize, assemble
+from stages.training.loop import judge
+
+STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # λ, as a multiple of the number of train images
+SCALES = tuple(10 ** (step / 20) for step in range(61))  # 1 to 1,000: what turns regression values into logits
+
+
+def fit(build: Build, data: Data, knobs: dict[str, Any]) -> Fitted:
+    """Solves for every strength and keeps the one with the best validation accuracy (ties: the lower cross-entropy).
+
+    With X standardised (N, D) and Y one-hot minus class frequencies (N, C), W = (XᵀX + λN I)⁻¹ XᵀY; where N < D the
+    same W is Xᵀ (XXᵀ + λN I)⁻¹ Y, which is smaller to solve. Regression values are no logits: one scale for all, chosen
+    on validation by cross-entropy, makes them so.
+    """
+    train, val = data.parts["train"], data.parts["val"]
+    module = assemble(build, train.x.shape[1], len(data.classes), knobs)
+    standardize, linear = module[0], module[1]
+    assert isinstance(standardize, Standardize) and isinstance(linear, torch.nn.Linear)
+    x = standardize.fit(train.x)(train.x).double()
+    frequencies = torch.bincount(train.y, minlength=len(data.classes)).double() / len(train.y)
+    y = F.one_hot(train.y, len(data.classes)).double() - frequencies
+    found: list[tuple[float, float, float, float]] = []
+    states: list[dict[str, torch.Tensor]] = []
+    for strength, weights in zip(STRENGTHS, _solve(x, y), strict=True):
+        scale, loss = _best_scale(standardize(val.x).double() @ weights + frequencies, val.y)
+        with torch.no_grad():
+            linear.weight.copy_((scale * weights.T).float())
+            linear.bias.copy_((scale * frequencies).float())
+        found.append((-judge(module, val)[1], loss, strength, scale))
+        states.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
+    best = min(range(len(found)), key=found.__getitem__)
+    module.load_state_dict(states[best])
+    module.requires_grad_(False)
+    train_loss, train_accuracy = judge(module, train)
+    val_loss, val_accuracy = judge(module, val)
+    history = [Epoch(1, None, train_loss, val_loss, train_accuracy, val_accuracy)]
+    return Fitted(module.eval(), history, 1, {"strength": found[best][2], "scale": found[best][3]})
+
+
+def _solve(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+    """W (D, C) for every strength, from one Gram matrix and a Cholesky factor each."""
+    rows, columns = x.shape
+    dual = rows < columns
+    gram = x @ x.T if dual else x.T @ x
+    target = y if dual else x.T @ y
+    identity = torch.eye(len(gram), dtype=x.dtype)
+    solved = []
+    for strength in STRENGTHS:
+        factor = torch.linalg.cholesky(gram + strength * rows * identity)
+        solution = torch.cholesky_solve(target, factor)
+        solved.append(x.T @ solution if dual else solution)
+    return solved
+
+
+def _best_scale(values: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    """The scale with the lowest cross-entropy, and that cross-entropy."""
+    losses = [float(F.cross_entropy(scale * values, labels)) for scale in SCALES]
+    best = min(range(len(losses)), key=losses.__getitem__)
+    return SCALES[best], losses[best]
