@@ -100,7 +100,8 @@ def _write_plots(found: Data, probabilities: torch.Tensor, judged: str) -> None:
         rows.append((name, *(int(counts[part][number]) for part in ("train", "val", "test")), recall, precision))
     _write_csv(paths.PLOTS / "per_class.csv", ("class", "n_train", "n_val", "n_test", "accuracy", "precision"), rows)
     bins = [
-        (f"{b.confidence:.4f}", f"{b.accuracy:.4f}", b.count) for b in classification.reliability(probabilities, part.y)
+        (f"{b.confidence:.4f}", f"{b.accuracy:.4f}", b.images)
+        for b in classification.reliability(probabilities, part.y)
     ]
     _write_csv(paths.PLOTS / "calibration.csv", ("confidence", "accuracy", "count"), bins)
 

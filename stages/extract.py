@@ -31,7 +31,9 @@ def main(params: Params) -> dict[str, object]:
     started = time.perf_counter()
     computed, undecodable = extract(spec, [(row.path, row.sha256) for row in rows], out)
     seconds = time.perf_counter() - started
-    bad = [{"path": rows[place].path, "reason": reason(spec, rows[place])} for place in undecodable]
+    bad = [
+        {"path": row.path, "reason": reason(spec, (row.path, row.sha256))} for row in map(rows.__getitem__, undecodable)
+    ]
     if len(bad) > params.bad_images.max_fraction * len(rows):
         out.unlink()
         raise UserError(

@@ -101,7 +101,7 @@ def _rows(files: list[Seen]) -> Iterator[listing.Row]:
         yield listing.Row(record.path, file.sha256, *file.pixels, record.label, record.objects, record.split)
 
 
-def _refuse_unusable(rows: list[listing.Row], bad: list[dict[str, str | None]], params: Params) -> None:
+def _refuse_unusable(rows: list[listing.Row], bad: list[dict[str, str]], params: Params) -> None:
     where = params.root if not images.has_source(params.options) else str(paths.raw(params.dataset))
     if not rows:
         raise UserError(f"No image was found in {where}: expected class/image, in JPEG, PNG, GIF, BMP, TIFF or WebP.")

@@ -9,7 +9,7 @@ from stages.stage import run
 def main(params: Params) -> dict[str, object]:
     """Assigns every image of the index to a part."""
     drawn, source = parts.draw(listing.read(params.dataset), params.split)
-    parts.write(paths.split(params.dataset), drawn, source)
+    parts.write(paths.split(params.dataset), drawn, source, params.split)
     return {name: len(images) for name, images in drawn.items()}
 
 

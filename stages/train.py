@@ -13,10 +13,11 @@ from stages.params import Params
 from stages.stage import run
 from stages.training import data, fitted, loop
 
-KNOBS = (
+KNOBS = (  # what the head depends on, kept with it
+    "dataset", "backbone", "weights", "cut", "tap", "image_size", "resize", "views",
     "head", "hidden", "dropout", "lr", "optimizer", "weight_decay", "momentum", "schedule", "plateau_factor",
     "plateau_patience", "epochs", "batch_size", "monitor", "early_stopping_patience", "label_smoothing", "standardize",
-    "seed", "tap",
+    "seed",
 )  # fmt: skip
 
 

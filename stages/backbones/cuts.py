@@ -107,7 +107,7 @@ class Network:
         raise UserError(f"`cut`: {self.name} has no feature map before its classifier; try cut=pooled.")
 
     def _last_with_weights(self) -> fx.Node:
-        node = self._nodes[-1].all_input_nodes[0]
+        node: fx.Node = self._nodes[-1].all_input_nodes[0]
         if len(self._nodes[-1].all_input_nodes) > 1:
             raise UserError(f"{self.name} has several outputs: coldcut cuts networks with one.")
         while not any(True for _ in self._module_of(node).parameters()):
@@ -173,8 +173,8 @@ def _tracer_arguments() -> dict[str, Any]:
     from timm.models._features_fx import get_notrace_functions, get_notrace_modules
     from torchvision.models.feature_extraction import _get_leaf_modules_for_ops
 
-    leaves = [*LEAVES, *_get_leaf_modules_for_ops(), *get_notrace_modules()]
-    return {"leaf_modules": leaves, "autowrap_functions": list(get_notrace_functions())}
+    leaves = [*LEAVES, *_get_leaf_modules_for_ops(), *get_notrace_modules()]  # type: ignore[no-untyped-call]
+    return {"leaf_modules": leaves, "autowrap_functions": list(get_notrace_functions())}  # type: ignore[no-untyped-call]
 
 
 def _put_default(argument: fx.Node, graph: fx.Graph) -> None:
@@ -213,4 +213,5 @@ class _Square:
         self.side, self.prefix = side, prefix
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        return tokens[:, self.prefix :].transpose(1, 2).unflatten(2, (self.side, self.side))
+        images, _, channels = tokens.shape
+        return tokens[:, self.prefix :].transpose(1, 2).reshape(images, channels, self.side, self.side)

@@ -40,7 +40,7 @@ class TorchEngine:
 
     def __init__(self, trunk: nn.Module, preprocessing: Preprocessing, device: torch.device, precision: str) -> None:
         self.device, self.precision = device, precision
-        self.trunk = trunk.to(device, memory_format=torch.channels_last)
+        self.trunk = trunk.to(device).to(memory_format=torch.channels_last)
         self.mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1) * 255
         if device.type == "cuda":  # the same input must give the same bytes

@@ -14,7 +14,7 @@ TIMM = "timm:"
 
 @cache
 def registered(package: str) -> list[str]:
-    """Names under `@register_model` in the sources of torchvision or timm (a test compares them with the registries)."""
+    """Names under `@register_model` in the sources of torchvision or timm; a test compares them."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise UserError(f"the package {package} is not installed: pip install {package}")

@@ -76,7 +76,7 @@ State = dict[str, torch.Tensor] | None
 
 
 def _packaged(name: str, weights: str, state: State) -> Built:
-    """timm's network with the weights of the package, which lists them in the same order under other names."""
+    """Timm's network with the weights of the package, which lists them in the same order under other names."""
     import timm
 
     architecture = f"tf_{name}"
@@ -139,7 +139,7 @@ def _timm(name: str, weights: str, state: State) -> Built:
             f"The weights of {name} cannot be loaded ({_first_line(error)}). Fetch them by hand from "
             f"https://huggingface.co/timm/{architecture} and pass the file: -S weights=/path/to/model.safetensors"
         ) from None
-    config = model.pretrained_cfg
+    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     resolved = config.get("tag") or "default" if weights == "default" else weights
     return model, _of_timm(config), resolved
 

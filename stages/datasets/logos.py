@@ -5,6 +5,10 @@ largest gives its label and each has a tight box. Palette, sign, background and 
 
 The marks come from the wheel of `fontawesomefree==6.6.0` (Font Awesome Free: icons CC BY 4.0, font OFL 1.1); brand
 marks are trademarks of their owners, used here only to name them.
+
+1,320 scenes of 320 pixels (40 a class) take about 25 s on 2 cores and 30 MB. On 20 training scenes a class, over three
+seeds with three splits each, test top-1 on pooled EfficientNet-Lite0 features is 0.79 (0.75 to 0.82) for a linear head
+and 0.83 (0.80 to 0.87) for an MLP; ridge regression on 32 by 32 raw pixels gets 0.04 to 0.09: colours tell nothing.
 """
 
 import functools
@@ -30,7 +34,7 @@ from stages.datasets.base import Block, Box, Record, Source
 ARCHIVE = "scenes.zip"
 BOXES = "boxes.jsonl"
 NO_LOGO = "no-logo"
-# Brand icons of Font Awesome Free that nobody confuses with one another.
+# Names in Font Awesome Free.
 BRANDS = (
     "airbnb", "android", "apple", "bluesky", "bluetooth", "discord", "docker", "dropbox",
     "facebook-f", "fedex", "github", "instagram", "java", "linux", "microsoft", "pinterest",
@@ -120,7 +124,10 @@ class Sign:
 
 
 def build(fetched: Mapping[str, Path], options: Options, out: Path) -> None:
-    """Draws every scene and writes `out/scenes.zip`; the bytes depend only on the options and the wheel."""
+    """Draws every scene and writes `out/scenes.zip`.
+
+    The bytes depend on the options, the wheel, and the versions of NumPy and Pillow; not on the number of processes.
+    """
     names = [(label, number) for label in LABELS for number in range(1, options.scenes + 1)]
     draw = functools.partial(_encoded_scene, fetched["font"], options.seed, options.size)
     partial, lines = out / f"{ARCHIVE}.partial", []
@@ -242,7 +249,7 @@ def finish(rng: Generator, canvas: Image.Image) -> Image.Image:
 
 
 def oklch(lightness: float, chroma: float, hue: float) -> Colour:
-    """sRGB of an Oklch colour (https://bottosson.github.io/posts/oklab), clipped; hue in degrees."""
+    """SRGB of an Oklch colour (https://bottosson.github.io/posts/oklab), clipped; hue in degrees."""
     a, b = chroma * math.cos(math.radians(hue)), chroma * math.sin(math.radians(hue))
     linear = np.clip(LMS_TO_RGB @ (lightness + OKLAB_TO_LMS @ (a, b)) ** 3, 0, 1)
     return rgb(255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
@@ -263,6 +270,7 @@ def contrast(one: Colour, other: Colour) -> float:
 
 
 def draw_palette(rng: Generator) -> Palette:
+    """Two hues that go together, and how light the scene is."""
     hue = float(rng.uniform(0, 360))
     return Palette(hue, hue + float(rng.choice((120, 150, 180, 210, 240))), float(rng.beta(1.2, 0.8)))
 
@@ -275,7 +283,10 @@ def draw_paint(rng: Generator, palette: Palette) -> Colour:
 
 
 def draw_inks(rng: Generator, palette: Palette, ground: Colour | None = None) -> tuple[Colour, Colour]:
-    """An ink and its ground (the given one, or drawn with it), redrawn until the contrast suffices."""
+    """An ink and its ground (the given one, or drawn with it), redrawn until the contrast suffices.
+
+    This ends: on any ground either the white or the near black of PAINTS has a contrast above MIN_CONTRAST.
+    """
     while True:
         ink, under = draw_paint(rng, palette), ground or draw_paint(rng, palette)
         if contrast(ink, under) >= MIN_CONTRAST:

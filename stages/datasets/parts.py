@@ -61,8 +61,10 @@ def _published(rows: Sequence[Row], listed: set[str], how: Split) -> tuple[Parts
 
 
 def _cut(rows: Sequence[Row], shares: Sequence[tuple[str, float]], *, seed: int) -> Parts:
-    """Cuts parts off every class; train is what remains. An image's turn depends on its content and the seed alone,
-    so that adding images moves few others from part to part."""
+    """Cuts parts off every class; train is what remains.
+
+    An image's turn depends on its content and the seed alone: adding images moves few others from part to part.
+    """
     classes: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         classes[row.label].append(row)
@@ -83,13 +85,14 @@ def _cut(rows: Sequence[Row], shares: Sequence[tuple[str, float]], *, seed: int)
     return {part: [row.sha256 for row in rows if part_of.get(row.sha256, "train") == part] for part in PARTS}
 
 
-def write(path: Path, parts: Parts, source: str) -> None:
+def write(path: Path, parts: Parts, source: str, how: Split) -> None:
     """Writes a split, whole or not at all."""
-    io.write_bytes(path, (json.dumps({"source": source, **parts}, indent=0) + "\n").encode())
+    described = {"source": source, "params": how.model_dump(), **parts}
+    io.write_bytes(path, (json.dumps(described, indent=0) + "\n").encode())
 
 
-def read(dataset: str) -> tuple[Parts, str]:
-    """The split of a dataset and where it comes from.
+def read(dataset: str) -> Parts:
+    """The split of a dataset.
 
     Raises:
         UserError: it is not there or not whole.
@@ -97,6 +100,6 @@ def read(dataset: str) -> tuple[Parts, str]:
     path = paths.split(dataset)
     try:
         found = json.loads(path.read_text())
-        return {part: found[part] for part in PARTS}, found["source"]
+        return {part: found[part] for part in PARTS}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({error}): `dvc repro -f split` makes it anew.") from None

@@ -3,7 +3,7 @@
 import io
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
@@ -50,7 +50,7 @@ def opened(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:
-        reason = "not an image of a known format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        reason = "not an image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise BadImage(reason or type(error).__name__) from None
     if image.width * image.height > MAX_PIXELS:
         raise BadImage(f"{image.width} x {image.height} pixels: more than {MAX_PIXELS:,}")

@@ -73,7 +73,8 @@ def decode(data: bytes) -> torch.Tensor:
         if image.format == "JPEG" and image.mode in ("RGB", "L") and data.rstrip(b"\0")[-2:] == b"\xff\xd9":
             try:
                 encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-                return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+                pixels: torch.Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+                return pixels
             except RuntimeError:
                 pass  # Pillow decides, and says why
         try:

@@ -18,12 +18,14 @@ class Bin(NamedTuple):
 
     confidence: float  # mean of the bin's predictions
     accuracy: float
-    count: int
+    images: int
 
 
 def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """top1, top5 (above five classes), macro_accuracy, cross_entropy, ece (15 bins, Naeini et al. 2015), and top1's
-    95 % interval."""
+    """top1 with its 95 % interval, top5 (above five classes), macro_accuracy, cross_entropy, ece.
+
+    The expected calibration error has 15 bins (Naeini et al. 2015).
+    """
     classes = logits.shape[1]
     top1 = float((logits.argmax(1) == labels).double().mean())
     low, high = interval(round(top1 * len(labels)), len(labels))

@@ -57,7 +57,7 @@ def load(params: Params) -> Data:
     check_provenance(features.provenance, params, str(path))
     if features.sha256 != [row.sha256 for row in rows]:
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
-    split, _ = parts.read(params.dataset)
+    split = parts.read(params.dataset)
     classes = sorted({row.label for row in rows})
     number = {label: place for place, label in enumerate(classes)}
     place_of = {row.sha256: place for place, row in enumerate(rows)}

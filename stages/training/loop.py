@@ -93,11 +93,11 @@ def _one_epoch(
     module.train()
     loss_sum = torch.zeros((), device=train.x.device)
     hits = torch.zeros((), device=train.x.device)
-    for batch in torch.randperm(len(train.y)).to(train.x.device).split(params.batch_size):
+    for batch in torch.randperm(len(train.y)).to(train.x.device).split(params.batch_size):  # type: ignore[no-untyped-call]
         logits, labels = module(train.x[batch]), train.y[batch]
         loss = F.cross_entropy(logits, labels, label_smoothing=params.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if not isinstance(schedule, lr_scheduler.ReduceLROnPlateau):
             schedule.step()

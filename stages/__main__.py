@@ -1,0 +1,15 @@
+"""`python -m stages`: what a person can run."""
+
+TEXT = """\
+coldcut: the frozen part of a network runs once, heads train in seconds.
+
+  dvc repro                           run what changed, from download to reports/report.html
+  dvc exp run -S lr=0.01              the same with a knob turned (params.yaml names them all)
+  python -m stages.params             check params.yaml alone
+  python -m stages.recipe --list      published systems as recipes
+  python -m stages.recipe NAME        a recipe as arguments: dvc exp run $(python -m stages.recipe NAME)
+  python -m stages.backbone NAME      where a backbone can be cut: shapes, bytes an image, share of the compute saved
+"""
+
+if __name__ == "__main__":
+    print(TEXT, end="")
