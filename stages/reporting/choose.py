@@ -1,0 +1,85 @@
+"""Which images and classes are worth a look. Every choice follows from the numbers: the same run, the same page."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.datasets.listing import Row
+from stages.reporting.gather import Class, Judged, Run
+
+
+@dataclass(frozen=True)
+class Confused:
+    """A class that is taken for another: how often, of how many images, and the position of the surest such mistake."""
+
+    actual: str
+    predicted: str
+    count: int
+    of: int
+    example: int
+
+
+def right(judged: Judged, count: int) -> list[int]:
+    """Right answers from the surest to the least sure, each of another class as far as there are enough."""
+    order = _by(-judged.confidence, judged.right)
+    if len(order) <= count:
+        return order
+    picked, seen = list[int](), set[int]()
+    for start in np.linspace(0, len(order) - 1, count).round().astype(int):
+        free = [place for place in [*order[start:], *reversed(order[:start])] if place not in picked]
+        picked.append(next((place for place in free if judged.labels[place] not in seen), free[0]))
+        seen.add(int(judged.labels[picked[-1]]))
+    return picked
+
+
+def wrong(judged: Judged, count: int) -> list[int]:
+    """Wrong answers, the surest first."""
+    return _by(-judged.confidence, ~judged.right)[:count]
+
+
+def uncertain(judged: Judged, count: int) -> list[int]:
+    """The answers with the highest entropy."""
+    p = judged.probabilities.astype(np.float64)
+    return _by((p * np.log(np.maximum(p, 1e-12))).sum(1), np.ones(len(p), bool))[:count]
+
+
+def weakest(run: Run, count: int) -> list[Class]:
+    """The classes with the lowest accuracy, of those with any image; no class without a mistake."""
+    known = [row for row in run.classes if row.accuracy is not None and row.accuracy < 1]
+    return sorted(known, key=lambda row: (row.accuracy or 0, row.name))[:count]
+
+
+def members(judged: Judged, number: int, count: int) -> list[int]:
+    """Images of one class, mistakes first, the surest of them first."""
+    order = np.lexsort((-judged.confidence, judged.right))
+    return [int(place) for place in order if judged.labels[place] == number][:count]
+
+
+def confused(judged: Judged, names: list[str], count: int) -> list[Confused]:
+    """The pairs of classes that are mistaken most often."""
+    counts = judged.confusion()
+    mistakes = [(int(counts[a, p]), int(a), int(p)) for a, p in np.argwhere(counts) if a != p]
+    found = []
+    for times, a, p in sorted(mistakes, key=lambda mistake: (-mistake[0], *mistake[1:]))[:count]:
+        example = _by(-judged.confidence, (judged.labels == a) & (judged.chosen == p))[0]
+        found.append(Confused(names[a], names[p], times, int(counts[a].sum()), example))
+    return found
+
+
+def samples(rows: list[Row], count: int) -> list[Row]:
+    """Images spread over the classes: every class gives its first before any gives its second."""
+    turns, turn_of = dict[str, int](), list[tuple[int, int]]()
+    for place, row in enumerate(rows):
+        turns[row.label] = turns.get(row.label, -1) + 1
+        turn_of.append((turns[row.label], place))
+    firsts = [place for turn, place in turn_of if turn == 0]
+    if len(firsts) > count:  # not only the classes from a to m
+        chosen = np.linspace(0, len(firsts) - 1, count).round().astype(int)
+        return [rows[firsts[place]] for place in chosen]
+    return [rows[place] for _, place in sorted(turn_of)[:count]]
+
+
+def _by(keys: npt.NDArray[np.floating], among: npt.NDArray[np.bool_]) -> list[int]:
+    """Positions where `among` holds, lowest key first, equal ones in index order."""
+    return [int(place) for place in np.argsort(keys, kind="stable") if among[place]]

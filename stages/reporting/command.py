@@ -1,0 +1,59 @@
+"""The command that makes this result again, from recorded values: params.yaml may have moved on since."""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stages.reporting.gather import Run
+
+PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./+:~-]*")  # what Hydra, which reads -S, takes as text without quotes
+COLUMNS = 100
+RESERVED = {"true", "false", "null", "nan", "inf"}
+
+
+def shell(run: Run) -> str:
+    """The command as a shell takes it, in lines of a readable length."""
+    lines = ["dvc exp run"]
+    for key, value in settings(run):
+        word = f"-S {shlex.quote(f'{key}={hydra(value)}')}"
+        if len(lines[-1]) + len(word) < COLUMNS:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return " \\\n  ".join(lines)
+
+
+def settings(run: Run) -> Iterator[tuple[str, Any]]:
+    """Every knob the result depends on, by its key in params.yaml."""
+    knobs, made = dict(run.head["params"]), run.head["features"]
+    for first in ("dataset", "root", "backbone", "weights", "cut", "head"):
+        yield first, run.index["root"] if first == "root" else knobs.pop(first)
+    yield from sorted(knobs.items())
+    yield from _flat("split", run.split["params"])
+    yield from _flat("extract", {name: made[name] for name in ("precision", "dtype", "batch_size")})
+    yield from _flat("decide", run.decide)
+    yield from _flat(f"datasets.{run.index['dataset']}", run.index["options"])
+
+
+def hydra(value: Any) -> str:
+    """A value as Hydra's grammar of overrides has it, which DVC uses for -S."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ",".join(map(hydra, value)) + "]"
+    text = str(value)
+    if not isinstance(value, str) or (PLAIN.fullmatch(text) and text.lower() not in RESERVED):
+        return text
+    # Hydra: backslashes count only where they stand before a quote.
+    return "'" + re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text) + "'"
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{prefix}.{name}", value)
+        else:
+            yield f"{prefix}.{name}", value

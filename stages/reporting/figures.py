@@ -1,0 +1,289 @@
+"""The figures, each a function from numbers to an inline SVG whose colours are CSS variables: light, dark and print.
+
+Text stays text (small files, searchable) and takes the font of the page. Names are never parsed as mathematics.
+"""
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from stages.reporting.gather import Bin, Class, Epoch
+from stages.reporting.words import Bar
+
+# Drawn as these colours, which nothing else uses, and replaced by the variables of style.css.
+INK, MUTED, LINE, PAPER = "#010101", "#020202", "#030303", "#040404"
+BLUE, ORANGE, GREEN, RED, GREY = "#050505", "#060606", "#070707", "#080808", "#090909"
+VARIABLES = {
+    INK: "--ink", MUTED: "--muted", LINE: "--line", PAPER: "--paper",
+    BLUE: "--blue", ORANGE: "--orange", GREEN: "--green", RED: "--red", GREY: "--grey",
+}  # fmt: skip
+STYLE: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "coldcut", "text.parse_math": False, "font.size": 9.5,
+    "figure.facecolor": "none", "axes.facecolor": "none", "axes.titlecolor": INK, "axes.labelcolor": MUTED,
+    "text.color": INK, "axes.edgecolor": LINE,
+    "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10.5, "axes.titlelocation": "left",
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": LINE, "grid.linewidth": 0.6, "xtick.major.size": 0,
+    "ytick.major.size": 0, "legend.frameon": False, "lines.linewidth": 1.8, "axes.formatter.useoffset": False,
+}  # fmt: skip
+WIDTH = 340  # points; about the width of a phone, so that text keeps its size there
+NAME = 20  # characters of a class name in a figure
+COUNTED, TITLED = 40, 60  # classes up to which cells carry their count, and bars their names
+
+
+def baselines(bars: Sequence[Bar], low: float, high: float) -> str:
+    """Top-1 of the head, with its 95% interval, beside what needs no training."""
+    with _style():
+        figure, axes = _figure(34 * len(bars) + 24)
+        places = np.arange(len(bars))
+        colours = [BLUE] + [GREY] * (len(bars) - 1)
+        axes.barh(places, [bar.accuracy for bar in bars], 0.36, color=colours)
+        axes.plot([low, high], [0, 0], color=INK, linewidth=1.4, marker="|", markersize=8)
+        for place, bar in enumerate(bars):
+            axes.text(0, place - 0.3, bar.name, verticalalignment="bottom")
+            text = f"{bar.accuracy:.1%}" + (f"  ({low:.1%} – {high:.1%})" if place == 0 else "")
+            axes.text(1, place - 0.3, text, horizontalalignment="right", verticalalignment="bottom")
+        axes.set(xlim=(0, 1), ylim=(len(bars) - 0.6, -0.75), yticks=[])
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        compared = ", ".join(f"{bar.name} {bar.accuracy:.1%}" for bar in bars)
+        return _svg(figure, f"Bars of top-1 accuracy: {compared}; 95% interval of the head {low:.1%} to {high:.1%}.")
+
+
+def curve(history: Sequence[Epoch], best: int, what: str) -> str:
+    """Train and validation `what` (loss or accuracy) by epoch, the kept epoch marked."""
+    with _style():
+        figure, axes = _figure(210)
+        epochs = [epoch.epoch for epoch in history]
+        for part, name, colour, dash in (("train", "train", ORANGE, (4, 1.5)), ("val", "validation", BLUE, (1, 0))):
+            values = [getattr(epoch, f"{part}_{what}") for epoch in history]
+            axes.plot(epochs, values, color=colour, dashes=dash, label=name)
+        kept = getattr(history[best - 1], f"val_{what}")
+        axes.axvline(best, color=MUTED, linewidth=0.8, dashes=(2, 2))
+        axes.plot([best], [kept], "o", color=BLUE, label=f"kept: epoch {best}, {kept:.3g}")
+        axes.set(title=f"{what.capitalize()} by epoch", xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if what == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+            axes.set_ylim(0, 1.03)
+        else:
+            axes.set_ylim(bottom=0)
+        axes.legend(loc="best")
+        alt = f"Train and validation {what} over {len(history)} epochs; epoch {best} was kept, {kept:.3g}."
+        return _svg(figure, alt)
+
+
+def learning_rate(history: Sequence[Epoch]) -> str:
+    """The learning rate by epoch."""
+    with _style():
+        figure, axes = _figure(100)
+        rates = [epoch.lr or 0.0 for epoch in history]
+        axes.plot([epoch.epoch for epoch in history], rates, color=GREEN, drawstyle="steps-mid")
+        axes.set(title="Learning rate by epoch", xlabel="epoch", ylim=(0, 1.1 * max(rates) or 1))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_yticks([0, max(rates)], ["0", f"{max(rates):g}"])
+        return _svg(figure, f"Learning rate, from {rates[0]:g} in the first epoch to {rates[-1]:g} in the last.")
+
+
+def accuracy_by_images(classes: Sequence[Class]) -> str:
+    """Accuracy of each class against its number of training images, with the trend."""
+    known = [row for row in classes if row.accuracy is not None]
+    images = np.array([row.n_train for row in known], float)
+    accuracy = np.array([row.accuracy for row in known], float)
+    with _style():
+        figure, axes = _figure(230)
+        titles = {}
+        for place, row in enumerate(known):
+            (point,) = axes.plot(images[place], accuracy[place], "o", color=BLUE, alpha=0.65, markersize=5.5)
+            titles[_tag(point, place)] = f"{row.name}: {row.n_train} training images, accuracy {row.accuracy:.1%}"
+        x = np.log10(images)
+        slope, start = np.polyfit(x, accuracy, 1)
+        ends = np.array([x.min(), x.max()])
+        axes.plot(10**ends, slope * ends + start, color=ORANGE, dashes=(4, 2))
+        correlation = float(np.corrcoef(x, accuracy)[0, 1]) if accuracy.std() else 0.0
+        if images.max() > 8 * images.min():
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
+        axes.set(title="Accuracy and training images", xlabel="training images of the class", ylim=(-0.04, 1.04))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        alt = "Accuracy of each class against its number of training images"
+        return _svg(figure, f"{alt}; correlation with the logarithm of the number {correlation:+.2f}.", titles)
+
+
+def accuracies(classes: Sequence[Class]) -> str:
+    """How many classes have which accuracy: in the place of a trend where all have equally many training images."""
+    known = [row.accuracy for row in classes if row.accuracy is not None]
+    with _style():
+        figure, axes = _figure(180)
+        middles = np.linspace(0, 1, 11)
+        counts, _ = np.histogram(known, np.append(middles, 1.1) - 0.05)
+        axes.bar(middles, counts, 0.09, color=BLUE)
+        axes.set(title="Classes by accuracy", xlabel="accuracy of the class", ylabel="classes", xlim=(-0.06, 1.06))
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(axis="x", visible=False)
+        alt = f"Histogram of accuracy over {len(known)} classes, from {min(known):.0%} to {max(known):.0%}."
+        return _svg(figure, alt)
+
+
+def images_per_class(classes: Sequence[Class]) -> str:
+    """Training images of each class, most first; with names where there is room for them."""
+    order = sorted(classes, key=lambda row: (-row.n_train, row.name))
+    named = len(order) <= TITLED
+    with _style():
+        figure, axes = _figure(12 * len(order) + 50 if named else 240)
+        places, titles = np.arange(len(order)), {}
+        draw = axes.barh if named else axes.bar
+        for place, bar in enumerate(draw(places, [row.n_train for row in order], 0.72, color=BLUE)):
+            titles[_tag(bar, place)] = f"{order[place].name}: {order[place].n_train} training images"
+        if named:
+            axes.set_yticks(places, [_short(row.name) for row in order], fontsize=8.5)
+            axes.set(ylim=(len(order) - 0.4, -0.6), xlabel="training images")
+            axes.grid(axis="y", visible=False)
+        else:
+            axes.set(xticks=[], xlim=(-1, len(order)), xlabel="classes, largest first", ylabel="training images")
+        axes.set_title("Training images per class")
+        spread = f"from {order[-1].n_train} to {order[0].n_train}"
+        return _svg(figure, f"Bars of training images for {len(order)} classes, {spread}.", titles)
+
+
+def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:
+    """The confusion matrix: right answers in blue, mistakes in vermilion, the stronger the larger share of the row."""
+    classes = len(names)
+    cell = 36 if classes <= 10 else 17 if classes <= COUNTED else 10
+    font = min(9.0, 0.68 * cell)
+    margin = 0.56 * font * min(NAME, max(map(len, names))) + 28
+    size = classes * cell + margin + 8
+    shown = [_short(name) for name in names]
+    with _style():
+        figure = Figure(figsize=(size / 72, size / 72))
+        axes = figure.add_axes((margin / size, 8 / size, classes * cell / size, classes * cell / size))
+        titles = _cells(axes, counts, names, cell)
+        axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), xlabel="predicted", ylabel="actual")
+        axes.xaxis.set_label_position("top")
+        axes.set_xticks(range(classes), shown, rotation=90, fontsize=font)
+        axes.set_yticks(range(classes), shown, fontsize=font)
+        axes.tick_params(labeltop=True, labelbottom=False, labelcolor=INK)
+        axes.grid(linewidth=0.4)
+        right = int(np.trace(counts))
+        alt = f"Confusion matrix of {classes} classes: {right} of {counts.sum()} images lie on the diagonal."
+        return _svg(figure, alt, titles, natural=True)
+
+
+def _cells(axes: Axes, counts: npt.NDArray[np.int64], names: Sequence[str], cell: float) -> dict[str, str]:
+    """Draws every cell that holds anything; returns the tooltips."""
+    totals, titles = counts.sum(1), {}
+    for place, (row, column) in enumerate(np.argwhere(counts)):
+        share, colour = counts[row, column] / totals[row], BLUE if row == column else RED
+        box = Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=0.18 + 0.72 * share, linewidth=0)
+        axes.add_patch(box)
+        titles[_tag(box, place)] = f"{names[row]} taken for {names[column]}: {counts[row, column]} of {totals[row]}"
+        if len(names) <= COUNTED:
+            ink, font = PAPER if share > 0.5 else INK, min(12.0, 0.55 * cell)
+            axes.text(
+                column, row, str(counts[row, column]), fontsize=font, color=ink, ha="center", va="center_baseline"
+            )
+    return titles
+
+
+def reliability(bins: Sequence[Bin], threshold: float) -> str:
+    """Accuracy against confidence, and below it how many images each bin holds."""
+    with _style():
+        figure = Figure(figsize=(WIDTH / 72, 300 / 72), layout="constrained")
+        top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        x, y = [found.confidence for found in bins], [found.accuracy for found in bins]
+        top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, dashes=(3, 2))
+        top.vlines(x, y, x, color=RED, linewidth=1.2, alpha=0.7)
+        top.plot(x, y, color=BLUE, marker="o", markersize=4.5)
+        top.set(title="Accuracy by confidence", ylim=(-0.03, 1.03), ylabel="accuracy")
+        top.yaxis.set_major_formatter(PercentFormatter(1))
+        titles, bars = {}, below.bar(x, [found.count for found in bins], 0.05, color=BLUE)
+        for place, (found, bar) in enumerate(zip(bins, bars, strict=True)):
+            title = f"{found.count} images: confidence {found.confidence:.1%}, accuracy {found.accuracy:.1%}"
+            titles[_tag(bar, place)] = title
+        for axes in (top, below):
+            axes.axvline(threshold, color=GREEN, linewidth=1, dashes=(1, 1.5))
+        below.set(xlabel="confidence (dotted: the threshold)", ylabel="images", xlim=(-0.02, 1.02))
+        below.xaxis.set_major_formatter(PercentFormatter(1))
+        below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        return _svg(figure, f"Reliability diagram of {len(bins)} bins; on the diagonal confidence is accuracy.", titles)
+
+
+def sizes(widths: Sequence[int], heights: Sequence[int]) -> str:
+    """Distribution of widths and heights in pixels."""
+    both = np.array([widths, heights])
+    low, high = both.min(), both.max()
+    edges = np.geomspace(low, high + 1, 33) if high > 8 * low else np.linspace(low, high + 1, 33)
+    with _style():
+        figure, axes = _figure(190)
+        for values, name, colour, dash in ((widths, "width", BLUE, "-"), (heights, "height", ORANGE, "--")):
+            axes.stairs(np.histogram(values, edges)[0], edges, color=colour, linestyle=dash, linewidth=1.6, label=name)
+        if high > 8 * low:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
+        axes.set(title="Width and height", xlabel="pixels", ylabel="images")
+        axes.legend()
+        return _svg(figure, f"Distribution of widths and heights of {len(widths)} images, {low} to {high} pixels.")
+
+
+def _style() -> AbstractContextManager[None]:
+    context: AbstractContextManager[None] = mpl.rc_context(STYLE)
+    return context
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _short(name: str) -> str:
+    """A class name on one line, its end cut off where it is long."""
+    name = "".join(letter if letter.isprintable() else " " for letter in name)
+    return name if len(name) <= NAME else name[: NAME - 1] + "…"
+
+
+def _tag(artist: Any, place: int) -> str:
+    """Marks what gets a tooltip."""
+    tag = f"tooltip-{place}"
+    artist.set_gid(tag)
+    return tag
+
+
+def _svg(figure: Figure, alt: str, titles: dict[str, str] | None = None, *, natural: bool = False) -> str:
+    """The figure as an element for a page: no header, metadata or ids, colours as variables, tooltips.
+
+    Args:
+        figure: what was drawn.
+        alt: what those read who do not see it.
+        titles: tooltip of each tagged artist.
+        natural: keep it as wide as it is drawn, for a box that scrolls.
+    """
+    stream = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the browser has a font for what matplotlib measures without one
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", stream.getvalue(), flags=re.S)
+    text = re.sub("|".join(VARIABLES), lambda match: f"var({VARIABLES[match[0]]})", text)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", text)
+    for tag, title in (titles or {}).items():
+        text = text.replace(f'<g id="{tag}">', f"<g><title>{html.escape(title)}</title>", 1)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    width, height = (round(72 * inches) for inches in figure.get_size_inches())
+    style = f' style="min-width:{width}px;max-width:{1.4 * width:.0f}px"' if natural else ""
+    head = f'<svg class="figure" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(alt)}"{style}>'
+    return head + re.sub(r"\n\s*", "\n", text.split("<svg", 1)[1].split(">", 1)[1])

@@ -1,0 +1,106 @@
+"""Thumbnails that live inside the page, as far as the images can be had."""
+
+import base64
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+from stages.datasets import images
+from stages.datasets.listing import Row
+from stages.errors import UserError
+from stages.features.header import opened
+
+SIDE = 280  # pixels of the longer side: sharp at 140 on a screen of double density
+QUALITY = 72
+BOX = ((0, 0, 0), 5), ((240, 228, 66), 3)  # Okabe and Ito's yellow, in a dark rim: seen on any image
+LONGEST = 12  # of the sides: a longer image shows its middle
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the index, with its thumbnail as a data URI, or None where it cannot be shown."""
+
+    row: Row
+    uri: str | None
+    width: int = 0
+    height: int = 0
+
+
+@dataclass
+class Album:
+    """Makes thumbnails, and keeps a list of those it could not make.
+
+    Attributes:
+        folder: where the images lie; None if they are not there.
+        why: the reason for that.
+        missing: path and reason of every image that was wanted and not had.
+    """
+
+    folder: Path | None
+    why: str = ""
+    missing: dict[str, str] = field(default_factory=dict)
+    made: dict[tuple[str, bool], Picture] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, dataset: str, options: Any, root: str) -> "Album":
+        """The images of a dataset; an empty album where its archives or its folder are gone."""
+        try:
+            folder = images.folder(dataset, options, root)
+            if not folder.is_dir():
+                raise UserError(f"There is no folder {folder}.")
+        except UserError as error:
+            return cls(None, str(error))
+        return cls(folder)
+
+    @property
+    def shown(self) -> int:
+        """How many thumbnails there are."""
+        return sum(picture.uri is not None for picture in self.made.values())
+
+    def picture(self, row: Row, *, boxes: bool = False) -> Picture:
+        """The picture of an image, with its objects' boxes if asked for."""
+        if (row.sha256, boxes) not in self.made:
+            self.made[row.sha256, boxes] = self._make(row, boxes)
+        return self.made[row.sha256, boxes]
+
+    def _make(self, row: Row, boxes: bool) -> Picture:
+        if self.folder is None:
+            self.missing[row.path] = self.why
+            return Picture(row, None)
+        try:
+            small = thumbnail(images.read(self.folder, row.path, row.sha256))
+        except Exception as error:  # Pillow has many for a damaged file, and none of them is worth losing the page
+            self.missing[row.path] = str(error) or type(error).__name__
+            return Picture(row, None)
+        if boxes:
+            _draw_boxes(small, row)
+        stream = io.BytesIO()
+        small.save(stream, "JPEG", quality=QUALITY)
+        uri = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+        return Picture(row, uri, *small.size)
+
+
+def thumbnail(data: bytes) -> Image.Image:
+    """A small upright RGB image, at most SIDE pixels a side, without the metadata of the original."""
+    with opened(data) as image:
+        image.draft("RGB", (SIDE, SIDE))  # JPEG decodes at a half, a quarter or an eighth: far faster for photographs
+        if image.mode.startswith("I;16"):  # which Pillow would clip
+            image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        upright = ImageOps.exif_transpose(image)
+        colour = upright.convert("RGBA").convert("RGB") if "transparency" in upright.info else upright.convert("RGB")
+    middle = min(colour.size) * LONGEST
+    colour = ImageOps.fit(colour, (min(colour.width, middle), min(colour.height, middle)))
+    colour.thumbnail((SIDE, SIDE))
+    return Image.frombytes("RGB", colour.size, colour.tobytes())
+
+
+def _draw_boxes(small: Image.Image, row: Row) -> None:
+    draw, x, y = ImageDraw.Draw(small), small.width / row.width, small.height / row.height
+    for colour, width in BOX:
+        for found in row.objects:
+            x1, y1, x2, y2 = found.box
+            draw.rectangle((x1 * x, y1 * y, max(x1 * x, x2 * x - 1), max(y1 * y, y2 * y - 1)), None, colour, width)

@@ -1,0 +1,369 @@
+"""Extraction: a row is a function of its image alone, only missing rows are computed, and a kill costs one part."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stages import extract as stage
+from stages import paths
+from stages.backbones.engine import pick_precision
+from stages.datasets import listing
+from stages.datasets.listing import Row
+from stages.errors import UserError
+from stages.features import extraction, h5
+from stages.features.extraction import Image, Spec, compute_part, extract, machine
+from stages.features.pipeline import Preprocessing
+
+OUT = Path("cache/features/folder/toy.h5")
+MEMBER = "features/pooled"
+Folder = Callable[..., Path]
+
+
+def spec_of(folder: Path, **changes: Any) -> Spec:
+    """SqueezeNet with random weights on 64 pixels: a few milliseconds an image."""
+    spec = Spec(
+        folder=folder,
+        backbone="squeezenet1_1",
+        weights="random",
+        cut="pooled",
+        image_size=64,
+        resize="crop",
+        precision="float32",
+        dtype="float32",
+        batch_size=4,
+        device="cpu",
+    )
+    return replace(spec, **changes)
+
+
+def listed(folder: Path) -> list[Image]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+
+
+def truncate(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:-120])
+    return path
+
+
+@pytest.fixture(autouse=True)
+def forget_machines() -> Any:
+    yield
+    machine.cache_clear()
+
+
+# --- compute_part
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_row_depends_on_its_image_alone(workplace: Path, class_folder: Folder, precision: str) -> None:
+    folder = class_folder(3)
+    spec, part = spec_of(folder, precision=precision), listed(folder)
+    together = compute_part(spec, part)
+    assert together[MEMBER].shape == (9, 1, 512) and together[MEMBER].dtype == np.float32
+    assert len(np.unique(together[MEMBER], axis=0)) == 9  # the images differ, so the rows do
+    assert np.abs(together[MEMBER]).mean() > 1e-4
+    orders: list[Sequence[int]] = [range(8, -1, -1), [4, 0, 7], [5, 5, 5, 1], *([place] for place in range(9))]
+    for order in orders:
+        other = compute_part(spec, [part[place] for place in order])
+        for member, rows in together.items():
+            np.testing.assert_array_equal(other[member], rows[list(order)], err_msg=f"{member} in {order}")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_row_does_not_depend_on_the_number_of_threads(
+    workplace: Path, class_folder: Folder, precision: str
+) -> None:
+    folder, before = class_folder(2), torch.get_num_threads()
+    # params.yaml's batch: in float32 a batch of 4 small images is summed up otherwise on 1 thread than on 2 (1e-7)
+    spec, found = spec_of(folder, precision=precision, batch_size=32), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(compute_part(spec, listed(folder))[MEMBER])
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_a_bad_image_has_a_zero_row_and_its_neighbours_do_not_notice(workplace: Path, class_folder: Folder) -> None:
+    folder = class_folder(3)
+    spec, good = spec_of(folder), compute_part(spec_of(folder), listed(folder))
+    truncate(folder / "bee/001.jpg")
+    found = compute_part(spec, listed(folder))
+    assert found["ok"].tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 1]
+    assert not found[MEMBER][4].any() and not found["views"][4].any()
+    for member in (MEMBER, "views"):
+        others = [0, 1, 2, 3, 5, 6, 7, 8]
+        np.testing.assert_array_equal(found[member][others], good[member][others])
+
+
+def test_a_part_without_one_good_image(workplace: Path, class_folder: Folder) -> None:
+    folder = class_folder(1)
+    for path, _ in listed(folder):
+        truncate(folder / path)
+    found = compute_part(spec_of(folder), listed(folder))
+    assert not any(rows.any() for rows in found.values())
+
+
+def test_a_map_keeps_its_shape(workplace: Path, class_folder: Folder) -> None:
+    folder = class_folder(1)
+    found = compute_part(spec_of(folder, cut="map", dtype="float16"), listed(folder))
+    assert found["features/map"].shape == (3, 1, 512, 3, 3) and found["features/map"].dtype == np.float16
+
+
+def test_the_views_say_where_a_pixel_went(workplace: Path, class_folder: Folder) -> None:
+    folder = class_folder(1)  # 40 x 48 pixels; 256 / 224 of 64 is 73
+    found = compute_part(spec_of(folder), listed(folder)[:1])["views"]
+    assert found.shape == (1, 1, 2, 3)
+    np.testing.assert_allclose(found[0, 0], [[73 / 40, 0, -4], [0, 87 / 48, -12]], rtol=1e-6)
+
+
+def test_a_file_that_changed_since_it_was_indexed_stops_the_run(workplace: Path, class_folder: Folder) -> None:
+    folder = class_folder(1)
+    part = listed(folder)
+    truncate(folder / "ant/000.jpg")
+    with pytest.raises(UserError, match=r"ant/000.jpg has changed since it was indexed; `dvc repro`"):
+        compute_part(spec_of(folder), part)
+    (folder / "ant/000.jpg").unlink()
+    with pytest.raises(UserError, match=r"ant/000.jpg cannot be read"):
+        compute_part(spec_of(folder), part)
+
+
+def overflowing(pixels: torch.Tensor) -> Any:
+    return np.full((len(pixels), 5), 70_000, np.float32)
+
+
+def test_what_float16_cannot_hold_names_the_knob(
+    workplace: Path, class_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = class_folder(1)
+    preprocessing = Preprocessing(64, 56, "bilinear", (0, 0, 0), (1, 1, 1))
+    ready = extraction.Machine(overflowing, preprocessing, (5,), {})  # type: ignore[arg-type]
+    monkeypatch.setattr(extraction, "machine", lambda spec: ready)
+    with pytest.raises(UserError, match=r"does not fit into float16: -S extract.dtype=float32"):
+        compute_part(spec_of(folder, dtype="float16"), listed(folder))
+    assert (compute_part(spec_of(folder, dtype="float32"), listed(folder))[MEMBER] == 70_000).all()
+
+
+def test_float16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(UserError, match=r"`extract.precision`: float16 needs a GPU"):
+        pick_precision("float16", torch.device("cpu"))
+    assert pick_precision("float32", torch.device("cpu")) == "float32"
+    assert pick_precision("auto", torch.device("cpu")) in ("float32", "bfloat16")
+
+
+# --- extract
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The images of every part that is computed from here on."""
+    made: list[list[str]] = []
+
+    def counted(spec: Spec, part: Sequence[Image]) -> dict[str, h5.Array]:
+        made.append([path for path, _ in part])
+        return compute_part(spec, part)
+
+    monkeypatch.setattr(extraction, "compute_part", counted)
+    return made
+
+
+def forget_store() -> None:
+    for path in sorted(paths.store().rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+
+
+def test_twice_gives_the_same_file_whatever_the_parts(
+    workplace: Path, class_folder: Folder, monkeypatch: pytest.MonkeyPatch, calls: list[list[str]]
+) -> None:
+    folder = class_folder(4)
+    spec, wanted = spec_of(folder), listed(folder)
+    assert extract(spec, wanted, OUT) == (12, [])
+    assert [len(part) for part in calls] == [12]
+    expected = OUT.read_bytes()
+    assert extract(spec, wanted, OUT) == (0, [])
+    assert OUT.read_bytes() == expected
+    forget_store()
+    monkeypatch.setattr(extraction, "PART_IMAGES", 4)
+    assert extract(spec, wanted, OUT) == (12, [])
+    assert [len(part) for part in calls[1:]] == [4, 4, 4]
+    assert OUT.read_bytes() == expected
+
+
+def test_the_file_holds_what_was_computed(workplace: Path, class_folder: Folder) -> None:
+    folder = class_folder(2)
+    spec, wanted = spec_of(folder), listed(folder)
+    extract(spec, wanted, OUT)
+    found = h5.read(OUT)
+    for member, rows in compute_part(spec, wanted).items():
+        np.testing.assert_array_equal(found.members[member], rows)
+    assert found.sha256 == [sha256 for _, sha256 in wanted]
+    expected = {"backbone": "squeezenet1_1", "weights": "random", "cut": "pooled", "image_size": 64, "resize": "crop",
+                "precision": "float32", "dtype": "float32", "batch_size": 4, "engine": "torch", "device": "cpu",
+                "pipeline": extraction.PIPELINE, "views": 1}  # fmt: skip
+    assert {name: found.provenance[name] for name in expected} == expected
+    assert found.provenance["parameters"] == 722_496  # torchvision's 1,235,496 less the final convolution's 513,000
+    assert str(workplace) not in json.dumps(found.provenance)
+
+
+def test_every_knob_that_changes_features_changes_the_provenance(workplace: Path) -> None:
+    plain = machine(spec_of(workplace)).provenance
+    for change in (
+        {"image_size": 96}, {"resize": "squash"}, {"precision": "bfloat16"}, {"dtype": "float16"}, {"batch_size": 8},
+        {"cut": "map"},
+    ):  # fmt: skip
+        assert machine(spec_of(workplace, **change)).provenance != plain, change
+    assert machine(spec_of(workplace / "elsewhere")).provenance == plain
+
+
+def test_added_images_alone_are_computed(workplace: Path, class_folder: Folder, calls: list[list[str]]) -> None:
+    folder = class_folder(2)
+    extract(spec_of(folder), listed(folder), OUT)
+    class_folder(3)
+    assert extract(spec_of(folder), listed(folder), OUT) == (3, [])
+    assert calls[1:] == [["ant/002.jpg", "bee/002.jpg", "cat/002.jpg"]]
+    incremental = OUT.read_bytes()
+    forget_store()
+    extract(spec_of(folder), listed(folder), OUT)
+    assert OUT.read_bytes() == incremental
+
+
+def test_bad_images_are_told_and_not_computed_again(
+    workplace: Path, class_folder: Folder, calls: list[list[str]]
+) -> None:
+    folder = class_folder(2)
+    truncate(folder / "bee/000.jpg")
+    wanted = listed(folder)
+    assert extract(spec_of(folder), wanted, OUT) == (6, [2])
+    assert h5.read(OUT).ok.tolist() == [True, True, False, True, True, True]
+    assert extract(spec_of(folder), wanted, OUT) == (0, [2])
+    assert "truncated" in extraction.reason(spec_of(folder), wanted[2])
+
+
+WRAPPER = """
+    import json, os, sys, time
+    from pathlib import Path
+    from stages.features import extraction, store
+    from stages.features.extraction import Spec
+
+    folder, wanted, where = json.loads(sys.argv[1])
+    kept = 0
+    add, write, compute = store.RowStore.add, os.pwrite, extraction.compute_part
+
+    def hang():
+        print("now", flush=True)
+        time.sleep(600)
+
+    def counted_add(self, arrays, sha256):
+        global kept
+        add(self, arrays, sha256)
+        kept += 1
+
+    def slow_write(descriptor, data, offset):
+        if where == "write" and kept == 2:
+            write(descriptor, data[: len(data) // 2], offset)
+            hang()
+        return write(descriptor, data, offset)
+
+    def slow_compute(spec, part):
+        found = compute(spec, part)
+        if where == "compute" and kept == 2:
+            hang()
+        return found
+
+    def slow_assemble(self, sha256, out):
+        if where == "assemble":
+            os.pwrite = lambda descriptor, data, offset: hang()
+        assemble(self, sha256, out)
+
+    assemble, store.RowStore.assemble = store.RowStore.assemble, slow_assemble
+    store.RowStore.add, os.pwrite, extraction.compute_part = counted_add, slow_write, slow_compute
+    extraction.PART_IMAGES = 4
+    spec = Spec(Path(folder), "squeezenet1_1", "random", "pooled", 64, "crop", "float32", "float32", 4, "cpu")
+    extraction.extract(spec, [tuple(image) for image in wanted], Path("cache/features/folder/toy.h5"))
+"""
+
+
+@pytest.mark.parametrize(("where", "lost"), [("compute", 8), ("write", 8), ("assemble", 0)])
+def test_a_kill_costs_the_part_in_flight(
+    workplace: Path, class_folder: Folder, repository: Path, where: str, lost: int
+) -> None:
+    folder = class_folder(5)  # 15 images: parts of 4, 4, 4 and 3; killed with two of them kept, or all
+    spec, wanted = spec_of(folder), listed(folder)
+    running = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(WRAPPER), json.dumps([str(folder), wanted, where])],
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None
+    while (line := running.stdout.readline()) not in ("now\n", ""):
+        pass
+    assert line == "now\n"
+    running.send_signal(signal.SIGKILL)
+    assert running.wait(30) == -signal.SIGKILL
+    running.stdout.close()
+    home = next((paths.store() / "features").iterdir())
+    kept = sum(len(h5.read(part).sha256) for part in home.glob("*.h5"))
+    assert kept == len(wanted) - (7 if lost else 0)
+    assert not OUT.exists()
+    computed, bad = extract(spec, wanted, OUT)
+    assert (computed, bad) == (len(wanted) - kept, [])
+    assert list(home.glob("*.partial")) == []
+    after_kill = OUT.read_bytes()
+    forget_store()
+    extract(spec, wanted, OUT)
+    assert OUT.read_bytes() == after_kill
+
+
+# --- the stage
+
+
+@pytest.fixture
+def staged(workplace: Path, class_folder: Folder, params: Callable[..., Any]) -> Callable[..., Any]:
+    """`staged(folder, **overrides)`: an index of the folder and the params to extract it."""
+
+    def make(folder: Path, **overrides: Any) -> Any:
+        rows = [Row(path, sha256, 40, 48, path[:3], (), None) for path, sha256 in listed(folder)]
+        listing.write(paths.index("folder"), rows)
+        return params(
+            dataset="folder", root=str(folder), backbone="squeezenet1_1", weights="random", image_size=64, device="cpu",
+            **({"extract": {"batch_size": 4, "precision": "float32"}} | overrides),
+        )  # fmt: skip
+
+    return make
+
+
+def test_the_stage_lists_images_that_fail(class_folder: Folder, staged: Callable[..., Any]) -> None:
+    folder = class_folder(2)
+    truncate(folder / "cat/001.jpg")
+    found = stage.main(staged(folder, bad_images={"max_fraction": 0.2}))
+    out = paths.features("folder", "squeezenet1_1", "pooled")
+    assert found["images"] == found["computed"] == 6 and found["bad"] == 1
+    assert found["bytes"] == out.stat().st_size
+    (line,) = out.with_suffix(".bad.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"] == "cat/001.jpg"
+    assert "truncated" in json.loads(line)["reason"]
+
+
+def test_the_stage_stops_at_too_many_bad_images(class_folder: Folder, staged: Callable[..., Any]) -> None:
+    folder = class_folder(2)
+    truncate(folder / "cat/001.jpg")
+    chosen = staged(folder, bad_images={"max_fraction": 0.1})
+    with pytest.raises(UserError, match=r"1 of 6 images cannot be decoded, more than `bad_images.max_fraction` \(0.1\)"):
+        stage.main(chosen)
+    assert not paths.features("folder", "squeezenet1_1", "pooled").exists()

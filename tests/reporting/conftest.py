@@ -1,0 +1,39 @@
+"""A run that every test here may change before it is written."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stages import paths, report
+from tests.reporting.synthetic import Made
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """A run that is yet to be written, in a folder that becomes the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return Made(tmp_path / "the images")
+
+
+@pytest.fixture(scope="module")
+def standard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Page and markdown of the run as it is by default, for tests that only read."""
+    home = tmp_path_factory.mktemp("standard")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.delenv("DVC_ROOT", raising=False)
+        report.main(Made(home / "the images").write())
+    yield (home / paths.REPORTS / "report.html").read_text(), (home / paths.REPORTS / "report.md").read_text()
+
+
+@pytest.fixture
+def reported(made: Made) -> Callable[[], tuple[str, str]]:
+    """Writes the run and its report; gives the page and the markdown."""
+
+    def main() -> tuple[str, str]:
+        report.main(made.write())
+        return (paths.REPORTS / "report.html").read_text(), (paths.REPORTS / "report.md").read_text()
+
+    return main

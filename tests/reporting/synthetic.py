@@ -1,0 +1,126 @@
+"""A small finished run, written as the stages write it, without running any of them."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save_file
+
+from stages import paths
+from stages.datasets import folder, listing
+from stages.datasets.base import Box
+from stages.params import Datasets, Params
+
+HOSTILE = ("<script>alert(1)</script>", '"><img onerror=x>', "a|b", "$x_1$ `code`\nline", "long" * 40, "plain")
+
+
+@dataclass
+class Made:
+    """A run in the current folder: what a test may change before it is written.
+
+    Every class has `sizes[part]` images, `places` of them with a box; the head is right on all but each third image.
+    """
+
+    root: Path
+    classes: tuple[str, ...] = HOSTILE
+    sizes: dict[str, int] = field(default_factory=lambda: {"train": 3, "val": 2, "test": 4})
+    head: str = "mlp"
+    epochs: int = 5
+    ridge_top1: float = 0.9
+    index: dict[str, Any] = field(default_factory=dict)
+    undecodable: tuple[dict[str, str], ...] = ()
+
+    def write(self) -> Params:
+        """Writes every file; returns the params that the report stage gets."""
+        labels, parts = sorted(self.classes), dict[str, list[listing.Row]]()
+        for part, size in self.sizes.items():
+            parts[part] = [self._image(label, part, place) for label in labels for place in range(size)]
+        rows = sorted((row for found in parts.values() for row in found), key=lambda row: row.path)
+        listing.write(paths.index("folder"), rows)
+        _json(paths.split("folder"), {part: [row.sha256 for row in found] for part, found in parts.items()} | SPLIT)
+        counts = {label: sum(row.label == label for row in rows) for label in labels}
+        about = {"dataset": "folder", "root": str(self.root), "options": {}, "files": len(rows), "used": len(rows)}
+        lists: dict[str, Any] = {"duplicates": [], "bad": [], "not_images": []}
+        _json(paths.index("folder").with_suffix(".json"), about | lists | {"classes": counts} | self.index)
+        self._write_head(labels)
+        self._write_predictions(labels, parts)
+        bad = paths.features("folder", "net", "pooled").with_suffix(".bad.jsonl")
+        bad.parent.mkdir(parents=True, exist_ok=True)
+        bad.write_text("".join(json.dumps(image) + "\n" for image in self.undecodable))
+        datasets = Datasets.model_construct(folder=folder.Options())
+        return Params.model_construct(dataset="folder", root=str(self.root), datasets=datasets)
+
+    def _image(self, label: str, part: str, place: int) -> listing.Row:
+        number = sorted(self.classes).index(label)
+        name = f"class{number}/{part} <b>{place}</b>".replace("/b", "b") + ".png"
+        colour, size = (40 * number % 256, 60 * place % 256, len(part) * 30), (40 + 8 * number, 30 + place)
+        stream = io.BytesIO()
+        Image.new("RGB", size, colour).save(stream, "PNG")
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).write_bytes(stream.getvalue())
+        objects = (Box(label, (2, 3, 20, 21)),)
+        return listing.Row(name, hashlib.sha256(stream.getvalue()).hexdigest(), *size, label, objects, None)
+
+    def _write_head(self, labels: list[str]) -> None:
+        described = {"classes": labels, "features": FEATURES, "knobs": {}, "inputs": 8, "params": KNOBS}
+        notes = {"strength": 0.1, "scale": 12.5}
+        own = {"head": self.head, "best_epoch": max(1, self.epochs - 1), "notes": notes if self.head == "ridge" else {}}
+        _json(paths.HEAD / "head.json", described | own | {"params": KNOBS | {"head": self.head}})
+        _json(paths.HEAD / "ridge" / "head.json", described | {"head": "ridge", "best_epoch": 1, "notes": notes})
+        lr = "" if self.head == "ridge" else 0.001
+        history = [(n + 1, lr, 2 / (n + 1), 3 / (n + 1), 0.9, 0.8) for n in range(self.epochs)]
+        names = ("epoch", "lr", "train_loss", "val_loss", "train_accuracy", "val_accuracy")
+        _csv(paths.PLOTS / "history.csv", names, history)
+
+    def _write_predictions(self, labels: list[str], parts: dict[str, list[listing.Row]]) -> None:
+        probabilities = {}
+        for part in ("val", "test"):
+            actual = np.array([labels.index(row.label) for row in parts[part]], int)
+            chosen = np.where(np.arange(len(actual)) % 3 == 2, (actual + 1) % len(labels), actual)
+            sure = np.linspace(0.4, 0.9, len(actual))[:, None] * np.eye(len(labels))[chosen]
+            probabilities[part] = (sure + (1 - sure.sum(1, keepdims=True)) / len(labels)).astype(np.float32)
+        paths.PREDICTIONS.mkdir(parents=True, exist_ok=True)
+        save_file(probabilities, paths.PREDICTIONS / "probabilities.safetensors")
+        images = {part: [row.sha256 for row in parts[part]] for part in ("val", "test")}
+        decide = {"confidence": 0.5, "tta": False}
+        _json(paths.PREDICTIONS / "predictions.json", {"classes": labels, "decide": decide, "images": images})
+        counts = {f"n_{part}": len(found) for part, found in parts.items()}
+        scores = {"top1": 2 / 3, "top5": 0.99, "macro_accuracy": 0.66, "cross_entropy": 0.7, "ece": 0.06}
+        scores |= {"top1_low": 0.4, "top1_high": 0.8}
+        judged = scores if parts["test"] else {}
+        about = {"dataset": "folder", "backbone": "net", "cut": "pooled", "head": self.head, "classes": len(labels)}
+        sizes = {"parameters": 1_000_000, "parameters_trained": 5_000, "chance": 1 / len(labels), "majority": 0.2}
+        late = {"ridge_top1": self.ridge_top1, "confident_share": 0.5, "confident_accuracy": 0.8}
+        validation = {f"val_{name}": value for name, value in scores.items()}
+        _json(paths.REPORTS / "metrics.json", about | counts | sizes | judged | validation | late)
+        _csv(paths.PLOTS / "calibration.csv", ("confidence", "accuracy", "count"), [(0.45, 0.5, 8), (0.8, 0.7, 16)])
+        n = [self.sizes[part] for part in ("train", "val", "test")]
+        rows = [(label, n[0] + place, *n[1:], 0.5 + 0.05 * place, "") for place, label in enumerate(labels)]
+        _csv(paths.PLOTS / "per_class.csv", ("class", "n_train", "n_val", "n_test", "accuracy", "precision"), rows)
+
+
+KNOBS = {"dataset": "folder", "backbone": "net", "weights": "default", "cut": "pooled", "head": "mlp"} | {
+    "epochs": 5, "lr": 1e-05, "monitor": "val_loss", "standardize": True,
+}  # fmt: skip
+FEATURES = {"backbone": "net", "dtype": "float16", "precision": "float32", "batch_size": 32} | {
+    "versions": {"torch": "2.10"}, "parameters": 995_000, "preprocessing": "decode|crop(8)",
+}  # fmt: skip
+SPLIT = {"source": "50% / 25% / 25% of every class, seed 0", "params": {"protocol": "auto", "train": 0.5, "seed": 0}}
+
+
+def _json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def _csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])

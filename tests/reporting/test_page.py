@@ -1,0 +1,196 @@
+"""The page and the markdown of a small run."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages import paths, report
+from stages.datasets import images
+from stages.errors import UserError
+from stages.reporting import gather, page
+from stages.reporting.pictures import SIDE, thumbnail
+from tests.reporting.synthetic import HOSTILE, Made
+
+Reported = Callable[[], tuple[str, str]]
+
+
+class Elements(HTMLParser):
+    """Tags with their attributes, and the text outside of them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_page_loads_nothing_and_has_alternatives(standard: tuple[str, str]) -> None:
+    found = Elements(standard[0])
+    for _, attributes in found.tags:
+        for name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/jpeg;base64,"))
+    assert "@import" not in found.text and "url(http" not in found.text
+    assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, _ in found.tags}
+    pictures = found.named("img")
+    assert pictures and all(picture["alt"] for picture in pictures)
+    figures = [svg for svg in found.named("svg") if svg.get("role") == "img"]
+    assert len(figures) >= 8 and all(svg["aria-label"] for svg in figures)
+
+
+def test_hostile_names_stay_text(standard: tuple[str, str]) -> None:
+    html, markdown = standard
+    found = Elements(html)
+    assert len(found.named("script")) == 1
+    assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
+    assert not found.named("b") or all("name" not in attributes for attributes in found.named("b"))
+    titles = {attributes.get("title") for attributes in found.named("th")}
+    assert set(HOSTILE) <= titles
+    assert "<script" not in markdown and "<img" not in markdown and "<b>" not in markdown
+    rows = [line for line in markdown.splitlines() if re.search(r"\| \d+ \| 2 \| 4 \|", line)]
+    assert len(rows) == len(HOSTILE)
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 7 for row in rows)
+    assert any(row.startswith("| a\\|b |") for row in rows)
+    assert any(row.startswith("| $x_1$ \\`code\\` line |") for row in rows)
+
+
+def test_script_is_the_one_that_the_policy_allows(standard: tuple[str, str]) -> None:
+    html, _ = standard
+    script = html.split("<script>")[1].split("</script>")[0]
+    assert f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}" in html
+
+
+def test_markdown_is_the_same_twice_and_knows_no_time(made: Made, reported: Reported) -> None:
+    first = reported()
+    paths.TIMINGS.mkdir(parents=True)
+    (paths.TIMINGS / "index.json").write_text(json.dumps({"seconds": 3.21, "images": 54}))
+    (paths.TIMINGS / "train.json").write_text("{damaged")
+    html, markdown = reported()
+    assert markdown == first[1]
+    assert html != first[0] and "54 images" in html
+
+
+def test_missing_images_leave_a_notice(made: Made, reported: Reported) -> None:
+    params = made.write()
+    shutil.rmtree(made.root)
+    report.main(params)
+    found = Elements((paths.REPORTS / "report.html").read_text())
+    assert "pictures could not be shown" in found.text and f"There is no folder {made.root}" in found.text
+    assert not found.named("img")
+
+
+def test_a_changed_image_is_named(made: Made) -> None:
+    params = made.write()
+    changed = sorted(made.root.glob("class0/test*"))[0]
+    changed.write_bytes(changed.read_bytes() + b"x")
+    report.main(params)
+    found = Elements((paths.REPORTS / "report.html").read_text())
+    assert "has changed since it was indexed" in found.text and found.named("img")
+
+
+def test_without_test_validation_is_judged(made: Made, reported: Reported) -> None:
+    made.sizes["test"] = 0
+    html, markdown = reported()
+    assert "67 of 100 validation images get the right class" in markdown
+    assert "There is no test part." in html and "There is no test part." in markdown
+
+
+def test_closed_form_head_has_a_sentence_instead_of_curves(made: Made, reported: Reported) -> None:
+    made.head, made.epochs = "ridge", 1
+    html, markdown = reported()
+    sentence = "no epochs, no learning rate (strength 0.1, scale 12.5, chosen on validation)"
+    assert sentence in html and sentence in markdown
+    assert "Loss by epoch" not in html and "ridge regression on the same features" not in html
+
+
+@pytest.mark.parametrize(("ridge", "said"), [(0.9, "outside its interval"), (0.7, "inside its interval"), (0.6, "")])
+def test_a_better_baseline_is_admitted(made: Made, ridge: float, said: str) -> None:
+    made.ridge_top1 = ridge
+    made.write()
+    assert said in (text := page.markdown(gather.load("folder"))) and ("better than this head" in text) == bool(said)
+
+
+def test_bad_images_of_both_stages(made: Made) -> None:
+    made.index = {"bad": [{"path": "a.png", "reason": "cut <off>"}], "duplicates": [{"path": "c", "of": "d"}]}
+    made.undecodable = ({"path": "ä.png", "reason": "no pixels"},)
+    report.main(made.write())
+    lines = [json.loads(line) for line in (paths.REPORTS / "bad_images.jsonl").read_text().splitlines()]
+    assert lines == [{"path": "a.png", "reason": "cut <off>"}, {"path": "ä.png", "reason": "no pixels"}]
+    html = (paths.REPORTS / "report.html").read_text()
+    assert "a.png: cut &lt;off&gt;" in html and "c is d" in html
+
+
+@pytest.mark.parametrize("classes", [2, 102])
+def test_few_and_many_classes(made: Made, reported: Reported, classes: int) -> None:
+    made.classes = tuple(f"class {number}" for number in range(classes))
+    made.sizes = {"train": 1, "val": 1, "test": 2}
+    html, _ = reported()
+    assert f"Confusion matrix of {classes} classes" in html and len(html) < 3_000_000
+
+
+def test_files_of_another_run_are_refused(made: Made) -> None:
+    made.write()
+    described = json.loads((paths.HEAD / "head.json").read_text())
+    (paths.HEAD / "head.json").write_text(json.dumps(described | {"classes": ["x"]}))
+    with pytest.raises(UserError, match="other classes"):
+        gather.load("folder")
+    with pytest.raises(UserError, match="params ask for logos"):
+        gather.load("logos")
+    (paths.HEAD / "head.json").unlink()
+    with pytest.raises(UserError, match=r"head\.json cannot be read"):
+        gather.load("folder")
+
+
+def test_report_needs_no_torch() -> None:
+    code = "import sys, stages.report; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(report.__file__).parents[1])
+
+
+@pytest.mark.parametrize("letter", ["`", "|", "\\", "*", "<", "[", "\x1b", "\u2028"])
+def test_markdown_escapes(letter: str) -> None:
+    text = page.escaped(f"a{letter}b")
+    assert text in {f"a\\{letter}b", "a&lt;b", "a b"}
+    assert page.escaped("snake_case and _this_") == "snake_case and \\_this\\_"
+
+
+def test_fence_is_longer_than_any_in_the_text() -> None:
+    assert page.fence("a") == "```" and page.fence("a````b") == "`````"
+
+
+def test_thumbnails_are_small_upright_and_bare(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "camera"
+    Image.new("RGB", (900, 300), "red").save(tmp_path / "a.jpg", exif=exif)
+    small = thumbnail((tmp_path / "a.jpg").read_bytes())
+    assert small.height == SIDE and small.width == pytest.approx(SIDE / 3, abs=1) and not small.getexif()
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    assert thumbnail((tmp_path / "deep.png").read_bytes()).getpixel((0, 0)) == (155, 155, 155)
+    Image.new("L", (5000, 3)).save(tmp_path / "strip.png")
+    assert thumbnail((tmp_path / "strip.png").read_bytes()).width <= SIDE
+
+
+def test_reads_only_the_pictures_it_shows(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.classes, made.sizes = ("a", "b", "c"), {"train": 60, "val": 1, "test": 60}
+    read, real = list[str](), images.read
+    monkeypatch.setattr(images, "read", lambda folder, path, sha256: (read.append(path), real(folder, path, sha256))[1])
+    report.main(made.write())
+    assert 40 < len(read) < 100

@@ -1,0 +1,255 @@
+"""The DAG as DVC runs it: which knob runs which stages, what a second run does, what bad input leaves behind."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from stages.params import Params
+
+REPO = Path(__file__).parents[1]
+CLASSES = ("red", "green", "blue")
+IMAGES = 8  # a class
+BASE = {  # a run of seconds: tiny images, random weights
+    "dataset": "folder",
+    "backbone": "squeezenet1_1",
+    "weights": "random",
+    "image_size": 64,
+    "epochs": 2,
+    "hidden": 8,
+}
+FROM_INDEX = {"index", "split", "extract", "train", "evaluate", "report"}
+FROM_EXTRACT = {"extract", "train", "evaluate", "report"}
+FROM_SPLIT = {"split", "train", "evaluate", "report"}
+FROM_TRAIN = {"train", "evaluate", "report"}
+FROM_EVALUATE = {"evaluate", "report"}
+NOTHING: set[str] = set()
+
+# knob -> value (or several knobs that must change together), and the stages that run beside `check`, which looks at
+# params.yaml after every change. The order matters: each run starts where the last one ended.
+TABLE: dict[str, tuple[object, set[str]]] = {
+    "lr": (0.01, FROM_TRAIN),
+    "split.seed": (1, FROM_SPLIT),
+    "decide.confidence": (0.6, FROM_EVALUATE),
+    "backbone": ("resnet18", FROM_EXTRACT),
+    "hidden": (16, FROM_TRAIN),
+    "dropout": (0.1, FROM_TRAIN),
+    "optimizer": ("sgd", FROM_TRAIN),
+    "weight_decay": (0.02, FROM_TRAIN),
+    "momentum": (0.8, FROM_TRAIN),
+    "schedule": ("plateau", FROM_TRAIN),
+    "plateau_factor": (0.5, FROM_TRAIN),
+    "plateau_patience": (2, FROM_TRAIN),
+    "epochs": (3, FROM_TRAIN),
+    "batch_size": (4, FROM_TRAIN),
+    "monitor": ("val_accuracy", FROM_TRAIN),
+    "early_stopping_patience": (2, FROM_TRAIN),
+    "label_smoothing": (0.1, FROM_TRAIN),
+    "standardize": ("false", FROM_TRAIN),
+    "seed": (1, FROM_TRAIN),
+    "head": ("ridge", FROM_TRAIN),
+    "device": ("cpu", NOTHING),
+    "cut": ("map", FROM_EXTRACT),
+    "image_size": (96, FROM_EXTRACT),
+    "resize": ("squash", FROM_EXTRACT),
+    "split.protocol": ("fractions", FROM_SPLIT),
+    "split.train": ({"split.train": 0.25, "split.val": 0.5}, FROM_SPLIT),
+    "split.val": ({"split.train": 0.5, "split.val": 0.25}, FROM_SPLIT),
+    "split.test": ({"split.test": 0.375, "split.train": 0.375}, FROM_SPLIT),
+    "split.val_fraction": (0.3, FROM_SPLIT),
+    "extract.engine": ("torch", {"extract"}),  # what auto means today: the same features
+    "extract.precision": ("bfloat16", FROM_EXTRACT),
+    "extract.dtype": ("float32", FROM_EXTRACT),
+    "extract.batch_size": (4, FROM_EXTRACT),
+    "extract.seed": (1, {"extract"}),  # no drawn views: the same features
+    "decide.tta": ("true", FROM_EVALUATE),
+    "bad_images.max_fraction": (0.02, {"index", "extract"}),
+    "datasets.logos": ({"datasets.logos.scenes": 3, "datasets.logos.size": 64, "datasets.logos.seed": 1}, NOTHING),
+    "datasets.caltech101": ({"datasets.caltech101.exclude": "[BACKGROUND_Google]"}, NOTHING),
+    "weights": ("WEIGHTS", FROM_EXTRACT),
+    "root": ("ROOT", FROM_INDEX),
+    "dataset": ("logos", {"download", *FROM_INDEX}),
+}
+ONE_VALUE = {"tap", "views"}  # knobs that take one value so far
+QUICK = ("lr", "split.seed", "decide.confidence", "backbone")
+SAVE_WEIGHTS = """
+import sys, torch, torchvision
+torch.manual_seed(5)
+torch.save(torchvision.models.get_model(sys.argv[1]).state_dict(), sys.argv[2])
+"""
+
+
+class Project:
+    """A checkout with a finished run on a folder of 24 tiny images."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.images = home / "project", home / "images"
+        self.home.mkdir()
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """What a command printed; it runs in the checkout with this interpreter first on PATH."""
+        done = subprocess.run(command, cwd=self.home, env=environment(), capture_output=True, text=True, check=False)
+        output = done.stdout + done.stderr
+        assert not check or done.returncode == 0, output
+        assert check or done.returncode != 0, output
+        return output
+
+    def params(self) -> dict[str, Any]:
+        """What params.yaml holds now."""
+        found: dict[str, Any] = yaml.safe_load((self.home / "params.yaml").read_text())
+        return found
+
+    def experiment(self, knobs: dict[str, object], *arguments: str, check: bool = True) -> tuple[set[str], str]:
+        """`dvc exp run` with some knobs turned: the stages that ran, and what was printed."""
+        settings = [part for name, value in knobs.items() for part in ("-S", f"{name}={value}")]
+        output = self.run("dvc", "exp", "run", *arguments, *settings, check=check)
+        return ran(output), output
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+    interpreter = Path(sys.executable).parent
+    identity = {f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    return kept | identity | {"PATH": f"{interpreter}{os.pathsep}{os.environ['PATH']}"}
+
+
+def ran(output: str) -> set[str]:
+    return set(re.findall(r"Running stage '(\w+)'", output))
+
+
+def draw_images(folder: Path, images: int, seed: int = 0) -> None:
+    """Noise around one colour a class."""
+    generator = np.random.default_rng(seed)
+    for number, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for image in range(images):
+            pixels = generator.integers(0, 120, (40, 48, 3), dtype=np.uint8)
+            pixels[..., number] += 100
+            Image.fromarray(pixels).save(folder / name / f"{seed}-{image:02}.jpg")
+
+
+def digests(home: Path) -> dict[str, str]:
+    results = [path for folder in ("cache/head", "reports") for path in (home / folder).rglob("*") if path.is_file()]
+    return {str(path.relative_to(home)): hashlib.sha256(path.read_bytes()).hexdigest() for path in results}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    home = tmp_path_factory.mktemp("dag")
+    made = Project(home)
+    draw_images(made.images, IMAGES)
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=REPO, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in tracked.stdout.splitlines():
+        if not name.startswith(("tests/", "reports/")) and name != "dvc.lock" and (REPO / name).is_file():
+            (made.home / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPO / name, made.home / name)
+    made.run("git", "init", "-q")
+    made.run("git", "add", "-A")
+    made.run("git", "commit", "-q", "-m", "start")
+    made.experiment({**BASE, "root": made.images, "extract.precision": "float32"})
+    made.run("git", "add", "-A")
+    made.run("git", "commit", "-q", "-m", "first run")
+    return made
+
+
+def turned(project: Project, knob: str) -> dict[str, object]:
+    """The -S settings for a row of the table."""
+    value = TABLE[knob][0]
+    if value == "WEIGHTS":
+        value = project.home.parent / "weights.pth"
+        project.run("python", "-c", SAVE_WEIGHTS, project.params()["backbone"], str(value))
+    if value == "ROOT":
+        value = project.home.parent / "more"
+        shutil.copytree(project.images, value, dirs_exist_ok=True)
+        draw_images(value, 1, seed=1)
+    return value if isinstance(value, dict) else {knob: value}
+
+
+def test_the_table_names_every_knob() -> None:
+    blocks = {name for name in Params.model_fields if name in ("split", "extract", "decide", "bad_images", "datasets")}
+    wanted = set(Params.model_fields) - blocks
+    for block in blocks - {"datasets"}:
+        wanted |= {f"{block}.{name}" for name in Params.model_fields[block].annotation.model_fields}  # type: ignore[union-attr]
+    assert wanted - ONE_VALUE <= set(TABLE)
+
+
+@pytest.mark.parametrize(
+    "knob", [knob if knob in QUICK else pytest.param(knob, marks=pytest.mark.slow) for knob in TABLE]
+)
+def test_a_knob_runs_the_stages_of_the_table(project: Project, knob: str) -> None:
+    stages, output = project.experiment(turned(project, knob))
+    assert stages == TABLE[knob][1] | {"check"}, output
+
+
+def test_a_second_run_runs_nothing(project: Project) -> None:
+    project.run("dvc", "repro")
+    assert ran(project.run("dvc", "repro")) == set()
+
+
+def test_switching_back_runs_the_report_at_most(project: Project) -> None:
+    before = digests(project.home)
+    backbone = project.params()["backbone"]
+    other = "squeezenet1_1" if backbone != "squeezenet1_1" else "resnet18"
+    project.experiment({"backbone": other})
+    stages, output = project.experiment({"backbone": backbone})
+    assert stages <= {"report"}, output
+    assert digests(project.home) | {"reports/report.html": ""} == before | {"reports/report.html": ""}
+
+
+def test_ten_images_more_are_ten_computed(project: Project) -> None:
+    project.experiment({"dataset": "folder", "root": project.images})
+    generator = np.random.default_rng(9)
+    for image in range(10):
+        pixels = generator.integers(0, 255, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(project.images / CLASSES[0] / f"new-{image}.png")
+    output = project.run("dvc", "repro")
+    assert " 10 to compute" in output, output
+    assert ran(output) == FROM_INDEX
+
+
+def test_a_temporary_run_reuses_the_store(project: Project) -> None:
+    project.run("dvc", "repro")
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-q", "--allow-empty", "-m", "before --temp")
+    _, output = project.experiment({"lr": 0.017, "extract.seed": 3}, "--temp")
+    assert " 0 to compute" in output, output
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("lr: fast", "`lr` must be a valid number, found 'fast'"),
+        ("lrr: 0.1", "`lrr` is no parameter; did you mean lr?"),
+        ("backbone: resnet81", "did you mean resnet18"),
+        ("cut: layer9", "`cut` must be one of pooled, map, found 'layer9'"),
+        ("root: /nowhere", "there is no folder '/nowhere'"),
+        ("weights: IMAGENET1K_V7", "has no weights 'IMAGENET1K_V7'"),
+        ("dataset: logo", "did you mean logos"),
+    ],
+)
+def test_bad_params_leave_the_results_alone(project: Project, line: str, said: str) -> None:
+    project.run("dvc", "repro")
+    params, before = project.home / "params.yaml", digests(project.home)
+    text = params.read_text()
+    key = line.partition(":")[0]
+    pattern = re.compile(rf"^{key}: .*$", re.MULTILINE)
+    params.write_text(pattern.sub(line, text) if pattern.search(text) else f"{text}{line}\n")
+    try:
+        output = project.run("dvc", "repro", check=False)
+    finally:
+        params.write_text(text)
+    assert said in output
+    assert "Traceback" not in output
+    assert digests(project.home) == before
