@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from stages import paths
 from stages.backbones import names
-from stages.datasets import caltech101, folder, logos
+from stages.datasets import caltech101, csv, folder, logos
 from stages.datasets.base import Block, Source
 from stages.datasets.images import has_source
 from stages.errors import UserError, nearest
@@ -71,6 +71,7 @@ class Datasets(Block):
 
     logos: logos.Options
     folder: folder.Options
+    csv: csv.Options
     caltech101: caltech101.Options
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from stages.reporting.gather import Bin, Class, Epoch
 from stages.reporting.words import Bar
@@ -115,9 +115,7 @@ def accuracy_by_images(classes: Sequence[Class]) -> str:
         axes.plot(10**ends, slope * ends + start, color=ORANGE, dashes=(4, 2))
         correlation = float(np.corrcoef(x, accuracy)[0, 1]) if accuracy.std() else 0.0
         if images.max() > 8 * images.min():
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.minorticks_off()
+            _make_logarithmic(axes)
         axes.set(title="Accuracy and training images", xlabel="training images of the class", ylim=(-0.04, 1.04))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         alt = "Accuracy of each class against its number of training images"
@@ -164,8 +162,8 @@ def images_per_class(classes: Sequence[Class]) -> str:
 def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:
     """The confusion matrix: right answers in blue, mistakes in vermilion, the stronger the larger share of the row."""
     classes = len(names)
-    cell = 36 if classes <= 10 else 17 if classes <= COUNTED else 10
-    font = min(9.0, 0.68 * cell)
+    cell = 36 if classes <= 10 else 17 if classes <= COUNTED else 9
+    font = min(9.0, 0.75 * cell)
     margin = 0.56 * font * min(NAME, max(map(len, names))) + 28
     size = classes * cell + margin + 8
     shown = [_short(name) for name in names]
@@ -174,7 +172,9 @@ def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:
         axes = figure.add_axes((margin / size, 8 / size, classes * cell / size, classes * cell / size))
         titles = _cells(axes, counts, names, cell)
         axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), xlabel="predicted", ylabel="actual")
-        axes.xaxis.set_label_position("top")
+        outside = (margin - 9) / (classes * cell)
+        axes.xaxis.set_label_coords(0.5, 1 + outside)
+        axes.yaxis.set_label_coords(-outside, 0.5)
         axes.set_xticks(range(classes), shown, rotation=90, fontsize=font)
         axes.set_yticks(range(classes), shown, fontsize=font)
         axes.tick_params(labeltop=True, labelbottom=False, labelcolor=INK)
@@ -191,7 +191,8 @@ def _cells(axes: Axes, counts: npt.NDArray[np.int64], names: Sequence[str], cell
         share, colour = counts[row, column] / totals[row], BLUE if row == column else RED
         box = Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=0.18 + 0.72 * share, linewidth=0)
         axes.add_patch(box)
-        titles[_tag(box, place)] = f"{names[row]} taken for {names[column]}: {counts[row, column]} of {totals[row]}"
+        what = "recognised" if row == column else f"taken for {names[column]}"
+        titles[_tag(box, place)] = f"{names[row]} {what}: {counts[row, column]} of {totals[row]}"
         if len(names) <= COUNTED:
             ink, font = PAPER if share > 0.5 else INK, min(12.0, 0.55 * cell)
             axes.text(
@@ -233,9 +234,7 @@ def sizes(widths: Sequence[int], heights: Sequence[int]) -> str:
         for values, name, colour, dash in ((widths, "width", BLUE, "-"), (heights, "height", ORANGE, "--")):
             axes.stairs(np.histogram(values, edges)[0], edges, color=colour, linestyle=dash, linewidth=1.6, label=name)
         if high > 8 * low:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.minorticks_off()
+            _make_logarithmic(axes)
         axes.set(title="Width and height", xlabel="pixels", ylabel="images")
         axes.legend()
         return _svg(figure, f"Distribution of widths and heights of {len(widths)} images, {low} to {high} pixels.")
@@ -249,6 +248,13 @@ def _style() -> AbstractContextManager[None]:
 def _figure(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
     return figure, figure.subplots()
+
+
+def _make_logarithmic(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
 
 
 def _short(name: str) -> str:

@@ -52,7 +52,7 @@ class Album:
             folder = images.folder(dataset, options, root)
             if not folder.is_dir():
                 raise UserError(f"There is no folder {folder}.")
-        except UserError as error:
+        except (UserError, OSError) as error:
             return cls(None, str(error))
         return cls(folder)
 

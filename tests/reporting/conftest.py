@@ -1,6 +1,6 @@
 """A run that every test here may change before it is written."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,14 +18,14 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
 
 
 @pytest.fixture(scope="module")
-def standard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+def standard(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Page and markdown of the run as it is by default, for tests that only read."""
     home = tmp_path_factory.mktemp("standard")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         patch.delenv("DVC_ROOT", raising=False)
         report.main(Made(home / "the images").write())
-    yield (home / paths.REPORTS / "report.html").read_text(), (home / paths.REPORTS / "report.md").read_text()
+    return (home / paths.REPORTS / "report.html").read_text(), (home / paths.REPORTS / "report.md").read_text()
 
 
 @pytest.fixture
