@@ -17,11 +17,11 @@ class Options(Block):
 
 
 def scan(folder: Path, options: Options) -> Iterator[Record]:
-    """Every file below each class folder, in path order; hidden files and folders are passed over."""
+    """Every file below each class folder, in path order; hidden folders are passed over."""
     tops = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
     listed = "train" in tops and tops <= SPLITS.keys()
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        if len(parts) > 1 + listed and not any(part.startswith(".") for part in parts) and path.is_file():
+        if len(parts) > 1 + listed and not any(part.startswith(".") for part in parts[:-1]) and path.is_file():
             split = SPLITS[parts[0]] if listed else None
             yield Record(path="/".join(parts), label=parts[listed], split=split)
