@@ -6,7 +6,6 @@ Keys with a dot (`split.seed`, `datasets.caltech101.exclude`) may stand in a rec
 
 import argparse
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,7 @@ def main() -> None:
             print("\n".join(f"    {line}" for line in description(name).splitlines()))
         return
     try:
-        print(shlex.join(arguments(given.name)))
+        print(*arguments(given.name))  # unquoted: $(…) splits at blanks and would keep the quotes
     except UserError as error:
         sys.exit(f"error: {error}")
 
