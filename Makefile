@@ -14,7 +14,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 .PHONY: repro test test-all lint lock
 repro: .venv/installed
 	$(if $(SCENES),dvc exp run -S datasets.logos.scenes=$(SCENES),dvc repro)
-	@python -m stages.report --headline
+	@sed -n '1p;3p' reports/report.md
+	@echo "The page: file://$(CURDIR)/reports/report.html"
 
 test: .venv/installed
 	pytest -m "not slow"

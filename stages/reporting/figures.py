@@ -99,8 +99,8 @@ def learning_rate(history: Sequence[Epoch]) -> str:
 
 
 def accuracy_by_images(classes: Sequence[Class]) -> str:
-    """Accuracy of each class against its number of training images, with the trend."""
-    known = [row for row in classes if row.accuracy is not None]
+    """Accuracy of each class against its number of training images, with the trend; two numbers at the least."""
+    known = [row for row in classes if row.accuracy is not None and row.n_train]
     images = np.array([row.n_train for row in known], float)
     accuracy = np.array([row.accuracy for row in known], float)
     with _style():

@@ -24,7 +24,7 @@ WEAKEST, MEMBERS = 3, 8  # classes in the gallery of the weakest, and images of 
 PAIRS = 10  # most confused pairs
 SAMPLES = 24  # training images
 LISTED = 200  # duplicates, bad images and others: the page lists no more of each
-MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<![A-Za-z0-9])[_#]|_(?![A-Za-z0-9])")  # a_b is no emphasis
+MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![A-Za-z0-9])[_#]|_(?![A-Za-z0-9])")  # a_b is no emphasis
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,12 @@ def drawn(run: Run) -> dict[str, Markup]:
         best = run.head["best_epoch"]
         found |= {what: figures.curve(run.history, best, what) for what in ("loss", "accuracy")}
         found["learning_rate"] = figures.learning_rate(run.history)
-    if len({row.n_train for row in run.classes}) > 1:
-        found["by_images"] = figures.accuracy_by_images(run.classes)
-        found["per_class"] = figures.images_per_class(run.classes)
+    if len({row.n_train for row in run.classes if row.n_train and row.accuracy is not None}) > 1:
+        found["by_accuracy"] = figures.accuracy_by_images(run.classes)
     else:
-        found["accuracies"] = figures.accuracies(run.classes)
+        found["by_accuracy"] = figures.accuracies(run.classes)
+    if len({row.n_train for row in run.classes}) > 1:
+        found["per_class"] = figures.images_per_class(run.classes)
     found["confusion"] = figures.confusion(run.judged.confusion(), run.head["classes"])
     found["reliability"] = figures.reliability(run.bins, run.decide["confidence"])
     widths, heights = [row.width for row in run.rows], [row.height for row in run.rows]
@@ -164,7 +165,8 @@ def provenance(run: Run) -> list[tuple[str, str]]:
     rows += [(name.replace("_", " "), words.value(found)) for name, found in features.items()]
     rows += [(f"{name} version", words.value(found)) for name, found in versions.items()]
     rows += [(f"head: {name}", words.value(found)) for name, found in run.head["notes"].items()]
-    return rows + [(f"ridge baseline: {name}", words.value(found)) for name, found in run.ridge["notes"].items()]
+    baseline = run.ridge["notes"] if run.head["head"] != "ridge" else {}
+    return rows + [(f"ridge baseline: {name}", words.value(found)) for name, found in baseline.items()]
 
 
 def escaped(value: object) -> str:

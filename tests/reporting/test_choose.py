@@ -18,7 +18,7 @@ def judged() -> Judged:
     labels = np.array([0, 0, 1, 1, 2, 2, 3, 3])
     chosen = np.array([0, 0, 1, 1, 2, 2, 0, 0])
     sure = np.array([0.9, 0.8, 0.95, 0.5, 0.6, 0.7, 0.55, 0.85], np.float32)
-    p = np.full((8, 4), 0.0, np.float32) + ((1 - sure) / 3)[:, None]
+    p = np.zeros((8, 4), np.float32) + ((1 - sure) / 3)[:, None].astype(np.float32)
     p[np.arange(8), chosen] = sure
     return Judged("test", [row("abcd"[label], place) for place, label in enumerate(labels)], labels, p)
 

@@ -3,11 +3,13 @@
 import base64
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -70,7 +72,7 @@ def test_hostile_names_stay_text(standard: tuple[str, str]) -> None:
     assert len(rows) == len(HOSTILE)
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 7 for row in rows)
     assert any(row.startswith("| a\\|b |") for row in rows)
-    assert any(row.startswith("| $x_1$ \\`code\\` line |") for row in rows)
+    assert any(row.startswith("| \\$x_1\\$ \\`code\\` line |") for row in rows)
 
 
 def test_script_is_the_one_that_the_policy_allows(standard: tuple[str, str]) -> None:
@@ -139,6 +141,16 @@ def test_bad_images_of_both_stages(made: Made) -> None:
     assert "a.png: cut &lt;off&gt;" in html and "c is d" in html
 
 
+def test_odd_classes_and_a_diverged_head_are_drawn(made: Made) -> None:
+    made.write()
+    run = gather.load("folder")
+    untrained, unjudged = replace(run.classes[0], n_train=0), replace(run.classes[1], accuracy=None, n_train=9)
+    lost = [replace(epoch, val_loss=math.nan, train_loss=math.inf) for epoch in run.history]
+    for classes in ([untrained, unjudged, *run.classes[2:]], [untrained, unjudged]):
+        found = page.drawn(replace(run, classes=classes, history=lost))
+        assert "nan" not in found["by_accuracy"] and "Loss by epoch" in found["loss"]
+
+
 @pytest.mark.parametrize("classes", [2, 102])
 def test_few_and_many_classes(made: Made, reported: Reported, classes: int) -> None:
     made.classes = tuple(f"class {number}" for number in range(classes))
@@ -190,7 +202,12 @@ def test_thumbnails_are_small_upright_and_bare(tmp_path: Path) -> None:
 
 def test_reads_only_the_pictures_it_shows(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     made.classes, made.sizes = ("a", "b", "c"), {"train": 60, "val": 1, "test": 60}
-    read, real = list[str](), images.read
-    monkeypatch.setattr(images, "read", lambda folder, path, sha256: (read.append(path), real(folder, path, sha256))[1])
+    paths_read, read = list[str](), images.read
+
+    def counted(folder: Path, path: str, sha256: str) -> bytes:
+        paths_read.append(path)
+        return read(folder, path, sha256)
+
+    monkeypatch.setattr(images, "read", counted)
     report.main(made.write())
-    assert 40 < len(read) < 100
+    assert 40 < len(paths_read) < 100
