@@ -62,7 +62,7 @@ def _about(params: Params, found: Data, described: Mapping[str, Any]) -> dict[st
 
 def _sizes(head: nn.Module, found: Data) -> dict[str, int]:
     own = sum(parameter.numel() for parameter in head.parameters())
-    return {"parameters": own + found.provenance["parameters"], "parameters_trained": own}
+    return {"parameters_total": own + found.provenance["parameters"], "parameters_trainable": own}
 
 
 def _baselines(ridge: nn.Module, found: Data, judged: str) -> dict[str, float]:

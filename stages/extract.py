@@ -31,17 +31,15 @@ def main(params: Params) -> dict[str, object]:
     started = time.perf_counter()
     computed, undecodable = extract(spec, [(row.path, row.sha256) for row in rows], out)
     seconds = time.perf_counter() - started
-    bad = [
-        {"path": row.path, "reason": reason(spec, (row.path, row.sha256))} for row in map(rows.__getitem__, undecodable)
-    ]
+    failed = [rows[place] for place in undecodable]
+    bad = [{"path": row.path, "reason": reason(spec, (row.path, row.sha256))} for row in failed]
     if len(bad) > params.bad_images.max_fraction * len(rows):
         out.unlink()
         raise UserError(
             f"{len(bad)} of {len(rows)} images cannot be decoded, more than `bad_images.max_fraction` "
             f"({params.bad_images.max_fraction}) allows. The first: {bad[0]['path']}: {bad[0]['reason']}"
         )
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in bad)
-    io.write_bytes(out.with_suffix(".bad.jsonl"), text.encode())
+    io.write_bytes(out.with_suffix(".bad.json"), (json.dumps(bad, indent=1, ensure_ascii=False) + "\n").encode())
     speed = {"images/s": round(computed / seconds, 1)} if computed else {}
     return {"images": len(rows), "computed": computed, "bad": len(bad), **speed, "bytes": out.stat().st_size}
 

@@ -149,7 +149,7 @@ def load(dataset: str) -> Run:
     if predictions["classes"] != head["classes"]:
         raise UserError("`cache/predictions` has other classes than `cache/head`: `dvc repro`.")
     rows = listing.read(dataset)
-    undecodable = paths.features(dataset, knobs["backbone"], knobs["cut"]).with_suffix(".bad.jsonl")
+    undecodable = paths.features(dataset, knobs["backbone"], knobs["cut"]).with_suffix(".bad.json")
     return Run(
         metrics=_json(paths.REPORTS / "metrics.json"),
         head=head,
@@ -162,7 +162,7 @@ def load(dataset: str) -> Run:
         bins=_csv(paths.PLOTS / "calibration.csv", _bin),
         rows=rows,
         judged=_judged(predictions, rows),
-        undecodable=_read(undecodable, lambda text: [json.loads(line) for line in text.splitlines()]),
+        undecodable=_read(undecodable, json.loads),
         timings=_timings(),
     )
 

@@ -34,7 +34,9 @@ def input_of(module: str) -> Maps:
 
     def get(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
         seen: list[torch.Tensor] = []
-        handle = model.get_submodule(module).register_forward_pre_hook(lambda *hooked: seen.append(hooked[1][0].clone()))
+        handle = model.get_submodule(module).register_forward_pre_hook(
+            lambda *hooked: seen.append(hooked[1][0].clone())
+        )
         model(x)
         handle.remove()
         return seen[0]

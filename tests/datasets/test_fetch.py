@@ -171,7 +171,9 @@ def pip(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         requirement = Path(command[command.index("-r") + 1]).read_text()
         asked.append([requirement])
         if WRONG in requirement:
-            text = f"ERROR: THESE PACKAGES DO NOT MATCH\n        Expected {WRONG}\n             Got        {SHA256[7:]}\n"
+            text = (
+                f"ERROR: THESE PACKAGES DO NOT MATCH\n        Expected {WRONG}\n             Got        {SHA256[7:]}\n"
+            )
             return subprocess.CompletedProcess(command, 1, "", text)
         if "none" in requirement:
             return subprocess.CompletedProcess(command, 1, "", "WARNING: x\nERROR: No matching distribution\n")

@@ -83,9 +83,7 @@ def test_a_row_depends_on_its_image_alone(workplace: Path, class_folder: Folder,
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_row_does_not_depend_on_the_number_of_threads(
-    workplace: Path, class_folder: Folder, precision: str
-) -> None:
+def test_a_row_does_not_depend_on_the_number_of_threads(workplace: Path, class_folder: Folder, precision: str) -> None:
     folder, before = class_folder(2), torch.get_num_threads()
     # params.yaml's batch: in float32 a batch of 4 small images is summed up otherwise on 1 thread than on 2 (1e-7)
     spec, found = spec_of(folder, precision=precision, batch_size=32), []
@@ -355,15 +353,17 @@ def test_the_stage_lists_images_that_fail(class_folder: Folder, staged: Callable
     out = paths.features("folder", "squeezenet1_1", "pooled")
     assert found["images"] == found["computed"] == 6 and found["bad"] == 1
     assert found["bytes"] == out.stat().st_size
-    (line,) = out.with_suffix(".bad.jsonl").read_text().splitlines()
-    assert json.loads(line)["path"] == "cat/001.jpg"
-    assert "truncated" in json.loads(line)["reason"]
+    (bad,) = json.loads(out.with_suffix(".bad.json").read_text())
+    assert bad["path"] == "cat/001.jpg"
+    assert "truncated" in bad["reason"]
 
 
 def test_the_stage_stops_at_too_many_bad_images(class_folder: Folder, staged: Callable[..., Any]) -> None:
     folder = class_folder(2)
     truncate(folder / "cat/001.jpg")
     chosen = staged(folder, bad_images={"max_fraction": 0.1})
-    with pytest.raises(UserError, match=r"1 of 6 images cannot be decoded, more than `bad_images.max_fraction` \(0.1\)"):
+    with pytest.raises(
+        UserError, match=r"1 of 6 images cannot be decoded, more than `bad_images.max_fraction` \(0.1\)"
+    ):
         stage.main(chosen)
     assert not paths.features("folder", "squeezenet1_1", "pooled").exists()

@@ -75,9 +75,7 @@ def png(pixels: npt.NDArray[np.uint8 | np.uint16]) -> bytes:
     big_endian = pixels.astype(pixels.dtype.newbyteorder(">"))
     lines = b"".join(b"\0" + row.tobytes() for row in big_endian)
     head = struct.pack(">IIBBBBB", width, height, 8 * pixels.dtype.itemsize, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 
 
 def noise(*shape: int, dtype: type[np.unsignedinteger] = np.uint8) -> npt.NDArray[np.uint8 | np.uint16]:
@@ -151,8 +149,9 @@ def test_the_golden_values_are_of_these_images(golden: dict[str, Any]) -> None:
 
 def test_features_are_what_they_were(golden: dict[str, Any]) -> None:
     expected = np.array(golden["features"])
-    np.testing.assert_allclose(features() / np.abs(expected).max(), expected / np.abs(expected).max(), atol=1e-3,
-                               err_msg=CHANGED)
+    np.testing.assert_allclose(
+        features() / np.abs(expected).max(), expected / np.abs(expected).max(), atol=1e-3, err_msg=CHANGED
+    )
 
 
 if __name__ == "__main__":

@@ -81,9 +81,7 @@ def test_a_file_without_rows(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(rows=st.integers(1, 40), step=st.integers(1, 41))
-def test_the_bytes_do_not_depend_on_the_pieces(
-    rows: int, step: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_the_bytes_do_not_depend_on_the_pieces(rows: int, step: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("pieces")
     assert written(folder / "a", rows=rows, step=step).read_bytes() == written(folder / "b", rows=rows).read_bytes()
 
@@ -183,9 +181,7 @@ def test_wrong_rows_are_refused_and_leave_nothing(
     tmp_path: Path, change: Callable[[dict[str, h5.Array]], dict[str, h5.Array]], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        h5.write(
-            tmp_path / "f.h5", members=members(), provenance=PROVENANCE, pieces=iter([(0, change(arrays()))])
-        )
+        h5.write(tmp_path / "f.h5", members=members(), provenance=PROVENANCE, pieces=iter([(0, change(arrays()))]))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -241,7 +241,9 @@ def centre_of(view: torch.Tensor) -> tuple[float, float]:
     down=st.floats(0.02, 0.98),
     how=st.sampled_from([HOW, SQUASH, Preprocessing(96, 96, "bicubic", MEAN, STD)]),
 )
-def test_the_map_says_where_a_dot_lands(width: int, height: int, across: float, down: float, how: Preprocessing) -> None:
+def test_the_map_says_where_a_dot_lands(
+    width: int, height: int, across: float, down: float, how: Preprocessing
+) -> None:
     left, top = round(across * (width - 9)), round(down * (height - 9))
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     image[:, top : top + 9, left : left + 9] = 255

@@ -51,9 +51,9 @@ class Made:
         _json(paths.index("folder").with_suffix(".json"), about | lists | {"classes": counts} | self.index)
         self._write_head(labels)
         self._write_predictions(labels, parts)
-        bad = paths.features("folder", "net", "pooled").with_suffix(".bad.jsonl")
+        bad = paths.features("folder", "net", "pooled").with_suffix(".bad.json")
         bad.parent.mkdir(parents=True, exist_ok=True)
-        bad.write_text("".join(json.dumps(image) + "\n" for image in self.undecodable))
+        bad.write_text(json.dumps(list(self.undecodable)))
         datasets: Any = {"folder": folder.Options()}
         params: Any = {"dataset": "folder", "root": str(self.root), "datasets": Datasets.model_construct(**datasets)}
         return Params.model_construct(**params)
@@ -97,7 +97,12 @@ class Made:
         scores |= {"top1_low": 0.4, "top1_high": 0.8}
         judged = scores if parts["test"] else {}
         about = {"dataset": "folder", "backbone": "net", "cut": "pooled", "head": self.head, "classes": len(labels)}
-        sizes = {"parameters": 1_000_000, "parameters_trained": 5_000, "chance": 1 / len(labels), "majority": 0.2}
+        sizes = {
+            "parameters_total": 1_000_000,
+            "parameters_trainable": 5_000,
+            "chance": 1 / len(labels),
+            "majority": 0.2,
+        }
         late = {"ridge_top1": self.ridge_top1, "confident_share": 0.5, "confident_accuracy": 0.8}
         validation = {f"val_{name}": value for name, value in scores.items()}
         _json(paths.REPORTS / "metrics.json", about | counts | sizes | judged | validation | late)
