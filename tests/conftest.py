@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+import stages  # noqa: E402, F401  (before torch: it keeps OpenMP's threads from spinning)
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
@@ -90,11 +92,11 @@ def merged(tree: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def params(tmp_path: Path) -> Callable[..., Any]:
-    """`params(lr=0.1, split={"seed": 3})`: the params.yaml of the checkout with some knobs turned, loaded and checked."""
+    """`params(lr=0.1, split={"seed": 3})`: the params.yaml of the checkout with some knobs turned, and checked."""
     from stages.params import load
 
     def make(**overrides: Any) -> Any:
-        tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+        tree = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"root": str(tmp_path)}
         path = tmp_path / "params.yaml"
         path.write_text(yaml.safe_dump(merged(tree, overrides), sort_keys=False))
         return load(path)

