@@ -55,7 +55,7 @@ def main(params: Params) -> dict[str, object]:
         "classes": dict(sorted(Counter(row.label for row in rows).items())),
     }
     text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
-    io.write_bytes(paths.index(params.dataset).with_suffix(".json"), text.encode())
+    io.write_bytes(paths.index(params.dataset).with_suffix(".json"), text.encode(errors="backslashreplace"))
     return {
         "images": len(rows),
         "classes": len(summary["classes"]),
@@ -67,7 +67,10 @@ def main(params: Params) -> dict[str, object]:
 
 def _look(folder: Path, record: Record) -> Seen:
     try:
+        record.path.encode()
         data = (folder / record.path).read_bytes()
+    except UnicodeEncodeError:
+        return Seen(record, "", None, "its name is not UTF-8", True)
     except OSError as error:
         return Seen(record, "", None, error.strerror or str(error), True)
     sha256 = hashlib.sha256(data).hexdigest()

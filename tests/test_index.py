@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,18 @@ def test_the_same_bytes_twice(class_folder: Make, indexed: Make) -> None:
 
 def test_names_with_all_kinds_of_characters(class_folder: Make, indexed: Make) -> None:
     folder = class_folder(1)
-    name = 'ant/ü "x" , {0}.jpg'
+    name = 'ant/ü "x" , {0}\u2028\x85.jpg'
     (folder / "ant/000.jpg").rename(folder / name)
     rows, _ = indexed(folder)
     assert name in [row.path for row in rows]
+
+
+def test_a_name_that_is_not_utf_8_is_bad(class_folder: Make, indexed: Make) -> None:
+    folder = class_folder(2)
+    (folder / os.fsdecode(b"ant/\xe9.jpg")).write_bytes((folder / "ant/000.jpg").read_bytes()[:-1] + b"\0")
+    rows, summary = indexed(folder)
+    assert len(rows) == 6
+    assert [bad["reason"] for bad in summary["bad"]] == ["its name is not UTF-8"]
 
 
 def test_one_image_under_two_labels_names_both(class_folder: Make, indexed: Make) -> None:

@@ -109,11 +109,12 @@ class Network:
     def _last_with_weights(self) -> fx.Node:
         node: fx.Node = self._nodes[-1].all_input_nodes[0]
         if len(self._nodes[-1].all_input_nodes) > 1:
-            raise UserError(f"{self.name} has several outputs: coldcut cuts networks with one.")
+            raise UserError(f"`backbone`: {self.name} has several outputs: coldcut cuts networks with one.")
         while not any(True for _ in self._module_of(node).parameters()):
             inputs = [source for source in node.all_input_nodes if source not in self._constant]
-            if not inputs:
-                raise UserError(f"{self.name} ends in no layer with weights: it has no classifier to cut before.")
+            if len(inputs) != 1:
+                found = "several classifiers" if inputs else "no layer with weights"
+                raise UserError(f"`backbone`: {self.name} ends in {found}: coldcut cuts before a single one.")
             node = inputs[0]
         return node
 

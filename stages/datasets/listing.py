@@ -39,7 +39,7 @@ def read(dataset: str) -> list[Row]:
     """
     path = paths.index(dataset)
     try:
-        return [_row(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [_row(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({error}): `dvc repro -f index` makes it anew.") from None
 

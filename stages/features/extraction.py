@@ -127,8 +127,11 @@ def compute_part(spec: Spec, part: Sequence[Image]) -> dict[str, h5.Array]:
                 view = loading[place].result()
                 if view is not None:
                     batch[slot] = view
+            computed = ready.engine(batch)[: len(rows)]
+            if not np.isfinite(computed).all():
+                raise UserError(f"{spec.backbone} computes values that are not finite: -S extract.precision=float32.")
             with np.errstate(over="ignore"):
-                features[rows.start : rows.stop, 0] = ready.engine(batch)[: len(rows)]
+                features[rows.start : rows.stop, 0] = computed
     features[ok == 0] = 0
     if not np.isfinite(features).all():
         raise UserError(f"A feature of {spec.backbone} does not fit into {spec.dtype}: -S extract.dtype=float32.")

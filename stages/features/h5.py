@@ -31,6 +31,7 @@ USER_BLOCK = 512
 MAGIC = b"coldcut features, sha256 of all bytes after the first 512: "
 BLOCK = 1 << 22
 LAYER = "features/"
+DTYPES = {"sha256": ("S64",), "ok": ("u1",), "views": ("f4",)}  # of the members beside the layers
 Array = npt.NDArray[Any]
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]  # member -> (shape, dtype)
 
@@ -115,9 +116,12 @@ def read(path: Path) -> Features:
     """
     if not verify(path):
         raise Damaged(f"{path} is missing or damaged: `dvc repro -f extract` makes it anew.")
-    with h5py.File(path, "r") as file:
-        members = {name: _member(file, name, path) for name in _names(file)}
-        provenance = json.loads(file.attrs["provenance"])
+    try:
+        with h5py.File(path, "r") as file:
+            members = {name: _member(file, name, path) for name in _names(file)}
+            provenance = json.loads(file.attrs["provenance"])
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise Damaged(f"{path} is no feature file of coldcut: {error}") from None
     others = {name for name in members if not name.startswith(LAYER)}
     if (
         others != {"sha256", "ok", "views"}
@@ -156,7 +160,7 @@ def _skeleton(members: Shapes, provenance: str) -> tuple[list[tuple[int, bytes]]
     offsets = {}
     with h5py.File(recorder, "w", userblock_size=USER_BLOCK) as file:
         file.attrs["provenance"] = provenance
-        for name, (shape, dtype) in members.items():
+        for name, (shape, dtype) in sorted(members.items()):  # equal members, equal bytes
             early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
             early.set_layout(h5py.h5d.CONTIGUOUS)
             early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -176,6 +180,9 @@ def _names(file: h5py.File) -> list[str]:
 def _member(file: h5py.File, name: str, path: Path) -> Array:
     """A contiguous dataset as a memory map; an empty one as an empty array."""
     dataset = file[name]
+    allowed = DTYPES.get(name, ("f2", "f4"))
+    if dataset.dtype.str[1:] not in allowed:  # never an object: touching one would follow pointers out of the file
+        raise Damaged(f"{path}: {name} is of {dataset.dtype}, expected {' or '.join(allowed)}.")
     if 0 in dataset.shape:
         return np.zeros(dataset.shape, dataset.dtype)
     offset = dataset.id.get_offset()

@@ -1,6 +1,7 @@
 """What an image's header tells, without torch: format, size in pixels, orientation."""
 
 import io
+import warnings
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -18,6 +19,7 @@ MAGIC = (
     *(b"P%d" % n for n in range(1, 7)),
 )
 Image.MAX_IMAGE_PIXELS = None  # the limit is checked in `opened`, before any pixel is read
+warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata: what matters is told as BadImage
 
 
 class BadImage(Exception):
@@ -36,7 +38,7 @@ def size(data: bytes) -> tuple[int, int]:
         BadImage: the header is no image's of the accepted formats, or the image is too large.
     """
     with opened(data) as image:
-        turned = orientation(image) in (5, 6, 7, 8)
+        turned = orientation(image) in (5, 6, 7, 8) and image.format != "TIFF"  # Pillow turns a TIFF's size itself
         width, height = image.size
     return (height, width) if turned else (width, height)
 

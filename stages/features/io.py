@@ -75,6 +75,7 @@ def link(source: Path, target: Path) -> None:
                 offset += len(block)
         return
     os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # between two links to one file a rename does nothing
     sync_folder(target.parent)
 
 

@@ -113,10 +113,10 @@ def prepare(image: torch.Tensor, how: Preprocessing) -> tuple[torch.Tensor, npt.
 
 def _rgb(image: Image.Image) -> Image.Image:
     """The first frame, upright, in RGB; 16-bit greys are scaled, which Pillow would clip."""
-    if image.mode.startswith("I") or image.mode == "F":
-        wide = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray((wide / (257 if image.mode.startswith("I") else 1)).clip(0, 255).astype(np.uint8))
     image.load()
     if orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        wide = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray((wide / (257 if image.mode.startswith("I") else 1)).clip(0, 255).astype(np.uint8))
     return image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")

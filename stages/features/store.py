@@ -69,13 +69,16 @@ class RowStore:
 
     def assemble(self, sha256: Sequence[str], out: Path) -> None:
         """Writes the rows of the given images, in their order, to `out`; `out` is then the store's one big part too."""
+        path = self.home / f"{_key(sha256)}.h5"
+        if path in self._files:
+            io.link(path, out)
+            return
         sample = next(iter(self._files.values()))
         members = {name: ((len(sha256), *rows.shape[1:]), rows.dtype.str[1:]) for name, rows in sample.members.items()}
         h5.write(out, members=members, provenance=self.provenance, pieces=self._gather(sha256, list(members)))
         contained = set(sha256)
         if any(contained <= set(file.sha256) for file in self._files.values()):
-            return  # one file of the store holds all of it already
-        path = self.home / f"{_key(sha256)}.h5"
+            return  # one file of the store holds all of it and more
         io.link(out, path)
         for old, file in self._files.items():
             if contained >= set(file.sha256):

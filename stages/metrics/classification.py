@@ -33,9 +33,12 @@ def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     if classes > 5:
         top5 = multiclass_accuracy(logits, labels, num_classes=classes, top_k=5, average="micro")
         found["top5"] = float(top5)
+    each = multiclass_accuracy(logits, labels, num_classes=classes, average="none")
     ece = multiclass_calibration_error(logits.softmax(1), labels, num_classes=classes, n_bins=CALIBRATION_BINS)
     return found | {
-        "macro_accuracy": float(multiclass_accuracy(logits, labels, num_classes=classes, average="macro")),
+        "macro_accuracy": float(
+            each[torch.bincount(labels, minlength=classes) > 0].mean()
+        ),  # over the classes that have images here
         "cross_entropy": float(F.cross_entropy(logits.double(), labels)),
         "ece": float(ece),
         "top1_low": low,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -15,11 +16,14 @@ from stages.errors import UserError
 from stages.features import io
 
 SMALLEST = 1e-6  # a deviation: features that are all the same are left alone
-FLOOR = 0.2  # of the typical deviation: a feature that hardly varies in train is not blown up beyond five times that
 
 
 class Standardize(nn.Module):
-    """(x - mean) / std with the statistics of the train part, kept with the head."""
+    """(x - mean) / std with the statistics of the train part, kept with the head.
+
+    A feature that varies less than is typical (the root mean square of all deviations) is divided by the typical
+    deviation: blown up to unit variance, features that are nearly silent in train drown the others on new images.
+    """
 
     mean: torch.Tensor
     scale: torch.Tensor
@@ -37,7 +41,7 @@ class Standardize(nn.Module):
         std, mean = torch.std_mean(x, dim=0, correction=0)
         typical = float(std.square().mean().sqrt())
         self.mean.copy_(mean)
-        self.scale.copy_(1 / std.clamp(min=max(FLOOR * typical, SMALLEST)))
+        self.scale.copy_(1 / std.clamp(min=max(typical, SMALLEST)))
         return self
 
 
@@ -96,7 +100,7 @@ def restore(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         build = import_module(f"stages.heads.{description['head']}").build
         module = assemble(build, description["inputs"], len(description["classes"]), description["knobs"])
         module.load_state_dict(load_file(folder / "head.safetensors"))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder} holds no whole head ({error}): `dvc repro -f train` makes it anew.") from None
     return module.eval(), description
 

@@ -218,6 +218,12 @@ def test_a_network_without_weights_is_refused() -> None:
         Network(model, 16, "toy").trunk("pooled")
 
 
+def test_a_network_with_two_classifiers_is_refused() -> None:
+    model = timm.create_model("deit_tiny_distilled_patch16_224", pretrained=False)
+    with pytest.raises(UserError, match="deit ends in several classifiers"):
+        Network(model, 224, "deit").trunk("pooled")
+
+
 def test_a_network_without_a_map_is_refused() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4), nn.ReLU(), nn.Linear(4, 2))
     network = Network(model, 16, "toy")

@@ -57,7 +57,7 @@ def test_same_options_same_bytes(archives: dict[str, Path]) -> None:
 def test_more_scenes_leave_the_first_ones_as_they_were(archives: dict[str, Path]) -> None:
     two, three = contents(archives["two"]), contents(archives["three"])
     assert len(three) - len(two) == len(logos.LABELS)
-    boxes = {line for line in two.pop(logos.BOXES).splitlines()}
+    boxes = set(two.pop(logos.BOXES).splitlines())
     assert boxes < set(three[logos.BOXES].splitlines())
     assert all(three[name] == data for name, data in two.items())
 

@@ -210,7 +210,9 @@ def crafted(path: Path, leaf: Callable[[h5py.File], None], **options: Any) -> Pa
 
 
 def test_crafted_files_are_read_when_they_are_as_ours(tmp_path: Path) -> None:
-    path = crafted(tmp_path / "f.h5", lambda file: file.create_dataset("features/pooled", data=np.ones((ROWS, 1, 5))))
+    path = crafted(
+        tmp_path / "f.h5", lambda file: file.create_dataset("features/pooled", data=np.ones((ROWS, 1, 5), "f2"))
+    )
     np.testing.assert_array_equal(h5.read(path).layers["pooled"], np.ones((ROWS, 1, 5)))
 
 
@@ -251,7 +253,21 @@ def nothing(file: h5py.File) -> None:
 
 def one_more(file: h5py.File) -> None:
     file["features/pooled"] = np.ones((ROWS, 1, 5), "f2")
-    file["extra"] = np.ones(ROWS)
+    file["extra"] = np.ones(ROWS, "f4")
+
+
+def text(file: h5py.File) -> None:  # its rows are pointers: touching one ended the process
+    file.create_dataset("features/pooled", (ROWS, 1), h5py.string_dtype())
+
+
+def no_provenance(file: h5py.File) -> None:
+    file["features/pooled"] = np.ones((ROWS, 1, 5), "f2")
+    del file.attrs["provenance"]
+
+
+def other_provenance(file: h5py.File) -> None:
+    file["features/pooled"] = np.ones((ROWS, 1, 5), "f2")
+    file.attrs["provenance"] = "no JSON"
 
 
 def shorter(file: h5py.File) -> None:
@@ -259,13 +275,23 @@ def shorter(file: h5py.File) -> None:
 
 
 @pytest.mark.parametrize(
-    "leaf", [external, virtual, chunked, compact, soft, elsewhere, nothing, one_more, shorter], ids=lambda f: f.__name__
-)
+    "leaf",
+    [external, virtual, chunked, compact, soft, elsewhere, nothing, one_more, shorter, text, no_provenance,
+     other_provenance],
+    ids=lambda f: f.__name__,
+)  # fmt: skip
 def test_other_storage_is_refused(
     tmp_path: Path, leaf: Callable[[h5py.File], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with h5py.File("other.h5", "w") as file:
         file["x"] = np.ones((ROWS, 1, 5), "f2")
-    with pytest.raises(h5.Damaged, match=r"not stored as coldcut stores it|no feature file of coldcut"):
+    with pytest.raises(h5.Damaged, match=r"not stored as coldcut stores it|no feature file of coldcut|is of object"):
         h5.read(crafted(tmp_path / "f.h5", leaf))
+
+
+def test_what_is_no_hdf5_after_a_checksum_that_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    path.write_bytes(bytes(h5.USER_BLOCK) + b"no HDF5 at all")
+    with pytest.raises(h5.Damaged, match="no feature file of coldcut"):
+        h5.read(sealed(path))

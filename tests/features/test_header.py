@@ -93,7 +93,7 @@ def test_the_limit_is_exact() -> None:
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_the_size_is_that_of_the_decoded_image(format: str, turn: int) -> None:  # noqa: A002
     exif, stream = Image.Exif(), io.BytesIO()
     exif[0x0112] = turn

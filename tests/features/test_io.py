@@ -173,3 +173,11 @@ def test_a_copy_where_links_cannot_be_made(tmp_path: Path, monkeypatch: pytest.M
     assert target.read_bytes() == content
     assert target.stat().st_ino != source.stat().st_ino
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_linking_what_is_linked_already_leaves_nothing_behind(tmp_path: Path) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(b"rows")
+    for _ in range(2):
+        io.link(source, target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]

@@ -120,6 +120,16 @@ def test_every_orientation(format: str, mode: str, turn: int) -> None:  # noqa: 
         assert plain.shape != found.shape or np.abs(plain.astype(int) - found).mean() > 20
 
 
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_orientation_of_a_16_bit_png(turn: int) -> None:
+    values = (np.arange(12, dtype=np.uint16) * 257 * 20).reshape(3, 4)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = saved(Image.fromarray(values), "PNG", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))) // 257
+    np.testing.assert_array_equal(pixels(data)[..., 0], expected)
+
+
 def test_the_first_frame_of_an_animation() -> None:
     red, blue = Image.new("RGB", (8, 6), (255, 0, 0)), Image.new("RGB", (8, 6), (0, 0, 255))
     data = saved(red, "GIF", save_all=True, append_images=[blue, blue], duration=100)

@@ -133,6 +133,7 @@ def test_a_second_run_computes_nothing_and_gives_the_same_file(workplace: Path) 
     assert run(list(range(6))) == []
     assert OUT.read_bytes() == before
     assert [part.stat().st_ino for part in parts_in_store()] == [inode]
+    assert OUT.stat().st_ino == inode  # one copy on the disk
 
 
 def test_added_images_alone_are_computed(workplace: Path) -> None:

@@ -44,8 +44,7 @@ def test_against_plain_loops(images: int, classes: int, seed: int) -> None:
         assert found["top5"] == pytest.approx(sum(five) / images)
     present = sorted(set(actual))
     recalls = [sum(h for h, a in zip(hits, actual, strict=True) if a == c) / actual.count(c) for c in present]
-    predicted = sorted(set(actual) | set(chosen))  # torchmetrics also counts classes that were predicted alone, as 0
-    assert found["macro_accuracy"] == pytest.approx(sum(recalls) / len(predicted), abs=1e-6)
+    assert found["macro_accuracy"] == pytest.approx(sum(recalls) / len(recalls), abs=1e-6)
     loss = [math.log(sum(map(math.exp, row))) - row[a] for row, a in zip(rows, actual, strict=True)]
     assert found["cross_entropy"] == pytest.approx(sum(loss) / images, rel=1e-5)
 
