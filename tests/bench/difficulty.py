@@ -1,0 +1,70 @@
+"""How hard the built-in scenes are: heads on frozen features over three splits, and ridge on 32 x 32 raw pixels.
+
+Run it in a checkout after `dvc repro`, from the top folder: python -m tests.bench.difficulty
+"""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+
+from stages.datasets import images, listing, parts
+from stages.heads import linear, mlp, ridge
+from stages.params import Params, load
+from stages.training import data, loop
+from stages.training.data import Data, Part
+from stages.training.fitted import Fitted
+
+SPLIT_SEEDS = (0, 1, 2)
+RAW_SIZE = 32
+
+
+def main() -> None:
+    """Prints test top-1 of each head and of raw pixels, a row a split seed."""
+    params = load()
+    rows = listing.read(params.dataset)
+    found, raw = data.load(params), raw_pixels(params, rows)
+    whole = {row.sha256: place for place, row in enumerate(rows)}
+    vectors = torch.zeros(len(rows), found.parts["train"].x.shape[1])
+    for part in found.parts.values():
+        vectors[part.rows] = part.x
+    print(f"{'split seed':12}{'linear':>8}{'mlp':>8}{'ridge':>8}{'ridge on raw pixels':>22}")
+    for seed in SPLIT_SEEDS:
+        drawn, _ = parts.draw(rows, params.split.model_copy(update={"seed": seed}))
+        places = {name: [whole[image] for image in drawn[name]] for name in drawn}
+        features, pixels = lined_up(vectors, rows, places, found), lined_up(raw, rows, places, found)
+        device = torch.device("cpu")
+        scores = [top1(head.fit(features, params, device), features) for head in (linear, mlp, ridge)]
+        scores.append(top1(ridge.fit(pixels, params, device), pixels))
+        print(f"{seed:<12}{scores[0]:>8.3f}{scores[1]:>8.3f}{scores[2]:>8.3f}{scores[3]:>22.3f}", flush=True)
+
+
+def raw_pixels(params: Params, rows: list[listing.Row]) -> torch.Tensor:
+    """(N, 3072) in [0, 1]."""
+    folder = images.folder(params.dataset, params.options, params.root)
+    small = [
+        np.asarray(
+            Image.open(io.BytesIO(images.read(folder, row.path, row.sha256)))
+            .convert("RGB")
+            .resize((RAW_SIZE, RAW_SIZE))
+        )
+        for row in rows
+    ]
+    return torch.from_numpy(np.stack(small).reshape(len(rows), -1)).float() / 255
+
+
+def lined_up(x: torch.Tensor, rows: list[listing.Row], places: dict[str, list[int]], found: Data) -> Data:
+    """The parts of a split for any vectors."""
+    number = {label: place for place, label in enumerate(found.classes)}
+    y = torch.tensor([number[row.label] for row in rows])
+    return Data(found.classes, {name: Part(x[at], y[at], at) for name, at in places.items()}, found.provenance)
+
+
+def top1(head: Fitted, judged: Data) -> float:
+    """Accuracy on the test part."""
+    return loop.judge(head.module, judged.parts["test"])[1]
+
+
+if __name__ == "__main__":
+    main()
