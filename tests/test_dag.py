@@ -63,8 +63,8 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "resize": ("squash", FROM_EXTRACT),
     "split.protocol": ("fractions", FROM_SPLIT),
     "split.train": ({"split.train": 0.25, "split.val": 0.5}, FROM_SPLIT),
-    "split.val": ({"split.train": 0.5, "split.val": 0.25}, FROM_SPLIT),
-    "split.test": ({"split.test": 0.375, "split.train": 0.375}, FROM_SPLIT),
+    "split.val": ({"split.train": 0.375, "split.val": 0.375}, FROM_SPLIT),
+    "split.test": ({"split.test": 0.375, "split.val": 0.25}, FROM_SPLIT),
     "split.val_fraction": (0.3, FROM_SPLIT),
     "extract.engine": ("torch", {"extract"}),  # what auto means today: the same features
     "extract.precision": ("bfloat16", FROM_EXTRACT),
