@@ -5,6 +5,7 @@ import io as streams
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from stages.stage import run
 from stages.training import data, fitted
 from stages.training.data import Data, Part
 
+SPREAD = ("top1", "top5", "macro_accuracy", "cross_entropy")  # what several seeds are compared by
+
 
 def main(params: Params) -> dict[str, object]:
     """Writes `reports/metrics.json`, plots, and the probabilities of every val and test image."""
@@ -29,14 +32,16 @@ def main(params: Params) -> dict[str, object]:
     baseline, _ = fitted.restore(paths.HEAD / "ridge")
     if described["features"] != found.provenance or described["classes"] != found.classes:
         raise UserError("`cache/head` was trained on other features or classes than params describe: `dvc repro`.")
-    logits = {name: _logits(head, part) for name, part in found.parts.items()}
+    views = params.views if params.decide.tta else 1
+    logits = {name: _logits(head, part, views) for name, part in found.parts.items()}
     judged = "test" if len(found.parts["test"].y) else "val"
     metrics = _about(params, found, described) | _sizes(head, found)
     if judged == "test":
         metrics |= classification.scores(logits["test"], found.parts["test"].y)
     validation = classification.scores(logits["val"], found.parts["val"].y)
     metrics |= {f"val_{name}": value for name, value in validation.items()}
-    metrics |= _baselines(baseline, found, judged)
+    metrics |= _spread(found.parts[judged], views)
+    metrics |= _baselines(baseline, found, judged, views)
     probabilities = {name: logits[name].softmax(1) for name in ("val", "test")}
     labels = found.parts[judged].y
     share, accuracy = classification.confident(probabilities[judged], labels, params.decide.confidence)
@@ -45,13 +50,24 @@ def main(params: Params) -> dict[str, object]:
     io.write_bytes(paths.REPORTS / "metrics.json", (json.dumps(rounded, indent=2) + "\n").encode())
     _write_predictions(params, found, probabilities)
     _write_plots(found, probabilities[judged], judged)
+    by_views = [(count, f"{_accuracy(head, found.parts[judged], count):.6f}") for count in range(1, params.views + 1)]
+    _write_csv(paths.PLOTS / "views.csv", ("views", "accuracy"), by_views)
     return {f"{judged} images": len(labels), "top1": rounded.get("top1", rounded["val_top1"])}
 
 
 @torch.inference_mode()
-def _logits(head: nn.Module, part: Part) -> torch.Tensor:
-    logits: torch.Tensor = head(part.x)
-    return logits
+def _logits(head: nn.Module, part: Part, views: int) -> torch.Tensor:
+    """Logits (N, C) of the first `views` views of each image: the logarithm of their mean probability."""
+    if views == 1:
+        single: torch.Tensor = head(part.evaluation)
+        return single
+    mean: torch.Tensor = head(part.x[:, :views].flatten(0, 1)).softmax(1).unflatten(0, (-1, views)).mean(1)
+    return mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
+
+
+def _accuracy(head: nn.Module, part: Part, views: int) -> float:
+    """Top-1 when the first `views` views are averaged."""
+    return float((_logits(head, part, views).argmax(1) == part.y).double().mean())
 
 
 def _about(params: Params, found: Data, described: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,14 +81,29 @@ def _sizes(head: nn.Module, found: Data) -> dict[str, int]:
     return {"parameters_total": own + found.provenance["parameters"], "parameters_trainable": own}
 
 
-def _baselines(ridge: nn.Module, found: Data, judged: str) -> dict[str, float]:
+def _spread(part: Part, views: int) -> dict[str, float]:
+    """Mean and standard deviation of the scores over heads of several seeds; nothing where there is one."""
+    heads = [fitted.restore(folder)[0] for folder in sorted(paths.HEAD.glob("seed-*"))]
+    if not heads:
+        return {}
+    heads.append(fitted.restore(paths.HEAD)[0])
+    each = [classification.scores(_logits(head, part, views), part.y) for head in heads]
+    found: dict[str, float] = {"seeds": len(heads)}
+    for name in SPREAD:
+        values = [scores[name] for scores in each if name in scores]
+        if values:
+            found |= {f"{name}_mean": mean(values), f"{name}_sd": stdev(values)}
+    return found
+
+
+def _baselines(ridge: nn.Module, found: Data, judged: str, views: int) -> dict[str, float]:
     """What needs no training: a guess, the most frequent class of train, and ridge regression on the same features."""
     part = found.parts[judged]
     frequent = int(torch.bincount(found.parts["train"].y, minlength=len(found.classes)).argmax())
     return {
         "chance": 1 / len(found.classes),
         "majority": float((part.y == frequent).double().mean()),
-        "ridge_top1": float((_logits(ridge, part).argmax(1) == part.y).double().mean()),
+        "ridge_top1": float((_logits(ridge, part, views).argmax(1) == part.y).double().mean()),
     }
 
 

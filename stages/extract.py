@@ -6,7 +6,7 @@ import time
 from stages import paths
 from stages.datasets import images, listing
 from stages.errors import UserError
-from stages.features import io
+from stages.features import io, views
 from stages.features.extraction import Spec, extract, reason
 from stages.params import Params
 from stages.stage import run
@@ -25,6 +25,8 @@ def main(params: Params) -> dict[str, object]:
         dtype=params.extract.dtype,
         batch_size=params.extract.batch_size,
         device=params.device,
+        views=tuple(views.names(params.views, params.augment, params.extract.seed)),
+        augment=params.augment,
     )
     rows = listing.read(params.dataset)
     out = paths.features(params.dataset, params.backbone, params.cut)

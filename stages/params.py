@@ -53,6 +53,15 @@ class Extract(Block):
     seed: int
 
 
+class Augment(Block):
+    """What a drawn view may differ in; view 0 is never drawn."""
+
+    crop: Annotated[float, Field(gt=0, le=1)]
+    flip: bool
+    rotate: Annotated[float, Field(ge=0, le=180)]
+    lighting: Annotated[float, Field(ge=0, lt=1)]
+
+
 class Decide(Block):
     """What turns scores into decisions: read by evaluate alone."""
 
@@ -86,7 +95,7 @@ class Params(Block):
     tap: Literal["same"]
     image_size: Literal["auto"] | Annotated[int, Field(ge=16, le=4096)]
     resize: Literal["crop", "squash"]
-    views: Literal[1]
+    views: Annotated[int, Field(ge=1, le=64)]
     head: HeadName
     hidden: Annotated[int, Field(ge=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -94,7 +103,16 @@ class Params(Block):
     optimizer: Literal["adamw", "adam", "sgd"]
     weight_decay: Annotated[float, Field(ge=0)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
-    schedule: Literal["constant", "cosine", "plateau"]
+    clip_grad: Annotated[float, Field(ge=0)]
+    loss: Literal["cross_entropy", "focal"]
+    focal_gamma: Annotated[float, Field(ge=0)]
+    class_weights: Literal["none", "balanced"]
+    schedule: Literal["constant", "step", "cosine", "restarts", "one_cycle", "plateau"]
+    warmup: Annotated[int, Field(ge=0)]
+    step_size: Annotated[int, Field(ge=1)]
+    step_factor: Annotated[float, Field(gt=0, le=1)]
+    cycle_len: Annotated[int, Field(ge=1)]
+    cycle_mult: Annotated[int, Field(ge=1)]
     plateau_factor: Annotated[float, Field(gt=0, lt=1)]
     plateau_patience: Annotated[int, Field(ge=0)]
     epochs: Annotated[int, Field(ge=1)]
@@ -104,8 +122,10 @@ class Params(Block):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     standardize: bool
     seed: int
+    seeds: Annotated[int, Field(ge=1, le=100)]
     device: str = Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     split: Split
+    augment: Augment
     extract: Extract
     decide: Decide
     bad_images: BadImages
@@ -222,6 +242,12 @@ def _check_across(params: Params, path: str) -> None:
     if params.dataset not in known:
         raise UserError(f"{path}: `dataset` {params.dataset!r} is unknown; {nearest(params.dataset, known)}")
     names.check(params.backbone, params.weights)
+    if params.warmup and params.schedule == "plateau":
+        raise UserError(
+            f"{path}: `warmup` does not go with schedule plateau: set warmup to 0 or take another schedule."
+        )
+    if params.warmup >= params.epochs:
+        raise UserError(f"{path}: `warmup` ({params.warmup} epochs) must end before `epochs` ({params.epochs}).")
     _check_root(params)
     if has_source(params.options):
         for name, source in params.options.source:

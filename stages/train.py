@@ -2,6 +2,7 @@
 
 import csv
 import io as streams
+import shutil
 from importlib import import_module
 
 from stages import paths
@@ -14,10 +15,10 @@ from stages.stage import run
 from stages.training import data, fitted, loop
 
 KNOBS = (  # what the head depends on, kept with it
-    "dataset", "backbone", "weights", "cut", "tap", "image_size", "resize", "views",
-    "head", "hidden", "dropout", "lr", "optimizer", "weight_decay", "momentum", "schedule", "plateau_factor",
-    "plateau_patience", "epochs", "batch_size", "monitor", "early_stopping_patience", "label_smoothing", "standardize",
-    "seed",
+    "dataset", "backbone", "weights", "cut", "tap", "image_size", "resize", "views", "head", "hidden", "dropout",
+    "lr", "optimizer", "weight_decay", "momentum", "clip_grad", "loss", "focal_gamma", "class_weights", "schedule",
+    "warmup", "step_size", "step_factor", "cycle_len", "cycle_mult", "plateau_factor", "plateau_patience", "epochs",
+    "batch_size", "monitor", "early_stopping_patience", "label_smoothing", "standardize", "seed", "seeds",
 )  # fmt: skip
 
 
@@ -27,16 +28,14 @@ def main(params: Params) -> dict[str, object]:
     train, val = found.parts["train"], found.parts["val"]
     if not len(train.y) or not len(val.y):
         raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
-    head = import_module(f"stages.heads.{params.head}").fit(found, params, pick_device(params.device))
-    common = {"classes": found.classes, "inputs": train.x.shape[1], "features": found.provenance}
-    for folder, name, result in (
-        (paths.HEAD, params.head, head),
-        (
-            paths.HEAD / "ridge",
-            "ridge",
-            head if params.head == "ridge" else ridge.fit(found, params, pick_device("cpu")),
-        ),
-    ):
+    fit, device = import_module(f"stages.heads.{params.head}").fit, pick_device(params.device)
+    head, *others = [fit(found, with_seed(params, number), device) for number in range(params.seeds)]
+    common = {"classes": found.classes, "inputs": train.x.shape[2], "features": found.provenance}
+    baseline = head if params.head == "ridge" else ridge.fit(found, params, device)
+    kept = [(paths.HEAD, params.head, head), (paths.HEAD / "ridge", "ridge", baseline)]
+    kept += [(paths.HEAD / f"seed-{number}", params.head, other) for number, other in enumerate(others, 1)]
+    shutil.rmtree(paths.HEAD, ignore_errors=True)  # heads of more seeds than now
+    for folder, name, result in kept:
         fitted.store(
             folder,
             result.module,
@@ -51,6 +50,11 @@ def main(params: Params) -> dict[str, object]:
     io.write_bytes(paths.PLOTS / "history.csv", text.getvalue().encode())
     best = head.history[head.best_epoch - 1]
     return {"train images": len(train.y), "epochs": len(head.history), "val accuracy": round(best.val_accuracy, 4)}
+
+
+def with_seed(params: Params, number: int) -> Params:
+    """The params of the head with this number: the first has `seed` itself."""
+    return params.model_copy(update={"seed": params.seed + number})
 
 
 if __name__ == "__main__":

@@ -46,7 +46,16 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "optimizer": ("sgd", FROM_TRAIN),
     "weight_decay": (0.02, FROM_TRAIN),
     "momentum": (0.8, FROM_TRAIN),
-    "schedule": ("plateau", FROM_TRAIN),
+    "warmup": (1, FROM_TRAIN),
+    "schedule": ({"schedule": "plateau", "warmup": 0}, FROM_TRAIN),
+    "clip_grad": (1.0, FROM_TRAIN),
+    "loss": ("focal", FROM_TRAIN),
+    "focal_gamma": (1.0, FROM_TRAIN),
+    "class_weights": ("balanced", FROM_TRAIN),
+    "step_size": (5, FROM_TRAIN),
+    "step_factor": (0.5, FROM_TRAIN),
+    "cycle_len": (5, FROM_TRAIN),
+    "cycle_mult": (1, FROM_TRAIN),
     "plateau_factor": (0.5, FROM_TRAIN),
     "plateau_patience": (2, FROM_TRAIN),
     "epochs": (3, FROM_TRAIN),
@@ -56,6 +65,7 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "label_smoothing": (0.1, FROM_TRAIN),
     "standardize": ("false", FROM_TRAIN),
     "seed": (1, FROM_TRAIN),
+    "seeds": (2, FROM_TRAIN),
     "head": ("ridge", FROM_TRAIN),
     "device": ("cpu", NOTHING),
     "cut": ("map", FROM_EXTRACT),
@@ -71,6 +81,11 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "extract.dtype": ("float32", FROM_EXTRACT),
     "extract.batch_size": (4, FROM_EXTRACT),
     "extract.seed": (1, {"extract"}),  # no drawn views: the same features
+    "augment.crop": (0.6, {"extract"}),
+    "augment.flip": ("false", {"extract"}),
+    "augment.rotate": (15.0, {"extract"}),
+    "augment.lighting": (0.1, {"extract"}),
+    "views": (2, FROM_EXTRACT),
     "decide.tta": ("true", FROM_EVALUATE),
     "bad_images.max_fraction": (0.02, {"index", "extract"}),
     "datasets.logos": ({"datasets.logos.scenes": 3, "datasets.logos.size": 64, "datasets.logos.seed": 1}, NOTHING),
@@ -79,7 +94,7 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "root": ("ROOT", FROM_INDEX),
     "dataset": ("logos", {"download", *FROM_INDEX}),
 }
-ONE_VALUE = {"tap", "views"}  # knobs that take one value so far
+ONE_VALUE = {"tap"}  # knobs that take one value so far
 QUICK = ("lr", "split.seed", "decide.confidence", "backbone")
 SAVE_WEIGHTS = """
 import sys, torch, torchvision
@@ -178,7 +193,7 @@ def turned(project: Project, knob: str) -> dict[str, object]:
 
 
 def test_the_table_names_every_knob() -> None:
-    blocks = {name for name in Params.model_fields if name in ("split", "extract", "decide", "bad_images", "datasets")}
+    blocks = {"split", "augment", "extract", "decide", "bad_images", "datasets"}
     wanted = set(Params.model_fields) - blocks
     for block in blocks - {"datasets"}:
         wanted |= {f"{block}.{name}" for name in Params.model_fields[block].annotation.model_fields}  # type: ignore[union-attr]
@@ -223,7 +238,7 @@ def test_a_temporary_run_reuses_the_store(project: Project) -> None:
     project.run("dvc", "repro")
     project.run("git", "add", "-A")
     project.run("git", "commit", "-q", "--allow-empty", "-m", "before --temp")
-    _, output = project.experiment({"lr": 0.017, "extract.seed": 3}, "--temp")
+    _, output = project.experiment({"lr": 0.017, "extract.seed": 3, "views": 1}, "--temp")
     assert " 0 to compute" in output, output
 
 

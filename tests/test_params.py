@@ -128,7 +128,9 @@ def test_a_missing_knob_is_named(text: str, knob: str) -> None:
         ("optimizer: adamm", "`optimizer` must be one of adamw, adam, sgd, found 'adamm'; did you mean adam"),
         ("head: mpl", "`head` must be one of linear, mlp, ridge, found 'mpl'; did you mean mlp"),
         ("cut: pool", "found 'pool'; did you mean pooled"),
-        ("views: 2", "`views` must be one of 1, found 2"),
+        ("views: 0", "`views` must be greater than or equal to 1, found 0"),
+        ("views: 65", "`views` must be less than or equal to 64, found 65"),
+        ("views: 2.0", "`views` must be a valid integer"),
         ("monitor: loss", "found 'loss'; did you mean val_loss"),
         ("device: gpu", "`device`"),
         ("device: cuda:x", "`device`"),
@@ -160,6 +162,7 @@ def test_a_wrong_value_is_named(text: str, line: str, message: str) -> None:
         ("device: cuda:1", "cuda:1"),
         ("seed: -3", -3),
         ("head: ridge", "ridge"),
+        ("views: 64", 64),
     ],
 )
 def test_a_value_is_read_as_it_is_meant(text: str, line: str, value: object) -> None:

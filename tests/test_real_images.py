@@ -26,6 +26,8 @@ from stages.errors import UserError
 from stages.features import h5
 from stages.features.extraction import Spec, compute_part
 from stages.features.header import FORMATS, MAX_PIXELS
+from stages.features.views import EVALUATION
+from stages.params import Augment
 
 DATA = Path(os.environ.get("COLDCUT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 pytestmark = pytest.mark.slow
@@ -121,7 +123,10 @@ def test_features_agree_with_the_plain_path(caltech: list[Path], precision: str,
             for path in caltech
         ]
     home = Path("/")
-    spec = Spec(home, "efficientnet_lite0", "default", "pooled", "auto", "crop", precision, "float16", 32, "cpu")
+    spec = Spec(
+        home, "efficientnet_lite0", "default", "pooled", "auto", "crop", precision, "float16", 32, "cpu",
+        views=(EVALUATION,), augment=Augment(crop=0.4, flip=True, rotate=0.0, lighting=0.2),
+    )  # fmt: skip
     images = [(str(path.relative_to(home)), hashlib.sha256(path.read_bytes()).hexdigest()) for path in caltech]
-    found = torch.from_numpy(compute_part(spec, images)["features/pooled"][:, 0].astype(np.float32))
+    found = torch.from_numpy(compute_part(spec, images, spec.views)["features/pooled"][:, 0].astype(np.float32))
     assert torch.nn.functional.cosine_similarity(found, torch.cat(plain)).min() >= cosine

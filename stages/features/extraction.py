@@ -22,12 +22,13 @@ from stages.backbones.device import pick_device
 from stages.backbones.engine import TorchEngine, pick_precision
 from stages.datasets import images
 from stages.errors import UserError
-from stages.features import h5
+from stages.features import h5, views
 from stages.features.header import BadImage
-from stages.features.pipeline import PIPELINE, Preprocessing, decode, prepare
+from stages.features.pipeline import PIPELINE, Preprocessing, decode
 from stages.features.store import RowStore
+from stages.params import Augment
 
-PART_IMAGES = 256
+PART_VIEWS = 512
 PART_BYTES = 64 << 20
 Image = tuple[str, str]  # path below the folder, sha256
 
@@ -46,6 +47,8 @@ class Spec:
     dtype: str
     batch_size: int
     device: str
+    views: tuple[str, ...]
+    augment: Augment
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,6 @@ def machine(spec: Spec) -> Machine:
         "preprocessing": str(preprocessing),
         "pipeline": PIPELINE,
         "parameters": sum(parameter.numel() for parameter in trunk.parameters()),
-        "views": 1,
-        "augmentation": "none",
         "dtype": spec.dtype,
         "engine": "torch",
         "device": device.type,
@@ -95,73 +96,89 @@ def machine(spec: Spec) -> Machine:
     return Machine(engine, preprocessing, network.cut(spec.cut).shape, provenance)
 
 
-def compute_part(spec: Spec, part: Sequence[Image]) -> dict[str, h5.Array]:
+def compute_part(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dict[str, h5.Array]:
     """The rows of some images: member -> (n, …), without `sha256`. Images that cannot be decoded get a zero row, ok 0.
 
-    Batches are padded to a fixed size: a row never depends on its neighbours.
+    Each image is decoded once for all of its views. Batches are padded to a fixed size: a row never depends on its
+    neighbours.
+
+    Args:
+        spec: how.
+        part: which images.
+        names: which views of each.
 
     Raises:
         UserError: a feature is not finite in the chosen dtype.
     """
     ready = machine(spec)
     size = ready.preprocessing.crop
-    features = np.zeros((len(part), 1, *ready.shape), spec.dtype)
-    views = np.zeros((len(part), 1, 2, 3), np.float32)
+    features = np.zeros((len(part), len(names), *ready.shape), spec.dtype)
+    affine = np.zeros((len(part), len(names), 2, 3), np.float32)
     ok = np.zeros(len(part), np.uint8)
 
-    def load(place: int) -> torch.Tensor | None:
+    def load(place: int) -> list[torch.Tensor]:
         path, sha256 = part[place]
         try:
-            view, views[place, 0] = prepare(decode(images.read(spec.folder, path, sha256)), ready.preprocessing)
+            image = decode(images.read(spec.folder, path, sha256))
         except BadImage:
-            return None
+            return [torch.zeros((3, size, size), dtype=torch.uint8)] * len(names)
         ok[place] = 1
-        return view
+        made = [views.view(image, name, sha256, ready.preprocessing, spec.augment) for name in names]
+        affine[place] = [found for _, found in made]
+        return [pixels for pixels, _ in made]
 
+    flat = features.reshape(-1, *ready.shape)  # the same memory as (images x views, …)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        loading = [pool.submit(load, place) for place in range(len(part))]
-        for first in range(0, len(part), spec.batch_size):
+        loading = (pixels for made in pool.map(load, range(len(part))) for pixels in made)
+        for first in range(0, len(flat), spec.batch_size):
             batch = torch.zeros((spec.batch_size, 3, size, size), dtype=torch.uint8)
-            rows = range(first, min(first + spec.batch_size, len(part)))
-            for slot, place in enumerate(rows):
-                view = loading[place].result()
-                if view is not None:
-                    batch[slot] = view
+            rows = range(first, min(first + spec.batch_size, len(flat)))
+            for slot in range(len(rows)):
+                batch[slot] = next(loading)
             computed = ready.engine(batch)[: len(rows)]
             if not np.isfinite(computed).all():
                 raise UserError(f"{spec.backbone} computes values that are not finite: -S extract.precision=float32.")
             with np.errstate(over="ignore"):
-                features[rows.start : rows.stop, 0] = computed
+                flat[rows.start : rows.stop] = computed
     features[ok == 0] = 0
     if not np.isfinite(features).all():
         raise UserError(f"A feature of {spec.backbone} does not fit into {spec.dtype}: -S extract.dtype=float32.")
-    return {"features/" + spec.cut: features, "ok": ok, "views": views}
+    return {"features/" + spec.cut: features, "ok": ok, "views": affine}
 
 
 def extract(spec: Spec, wanted: Sequence[Image], out: Path) -> tuple[int, list[int]]:
     """Computes the rows that the store lacks and writes all rows, in order, to `out`.
 
     Returns:
-        How many rows were computed, and the positions of the images that cannot be decoded.
+        How many images had a view computed, and the positions of the images that cannot be decoded.
     """
     ready = machine(spec)
     sha256 = [image for _, image in wanted]
     with RowStore(ready.provenance).locked() as store:
-        missing = store.missing(sha256)
-        print(
-            f"{len(wanted):,} images, {len(wanted) - len(missing):,} in the store, {len(missing):,} to compute",
-            flush=True,
-        )
-        row_bytes = int(np.prod(ready.shape)) * np.dtype(spec.dtype).itemsize
-        step = max(1, min(PART_IMAGES, PART_BYTES // row_bytes) // spec.batch_size) * spec.batch_size
-        with tqdm(total=len(missing), unit=" images", disable=not missing) as progress:
-            for first in range(0, len(missing), step):
-                part = [wanted[place] for place in missing[first : first + step]]
-                store.add(compute_part(spec, part), [image for _, image in part])
-                progress.update(len(part))
-        store.assemble(sha256, out)
-        bad = store.bad(sha256)
-    return len(missing), bad
+        missing = store.missing(sha256, spec.views)
+        computed = sum(map(len, missing.values()))
+        print(f"{len(wanted):,} images, {len(wanted) - computed:,} in the store, {computed:,} to compute", flush=True)
+        if computed and len(spec.views) > 1:
+            print(
+                ", ".join(f"{len(names)} view(s) of {len(places):,}" for names, places in missing.items()), flush=True
+            )
+        total = sum(len(names) * len(places) for names, places in missing.items())
+        with tqdm(total=total, unit=" views" if len(spec.views) > 1 else " images", disable=not missing) as progress:
+            for names, places in missing.items():
+                step = _part_images(spec, ready, len(names))
+                for first in range(0, len(places), step):
+                    part = [wanted[place] for place in places[first : first + step]]
+                    store.add(compute_part(spec, part, names), [image for _, image in part], names)
+                    progress.update(len(part) * len(names))
+        store.assemble(sha256, spec.views, out)
+        return computed, store.bad(sha256, spec.views[0])
+
+
+def _part_images(spec: Spec, ready: Machine, views: int) -> int:
+    """How many images make a part: a few hundred views, fewer when they are large, whole batches."""
+    view_bytes = int(np.prod(ready.shape)) * np.dtype(spec.dtype).itemsize
+    most = min(PART_VIEWS, PART_BYTES // view_bytes) // views
+    return max(1, most // spec.batch_size) * spec.batch_size
 
 
 def reason(spec: Spec, image: Image) -> str:

@@ -4,6 +4,8 @@ PIPELINE is part of every feature's provenance. Raise it whenever the code here 
 golden-feature test fails when the output changes without it.
 """
 
+import json
+import re
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -40,6 +42,17 @@ class Preprocessing:
         size = f"resize({self.crop}x{self.crop}" if self.resize is None else f"resize({self.resize}"
         crop = "" if self.resize is None else f"|center_crop({self.crop})"
         return f"decode|{size},{self.interpolation}){crop}|normalize({list(self.mean)},{list(self.std)})"
+
+    @classmethod
+    def parse(cls, text: str) -> "Preprocessing":
+        """What `str` gave."""
+        pattern = r"decode\|resize\((\d+)(?:x\d+)?,(\w+)\)(?:\|center_crop\((\d+)\))?\|normalize\((\[.*?\]),(\[.*?\])\)"
+        found = re.fullmatch(pattern, text)
+        if not found:
+            raise ValueError(f"no preprocessing: {text!r}")
+        size, mode, crop, mean, std = found.groups()
+        resize = None if crop is None else int(size)
+        return cls(resize, int(crop or size), interpolation(mode), tuple(json.loads(mean)), tuple(json.loads(std)))
 
     def at(self, image_size: int | Literal["auto"], resize: Literal["crop", "squash"]) -> "Preprocessing":
         """The same for another input size, the share that the crop keeps unchanged."""

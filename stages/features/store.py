@@ -1,7 +1,8 @@
-"""The row store: features by the sha256 of their image, kept in immutable files that are only added or dropped.
+"""The row store: features by image and view, kept in immutable files that are only added or dropped.
 
 `cache/store/<fingerprint>/` of the main checkout belongs to one provenance. While features are computed it fills with
-small parts; once a whole file is assembled it is hard-linked here as one big part, and the parts it contains go.
+small parts; once a whole file is assembled it is hard-linked here as one big part, and the parts it contains go. A row
+is found by the sha256 of its image and the name of its view.
 """
 
 import fcntl
@@ -19,17 +20,20 @@ import numpy as np
 from stages import paths
 from stages.features import h5, io
 
-GATHER_ROWS = 1024  # rows copied at a time while assembling
+GATHER_ROWS = 1024  # views copied at a time while assembling
 
 
 class RowStore:
-    """Rows of one provenance. Use it inside `locked()`: two runs of one extraction take turns."""
+    """Rows of one provenance: each a view of an image.
+
+    Use it inside `locked()`: two runs of one extraction take turns.
+    """
 
     def __init__(self, provenance: dict[str, Any]) -> None:
         self.provenance = provenance
         self.home = paths.store() / "features" / fingerprint(provenance)
         self._files: dict[Path, h5.Features] = {}
-        self._where: dict[str, tuple[Path, int]] = {}
+        self._where: dict[tuple[str, str], tuple[Path, int, int]] = {}  # image and view -> file, row, column
 
     @contextmanager
     def locked(self) -> Iterator["RowStore"]:
@@ -50,59 +54,73 @@ class RowStore:
         finally:
             os.close(descriptor)
 
-    def missing(self, sha256: Sequence[str]) -> list[int]:
-        """Positions of the images whose rows are not here."""
-        return [place for place, image in enumerate(sha256) if image not in self._where]
+    def missing(self, sha256: Sequence[str], views: Sequence[str]) -> dict[tuple[str, ...], list[int]]:
+        """The positions of the images that lack views, by the views they lack."""
+        lacking: dict[tuple[str, ...], list[int]] = {}
+        for place, image in enumerate(sha256):
+            if lacks := tuple(view for view in views if (image, view) not in self._where):
+                lacking.setdefault(lacks, []).append(place)
+        return lacking
 
-    def add(self, arrays: dict[str, h5.Array], sha256: Sequence[str]) -> None:
+    def add(self, arrays: dict[str, h5.Array], sha256: Sequence[str], views: Sequence[str]) -> None:
         """Keeps a part, whole or not at all.
 
         Args:
             arrays: member -> rows, without `sha256`.
             sha256: of the images, a row each.
+            views: their names, a column each.
         """
         rows = arrays | {"sha256": np.array(list(sha256), dtype="S64")}
-        path = self.home / f"{_key(sha256)}.h5"
+        path = self._path(sha256, views)
         members = {name: (array.shape, array.dtype.str[1:]) for name, array in rows.items()}
-        h5.write(path, members=members, provenance=self.provenance, pieces=iter([(0, rows)]))
+        h5.write(path, members=members, provenance=self._with(views), pieces=iter([(0, rows)]))
         self._open(path)
 
-    def assemble(self, sha256: Sequence[str], out: Path) -> None:
-        """Writes the rows of the given images, in their order, to `out`; `out` is then the store's one big part too."""
-        path = self.home / f"{_key(sha256)}.h5"
+    def assemble(self, sha256: Sequence[str], views: Sequence[str], out: Path) -> None:
+        """Writes the rows of the given images and views, in their order, to `out`.
+
+        `out` is then the store's one big part too, and the parts that it contains go.
+        """
+        path = self._path(sha256, views)
         if path in self._files:
             io.link(path, out)
             return
         sample = next(iter(self._files.values()))
-        members = {name: ((len(sha256), *rows.shape[1:]), rows.dtype.str[1:]) for name, rows in sample.members.items()}
-        h5.write(out, members=members, provenance=self.provenance, pieces=self._gather(sha256, list(members)))
-        contained = set(sha256)
-        if any(contained <= set(file.sha256) for file in self._files.values()):
+        layers = {name: (rows.shape[2:], rows.dtype.str[1:]) for name, rows in sample.layers.items()}
+        members = h5.layout(len(sha256), len(views), layers)
+        h5.write(out, members=members, provenance=self._with(views), pieces=self._gather(sha256, views))
+        if any(set(sha256) <= set(file.sha256) and set(views) <= set(_views(file)) for file in self._files.values()):
             return  # one file of the store holds all of it and more
         io.link(out, path)
         for old, file in self._files.items():
-            if contained >= set(file.sha256):
+            if set(sha256) >= set(file.sha256) and set(views) >= set(_views(file)):
                 old.unlink()
 
-    def bad(self, sha256: Sequence[str]) -> list[int]:
+    def bad(self, sha256: Sequence[str], view: str) -> list[int]:
         """Positions of the images that could not be decoded."""
-        found = [(place, *self._where[image]) for place, image in enumerate(sha256)]
-        return [place for place, path, row in found if not self._files[path].ok[row]]
+        found = [(place, *self._where[image, view]) for place, image in enumerate(sha256)]
+        return [place for place, path, row, _ in found if not self._files[path].ok[row]]
 
-    def _gather(self, sha256: Sequence[str], names: list[str]) -> Iterator[tuple[int, dict[str, h5.Array]]]:
-        for first in range(0, len(sha256), GATHER_ROWS):
-            wanted: dict[Path, list[tuple[int, int]]] = {}
-            block = sha256[first : first + GATHER_ROWS]
-            for place, image in enumerate(block):
-                path, row = self._where[image]
-                wanted.setdefault(path, []).append((place, row))
-            yield first, {name: self._rows(name, wanted, len(block)) for name in names}
+    def _gather(self, sha256: Sequence[str], views: Sequence[str]) -> Iterator[tuple[int, dict[str, h5.Array]]]:
+        step = max(1, GATHER_ROWS // len(views))
+        for first in range(0, len(sha256), step):
+            block = sha256[first : first + step]
+            columns = [self._column(block, view) for view in views]
+            images = {name: columns[0][name] for name in ("ok", "sha256")}
+            yield first, images | {name: np.stack([c[name] for c in columns], 1) for name in columns[0].keys() - images}
 
-    def _rows(self, name: str, wanted: dict[Path, list[tuple[int, int]]], count: int) -> h5.Array:
-        sample = self._files[next(iter(wanted))].members[name]
-        out = np.zeros((count, *sample.shape[1:]), sample.dtype)
-        for path, pairs in wanted.items():
-            out[[place for place, _ in pairs]] = self._files[path].members[name][[row for _, row in pairs]]
+    def _column(self, sha256: Sequence[str], view: str) -> dict[str, h5.Array]:
+        """Member -> rows of one view of some images."""
+        wanted: dict[Path, list[tuple[int, int, int]]] = {}
+        for place, image in enumerate(sha256):
+            path, row, column = self._where[image, view]
+            wanted.setdefault(path, []).append((place, row, column))
+        out: dict[str, h5.Array] = {}
+        for path, found in wanted.items():
+            places, rows, columns = (list(numbers) for numbers in zip(*found, strict=True))
+            for name, member in self._files[path].members.items():
+                values = member[rows] if name in ("ok", "sha256") else member[rows, columns]
+                out.setdefault(name, np.zeros((len(sha256), *values.shape[1:]), values.dtype))[places] = values
         return out
 
     def _open(self, path: Path) -> None:
@@ -110,18 +128,25 @@ class RowStore:
             file = h5.read(path)
         except h5.Damaged:
             file = None
-        if file is None or file.provenance != self.provenance:
+        if file is None or file.provenance != self._with(_views(file)):
             print(f"{path} is damaged: dropped, its rows are computed again", file=sys.stderr)
             path.unlink()
             return
         self._files[path] = file
-        self._where.update({image: (path, row) for row, image in enumerate(file.sha256)})
+        for column, view in enumerate(_views(file)):
+            self._where.update({(image, view): (path, row, column) for row, image in enumerate(file.sha256)})
+
+    def _with(self, views: Sequence[str]) -> dict[str, Any]:
+        return self.provenance | {"views": list(views)}
+
+    def _path(self, sha256: Sequence[str], views: Sequence[str]) -> Path:
+        return self.home / f"{hashlib.sha256(json.dumps([*sha256, *views]).encode()).hexdigest()[:16]}.h5"
+
+
+def _views(file: h5.Features) -> list[str]:
+    return list(file.provenance.get("views", ()))
 
 
 def fingerprint(provenance: dict[str, Any]) -> str:
     """The name of the folder that holds the rows of a provenance."""
     return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _key(sha256: Sequence[str]) -> str:
-    return hashlib.sha256("".join(sha256).encode()).hexdigest()[:16]

@@ -31,9 +31,18 @@ def settings(run: Run) -> Iterator[tuple[str, Any]]:
         yield first, run.index["root"] if first == "root" else knobs.pop(first)
     yield from sorted(knobs.items())
     yield from _flat("split", run.split["params"])
+    yield from _drawn(made["views"])
     yield from _flat("extract", {name: made[name] for name in ("precision", "dtype", "batch_size")})
     yield from _flat("decide", run.decide)
     yield from _flat(f"datasets.{run.index['dataset']}", run.index["options"])
+
+
+def _drawn(views: list[str]) -> Iterator[tuple[str, Any]]:
+    """What views were drawn from, which their names tell; nothing where there is the evaluation view alone."""
+    for name in views[1:2]:
+        for key, value in re.findall(r"(crop|rotate|lighting|seed)\(([^)]*)\)", name):
+            yield ("extract.seed" if key == "seed" else f"augment.{key}"), float(value) if key != "seed" else int(value)
+        yield "augment.flip", "flip" in name.split("|")
 
 
 def hydra(value: Any) -> str:

@@ -86,6 +86,18 @@ def curve(history: Sequence[Epoch], best: int, what: str) -> str:
         return _svg(figure, alt)
 
 
+def accuracy_by_views(points: Sequence[tuple[int, float]]) -> str:
+    """Accuracy when the first so many views of an image are averaged."""
+    with _style():
+        figure, axes = _figure(150)
+        counts, accuracies = [count for count, _ in points], [accuracy for _, accuracy in points]
+        axes.plot(counts, accuracies, "o-", color=BLUE)
+        axes.set(title="Accuracy and views averaged", xlabel="views", xticks=counts)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+        compared = ", ".join(f"{count}: {accuracy:.1%}" for count, accuracy in points)
+        return _svg(figure, f"Accuracy by the number of views averaged: {compared}.")
+
+
 def learning_rate(history: Sequence[Epoch]) -> str:
     """The learning rate by epoch."""
     with _style():

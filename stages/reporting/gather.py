@@ -102,6 +102,7 @@ class Run:
 
     Attributes:
         metrics, head, ridge, index, split, decide: as the stages wrote them, JSON.
+        views: how many views were averaged, and the accuracy of that.
         undecodable: images whose pixels extraction could not read.
         timings: stage -> seconds and counts, of the last time it ran on this machine.
     """
@@ -115,6 +116,7 @@ class Run:
     classes: list[Class]
     history: list[Epoch]
     bins: list[Bin]
+    views: list[tuple[int, float]]
     rows: list[Row]
     judged: Judged
     undecodable: list[dict[str, str]]
@@ -160,6 +162,7 @@ def load(dataset: str) -> Run:
         classes=_csv(paths.PLOTS / "per_class.csv", _class),
         history=_csv(paths.PLOTS / "history.csv", _epoch),
         bins=_csv(paths.PLOTS / "calibration.csv", _bin),
+        views=_csv(paths.PLOTS / "views.csv", lambda row: (int(row["views"]), float(row["accuracy"]))),
         rows=rows,
         judged=_judged(predictions, rows),
         undecodable=_read(undecodable, json.loads),

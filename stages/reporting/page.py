@@ -60,6 +60,7 @@ def html(run: Run, album: Album) -> str:
         "weakest": [(row, members(run, album, row.name)) for row in choose.weakest(run, WEAKEST)],
         "pictures": [album.picture(run.judged.rows[pair.example]) for pair in confused(run)],
         "samples": [album.picture(row, boxes=True) for row in choose.samples(run.rows_of("train"), SAMPLES)],
+        "views": album.views(run.rows_of("train")[0], run.head["features"]) if len(run.views) > 1 else [],
         "mean_sizes": mean_sizes(run.rows),
         "boxes": any(row.objects for row in run.rows),
         "duplicates": [f"{pair['path']} is {pair['of']}" for pair in run.index["duplicates"]],
@@ -106,6 +107,8 @@ def drawn(run: Run) -> dict[str, Markup]:
     if len({row.n_train for row in run.classes}) > 1:
         found["per_class"] = figures.images_per_class(run.classes)
     found["confusion"] = figures.confusion(run.judged.confusion(), run.head["classes"])
+    if len(run.views) > 1:
+        found["by_views"] = figures.accuracy_by_views(run.views)
     found["reliability"] = figures.reliability(run.bins, run.decide["confidence"])
     widths, heights = [row.width for row in run.rows], [row.height for row in run.rows]
     if len({*widths}) > 1 or len({*heights}) > 1:
@@ -160,7 +163,10 @@ def mean_sizes(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
 def provenance(run: Run) -> list[tuple[str, str]]:
     """Where features and head come from, by the names they were recorded under."""
     features = dict(run.head["features"])
-    versions = features.pop("versions")
+    versions, views = features.pop("versions"), features.pop("views")
+    features["views"] = len(views)
+    if len(views) > 1:
+        features["drawn views"] = views[1].rpartition("|")[0]
     rows = [("split", run.split["source"])]
     rows += [(name.replace("_", " "), words.value(found)) for name, found in features.items()]
     rows += [(f"{name} version", words.value(found)) for name, found in versions.items()]

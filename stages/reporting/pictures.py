@@ -67,6 +67,21 @@ class Album:
             self.made[row.sha256, boxes] = self._make(row, boxes)
         return self.made[row.sha256, boxes]
 
+    def views(self, row: Row, provenance: dict[str, Any]) -> list[Picture]:
+        """An image in all its views, as the backbone saw them; none where the image cannot be had."""
+        if self.folder is None or self.picture(row).uri is None:
+            return []
+        from stages.features import views  # imports torch, 3 s: only where there are views to show
+        from stages.features.pipeline import Preprocessing, decode
+
+        how = Preprocessing.parse(provenance["preprocessing"])
+        image = decode(images.read(self.folder, row.path, row.sha256))
+        made = [views.view(image, name, row.sha256, how, views.settings(name))[0] for name in provenance["views"]]
+        small = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in made]
+        for view in small:
+            view.thumbnail((SIDE, SIDE))
+        return [Picture(row, _uri(view), *view.size) for view in small]
+
     def _make(self, row: Row, boxes: bool) -> Picture:
         if self.folder is None:
             self.missing[row.path] = self.why
@@ -78,10 +93,13 @@ class Album:
             return Picture(row, None)
         if boxes:
             _draw_boxes(small, row)
-        stream = io.BytesIO()
-        small.save(stream, "JPEG", quality=QUALITY)
-        uri = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-        return Picture(row, uri, *small.size)
+        return Picture(row, _uri(small), *small.size)
+
+
+def _uri(small: Image.Image) -> str:
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 def thumbnail(data: bytes) -> Image.Image:

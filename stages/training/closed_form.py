@@ -9,28 +9,31 @@ from stages.training.data import Data
 from stages.training.fitted import Build, Epoch, Fitted, Standardize, assemble
 from stages.training.loop import judge
 
-STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # λ, as a multiple of the number of train images
+STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # λ, as a multiple of the number of rows
 SCALES = tuple(10 ** (step / 20) for step in range(61))  # 1 to 1,000: what turns regression values into logits
 
 
 def fit(build: Build, data: Data, knobs: dict[str, Any]) -> Fitted:
     """Solves for every strength and keeps the one with the best validation accuracy (ties: the lower cross-entropy).
 
+    Every view of a train image is a row.
+
     With X standardised (N, D) and Y one-hot minus class frequencies (N, C), W = (XᵀX + λN I)⁻¹ XᵀY; where N < D the
     same W is Xᵀ (XXᵀ + λN I)⁻¹ Y, which is smaller to solve. Regression values are no logits: one scale for all, chosen
     on validation by cross-entropy, makes them so.
     """
     train, val = data.parts["train"], data.parts["val"]
-    module = assemble(build, train.x.shape[1], len(data.classes), knobs)
+    module = assemble(build, train.x.shape[2], len(data.classes), knobs)
     standardize, linear = module[0], module[1]
     assert isinstance(standardize, Standardize) and isinstance(linear, torch.nn.Linear)
-    x = standardize.fit(train.x)(train.x).double()
-    frequencies = torch.bincount(train.y, minlength=len(data.classes)).double() / len(train.y)
-    y = F.one_hot(train.y, len(data.classes)).double() - frequencies
+    vectors, labels = train.x.flatten(0, 1), train.y.repeat_interleave(train.x.shape[1])
+    x = standardize.fit(vectors)(vectors).double()
+    frequencies = torch.bincount(labels, minlength=len(data.classes)).double() / len(labels)
+    y = F.one_hot(labels, len(data.classes)).double() - frequencies
     found: list[tuple[float, float, float, float]] = []
     states: list[dict[str, torch.Tensor]] = []
     for strength, weights in zip(STRENGTHS, _solve(x, y), strict=True):
-        scale, loss = _best_scale(standardize(val.x).double() @ weights + frequencies, val.y)
+        scale, loss = _best_scale(standardize(val.evaluation).double() @ weights + frequencies, val.y)
         with torch.no_grad():
             linear.weight.copy_((scale * weights.T).float())
             linear.bias.copy_((scale * frequencies).float())

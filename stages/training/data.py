@@ -13,7 +13,7 @@ from stages.errors import UserError
 from stages.features import h5
 from stages.params import Params
 
-BLOCK = 512  # images read at a time: a block of float16 maps in float32 stays small
+BLOCK = 512  # views read at a time: a block of float16 maps in float32 stays small
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Part:
     """The images of one part.
 
     Attributes:
-        x: (N, D) float32, one vector an image.
+        x: (N, V, D) float32, a vector for each view of each image; the first is the evaluation view.
         y: (N,) int64, positions in the list of classes.
         rows: (N,) positions in the index.
     """
@@ -29,6 +29,11 @@ class Part:
     x: torch.Tensor
     y: torch.Tensor
     rows: list[int]
+
+    @property
+    def evaluation(self) -> torch.Tensor:
+        """(N, D), the evaluation view of each image."""
+        return self.x[:, 0]
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,17 @@ def check_provenance(found: Mapping[str, Any], params: Params, path: str) -> Non
     Raises:
         UserError: naming the difference.
     """
-    wanted = {"backbone": params.backbone, "cut": params.cut, "views": params.views}
+    wanted: dict[str, Any] = {"backbone": params.backbone, "cut": params.cut}
+    if params.weights != "default":
+        wanted["weights"] = params.weights
     if params.image_size != "auto":
         wanted["image_size"] = params.image_size
     if params.resize == "squash":
         wanted["resize"] = params.resize
+    views = found.get("views")
+    count = len(views) if isinstance(views, list) else 0
+    if count != params.views:
+        raise UserError(f"{path} has {count} views an image, params ask for {params.views}: `dvc repro`.")
     for name, value in wanted.items():
         if found.get(name) != value:
             raise UserError(
@@ -89,9 +100,10 @@ def check_provenance(found: Mapping[str, Any], params: Params, path: str) -> Non
 
 
 def _vectors(layer: h5.Array) -> torch.Tensor:
-    """The first view as float32 vectors (N, D); of a map (N, views, D, H, W) the mean over positions."""
-    blocks = []
-    for first in range(0, len(layer), BLOCK):
-        block = torch.from_numpy(np.asarray(layer[first : first + BLOCK, 0], dtype=np.float32))
-        blocks.append(block.mean((-2, -1)) if block.ndim == 4 else block)
-    return torch.cat(blocks)
+    """Float32 vectors (N, views, D); of maps (N, views, D, H, W) the mean over positions."""
+    vectors = torch.empty(layer.shape[:3])
+    images = max(1, BLOCK // layer.shape[1])
+    for first in range(0, len(layer), images):
+        block = torch.from_numpy(np.array(layer[first : first + images], dtype=np.float32))
+        vectors[first : first + images] = block.mean((-2, -1)) if block.ndim == 5 else block
+    return vectors

@@ -26,7 +26,7 @@ def main() -> None:
     rows = listing.read(params.dataset)
     found, raw = data.load(params), raw_pixels(params, rows)
     whole = {row.sha256: place for place, row in enumerate(rows)}
-    vectors = torch.zeros(len(rows), found.parts["train"].x.shape[1])
+    vectors = torch.zeros(len(rows), *found.parts["train"].x.shape[1:])
     for part in found.parts.values():
         vectors[part.rows] = part.x
     print(f"{'split seed':12}{'linear':>8}{'mlp':>8}{'ridge':>8}{'ridge on raw pixels':>22}")
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def raw_pixels(params: Params, rows: list[listing.Row]) -> torch.Tensor:
-    """(N, 3072) in [0, 1]."""
+    """(N, 1, 3072) in [0, 1]."""
     folder = images.folder(params.dataset, params.options, params.root)
     small = [
         np.asarray(
@@ -51,7 +51,7 @@ def raw_pixels(params: Params, rows: list[listing.Row]) -> torch.Tensor:
         )
         for row in rows
     ]
-    return torch.from_numpy(np.stack(small).reshape(len(rows), -1)).float() / 255
+    return torch.from_numpy(np.stack(small).reshape(len(rows), 1, -1)).float() / 255
 
 
 def lined_up(x: torch.Tensor, rows: list[listing.Row], places: dict[str, list[int]], found: Data) -> Data:

@@ -22,13 +22,19 @@ from stages.backbones.engine import pick_precision
 from stages.datasets import listing
 from stages.datasets.listing import Row
 from stages.errors import UserError
-from stages.features import extraction, h5
+from stages.features import extraction, h5, views
 from stages.features.extraction import Image, Spec, compute_part, extract, machine
-from stages.features.pipeline import Preprocessing
+from stages.features.pipeline import Preprocessing, decode
+from stages.params import Augment
 
 OUT = Path("cache/features/folder/toy.h5")
 MEMBER = "features/pooled"
 Folder = Callable[..., Path]
+AUGMENT = Augment(crop=0.4, flip=True, rotate=0.0, lighting=0.2)
+
+
+def views_of(count: int, augment: Augment = AUGMENT, seed: int = 0) -> tuple[str, ...]:
+    return tuple(views.names(count, augment, seed))
 
 
 def spec_of(folder: Path, **changes: Any) -> Spec:
@@ -44,8 +50,15 @@ def spec_of(folder: Path, **changes: Any) -> Spec:
         dtype="float32",
         batch_size=4,
         device="cpu",
+        views=views_of(1),
+        augment=AUGMENT,
     )
     return replace(spec, **changes)
+
+
+def rows_of(spec: Spec, part: Sequence[Image]) -> dict[str, h5.Array]:
+    """All of a spec's views of some images."""
+    return compute_part(spec, part, spec.views)
 
 
 def listed(folder: Path) -> list[Image]:
@@ -71,13 +84,13 @@ def forget_machines() -> Any:
 def test_a_row_depends_on_its_image_alone(workplace: Path, class_folder: Folder, precision: str) -> None:
     folder = class_folder(3)
     spec, part = spec_of(folder, precision=precision), listed(folder)
-    together = compute_part(spec, part)
+    together = rows_of(spec, part)
     assert together[MEMBER].shape == (9, 1, 512) and together[MEMBER].dtype == np.float32
     assert len(np.unique(together[MEMBER], axis=0)) == 9  # the images differ, so the rows do
     assert np.abs(together[MEMBER]).mean() > 1e-4
     orders: list[Sequence[int]] = [range(8, -1, -1), [4, 0, 7], [5, 5, 5, 1], *([place] for place in range(9))]
     for order in orders:
-        other = compute_part(spec, [part[place] for place in order])
+        other = rows_of(spec, [part[place] for place in order])
         for member, rows in together.items():
             np.testing.assert_array_equal(other[member], rows[list(order)], err_msg=f"{member} in {order}")
 
@@ -90,7 +103,7 @@ def test_a_row_does_not_depend_on_the_number_of_threads(workplace: Path, class_f
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(compute_part(spec, listed(folder))[MEMBER])
+            found.append(rows_of(spec, listed(folder))[MEMBER])
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(found[0], found[1])
@@ -99,9 +112,9 @@ def test_a_row_does_not_depend_on_the_number_of_threads(workplace: Path, class_f
 
 def test_a_bad_image_has_a_zero_row_and_its_neighbours_do_not_notice(workplace: Path, class_folder: Folder) -> None:
     folder = class_folder(3)
-    spec, good = spec_of(folder), compute_part(spec_of(folder), listed(folder))
+    spec, good = spec_of(folder), rows_of(spec_of(folder), listed(folder))
     truncate(folder / "bee/001.jpg")
-    found = compute_part(spec, listed(folder))
+    found = rows_of(spec, listed(folder))
     assert found["ok"].tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 1]
     assert not found[MEMBER][4].any() and not found["views"][4].any()
     for member in (MEMBER, "views"):
@@ -113,19 +126,19 @@ def test_a_part_without_one_good_image(workplace: Path, class_folder: Folder) ->
     folder = class_folder(1)
     for path, _ in listed(folder):
         truncate(folder / path)
-    found = compute_part(spec_of(folder), listed(folder))
+    found = rows_of(spec_of(folder), listed(folder))
     assert not any(rows.any() for rows in found.values())
 
 
 def test_a_map_keeps_its_shape(workplace: Path, class_folder: Folder) -> None:
     folder = class_folder(1)
-    found = compute_part(spec_of(folder, cut="map", dtype="float16"), listed(folder))
+    found = rows_of(spec_of(folder, cut="map", dtype="float16"), listed(folder))
     assert found["features/map"].shape == (3, 1, 512, 3, 3) and found["features/map"].dtype == np.float16
 
 
 def test_the_views_say_where_a_pixel_went(workplace: Path, class_folder: Folder) -> None:
     folder = class_folder(1)  # 40 x 48 pixels; 256 / 224 of 64 is 73
-    found = compute_part(spec_of(folder), listed(folder)[:1])["views"]
+    found = rows_of(spec_of(folder), listed(folder)[:1])["views"]
     assert found.shape == (1, 1, 2, 3)
     np.testing.assert_allclose(found[0, 0], [[73 / 40, 0, -4], [0, 87 / 48, -12]], rtol=1e-6)
 
@@ -135,10 +148,10 @@ def test_a_file_that_changed_since_it_was_indexed_stops_the_run(workplace: Path,
     part = listed(folder)
     truncate(folder / "ant/000.jpg")
     with pytest.raises(UserError, match=r"ant/000.jpg has changed since it was indexed; `dvc repro`"):
-        compute_part(spec_of(folder), part)
+        rows_of(spec_of(folder), part)
     (folder / "ant/000.jpg").unlink()
     with pytest.raises(UserError, match=r"ant/000.jpg cannot be read"):
-        compute_part(spec_of(folder), part)
+        rows_of(spec_of(folder), part)
 
 
 def overflowing(pixels: torch.Tensor) -> Any:
@@ -153,8 +166,8 @@ def test_what_float16_cannot_hold_names_the_knob(
     ready = extraction.Machine(overflowing, preprocessing, (5,), {})  # type: ignore[arg-type]
     monkeypatch.setattr(extraction, "machine", lambda spec: ready)
     with pytest.raises(UserError, match=r"does not fit into float16: -S extract.dtype=float32"):
-        compute_part(spec_of(folder, dtype="float16"), listed(folder))
-    assert (compute_part(spec_of(folder, dtype="float32"), listed(folder))[MEMBER] == 70_000).all()
+        rows_of(spec_of(folder, dtype="float16"), listed(folder))
+    assert (rows_of(spec_of(folder, dtype="float32"), listed(folder))[MEMBER] == 70_000).all()
 
 
 def test_float16_on_a_cpu_is_refused() -> None:
@@ -172,9 +185,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The images of every part that is computed from here on."""
     made: list[list[str]] = []
 
-    def counted(spec: Spec, part: Sequence[Image]) -> dict[str, h5.Array]:
+    def counted(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dict[str, h5.Array]:
         made.append([path for path, _ in part])
-        return compute_part(spec, part)
+        return compute_part(spec, part, names)
 
     monkeypatch.setattr(extraction, "compute_part", counted)
     return made
@@ -196,7 +209,7 @@ def test_twice_gives_the_same_file_whatever_the_parts(
     assert extract(spec, wanted, OUT) == (0, [])
     assert OUT.read_bytes() == expected
     forget_store()
-    monkeypatch.setattr(extraction, "PART_IMAGES", 4)
+    monkeypatch.setattr(extraction, "PART_VIEWS", 4)
     assert extract(spec, wanted, OUT) == (12, [])
     assert [len(part) for part in calls[1:]] == [4, 4, 4]
     assert OUT.read_bytes() == expected
@@ -207,12 +220,12 @@ def test_the_file_holds_what_was_computed(workplace: Path, class_folder: Folder)
     spec, wanted = spec_of(folder), listed(folder)
     extract(spec, wanted, OUT)
     found = h5.read(OUT)
-    for member, rows in compute_part(spec, wanted).items():
+    for member, rows in rows_of(spec, wanted).items():
         np.testing.assert_array_equal(found.members[member], rows)
     assert found.sha256 == [sha256 for _, sha256 in wanted]
     expected = {"backbone": "squeezenet1_1", "weights": "random", "cut": "pooled", "image_size": 64, "resize": "crop",
                 "precision": "float32", "dtype": "float32", "batch_size": 4, "engine": "torch", "device": "cpu",
-                "pipeline": extraction.PIPELINE, "views": 1}  # fmt: skip
+                "pipeline": extraction.PIPELINE, "views": ["evaluation"]}  # fmt: skip
     assert {name: found.provenance[name] for name in expected} == expected
     assert found.provenance["parameters"] == 722_496  # torchvision's 1,235,496 less the final convolution's 513,000
     assert str(workplace) not in json.dumps(found.provenance)
@@ -257,8 +270,9 @@ WRAPPER = """
     from pathlib import Path
     from stages.features import extraction, store
     from stages.features.extraction import Spec
+    from stages.params import Augment
 
-    folder, wanted, where = json.loads(sys.argv[1])
+    folder, wanted, where, names = json.loads(sys.argv[1])
     kept = 0
     add, write, compute = store.RowStore.add, os.pwrite, extraction.compute_part
 
@@ -266,9 +280,9 @@ WRAPPER = """
         print("now", flush=True)
         time.sleep(600)
 
-    def counted_add(self, arrays, sha256):
+    def counted_add(self, arrays, sha256, views):
         global kept
-        add(self, arrays, sha256)
+        add(self, arrays, sha256, views)
         kept += 1
 
     def slow_write(descriptor, data, offset):
@@ -277,33 +291,39 @@ WRAPPER = """
             hang()
         return write(descriptor, data, offset)
 
-    def slow_compute(spec, part):
-        found = compute(spec, part)
+    def slow_compute(spec, part, names):
+        found = compute(spec, part, names)
         if where == "compute" and kept == 2:
             hang()
         return found
 
-    def slow_assemble(self, sha256, out):
+    def slow_assemble(self, sha256, views, out):
         if where == "assemble":
             os.pwrite = lambda descriptor, data, offset: hang()
-        assemble(self, sha256, out)
+        assemble(self, sha256, views, out)
 
     assemble, store.RowStore.assemble = store.RowStore.assemble, slow_assemble
     store.RowStore.add, os.pwrite, extraction.compute_part = counted_add, slow_write, slow_compute
-    extraction.PART_IMAGES = 4
-    spec = Spec(Path(folder), "squeezenet1_1", "random", "pooled", 64, "crop", "float32", "float32", 4, "cpu")
+    extraction.PART_VIEWS = 4 * len(names)
+    spec = Spec(
+        Path(folder), "squeezenet1_1", "random", "pooled", 64, "crop", "float32", "float32", 4, "cpu",
+        tuple(names), Augment(crop=0.4, flip=True, rotate=0.0, lighting=0.2),
+    )
     extraction.extract(spec, [tuple(image) for image in wanted], Path("cache/features/folder/toy.h5"))
 """
 
 
-@pytest.mark.parametrize(("where", "lost"), [("compute", 8), ("write", 8), ("assemble", 0)])
+@pytest.mark.parametrize(
+    ("where", "lost", "count"),
+    [("compute", 8, 1), ("write", 8, 1), ("assemble", 0, 1), ("write", 8, 3), ("assemble", 0, 3)],
+)
 def test_a_kill_costs_the_part_in_flight(
-    workplace: Path, class_folder: Folder, repository: Path, where: str, lost: int
+    workplace: Path, class_folder: Folder, repository: Path, where: str, lost: int, count: int
 ) -> None:
     folder = class_folder(5)  # 15 images: parts of 4, 4, 4 and 3; killed with two of them kept, or all
-    spec, wanted = spec_of(folder), listed(folder)
+    spec, wanted = spec_of(folder, views=views_of(count)), listed(folder)
     running = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(WRAPPER), json.dumps([str(folder), wanted, where])],
+        [sys.executable, "-c", textwrap.dedent(WRAPPER), json.dumps([str(folder), wanted, where, spec.views])],
         env=os.environ | {"PYTHONPATH": str(repository)},
         stdout=subprocess.PIPE,
         text=True,
@@ -318,6 +338,7 @@ def test_a_kill_costs_the_part_in_flight(
     home = next((paths.store() / "features").iterdir())
     kept = sum(len(h5.read(part).sha256) for part in home.glob("*.h5"))
     assert kept == len(wanted) - (7 if lost else 0)
+    assert all(h5.read(part).provenance["views"] == list(spec.views) for part in home.glob("*.h5"))
     assert not OUT.exists()
     computed, bad = extract(spec, wanted, OUT)
     assert (computed, bad) == (len(wanted) - kept, [])
@@ -326,6 +347,182 @@ def test_a_kill_costs_the_part_in_flight(
     forget_store()
     extract(spec, wanted, OUT)
     assert OUT.read_bytes() == after_kill
+
+
+# --- several views
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """(view, sha256) of every view that is made from here on."""
+    made: list[tuple[str, str]] = []
+    make = views.view
+
+    def counted(image: torch.Tensor, name: str, sha256: str, how: Preprocessing, augment: Augment) -> Any:
+        made.append((name, sha256))
+        return make(image, name, sha256, how, augment)
+
+    monkeypatch.setattr(views, "view", counted)
+    return made
+
+
+def columns(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The features in a file, by the name of the view."""
+    found = h5.read(path)
+    layer = found.layers["pooled"]
+    assert layer.shape[1] == len(found.provenance["views"])
+    return {name: np.array(layer[:, column]) for column, name in enumerate(found.provenance["views"])}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_view_depends_on_its_image_and_name_alone(workplace: Path, class_folder: Folder, precision: str) -> None:
+    folder = class_folder(2)
+    spec, part = spec_of(folder, precision=precision, views=views_of(4)), listed(folder)
+    together = rows_of(spec, part)
+    assert together[MEMBER].shape == (6, 4, 512) and together["views"].shape == (6, 4, 2, 3)
+    assert len(np.unique(together[MEMBER].reshape(24, 512), axis=0)) == 24
+    assert len(np.unique(together["views"].reshape(24, 6), axis=0)) >= 20  # sizes, and so evaluation views, repeat
+    for names in ([3], [0], [2, 1], [3, 2, 1, 0], [1, 1]):
+        for images in ([5, 0, 3], [4], [2, 2]):
+            other = compute_part(spec, [part[place] for place in images], [spec.views[name] for name in names])
+            for member in (MEMBER, "views"):
+                np.testing.assert_array_equal(other[member], together[member][np.ix_(images, names)])
+            np.testing.assert_array_equal(other["ok"], together["ok"][images])
+
+
+def test_each_image_is_decoded_once_for_all_of_its_views(
+    workplace: Path, class_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, decoded = class_folder(1), list[int]()
+    monkeypatch.setattr(extraction, "decode", lambda data: decoded.append(len(data)) or decode(data))
+    rows_of(spec_of(folder, views=views_of(5)), listed(folder))
+    assert len(decoded) == 3
+
+
+def test_a_bad_image_is_zero_in_every_view(workplace: Path, class_folder: Folder) -> None:
+    folder = class_folder(2)
+    spec = spec_of(folder, views=views_of(3))
+    good = rows_of(spec, listed(folder))
+    truncate(folder / "bee/000.jpg")
+    found = rows_of(spec, listed(folder))
+    assert found["ok"].tolist() == [1, 1, 0, 1, 1, 1]
+    assert not found[MEMBER][2].any() and not found["views"][2].any()
+    for member in (MEMBER, "views"):
+        np.testing.assert_array_equal(np.delete(found[member], 2, 0), np.delete(good[member], 2, 0))
+    assert extract(spec, listed(folder), OUT) == (6, [2])
+    assert extract(spec, listed(folder), OUT) == (0, [2])
+
+
+def test_two_more_views_are_two_computed(
+    workplace: Path, class_folder: Folder, calls: list[list[str]], drawn: list[tuple[str, str]]
+) -> None:
+    folder = class_folder(2)
+    four, six, wanted = (*(spec_of(folder, views=views_of(count)) for count in (4, 6)), listed(folder))
+    assert extract(four, wanted, OUT) == (6, [])
+    assert sorted(drawn) == sorted((name, sha256) for name in four.views for _, sha256 in wanted)
+    drawn.clear()
+    assert extract(six, wanted, OUT) == (6, [])
+    assert sorted(drawn) == sorted((name, sha256) for name in six.views[4:] for _, sha256 in wanted)
+    assert len(calls) == 2
+    added = OUT.read_bytes()
+    forget_store()
+    assert extract(six, wanted, OUT) == (6, [])
+    assert OUT.read_bytes() == added
+    drawn.clear()
+    for count in (1, 4, 6):  # and back
+        assert extract(spec_of(folder, views=views_of(count)), wanted, OUT) == (0, [])
+    assert drawn == [] and OUT.read_bytes() == added
+
+
+def test_one_view_after_three_computes_nothing(
+    workplace: Path, class_folder: Folder, drawn: list[tuple[str, str]]
+) -> None:
+    folder = class_folder(2)
+    one, three, wanted = (*(spec_of(folder, views=views_of(count)) for count in (1, 3)), listed(folder))
+    extract(one, wanted, OUT)
+    alone = OUT.read_bytes()
+    forget_store()
+    extract(three, wanted, OUT)
+    drawn.clear()
+    assert extract(one, wanted, OUT) == (0, [])
+    assert OUT.read_bytes() == alone and drawn == []
+
+
+def test_another_augmentation_adds_views_and_keeps_the_old(
+    workplace: Path, class_folder: Folder, drawn: list[tuple[str, str]]
+) -> None:
+    folder = class_folder(2)
+    turned = AUGMENT.model_copy(update={"rotate": 10.0})
+    before, after = (spec_of(folder, views=views_of(3, how), augment=how) for how in (AUGMENT, turned))
+    wanted = listed(folder)
+    extract(before, wanted, OUT)
+    straight, kept = columns(OUT), OUT.read_bytes()
+    drawn.clear()
+    assert extract(after, wanted, OUT) == (6, [])
+    assert sorted(drawn) == sorted((name, sha256) for name in after.views[1:] for _, sha256 in wanted)
+    tilted = columns(OUT)
+    np.testing.assert_array_equal(straight["evaluation"], tilted["evaluation"])
+    assert not set(before.views[1:]) & set(after.views[1:])
+    assert all(not np.array_equal(straight[b], tilted[a]) for b in before.views[1:] for a in after.views[1:])
+    drawn.clear()
+    assert extract(before, wanted, OUT) == (0, [])
+    assert drawn == [] and OUT.read_bytes() == kept
+    forget_store()
+    extract(after, wanted, OUT)
+    assert columns(OUT).keys() == tilted.keys()
+    assert all(np.array_equal(values, tilted[name]) for name, values in columns(OUT).items())
+
+
+def test_views_line_up_with_their_names(workplace: Path, class_folder: Folder) -> None:
+    """However a file came about, a column holds what compute_part makes of its name."""
+    folder = class_folder(3)
+    wanted, names = listed(folder), views_of(5)
+    expected = rows_of(spec_of(folder, views=names), wanted)
+    for some, places in ((names[3:4], [8, 1, 4]), (names[1:3], [0, 1, 2, 3]), (names[:1], [5, 1])):
+        extract(spec_of(folder, views=some), [wanted[place] for place in places], Path("some.h5"))
+    extract(spec_of(folder, views=names), wanted, OUT)
+    found = h5.read(OUT)
+    assert found.provenance["views"] == list(names)
+    for member, rows in expected.items():
+        np.testing.assert_array_equal(found.members[member], rows)
+
+
+def test_added_images_with_added_views(workplace: Path, class_folder: Folder, drawn: list[tuple[str, str]]) -> None:
+    folder = class_folder(1)
+    old = listed(folder)
+    extract(spec_of(folder, views=views_of(2)), old, OUT)
+    class_folder(2)
+    wanted, names = listed(folder), views_of(3)
+    drawn.clear()
+    assert extract(spec_of(folder, views=names), wanted, OUT) == (6, [])
+    lacking = [(names[2], sha256) for _, sha256 in old]
+    lacking += [(name, sha256) for path, sha256 in wanted if (path, sha256) not in old for name in names]
+    assert sorted(drawn) == sorted(lacking)
+    incremental = OUT.read_bytes()
+    forget_store()
+    extract(spec_of(folder, views=names), wanted, OUT)
+    assert OUT.read_bytes() == incremental
+
+
+@pytest.mark.parametrize(
+    ("most", "count", "expected"), [(8, 1, [8, 1]), (8, 2, [4, 4, 1]), (16, 3, [4, 4, 1]), (2, 64, [4, 4, 1])]
+)
+def test_parts_are_of_whole_batches_and_about_as_many_views(
+    workplace: Path, class_folder: Folder, monkeypatch: pytest.MonkeyPatch, calls: list[list[str]],
+    most: int, count: int, expected: list[int],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(extraction, "PART_VIEWS", most)
+    folder = class_folder(3)
+    extract(spec_of(folder, views=views_of(count), image_size=32), listed(folder), OUT)
+    assert [len(part) for part in calls] == expected
+
+
+def test_the_provenance_of_rows_says_nothing_of_views(workplace: Path) -> None:
+    """The store keeps all views of an image side by side: their names tell them apart."""
+    turned = AUGMENT.model_copy(update={"rotate": 10.0})
+    plain = machine(spec_of(workplace)).provenance
+    assert machine(spec_of(workplace, views=views_of(3, turned), augment=turned)).provenance == plain
+    assert not {"views", "augmentation", "augment"} & plain.keys()
 
 
 # --- the stage
@@ -367,3 +564,22 @@ def test_the_stage_stops_at_too_many_bad_images(class_folder: Folder, staged: Ca
     ):
         stage.main(chosen)
     assert not paths.features("folder", "squeezenet1_1", "pooled").exists()
+
+
+def test_the_stage_draws_the_views_that_params_ask_for(class_folder: Folder, staged: Callable[..., Any]) -> None:
+    folder = class_folder(2)
+    out = paths.features("folder", "squeezenet1_1", "pooled")
+    augment = {"crop": 0.5, "flip": False, "rotate": 5.0, "lighting": 0.0}
+    chosen = staged(folder, views=3, augment=augment, extract={"batch_size": 4, "precision": "float32", "seed": 7})
+    assert stage.main(chosen)["computed"] == 6
+    names = views_of(3, Augment(crop=0.5, flip=False, rotate=5.0, lighting=0.0), 7)
+    found = h5.read(out)
+    assert tuple(found.provenance["views"]) == names
+    spec = spec_of(folder, views=names, augment=Augment(**augment), dtype="float16")
+    np.testing.assert_array_equal(found.layers["pooled"], rows_of(spec, listed(folder))[MEMBER])
+    seeded = staged(folder, views=3, augment=augment, extract={"batch_size": 4, "precision": "float32", "seed": 8})
+    assert stage.main(seeded)["computed"] == 6
+    assert stage.main(chosen)["computed"] == 0
+    alone = staged(folder, extract={"batch_size": 4, "precision": "float32"})
+    assert stage.main(alone)["computed"] == 0
+    assert h5.read(out).provenance["views"] == ["evaluation"]

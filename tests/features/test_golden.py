@@ -5,6 +5,7 @@ fails, the code changes what comes out: raise PIPELINE and renew the values with
 """
 
 import base64
+import hashlib
 import json
 import struct
 import sys
@@ -24,6 +25,8 @@ if __name__ == "__main__":
 from stages.backbones import cuts, zoo  # noqa: E402
 from stages.features import pipeline  # noqa: E402
 from stages.features.pipeline import Preprocessing, decode, prepare  # noqa: E402
+from stages.features.views import names, view  # noqa: E402
+from stages.params import Augment  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("golden.json")
 CHANGED = "the pipeline's output changed: raise PIPELINE and renew the golden values"
@@ -35,6 +38,8 @@ VIEWS = {
     "crop bicubic": Preprocessing(64, 56, "bicubic", MEAN, STD),
     "squash bilinear": Preprocessing(None, 56, "bilinear", MEAN, STD),
 }
+AUGMENT = Augment(crop=0.4, flip=True, rotate=20.0, lighting=0.2)
+DRAWN = names(3, AUGMENT, 0)[1:]
 # 72 x 54, colour blocks, EXIF orientation 6
 JPEG = """
 /9j/4AAQSkZJRgABAQAAAQABAAD/4QAiRXhpZgAATU0AKgAAAAgAAQESAAMAAAABAAYAAAAAAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEycc
@@ -99,16 +104,32 @@ def images() -> dict[str, bytes]:
     }
 
 
+def make(data: bytes, drawn: str) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
+    """A drawn view of an image."""
+    return view(decode(data), drawn, hashlib.sha256(data).hexdigest(), VIEWS["crop bilinear"], AUGMENT)
+
+
+def pooled_of(pixels: torch.Tensor) -> npt.NDArray[np.float32]:
+    """Means of 7 x 7 pixels, flat."""
+    pooled = torch.nn.functional.avg_pool2d(pixels.float(), 7)
+    assert pooled.shape == (3, 8, 8)
+    return pooled.flatten().numpy()
+
+
 def measured() -> dict[str, Any]:
     """What the code makes of the images today."""
     views = {}
     for name, data in images().items():
         for how, preprocessing in VIEWS.items():
-            view, affine = prepare(decode(data), preprocessing)
-            pooled = torch.nn.functional.avg_pool2d(view.float(), 7)
-            assert pooled.shape == (3, 8, 8)
+            pixels, affine = prepare(decode(data), preprocessing)
             views[f"{name}: {how}"] = {
-                "pooled": [round(value, 2) for value in pooled.flatten().tolist()],
+                "pooled": [round(value, 2) for value in pooled_of(pixels).tolist()],
+                "affine": [round(value, 5) for value in affine.flatten().tolist()],
+            }
+        for number, drawn in enumerate(DRAWN, 1):
+            pixels, affine = make(data, drawn)
+            views[f"{name}: drawn {number}"] = {
+                "pooled": [round(value, 2) for value in pooled_of(pixels).tolist()],
                 "affine": [round(value, 5) for value in affine.flatten().tolist()],
             }
     return {"pipeline": pipeline.PIPELINE, "views": views, "features": features().tolist()}
@@ -118,11 +139,11 @@ def features() -> npt.NDArray[np.float32]:
     """The first 8 features of one image under a small network with the zoo's random weights."""
     backbone = zoo.load("mobilenet_v3_small", "random")
     how = backbone.preprocessing.at(64, "crop")
-    view, _ = prepare(decode(images()["noise, portrait"]), how)
+    pixels, _ = prepare(decode(images()["noise, portrait"]), how)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (how.mean, how.std))
     trunk = cuts.Network(backbone.model, how.crop, "mobilenet_v3_small").trunk("pooled")
     with torch.inference_mode():
-        return trunk(((view / 255 - mean) / std)[None])[0, :8].numpy()
+        return trunk(((pixels / 255 - mean) / std)[None])[0, :8].numpy()
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +158,22 @@ def golden() -> dict[str, Any]:
 @pytest.mark.parametrize("name", images())
 def test_views_are_what_they_were(golden: dict[str, Any], name: str, how: str) -> None:
     expected = golden["views"][f"{name}: {how}"]
-    view, affine = prepare(decode(images()[name]), VIEWS[how])
-    pooled = torch.nn.functional.avg_pool2d(view.float(), 7).flatten().numpy()
-    assert np.abs(pooled - expected["pooled"]).max() <= LEVELS, CHANGED
+    pixels, affine = prepare(decode(images()[name]), VIEWS[how])
+    assert np.abs(pooled_of(pixels) - expected["pooled"]).max() <= LEVELS, CHANGED
+    np.testing.assert_allclose(affine.flatten(), expected["affine"], atol=1e-4, err_msg=CHANGED)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("name", images())
+def test_drawn_views_are_what_they_were(golden: dict[str, Any], name: str, number: int) -> None:
+    expected = golden["views"][f"{name}: drawn {number}"]
+    pixels, affine = make(images()[name], DRAWN[number - 1])
+    assert np.abs(pooled_of(pixels) - expected["pooled"]).max() <= LEVELS, CHANGED
     np.testing.assert_allclose(affine.flatten(), expected["affine"], atol=1e-4, err_msg=CHANGED)
 
 
 def test_the_golden_values_are_of_these_images(golden: dict[str, Any]) -> None:
-    assert set(golden["views"]) == {f"{name}: {how}" for name in images() for how in VIEWS}
+    assert set(golden["views"]) == {f"{name}: {how}" for name in images() for how in (*VIEWS, "drawn 1", "drawn 2")}
 
 
 def test_features_are_what_they_were(golden: dict[str, Any]) -> None:

@@ -22,31 +22,49 @@ from stages.features.store import RowStore, fingerprint
 PROVENANCE = {"backbone": "toy", "cut": "pooled"}
 OUT = Path("cache/features/toy/toy-pooled.h5")
 BAD = 3  # the image with this number cannot be decoded
+ONE = ("evaluation",)
+DRAWN = (*ONE, *(f"drawn({number})" for number in range(1, 6)))
+TURNED = (*ONE, *(f"turned({number})" for number in range(1, 3)))
+KNOWN = (*DRAWN, *TURNED[1:])
+Part = tuple[tuple[str, ...], list[int]]  # views, and the images they were computed of
 
 
 def shas(numbers: Sequence[int]) -> list[str]:
     return [hashlib.sha256(b"image %d" % number).hexdigest() for number in numbers]
 
 
-def rows_of(numbers: Sequence[int]) -> dict[str, h5.Array]:
-    """The rows of some images: a function of the image alone."""
-    features = np.array([[np.arange(4) + 10 * n] for n in numbers], "f2").reshape(len(numbers), 1, 4)
+def rows_of(numbers: Sequence[int], views: Sequence[str] = ONE) -> dict[str, h5.Array]:
+    """The rows of some images: a function of the image and the view alone; exact in float16."""
+    drawn = [200 * KNOWN.index(view) for view in views]
+    features = np.array([[np.arange(4) + 10 * n + d for d in drawn] for n in numbers], "f2")
+    affine = np.array([[np.full((2, 3), n + d) for d in drawn] for n in numbers], "f4")
     ok = np.array([n != BAD for n in numbers], "u1")
     features[ok == 0] = 0
-    return {"features/pooled": features, "ok": ok, "views": np.array([np.full((1, 2, 3), n) for n in numbers], "f4")}
+    return {"features/pooled": features, "ok": ok, "views": affine}
 
 
-def run(numbers: Sequence[int], *, step: int = 2, out: Path = OUT, order: Sequence[int] | None = None) -> list[int]:
-    """An extraction in little; returns the images that it computed."""
+def run(
+    numbers: Sequence[int],
+    views: Sequence[str] = ONE,
+    *,
+    step: int = 2,
+    out: Path = OUT,
+    order: Sequence[int] | None = None,
+    log: list[Part] | None = None,
+) -> list[int]:
+    """An extraction in little; returns the images that it computed, and in `log` with the views."""
     computed = []
     with RowStore(PROVENANCE).locked() as store:
-        missing = [numbers[place] for place in store.missing(shas(numbers))]
-        missing = [number for number in order if number in missing] if order else missing
-        for first in range(0, len(missing), step):
-            part = missing[first : first + step]
-            store.add(rows_of(part), shas(part))
-            computed += part
-        store.assemble(shas(numbers), out)
+        for lacking, places in store.missing(shas(numbers), views).items():
+            missing = [numbers[place] for place in places]
+            missing = [number for number in order if number in missing] if order else missing
+            if log is not None:
+                log.append((lacking, missing))
+            for first in range(0, len(missing), step):
+                part = missing[first : first + step]
+                store.add(rows_of(part, lacking), shas(part), lacking)
+                computed += part
+        store.assemble(shas(numbers), views, out)
     return computed
 
 
@@ -54,25 +72,25 @@ def parts_in_store() -> list[Path]:
     return sorted(RowStore(PROVENANCE).home.glob("*.h5"))
 
 
-def check(out: Path, numbers: Sequence[int]) -> None:
+def check(out: Path, numbers: Sequence[int], views: Sequence[str] = ONE) -> None:
     found = h5.read(out)
     assert found.sha256 == shas(numbers)
-    for name, rows in rows_of(numbers).items():
+    for name, rows in rows_of(numbers, views).items():
         np.testing.assert_array_equal(found.members[name], rows)
-    assert found.provenance == PROVENANCE
+    assert found.provenance == PROVENANCE | {"views": list(views)}
 
 
 def test_missing_add_assemble(workplace: Path) -> None:
     numbers = [5, 0, 3, 7]
     with RowStore(PROVENANCE).locked() as store:
-        assert store.missing(shas(numbers)) == [0, 1, 2, 3]
-        store.add(rows_of([0, 7]), shas([0, 7]))
-        assert store.missing(shas(numbers)) == [0, 2]
-        store.add(rows_of([3, 5]), shas([3, 5]))
-        assert store.missing(shas(numbers)) == []
-        store.assemble(shas(numbers), OUT)
-        assert store.bad(shas(numbers)) == [2]
-        assert store.bad(shas([3, 0])) == [0]
+        assert store.missing(shas(numbers), ONE) == {ONE: [0, 1, 2, 3]}
+        store.add(rows_of([0, 7]), shas([0, 7]), ONE)
+        assert store.missing(shas(numbers), ONE) == {ONE: [0, 2]}
+        store.add(rows_of([3, 5]), shas([3, 5]), ONE)
+        assert store.missing(shas(numbers), ONE) == {}
+        store.assemble(shas(numbers), ONE, OUT)
+        assert store.bad(shas(numbers), ONE[0]) == [2]
+        assert store.bad(shas([3, 0]), ONE[0]) == [0]
     check(OUT, numbers)
 
 
@@ -87,28 +105,42 @@ def test_the_store_is_in_the_main_checkout(workplace: Path, monkeypatch: pytest.
 def test_rows_of_another_provenance_are_not_seen(workplace: Path) -> None:
     run([0, 1])
     with RowStore(PROVENANCE | {"cut": "map"}).locked() as store:
-        assert store.missing(shas([0, 1])) == [0, 1]
+        assert store.missing(shas([0, 1]), ONE) == {ONE: [0, 1]}
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     step=st.integers(1, 9),
     order=st.permutations(list(range(8))),
     first=st.lists(st.integers(0, 7), unique=True, min_size=1),
+    views=st.lists(st.sampled_from(KNOWN), unique=True, min_size=1).map(tuple),
+    before=st.lists(st.sampled_from(KNOWN), unique=True, min_size=1).map(tuple),
 )
 def test_the_bytes_do_not_depend_on_how_they_came_about(
-    step: int, order: list[int], first: list[int], tmp_path_factory: pytest.TempPathFactory
+    step: int,
+    order: list[int],
+    first: list[int],
+    views: tuple[str, ...],
+    before: tuple[str, ...],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("DVC_ROOT", raising=False)
         patch.chdir(tmp_path_factory.mktemp("plain"))
-        run(list(range(8)))
+        run(list(range(8)), views)
         expected = OUT.read_bytes()
+        check(OUT, range(8), views)
         patch.chdir(tmp_path_factory.mktemp("another"))
-        run(first, step=step, out=Path("first.h5"))  # a smaller set before
-        computed = run(list(range(8)), step=step, order=order)
-        assert sorted(computed) == sorted(set(range(8)) - set(first))
+        run(first, before, step=step, out=Path("first.h5"))  # a smaller set and other views before
+        log: list[Part] = []
+        run(list(range(8)), views, step=step, order=order, log=log)
+        pairs = [(number, view) for names, numbers in log for number in numbers for view in names]
+        assert len(pairs) == len(set(pairs))
+        every, had = ({(n, v) for n in ns for v in vs} for ns, vs in ((range(8), views), (first, before)))
+        assert set(pairs) == every - had
         assert OUT.read_bytes() == expected
+        assert run(first, before, out=Path("second.h5")) == []  # nothing that was there has gone
+        assert Path("second.h5").read_bytes() == Path("first.h5").read_bytes()
 
 
 def test_one_file_remains_and_it_is_the_out(workplace: Path) -> None:
@@ -168,7 +200,7 @@ def test_a_damaged_part_is_dropped_and_computed_again(workplace: Path, capfd: py
     expected = OUT.read_bytes()
     OUT.unlink()
     with RowStore(PROVENANCE).locked() as store:
-        store.add(rows_of([8, 9]), shas([8, 9]))
+        store.add(rows_of([8, 9]), shas([8, 9]), ONE)
     big, small = sorted(parts_in_store(), key=lambda part: -len(h5.read(part).sha256))
     data = bytearray(big.read_bytes())
     data[-3] ^= 4
@@ -187,14 +219,15 @@ def test_a_half_written_part_is_dropped(workplace: Path) -> None:
     assert run([0, 1, 2]) == [0, 1, 2]
 
 
-def test_a_part_of_another_provenance_is_dropped(workplace: Path) -> None:
+@pytest.mark.parametrize("strange", [{"cut": "map", "views": list(ONE)}, {}, {"views": list(ONE), "more": 1}])
+def test_a_part_of_another_provenance_is_dropped(workplace: Path, strange: dict[str, Any]) -> None:
     home = RowStore(PROVENANCE).home
     whole = rows_of([0, 1]) | {"sha256": np.array(shas([0, 1]), dtype="S64")}
     whole["features/pooled"] += 1
     h5.write(
         home / "strange.h5",
         members=h5.layout(2, 1, {"pooled": ((4,), "f2")}),
-        provenance=PROVENANCE | {"cut": "map"},
+        provenance=PROVENANCE | strange,
         pieces=iter([(0, whole)]),
     )
     assert run([0, 1]) == [0, 1]
@@ -210,10 +243,70 @@ def test_leftovers_of_a_killed_run_are_removed(workplace: Path) -> None:
     assert [path for path in home.iterdir() if path.suffix == ".partial"] == []
 
 
+def test_more_views_are_added_to_those_that_are_there(workplace: Path) -> None:
+    numbers, log = [0, 1, 2, 3, 4], list[Part]()
+    run(numbers, DRAWN[:4])
+    assert run([*numbers, 5], DRAWN, log=log) == [*numbers, 5]
+    assert log == [(DRAWN[4:], numbers), (DRAWN, [5])]
+    check(OUT, [*numbers, 5], DRAWN)
+    (part,) = parts_in_store()  # what it contains has gone
+    assert part.stat().st_ino == OUT.stat().st_ino
+
+
+def test_fewer_views_keep_the_big_part(workplace: Path) -> None:
+    numbers = list(range(6))
+    run(numbers, DRAWN[:3])
+    big, before = parts_in_store(), OUT.read_bytes()
+    OUT.unlink()
+    for views in (ONE, DRAWN[2:3], (DRAWN[2], DRAWN[0])):
+        assert run(numbers, views) == []
+        check(OUT, numbers, views)
+        assert parts_in_store() == big
+    assert run(numbers, DRAWN[:3]) == []
+    assert OUT.read_bytes() == before
+
+
+def test_views_of_two_kinds_stay_side_by_side(workplace: Path) -> None:
+    numbers, log = list(range(6)), list[Part]()
+    run(numbers, DRAWN[:3])
+    before = OUT.read_bytes()
+    run(numbers, TURNED, log=log)
+    assert log == [(TURNED[1:], numbers)]
+    check(OUT, numbers, TURNED)
+    assert run(numbers, DRAWN[:3]) == []
+    assert OUT.read_bytes() == before
+    both = (*DRAWN[:3], *TURNED[1:])
+    assert run(numbers, both) == []
+    check(OUT, numbers, both)
+    assert len(parts_in_store()) == 1
+
+
+def test_many_rows_of_many_views_are_gathered_block_by_block(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.features.store.GATHER_ROWS", 3)
+    run([7, 2, 5], DRAWN[:2], step=1)
+    run([2, 9], TURNED[:2], step=1)
+    mixed = (TURNED[1], DRAWN[1], DRAWN[0])
+    run(list(range(10)), mixed, step=4)
+    check(OUT, range(10), mixed)
+
+
+def test_bad_images_are_bad_in_every_view(workplace: Path) -> None:
+    run([BAD, 1], DRAWN[:3])
+    with RowStore(PROVENANCE).locked() as store:
+        assert [store.bad(shas([1, BAD]), view) for view in DRAWN[:3]] == [[1]] * 3
+
+
+def test_missing_tells_which_views_each_image_lacks(workplace: Path) -> None:
+    with RowStore(PROVENANCE).locked() as store:
+        store.add(rows_of([0, 1], DRAWN[:2]), shas([0, 1]), DRAWN[:2])
+        assert store.missing(shas([0, 1, 2]), DRAWN[:3]) == {(DRAWN[2],): [0, 1], DRAWN[:3]: [2]}
+        assert store.missing(shas([1, 2]), (DRAWN[1],)) == {(DRAWN[1],): [1]}
+
+
 def test_no_image_is_computed_twice_for_two_places(workplace: Path) -> None:
     with RowStore(PROVENANCE).locked() as store:
-        store.add(rows_of([1]), shas([1]))
-        store.assemble(shas([1, 1, 1]), OUT)
+        store.add(rows_of([1]), shas([1]), ONE)
+        store.assemble(shas([1, 1, 1]), ONE, OUT)
     check(OUT, [1, 1, 1])
 
 
@@ -232,7 +325,7 @@ def test_a_second_process_waits_for_the_first(workplace: Path, repository: Path)
         import json, sys, time
         from stages.features.store import RowStore
         with RowStore({PROVENANCE!r}).locked() as store:
-            print(time.monotonic(), len(store.missing({shas([0, 1])!r})))
+            print(time.monotonic(), len(store.missing({shas([0, 1])!r}, {ONE!r})))
     """
     environment: dict[str, Any] = os.environ | {"PYTHONPATH": str(repository)}
     with RowStore(PROVENANCE).locked() as store:
@@ -245,7 +338,7 @@ def test_a_second_process_waits_for_the_first(workplace: Path, repository: Path)
         )
         assert other.stderr is not None
         assert other.stderr.readline() == "another run computes these features: waiting for it\n"
-        store.add(rows_of([0, 1]), shas([0, 1]))
+        store.add(rows_of([0, 1]), shas([0, 1]), ONE)
         time.sleep(0.2)
         assert other.poll() is None
         released = time.monotonic()

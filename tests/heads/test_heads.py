@@ -25,7 +25,7 @@ def toy(columns: int = 6) -> Data:
         y = torch.arange(count) % 3
         x = torch.randn(count, columns, generator=generator)
         x[:, 0] += 3 * y
-        return Part(100 + 20 * x, y, list(range(count)))
+        return Part(100 + 20 * x[:, None], y, list(range(count)))
 
     return Data(["a", "b", "c"], {"train": part(48), "val": part(24), "test": part(9)}, {})
 
@@ -83,7 +83,7 @@ def test_features_that_are_all_the_same_are_left_alone() -> None:
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_standardisation_is_of_the_train_part_alone(trained: Make, head: str) -> None:
-    x = toy().parts["train"].x
+    x = toy().parts["train"].evaluation
     found, _ = trained(head)
     torch.testing.assert_close(found.module[0].mean, x.mean(0))
     std = x.std(0, correction=0)
@@ -98,7 +98,7 @@ def test_a_kept_head_gives_identical_logits(trained: Make, workplace: Path, head
     fitted.store(workplace / "head", found.module, described(head, chosen))
     torch.manual_seed(99)
     module, description = fitted.restore(workplace / "head")
-    x = toy().parts["test"].x
+    x = toy().parts["test"].evaluation
     with torch.inference_mode():
         assert torch.equal(module(x), found.module(x))
     assert not module.training

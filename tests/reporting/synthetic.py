@@ -34,6 +34,7 @@ class Made:
     head: str = "mlp"
     epochs: int = 5
     ridge_top1: float = 0.9
+    views: tuple[tuple[int, float], ...] = ((1, 0.7),)  # how many are averaged, and the accuracy of that
     index: dict[str, Any] = field(default_factory=dict)
     undecodable: tuple[dict[str, str], ...] = ()
 
@@ -69,8 +70,18 @@ class Made:
         objects = (Box(label, (2, 3, 20, 21)),)
         return listing.Row(name, hashlib.sha256(stream.getvalue()).hexdigest(), *size, label, objects, None)
 
+    def _view_names(self) -> list[str]:
+        how = "crop(0.5)|flip|rotate(10.0)|lighting(0.2)|seed(3)"
+        return ["evaluation", *(f"{how}|view({number})" for number in range(1, len(self.views)))]
+
     def _write_head(self, labels: list[str]) -> None:
-        described = {"classes": labels, "features": FEATURES, "knobs": {}, "inputs": 8, "params": KNOBS}
+        described = {
+            "classes": labels,
+            "features": FEATURES | {"views": self._view_names()},
+            "knobs": {},
+            "inputs": 8,
+            "params": KNOBS,
+        }
         notes = {"strength": 0.1, "scale": 12.5}
         own = {"head": self.head, "best_epoch": max(1, self.epochs - 1), "notes": notes if self.head == "ridge" else {}}
         _json(paths.HEAD / "head.json", described | own | {"params": KNOBS | {"head": self.head}})
@@ -107,6 +118,7 @@ class Made:
         validation = {f"val_{name}": value for name, value in scores.items()}
         _json(paths.REPORTS / "metrics.json", about | counts | sizes | judged | validation | late)
         _csv(paths.PLOTS / "calibration.csv", ("confidence", "accuracy", "count"), [(0.45, 0.5, 8), (0.8, 0.7, 16)])
+        _csv(paths.PLOTS / "views.csv", ("views", "accuracy"), self.views)
         n = [self.sizes[part] for part in ("train", "val", "test")]
         rows = [(label, n[0] + place, *n[1:], 0.5 + 0.05 * place, "") for place, label in enumerate(labels)]
         _csv(paths.PLOTS / "per_class.csv", ("class", "n_train", "n_val", "n_test", "accuracy", "precision"), rows)
@@ -116,7 +128,8 @@ KNOBS = {"dataset": "folder", "backbone": "net", "weights": "default", "cut": "p
     "epochs": 5, "lr": 1e-05, "monitor": "val_loss", "standardize": True,
 }  # fmt: skip
 FEATURES = {"backbone": "net", "dtype": "float16", "precision": "float32", "batch_size": 32} | {
-    "versions": {"torch": "2.10"}, "parameters": 995_000, "preprocessing": "decode|crop(8)",
+    "versions": {"torch": "2.10"}, "parameters": 995_000,
+    "preprocessing": "decode|resize(9,bilinear)|center_crop(8)|normalize([0.5, 0.5, 0.5],[0.5, 0.5, 0.5])",
 }  # fmt: skip
 SPLIT = {"source": "50% / 25% / 25% of every class, seed 0", "params": {"protocol": "auto", "train": 0.5, "seed": 0}}
 

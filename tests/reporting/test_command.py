@@ -37,3 +37,12 @@ def test_command_has_every_recorded_knob(made: Made) -> None:
     assert settings["root"] == f"'{made.root}'" and settings["lr"] == "1e-05" and settings["standardize"] == "true"
     assert settings["split.train"] == "0.5" and settings["extract.precision"] == "float32"
     assert settings["decide.confidence"] == "0.5" and settings["extract.batch_size"] == "32"
+
+
+def test_command_tells_what_views_were_drawn_from(made: Made) -> None:
+    made.views = ((1, 0.7), (2, 0.8))
+    made.write()
+    text = command.shell(gather.load("folder"))
+    for setting in ("augment.crop=0.5", "augment.flip=true", "augment.rotate=10.0", "augment.lighting=0.2"):
+        assert f"-S {setting}" in text
+    assert "-S extract.seed=3" in text

@@ -109,6 +109,18 @@ def test_a_changed_image_is_named(made: Made) -> None:
     assert "has changed since it was indexed" in found.text and found.named("img")
 
 
+def test_views_are_shown_and_their_number_is_drawn(made: Made, reported: Reported) -> None:
+    made.views = ((1, 0.7), (2, 0.8), (3, 0.75))
+    html, _ = reported()
+    assert "One training image in all its views" in html
+    assert all(f'alt="view {number}"' in html for number in range(3))
+    assert "Accuracy by the number of views averaged: 1: 70.0%, 2: 80.0%, 3: 75.0%." in html
+
+
+def test_one_view_has_no_section(standard: tuple[str, str]) -> None:
+    assert 'id="views"' not in standard[0]
+
+
 def test_without_test_validation_is_judged(made: Made, reported: Reported) -> None:
     made.sizes["test"] = 0
     html, markdown = reported()

@@ -25,7 +25,7 @@ def toy(columns: int, train: int = 60, val: int = 40, noise: float = 2.0) -> Dat
         y = torch.arange(count) % 3
         y[: count // 5] = 0  # classes of different sizes
         x = centres[y] + noise * torch.randn(count, columns, generator=generator)
-        return Part(5 + 3 * x, y, list(range(count)))
+        return Part(5 + 3 * x[:, None], y, list(range(count)))
 
     return Data(["a", "b", "c"], {"train": part(train), "val": part(val), "test": part(10)}, {})
 
@@ -55,7 +55,7 @@ def test_primal_and_dual_agree() -> None:
 def test_the_head_is_the_best_strength_on_validation(columns: int) -> None:
     data = toy(columns)
     train, val = data.parts["train"], data.parts["val"]
-    x, v = train.x.double().numpy(), val.x.double().numpy()
+    x, v = train.evaluation.double().numpy(), val.evaluation.double().numpy()
     mean, std = x.mean(0), x.std(0)
     std = std.clip(np.sqrt((std**2).mean()))
     x, v = (x - mean) / std, (v - mean) / std
@@ -73,7 +73,7 @@ def test_the_head_is_the_best_strength_on_validation(columns: int) -> None:
     fitted = closed_form.fit(build, data, {})
     assert fitted.notes == {"strength": best[2], "scale": best[3]}
     with torch.inference_mode():
-        logits = fitted.module(val.x)
+        logits = fitted.module(val.evaluation)
     np.testing.assert_allclose(logits, best[3] * (v @ best[4] + frequencies), rtol=1e-3, atol=1e-3)
     (epoch,) = fitted.history
     assert (epoch.epoch, epoch.lr, fitted.best_epoch) == (1, None, 1)
@@ -104,6 +104,27 @@ def test_the_same_twice_and_the_random_state_is_nothing() -> None:
 
 def test_the_test_part_plays_no_part() -> None:
     data = toy(6)
-    other = Data(data.classes, data.parts | {"test": Part(torch.zeros(0, 6), torch.zeros(0).long(), [])}, {})
+    other = Data(data.classes, data.parts | {"test": Part(torch.zeros(0, 1, 6), torch.zeros(0).long(), [])}, {})
     one, two = closed_form.fit(build, data, {}), closed_form.fit(build, other, {})
     assert torch.equal(one.module[1].weight, two.module[1].weight)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("columns", [6, 100])
+def test_every_view_is_a_row(columns: int) -> None:
+    """V views of N images are solved as one view of V x N images."""
+    data, generator = toy(columns, train=40), torch.Generator().manual_seed(3)
+    train, val = data.parts["train"], data.parts["val"]
+    x = train.x + torch.randn(40, 3, columns, generator=generator)
+    views = Part(x, train.y, train.rows)
+    rows = Part(x.reshape(120, 1, columns), torch.stack([train.y] * 3, 1).flatten(), list(range(120)))
+    noisy = Part(torch.cat([val.x, torch.full_like(val.x, 1e4)], 1), val.y, val.rows)  # beside the evaluation view
+    found = closed_form.fit(build, Data(data.classes, {"train": views, "val": noisy}, {}), {})
+    expected = closed_form.fit(build, Data(data.classes, {"train": rows, "val": val}, {}), {})
+    assert found.notes == expected.notes
+    for name, tensor in expected.module.state_dict().items():
+        assert torch.equal(found.module.state_dict()[name], tensor)
+    assert found.history[0].val_loss == expected.history[0].val_loss
+    first = closed_form.fit(
+        build, Data(data.classes, {"train": Part(x[:, :1], train.y, train.rows), "val": val}, {}), {}
+    )
+    assert not torch.allclose(first.module[1].weight, found.module[1].weight)  # type: ignore[index]

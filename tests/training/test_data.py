@@ -19,7 +19,7 @@ Make = Callable[..., Any]
 LABELS = ["cat", "ant", "cat", "bee", "ant", "bee", "ant"]
 SPLIT = {"train": [0, 1, 3, 6], "val": [2, 4], "test": [5]}
 BAD = 4
-PROVENANCE = {"backbone": "squeezenet1_1", "cut": "pooled", "views": 1, "image_size": 64, "resize": "crop",
+PROVENANCE = {"backbone": "squeezenet1_1", "cut": "pooled", "views": ["evaluation"], "image_size": 64, "resize": "crop",
               "weights": "random"}  # fmt: skip
 
 
@@ -32,7 +32,12 @@ def files(workplace: Path, params: Make) -> Make:
     """Writes an index, a split and features that fit together, but for what is asked; returns the params."""
 
     def make(
-        *, order: list[int] | None = None, provenance: dict[str, Any] | None = None, cut: str = "pooled", **turned: Any
+        *,
+        order: list[int] | None = None,
+        provenance: dict[str, Any] | None = None,
+        cut: str = "pooled",
+        columns: int = 1,
+        **turned: Any,
     ) -> Any:
         order = order or list(range(len(LABELS)))
         rows = [Row(f"{n}.jpg", sha(n), 8, 8, label, (), None) for n, label in enumerate(LABELS)]
@@ -43,18 +48,19 @@ def files(workplace: Path, params: Make) -> Make:
         split = {part: [sha(n) for n in numbers] for part, numbers in SPLIT.items()}
         parts.write(paths.split("folder"), split, "by hand", chosen.split)
         shape = (5,) if cut == "pooled" else (5, 2, 2)
-        values = np.zeros((len(order), 1, *shape), "f2")
+        values = np.zeros((len(order), columns, *shape), "f2")
         for place, number in enumerate(order):
-            values[place] = number + np.arange(np.prod(shape)).reshape(shape) / 8
+            for column in range(columns):
+                values[place, column] = number + 10 * column + np.arange(np.prod(shape)).reshape(shape) / 8
         arrays = {
             f"features/{cut}": values,
             "sha256": np.array([sha(n) for n in order], "S64"),
             "ok": np.array([n != BAD for n in order], "u1"),
-            "views": np.zeros((len(order), 1, 2, 3), "f4"),
+            "views": np.zeros((len(order), columns, 2, 3), "f4"),
         }
         h5.write(
             paths.features("folder", "squeezenet1_1", cut),
-            members=h5.layout(len(order), 1, {cut: (shape, "f2")}),
+            members=h5.layout(len(order), columns, {cut: (shape, "f2")}),
             provenance=(PROVENANCE | {"cut": cut}) if provenance is None else provenance,
             pieces=iter([(0, arrays)]),
         )
@@ -72,7 +78,7 @@ def test_rows_labels_and_parts(files: Make) -> None:
         "val": [2],  # image 4 cannot be decoded
         "test": [1],
     }
-    expected = torch.tensor([0.0, 1, 3, 6])[:, None] + torch.arange(5) / 8
+    expected = torch.tensor([0.0, 1, 3, 6])[:, None, None] + torch.arange(5) / 8
     assert found.parts["train"].x.dtype == torch.float32
     torch.testing.assert_close(found.parts["train"].x, expected, rtol=0, atol=0)
     assert found.provenance == PROVENANCE
@@ -81,7 +87,7 @@ def test_rows_labels_and_parts(files: Make) -> None:
 def test_a_map_becomes_its_mean_over_positions(files: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "BLOCK", 3)
     found = data.load(files(cut="map"))
-    expected = torch.tensor([0.0, 1, 3, 6])[:, None] + (4 * torch.arange(5) + 1.5) / 8
+    expected = torch.tensor([0.0, 1, 3, 6])[:, None, None] + (4 * torch.arange(5) + 1.5) / 8
     torch.testing.assert_close(found.parts["train"].x, expected, rtol=0, atol=2e-3)
 
 
@@ -102,12 +108,35 @@ def test_features_of_other_images_are_refused(files: Make, order: list[int]) -> 
         ({"cut": "map"}, {}, "cut 'map', params ask for 'pooled'"),
         ({"image_size": 224}, {"image_size": 64}, "image_size 224, params ask for 64"),
         ({"resize": "crop"}, {"resize": "squash"}, "resize 'crop', params ask for 'squash'"),
-        ({"views": 2}, {}, "views 2, params ask for 1"),
     ],
 )
 def test_other_features_are_refused(files: Make, found: dict[str, Any], turned: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=rf"was extracted with {message}: `dvc repro`"):
         data.load(files(provenance=PROVENANCE | found, **turned))
+
+
+@pytest.mark.parametrize(("names", "asked"), [(["evaluation", "a"], 1), (["evaluation"], 2), ([], 1), (None, 1)])
+def test_another_number_of_views_is_refused(files: Make, names: list[str] | None, asked: int) -> None:
+    provenance = {name: value for name, value in PROVENANCE.items() if name != "views"}
+    provenance |= {} if names is None else {"views": names}
+    message = rf"has {len(names or ())} views an image, params ask for {asked}: `dvc repro`"
+    with pytest.raises(UserError, match=message):
+        data.load(files(provenance=provenance, views=asked))
+
+
+@pytest.mark.parametrize("cut", ["pooled", "map"])
+def test_every_view_is_a_vector(files: Make, cut: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "BLOCK", 2)
+    names = ["evaluation", "a", "b"]
+    chosen = files(provenance=PROVENANCE | {"cut": cut, "views": names}, cut=cut, columns=3, views=3)
+    found = data.load(chosen).parts
+    assert {name: tuple(part.x.shape) for name, part in found.items()} == {
+        "train": (4, 3, 5), "val": (1, 3, 5), "test": (1, 3, 5),
+    }  # fmt: skip
+    channels = torch.arange(5) / 8 if cut == "pooled" else (4 * torch.arange(5) + 1.5) / 8
+    images, views = torch.tensor([0.0, 1, 3, 6])[:, None, None], 10 * torch.arange(3)[:, None]
+    torch.testing.assert_close(found["train"].x, images + views + channels, rtol=0, atol=1e-2)
+    assert torch.equal(found["train"].evaluation, found["train"].x[:, 0])
 
 
 def test_an_automatic_size_takes_what_there_is(files: Make) -> None:

@@ -23,7 +23,8 @@ def toy(noise: float = 0.3, train: int = 60, val: int = 30, seed: int = 0) -> Da
 
     def part(count: int) -> Part:
         y = torch.arange(count) % 3
-        return Part(centres[y] + noise * torch.randn(count, 8, generator=generator), y, list(range(count)))
+        x = centres[y] + noise * torch.randn(count, 8, generator=generator)
+        return Part(x[:, None], y, list(range(count)))
 
     return Data(["a", "b", "c"], {"train": part(train), "val": part(val), "test": part(3)}, {})
 
@@ -146,7 +147,7 @@ def test_a_loss_that_is_not_finite_names_the_rate(turned: Make) -> None:
 
 def test_the_test_part_plays_no_part(turned: Make) -> None:
     data = toy()
-    other = Data(data.classes, data.parts | {"test": Part(torch.zeros(0, 8), torch.zeros(0).long(), [])}, {})
+    other = Data(data.classes, data.parts | {"test": Part(torch.zeros(0, 1, 8), torch.zeros(0).long(), [])}, {})
     assert fit(turned(), data).history == fit(turned(), other).history
 
 
@@ -155,7 +156,8 @@ def test_a_last_batch_of_one(turned: Make) -> None:
 
 
 def test_judge_counts_by_hand() -> None:
-    part = Part(torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 1]), [0, 1, 2])
+    x = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.0]]])
+    part = Part(x, torch.tensor([0, 1, 1]), [0, 1, 2])
     loss, accuracy = loop.judge(torch.nn.Identity(), part)
     assert accuracy == pytest.approx(2 / 3)
     assert loss == pytest.approx((0.126928 + 0.313262 + 1.313262) / 3, rel=1e-5)
@@ -166,3 +168,92 @@ def test_a_row_of_the_history() -> None:
         "epoch": 3, "lr": "", "train_loss": "0.123457", "val_loss": "1", "train_accuracy": "0.5",
         "val_accuracy": "0.666667",
     }  # fmt: skip
+
+
+# --- several views
+
+
+def viewed(views: int, carrier: int, seed: int = 0) -> Data:
+    """The toy set in which one view carries the class, in train; all others are the same for every class."""
+    made = {}
+    for name, part in toy(seed=seed).parts.items():
+        x = torch.zeros(len(part.y), views, 8)
+        x[:, carrier] = part.evaluation
+        made[name] = Part(x if name == "train" else part.x.expand(-1, views, -1), part.y, part.rows)
+    return Data(["a", "b", "c"], made, {})
+
+
+@pytest.mark.parametrize("carrier", [0, 1, 2])
+def test_every_view_is_drawn(turned: Make, carrier: int) -> None:
+    found = fit(turned(epochs=30), viewed(3, carrier))
+    assert max(epoch.val_accuracy for epoch in found.history) == 1  # learned from one view in three
+    assert max(epoch.train_accuracy for epoch in found.history) < 0.8  # and trained on the others too
+
+
+def test_each_image_is_drawn_once_an_epoch_in_a_view_of_its_own(turned: Make) -> None:
+    """Features that say which image and view they are of."""
+    images, views, seen = 50, 4, list[torch.Tensor]()
+    x = torch.stack(torch.meshgrid(torch.arange(images), torch.arange(views), indexing="ij"), 2).float()
+    train = Part(x, torch.arange(images) % 3, list(range(images)))
+
+    class Spy(torch.nn.Linear):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                seen.append(batch.clone())
+            return super().forward(batch)
+
+    data = Data(["a", "b", "c"], {"train": train, "val": train, "test": train}, {})
+    chosen = turned(epochs=40, standardize=False, lr=1e-9)
+    loop.fit(lambda inputs, classes, knobs: Spy(inputs, classes), data, chosen, CPU)
+    rows = torch.cat(seen).reshape(40, images, 2)
+    assert all(sorted(epoch[:, 0].tolist()) == list(range(images)) for epoch in rows)
+    drawn = torch.stack([epoch[epoch[:, 0].argsort(), 1] for epoch in rows])  # epochs x images
+    counts = torch.bincount(drawn.flatten().long(), minlength=views) / drawn.numel()
+    assert counts.tolist() == pytest.approx([1 / views] * views, abs=0.05)
+    assert all(len(epoch.unique()) == views for epoch in drawn)  # images do not share a draw
+    assert all(len(image.unique()) > 1 for image in drawn.T)  # nor do epochs
+
+
+def test_training_with_views_is_bit_identical_twice(turned: Make) -> None:
+    generator = torch.Generator().manual_seed(5)
+    plain = toy(noise=2.0)
+    x = plain.parts["train"].x + torch.randn(60, 4, 8, generator=generator)
+    data = Data(plain.classes, plain.parts | {"train": Part(x, plain.parts["train"].y, list(range(60)))}, {})
+    torch.manual_seed(1)
+    one = fit(turned(head="mlp"), data)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    other = fit(turned(head="mlp"), data)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert one.history == other.history
+    for name, tensor in one.module.state_dict().items():
+        assert torch.equal(tensor, other.module.state_dict()[name])
+    assert fit(turned(head="mlp", seed=1), data).history != one.history
+
+
+def test_with_one_view_nothing_is_drawn(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = fit(turned(head="mlp"))
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("drawn")
+
+    monkeypatch.setattr(torch, "randint", refuse)
+    assert fit(turned(head="mlp")).history == expected.history
+    with pytest.raises(AssertionError, match="drawn"):
+        fit(turned(head="mlp"), viewed(2, 0))
+
+
+def test_standardisation_is_of_all_views(turned: Make) -> None:
+    x = torch.randn(60, 3, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5, 9])[:, None] + 2
+    plain = toy()
+    data = Data(plain.classes, plain.parts | {"train": Part(x, plain.parts["train"].y, list(range(60)))}, {})
+    found = fit(turned(epochs=1), data)
+    torch.testing.assert_close(found.module[0].mean, x.flatten(0, 1).mean(0))  # type: ignore[index]
+
+
+def test_validation_sees_the_evaluation_view_alone(turned: Make) -> None:
+    plain = toy()
+    val = plain.parts["val"]
+    noisy = torch.cat([val.x, torch.full((len(val.y), 2, 8), 1e3)], 1)
+    other = Data(plain.classes, plain.parts | {"val": Part(noisy, val.y, val.rows)}, {})
+    assert fit(turned(), other).history == fit(turned(), plain).history

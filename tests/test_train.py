@@ -1,0 +1,104 @@
+"""train and evaluate as stages, on features that a test makes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages import evaluate, paths, split, train
+from stages.datasets import listing
+from stages.features import h5
+
+CLASSES, EACH, SIZE, VIEWS = 3, 12, 6, 2
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def run(workplace: Path, params: Make) -> Make:
+    """`run(**knobs)`: split, train and evaluate on noisy features of three classes; the metrics."""
+    images = [(label, number) for label in range(CLASSES) for number in range(EACH)]
+    rows = [
+        listing.Row(f"{label}/{number}.jpg", f"{label * EACH + number:064x}", 10, 10, f"class-{label}", (), None)
+        for label, number in images
+    ]
+    listing.write(paths.index("logos"), rows)
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(len(rows), VIEWS, SIZE)).astype("f2")
+    for place, (label, _) in enumerate(images):
+        x[place, :, label] += 1.5
+    members = h5.layout(len(rows), VIEWS, {"pooled": ((SIZE,), "f2")})
+    arrays: dict[str, h5.Array] = {
+        "features/pooled": x,
+        "sha256": np.array([row.sha256 for row in rows], "S64"),
+        "ok": np.ones(len(rows), "u1"),
+        "views": np.zeros((len(rows), VIEWS, 2, 3), "f4"),
+    }
+    provenance = {"backbone": "efficientnet_lite0", "cut": "pooled", "views": ["evaluation", "drawn"], "parameters": 7}
+    out = paths.features("logos", "efficientnet_lite0", "pooled")
+    h5.write(out, members=members, provenance=provenance, pieces=iter([(0, arrays)]))
+
+    def make(**knobs: Any) -> dict[str, Any]:
+        chosen = params(views=VIEWS, epochs=3, hidden=8, **knobs)
+        split.main(chosen)
+        train.main(chosen)
+        evaluate.main(chosen)
+        found: dict[str, Any] = json.loads((paths.REPORTS / "metrics.json").read_text())
+        return found
+
+    return make
+
+
+def test_metrics_are_flat_and_complete(run: Make) -> None:
+    found = run()
+    named = """task dataset backbone cut tap head n_train n_val n_test top1 macro_accuracy cross_entropy ece
+    top1_low top1_high val_top1 val_macro_accuracy val_cross_entropy val_ece val_top1_low val_top1_high chance majority
+    ridge_top1 parameters_total parameters_trainable"""
+    assert set(named.split()) <= set(found)
+    assert not {"top5", "seeds"} & set(found)  # three classes, one seed
+    assert found["n_train"] + found["n_val"] + found["n_test"] == CLASSES * EACH
+    assert found["chance"] == pytest.approx(1 / 3, abs=1e-6)
+    assert found["parameters_total"] == found["parameters_trainable"] + 7
+
+
+def test_several_seeds_give_mean_and_spread_of_the_single_runs(run: Make) -> None:
+    alone = [run(seed=seed) for seed in (5, 6, 7)]
+    together = run(seed=5, seeds=3)
+    for name in ("top1", "cross_entropy", "macro_accuracy"):
+        values = [found[name] for found in alone]
+        assert together[f"{name}_mean"] == pytest.approx(mean(values), abs=2e-6)
+        assert together[f"{name}_sd"] == pytest.approx(stdev(values), abs=2e-6)
+    assert together["top1"] == alone[0]["top1"] and together["seeds"] == 3
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp", "ridge"])
+def test_the_same_input_gives_the_same_bytes(run: Make, head: str) -> None:
+    def everything() -> dict[str, bytes]:
+        run(head=head)
+        files = [path for folder in (paths.HEAD, paths.PREDICTIONS, paths.REPORTS) for path in folder.rglob("*")]
+        return {str(path): path.read_bytes() for path in files if path.is_file()}
+
+    assert everything() == everything()
+
+
+def test_heads_of_other_seeds_do_not_outlive_their_run(run: Make) -> None:
+    assert run(seeds=2)["seeds"] == 2
+    assert "seeds" not in run()
+
+
+def test_views_are_averaged_where_it_is_asked_for(run: Make) -> None:
+    plain, averaged = run(), run(decide={"tta": True})
+    lines = (paths.PLOTS / "views.csv").read_text().split()
+    assert lines[0] == "views,accuracy"
+    assert float(lines[1].split(",")[1]) == pytest.approx(plain["top1"], abs=1e-6)
+    assert float(lines[2].split(",")[1]) == pytest.approx(averaged["top1"], abs=1e-6)
+    assert averaged["cross_entropy"] != plain["cross_entropy"]
+
+
+def test_a_confident_answer_is_told_apart(run: Make) -> None:
+    assert run(decide={"confidence": 0.0})["confident_share"] == 1
+    found = run(decide={"confidence": 1.0})
+    assert found["confident_share"] == 0 and found["confident_accuracy"] == 0

@@ -1,0 +1,55 @@
+"""What a head minimises."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from stages.training.losses import class_weights, loss
+
+LABELS = torch.tensor([0, 0, 0, 1, 2, 2])
+
+
+def logits(seed: int = 0) -> torch.Tensor:
+    return 2 * torch.randn(len(LABELS), 4, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy_is_torchs(params: Callable[..., Any], smoothing: float) -> None:
+    found = loss(logits(), LABELS, params(label_smoothing=smoothing), None)
+    torch.testing.assert_close(found, F.cross_entropy(logits(), LABELS, label_smoothing=smoothing))
+
+
+def test_weighted_cross_entropy_is_torchs(params: Callable[..., Any]) -> None:
+    weights = torch.tensor([0.5, 2.0, 1.0, 3.0])
+    torch.testing.assert_close(
+        loss(logits(), LABELS, params(), weights), F.cross_entropy(logits(), LABELS, weight=weights)
+    )
+
+
+@given(gamma=st.floats(0, 6), seed=st.integers(0, 1000))
+def test_focal_loss_is_its_definition(gamma: float, seed: int) -> None:
+    from types import SimpleNamespace
+
+    chosen: Any = SimpleNamespace(loss="focal", focal_gamma=gamma, label_smoothing=0.0)
+    probability = logits(seed).softmax(1)[torch.arange(len(LABELS)), LABELS]
+    expected = (-((1 - probability) ** gamma) * probability.log()).mean()
+    torch.testing.assert_close(loss(logits(seed), LABELS, chosen, None), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_focal_loss_without_gamma_is_cross_entropy(params: Callable[..., Any]) -> None:
+    found = loss(logits(), LABELS, params(loss="focal", focal_gamma=0.0), None)
+    torch.testing.assert_close(found, F.cross_entropy(logits(), LABELS))
+
+
+def test_balanced_weights_give_every_class_the_same_say() -> None:
+    weights = class_weights(LABELS, 4, "balanced")
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([6 / (4 * 3), 6 / (4 * 1), 6 / (4 * 2), 0])
+    totals = torch.zeros(4).index_add(0, LABELS, weights[LABELS])
+    assert totals[:3].tolist() == pytest.approx([1.5] * 3)
+    assert class_weights(LABELS, 4, "none") is None
