@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import shutil
 
 from stages import paths
 from stages.datasets.fetch import digest, fetch
@@ -24,7 +23,7 @@ def main(params: Params) -> dict[str, object]:
         module.build(fetched, options, out)
     else:
         for path in fetched.values():
-            shutil.copyfile(path, out / path.name)  # not a link: DVC makes its outs read-only, and this is the user's
+            io.copy(path, out / path.name)  # not a link: DVC makes its outs read-only, and this is the user's
     archives = sorted(path for path in out.iterdir() if path.name != SOURCES)
     described = {
         "archives": {path.name: digest(path) for path in archives},

@@ -112,9 +112,12 @@ def _refuse_unusable(rows: list[listing.Row], bad: list[dict[str, str]], params:
     if len(classes) < 2:
         raise UserError(f"{where} holds one class ({classes.pop()!r}): a classifier needs two folders or more.")
     if len(bad) > params.bad_images.max_fraction * (len(rows) + len(bad)):
+        text = "".join(json.dumps(image) + "\n" for image in bad)
+        io.write_bytes(paths.REPORTS / "bad_images.jsonl", text.encode(errors="backslashreplace"))
         raise UserError(
             f"{len(bad)} of {len(rows) + len(bad)} images cannot be read, more than `bad_images.max_fraction` "
-            f"({params.bad_images.max_fraction}) allows. The first: {bad[0]['path']}: {bad[0]['reason']}"
+            f"({params.bad_images.max_fraction}) allows. The first: {bad[0]['path']}: {bad[0]['reason']}; "
+            "reports/bad_images.jsonl has all."
         )
 
 

@@ -261,6 +261,8 @@ def _check_root(params: Params) -> None:
             raise UserError(
                 f"`root`: there is no folder {params.root!r}; dataset {params.dataset} needs root=data/none."
             )
+        if params.root != "data/none":
+            print(f"note: dataset {params.dataset} does not read `root`; your own images are dataset folder or csv.")
         return
     if not root.is_absolute():
         raise UserError(

@@ -1,5 +1,6 @@
 """Running one stage: check params, do the work, keep the time it took, show a user's error without a traceback."""
 
+import argparse
 import json
 import sys
 import time
@@ -17,12 +18,19 @@ def run(name: str, stage: Stage) -> None:
 
     What the stage returns (counts, speeds) and its seconds go to `cache/timings/<name>.json`, which nothing depends on.
     """
+    argparse.ArgumentParser(
+        prog=f"python -m stages.{name}",
+        description=f"{sys.modules['__main__'].__doc__} No arguments: params.yaml says what to do, and `dvc repro` "
+        "runs a stage when something that it depends on has changed.",
+    ).parse_args()
     started = time.perf_counter()
     try:
-        found = stage(load())
+        params = load()
+        found = stage(params)
     except UserError as error:
         sys.exit(f"error: {error}")
     seconds = time.perf_counter() - started
     paths.TIMINGS.mkdir(parents=True, exist_ok=True)
-    (paths.TIMINGS / f"{name}.json").write_text(json.dumps({"seconds": round(seconds, 2), **found}) + "\n")
+    of = {"dataset": params.dataset, "root": params.root, "backbone": params.backbone, "cut": params.cut}
+    (paths.TIMINGS / f"{name}.json").write_text(json.dumps({"of": of, "seconds": round(seconds, 2), **found}) + "\n")
     print(f"{name}: {', '.join(f'{value} {key}' for key, value in found.items())} in {seconds:.1f} s")

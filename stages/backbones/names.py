@@ -35,9 +35,11 @@ def check(backbone: str, weights: str) -> None:
         UserError: with the nearest valid name.
     """
     if backbone.startswith(TIMM):
-        name = backbone.removeprefix(TIMM).split(".")[0]
+        name, _, tag = backbone.removeprefix(TIMM).partition(".")
         if name not in registered("timm"):
             raise UserError(f"`backbone`: timm has no model {name!r}; {nearest(name, registered('timm'))}")
+        if tag and tag not in weight_names(backbone):
+            raise UserError(f"`backbone`: {name} has no weights {tag!r}; {nearest(tag, weight_names(backbone))}")
     elif backbone not in known():
         raise UserError(
             f"`backbone`: {backbone!r} is unknown; {nearest(backbone, known())} "

@@ -136,12 +136,20 @@ def _timm(name: str, weights: str, state: State) -> Built:
         model = timm.create_model(architecture, pretrained=weights != "random", pretrained_cfg_overlay=overlay)
     except Exception as error:  # the hub's client raises a dozen kinds when there is no network
         raise UserError(
-            f"The weights of {name} cannot be loaded ({_first_line(error)}). Fetch them by hand from "
-            f"https://huggingface.co/timm/{architecture} and pass the file: -S weights=/path/to/model.safetensors"
+            f"The weights of {name} cannot be loaded ({_first_line(error)}). Fetch model.safetensors by hand from "
+            f"https://huggingface.co/{_hub(architecture)} and pass the file: -S weights=/path/to/model.safetensors"
         ) from None
     config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     resolved = config.get("tag") or "default" if weights == "default" else weights
     return model, _of_timm(config), resolved
+
+
+def _hub(architecture: str) -> str:
+    """Where timm would fetch the weights of an architecture from."""
+    import timm
+
+    config = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    return str(getattr(config, "hf_hub_id", None) or f"timm/{architecture}")
 
 
 def _of_timm(config: Any) -> Preprocessing:
@@ -182,7 +190,8 @@ def _fill(model: nn.Module, state: Mapping[str, torch.Tensor], name: str, weight
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"`weights`: {weights} does not fit {name}: {error}") from None
+        shown = " ".join(str(error).split())[:300]
+        raise UserError(f"`weights`: {weights} does not fit {name}: {shown} …") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from stages import paths
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
 
+ANEW = "`dvc repro` indexes a changed folder anew; cache/images can be removed, it is unpacked again."
 SOURCES = "sources.json"  # beside the archives: their checksums and the options they were fetched with
 
 
@@ -49,7 +50,7 @@ def read(folder: Path, path: str, sha256: str) -> bytes:
     try:
         data = (folder / path).read_bytes()
     except OSError as error:
-        raise UserError(f"{folder / path} cannot be read ({error.strerror}); `dvc repro` indexes it anew.") from None
+        raise UserError(f"{folder / path} cannot be read ({error.strerror}): {ANEW}") from None
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"{folder / path} has changed since it was indexed; `dvc repro` indexes it anew.")
+        raise UserError(f"{folder / path} has changed since it was indexed: {ANEW}")
     return data

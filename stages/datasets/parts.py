@@ -46,6 +46,10 @@ def _published(rows: Sequence[Row], listed: set[str], how: Split) -> tuple[Parts
         )
     lists = {part: [row for row in rows if row.split == part] for part in PARTS}
     source = "the dataset's own lists"
+    if unlisted := sum(row.split is None for row in rows):
+        source += f"; {unlisted} image(s) are in none and are left out"
+    if untrained := sorted({row.label for row in rows if row.split} - {row.label for row in lists["train"]}):
+        raise UserError(f"Class {untrained[0]!r} has no image in the train list: nothing can learn it.")
     if not lists["test"] and how.protocol == "auto" and lists["val"]:
         lists["test"], lists["val"] = lists["val"], []
         source += "; its val list is the test"

@@ -68,15 +68,20 @@ def link(source: Path, target: Path) -> None:
     try:
         os.link(source, temporary)
     except OSError:
-        with source.open("rb") as file, whole(target) as descriptor:
-            offset = 0
-            while block := file.read(1 << 20):
-                write_at(descriptor, block, offset)
-                offset += len(block)
+        copy(source, target)
         return
     os.replace(temporary, target)
     temporary.unlink(missing_ok=True)  # between two links to one file a rename does nothing
     sync_folder(target.parent)
+
+
+def copy(source: Path, target: Path) -> None:
+    """`target` as a copy of `source`, whole or not at all; what was there is replaced, never written into."""
+    with source.open("rb") as file, whole(target) as descriptor:
+        offset = 0
+        while block := file.read(1 << 20):
+            write_at(descriptor, block, offset)
+            offset += len(block)
 
 
 def sync_folder(folder: Path) -> None:

@@ -150,13 +150,13 @@ def load(dataset: str) -> Run:
     predictions = _json(paths.PREDICTIONS / "predictions.json")
     if predictions["classes"] != head["classes"]:
         raise UserError("`cache/predictions` has other classes than `cache/head`: `dvc repro`.")
-    rows = listing.read(dataset)
+    rows, index = listing.read(dataset), _json(paths.index(dataset).with_suffix(".json"))
     undecodable = paths.features(dataset, knobs["backbone"], knobs["cut"]).with_suffix(".bad.json")
     return Run(
         metrics=_json(paths.REPORTS / "metrics.json"),
         head=head,
         ridge=_json(paths.HEAD / "ridge" / "head.json"),
-        index=_json(paths.index(dataset).with_suffix(".json")),
+        index=index,
         split=_json(paths.split(dataset)),
         decide=predictions["decide"],
         classes=_csv(paths.PLOTS / "per_class.csv", _class),
@@ -166,7 +166,9 @@ def load(dataset: str) -> Run:
         rows=rows,
         judged=_judged(predictions, rows),
         undecodable=_read(undecodable, json.loads),
-        timings=_timings(),
+        timings=_timings(
+            {"dataset": dataset, "root": index["root"], "backbone": knobs["backbone"], "cut": knobs["cut"]}
+        ),
     )
 
 
@@ -221,13 +223,16 @@ def _bin(row: dict[str, str]) -> Bin:
     return Bin(float(row["confidence"]), float(row["accuracy"]), int(row["count"]))
 
 
-def _timings() -> dict[str, dict[str, Any]]:
-    """What is there; nobody vouches for these files, so a damaged one is passed over."""
+def _timings(of: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is there of this dataset and backbone; a damaged file, or one of another run, is passed over."""
     found = {}
     for stage in STAGES:
+        shared = of if stage in ("extract", "train", "evaluate") else {key: of[key] for key in ("dataset", "root")}
         try:
             values = json.loads((paths.TIMINGS / f"{stage}.json").read_text())
-            found[stage] = {"seconds": float(values.pop("seconds")), **values}
+            made = values.pop("of")
+            if all(made[key] == value for key, value in shared.items()):
+                found[stage] = {"seconds": float(values.pop("seconds")), **values}
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             continue
     return found

@@ -59,8 +59,8 @@ def html(run: Run, album: Album) -> str:
         "examples": examples(run, album),
         "weakest": [(row, members(run, album, row.name)) for row in choose.weakest(run, WEAKEST)],
         "pictures": [album.picture(run.judged.rows[pair.example]) for pair in confused(run)],
-        "samples": [album.picture(row, boxes=True) for row in choose.samples(run.rows_of("train"), SAMPLES)],
-        "views": album.views(run.rows_of("train")[0], run.head["features"]) if len(run.views) > 1 else [],
+        "samples": [album.picture(row, boxes=True) for row in choose.samples(trained(run), SAMPLES)],
+        "views": album.views(trained(run)[0], run.head["features"]) if len(run.views) > 1 else [],
         "mean_sizes": mean_sizes(run.rows),
         "boxes": any(row.objects for row in run.rows),
         "duplicates": [f"{pair['path']} is {pair['of']}" for pair in run.index["duplicates"]],
@@ -145,6 +145,12 @@ def members(run: Run, album: Album, name: str) -> list[Shown]:
 def confused(run: Run) -> list[choose.Confused]:
     """The most confused pairs."""
     return choose.confused(run.judged, run.head["classes"], PAIRS)
+
+
+def trained(run: Run) -> list[Row]:
+    """The images of train; those that cannot be decoded never train."""
+    lost = {image["path"] for image in run.undecodable}
+    return [row for row in run.rows_of("train") if row.path not in lost]
 
 
 def mean_sizes(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:

@@ -6,6 +6,7 @@ import pytest
 
 from stages.datasets import folder
 from stages.datasets.base import Record
+from stages.errors import UserError
 
 
 def scanned(root: Path, *files: str) -> list[Record]:
@@ -56,3 +57,19 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 def test_the_folder_is_only_read(tmp_path: Path) -> None:
     scanned(tmp_path, "a/1.jpg")
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["a", "a/1.jpg"]
+
+
+def test_lists_are_known_in_any_case_and_refused_beside_other_folders(tmp_path: Path) -> None:
+    found = scanned(tmp_path, "Train/a/1.jpg", "Test/a/2.jpg")
+    assert {(record.label, record.split) for record in found} == {("a", "train"), ("a", "test")}
+    with pytest.raises(UserError, match="holds test, train, which are lists, beside extra, which are not"):
+        scanned(tmp_path, "extra/3.jpg")
+
+
+def test_links_to_class_folders_are_followed_once(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    scanned(root, "a/1.jpg")
+    scanned(elsewhere, "2.jpg")
+    (root / "b").symlink_to(elsewhere)
+    (root / "a" / "loop").symlink_to(root)
+    assert [record.path for record in scanned(root)] == ["a/1.jpg", "b/2.jpg"]

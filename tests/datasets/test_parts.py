@@ -180,3 +180,16 @@ def test_a_split_that_is_not_whole(workplace: Any, content: str | None) -> None:
         paths.split("toy").write_text(content)
     with pytest.raises(UserError, match=r"data/split/toy.json cannot be read .*`dvc repro -f split` makes it anew"):
         parts.read("toy")
+
+
+def test_images_in_no_list_are_told(workplace: Any) -> None:
+    listed = [*rows("train", ant=4, bee=4), *rows("test", ant=2, bee=2)]
+    loose = [row("ant", 90 + number) for number in range(3)]
+    drawn, source = parts.draw([*listed, *loose], how())
+    assert "3 image(s) are in none and are left out" in source
+    assert not {item.sha256 for item in loose} & {image for images in drawn.values() for image in images}
+
+
+def test_a_class_that_no_list_trains_is_refused() -> None:
+    with pytest.raises(UserError, match="Class 'bee' has no image in the train list"):
+        parts.draw([*rows("train", ant=4), *rows("test", bee=2)], how())

@@ -181,3 +181,12 @@ def test_linking_what_is_linked_already_leaves_nothing_behind(tmp_path: Path) ->
     for _ in range(2):
         io.link(source, target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_copy_does_not_write_into_what_the_name_was_linked_to(tmp_path: Path) -> None:
+    cached, out, source = tmp_path / "cached", tmp_path / "out", tmp_path / "source"
+    cached.write_bytes(b"old")
+    io.link(cached, out)
+    source.write_bytes(b"new")
+    io.copy(source, out)
+    assert (cached.read_bytes(), out.read_bytes()) == (b"old", b"new")

@@ -84,8 +84,11 @@ def test_script_is_the_one_that_the_policy_allows(standard: tuple[str, str]) -> 
 def test_markdown_is_the_same_twice_and_knows_no_time(made: Made, reported: Reported) -> None:
     first = reported()
     paths.TIMINGS.mkdir(parents=True)
-    (paths.TIMINGS / "index.json").write_text(json.dumps({"seconds": 3.21, "images": 54}))
+    of = {"dataset": "folder", "root": str(made.root), "backbone": "net", "cut": "pooled"}
+    (paths.TIMINGS / "index.json").write_text(json.dumps({"of": of, "seconds": 3.21, "images": 54}))
     (paths.TIMINGS / "train.json").write_text("{damaged")
+    other = json.dumps({"of": of | {"dataset": "other"}, "seconds": 7.89})
+    (paths.TIMINGS / "split.json").write_text(other)  # of another run: not shown
     html, markdown = reported()
     assert markdown == first[1]
     assert html != first[0] and "54 images" in html
