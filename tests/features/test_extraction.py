@@ -147,7 +147,7 @@ def test_a_file_that_changed_since_it_was_indexed_stops_the_run(workplace: Path,
     folder = class_folder(1)
     part = listed(folder)
     truncate(folder / "ant/000.jpg")
-    with pytest.raises(UserError, match=r"ant/000.jpg has changed since it was indexed; `dvc repro`"):
+    with pytest.raises(UserError, match=r"ant/000.jpg has changed since it was indexed: `dvc repro`"):
         rows_of(spec_of(folder), part)
     (folder / "ant/000.jpg").unlink()
     with pytest.raises(UserError, match=r"ant/000.jpg cannot be read"):
