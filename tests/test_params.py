@@ -126,7 +126,11 @@ def test_a_missing_knob_is_named(text: str, knob: str) -> None:
         ("standardize: maybe", "`standardize` must be a valid boolean, found 'maybe'"),
         ("seed: zero", "`seed` must be a valid integer, found 'zero'"),
         ("optimizer: adamm", "`optimizer` must be one of adamw, adam, sgd, found 'adamm'; did you mean adam"),
-        ("head: mpl", "`head` must be one of linear, mlp, ridge, found 'mpl'; did you mean mlp"),
+        (
+            "head: squeezenet",
+            "takes a map, and `cut` pooled keeps a vector an image: take cut=map, or a head for vectors",
+        ),
+        ("head: mpl", "`head` 'mpl' is unknown; did you mean mlp"),
         ("cut: pool", "found 'pool'; did you mean pooled"),
         ("views: 0", "`views` must be greater than or equal to 1, found 0"),
         ("views: 65", "`views` must be less than or equal to 64, found 65"),

@@ -5,6 +5,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from stages.backbones.device import half
 from stages.errors import UserError
 from stages.features.pipeline import Preprocessing
 
@@ -21,11 +22,7 @@ def pick_precision(precision: str, device: torch.device) -> str:
         raise UserError("`extract.precision`: float16 needs a GPU; on a CPU take bfloat16, float32 or auto.")
     if precision != "auto":
         return precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
-        return "bfloat16"
-    return "float32"
+    return half(device) or "float32"
 
 
 class TorchEngine:

@@ -100,6 +100,8 @@ def drawn(run: Run) -> dict[str, Markup]:
         best = run.head["best_epoch"]
         found |= {what: figures.curve(run.history, best, what) for what in ("loss", "accuracy")}
         found["learning_rate"] = figures.learning_rate(run.history)
+    if run.suggested:
+        found["range_test"] = figures.range_test(run.rates, run.suggested, run.head["params"]["lr"])
     if len({row.n_train for row in run.classes if row.n_train and row.accuracy is not None}) > 1:
         found["by_accuracy"] = figures.accuracy_by_images(run.classes)
     else:
