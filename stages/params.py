@@ -257,7 +257,11 @@ def _check_across(params: Params, path: str) -> None:
     known = list(Datasets.model_fields)
     if params.dataset not in known:
         raise UserError(f"{path}: `dataset` {params.dataset!r} is unknown; {nearest(params.dataset, known)}")
-    names.check(params.backbone, params.weights)
+    networks = names.joined(params.backbone, params.weights)
+    for network in networks:
+        names.check(*network)
+    if len(networks) > 1 and params.cut != "pooled":
+        raise UserError(f"{path}: `backbone` {params.backbone} joins vectors: take cut=pooled, found {params.cut!r}.")
     _check_head(params, path)
     if params.warmup and params.schedule == "plateau":
         raise UserError(

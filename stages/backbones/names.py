@@ -28,6 +28,22 @@ def known() -> list[str]:
     return [*PACKAGED, *registered("torchvision")]
 
 
+def joined(backbone: str, weights: str) -> list[tuple[str, str]]:
+    """Name and weights of every network in `a+b`, whose weights are one for all or `x+y`.
+
+    Raises:
+        UserError: there are other numbers of weights than networks.
+    """
+    backbones, each = backbone.split("+"), weights.split("+")
+    each = each * len(backbones) if len(each) == 1 else each
+    if len(each) != len(backbones):
+        raise UserError(
+            f"`weights`: {weights!r} names {len(each)} weights for the {len(backbones)} networks of {backbone}; give "
+            "one for all or one for each."
+        )
+    return list(zip(backbones, each, strict=True))
+
+
 def check(backbone: str, weights: str) -> None:
     """Refuses a backbone that does not exist, and weights that cannot be meant.
 

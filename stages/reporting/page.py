@@ -171,12 +171,15 @@ def mean_sizes(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
 def provenance(run: Run) -> list[tuple[str, str]]:
     """Where features and head come from, by the names they were recorded under."""
     features = dict(run.head["features"])
-    versions, views = features.pop("versions"), features.pop("views")
+    versions, views, joined = features.pop("versions"), features.pop("views"), features.pop("joined", [])
     features["views"] = len(views)
     if len(views) > 1:
         features["drawn views"] = views[1].rpartition("|")[0]
     rows = [("split", run.split["source"])]
     rows += [(name.replace("_", " "), words.value(found)) for name, found in features.items()]
+    for part in joined:
+        own = {name: found for name, found in part.items() if features.get(name, versions) != found and name != "views"}
+        rows += [(f"{part['backbone']}: {name.replace('_', ' ')}", words.value(found)) for name, found in own.items()]
     rows += [(f"{name} version", words.value(found)) for name, found in versions.items()]
     rows += [(f"head: {name}", words.value(found)) for name, found in run.head["notes"].items()]
     baseline = run.ridge["notes"] if run.head["head"] != "ridge" else {}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from stages import paths
+from stages.backbones import names
 from stages.datasets import listing, parts
 from stages.errors import UserError
 from stages.features import h5
@@ -109,17 +110,24 @@ def check_provenance(found: Mapping[str, Any], params: Params, path: str) -> Non
     Raises:
         UserError: naming the difference.
     """
-    wanted: dict[str, Any] = {"backbone": params.backbone, "cut": params.cut}
-    if params.weights != "default":
-        wanted["weights"] = params.weights
-    if params.image_size != "auto":
-        wanted["image_size"] = params.image_size
-    if params.resize == "squash":
-        wanted["resize"] = params.resize
     views = found.get("views")
     count = len(views) if isinstance(views, list) else 0
     if count != params.views:
         raise UserError(f"{path} has {count} views an image, params ask for {params.views}: `dvc repro`.")
+    _compare(found, {"backbone": params.backbone, "cut": params.cut}, path)
+    single = found.get("joined", [found])
+    for one, (_, weights) in zip(single, names.joined(params.backbone, params.weights), strict=True):
+        wanted: dict[str, Any] = {}
+        if weights != "default":
+            wanted["weights"] = weights
+        if params.image_size != "auto":
+            wanted["image_size"] = params.image_size
+        if params.resize == "squash":
+            wanted["resize"] = params.resize
+        _compare(one, wanted, path)
+
+
+def _compare(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str) -> None:
     for name, value in wanted.items():
         if found.get(name) != value:
             raise UserError(
