@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from stages import paths
 from stages.backbones import names
@@ -23,7 +23,7 @@ from stages.heads import TAKES, those_for
 
 MAX_BYTES = 1 << 20
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Cut = Literal["pooled", "map"]
+Place = Annotated[str, AfterValidator(names.named)]  # of a cut or a tap; whether a network has it, only torch can tell
 
 
 class Split(Block):
@@ -105,8 +105,8 @@ class Params(Block):
     root: str
     backbone: str
     weights: str
-    cut: Cut
-    tap: Literal["same"]
+    cut: Place
+    tap: Place
     image_size: Literal["auto"] | Annotated[int, Field(ge=16, le=4096)]
     resize: Literal["crop", "squash"]
     views: Annotated[int, Field(ge=1, le=64)]

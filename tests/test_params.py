@@ -131,7 +131,12 @@ def test_a_missing_knob_is_named(text: str, knob: str) -> None:
             "takes a map, and `cut` pooled keeps a vector an image: take cut=map, or a head for vectors",
         ),
         ("head: mpl", "`head` 'mpl' is unknown; did you mean mlp"),
-        ("cut: pool", "found 'pool'; did you mean pooled"),
+        (
+            "cut: map@4",
+            "`cut` must be pooled, map, map@16, map@8, pyramid, input or a module's name such as layer3; did you",
+        ),
+        ("cut: layer3.", "found 'layer3.'"),
+        ("tap: 3", "`tap` must be a valid string, found 3"),
         ("views: 0", "`views` must be greater than or equal to 1, found 0"),
         ("views: 65", "`views` must be less than or equal to 64, found 65"),
         ("views: 2.0", "`views` must be a valid integer"),

@@ -29,7 +29,7 @@ class TorchEngine:
     """A trunk on a device: channels_last, autocast, normalisation on the device.
 
     Args:
-        trunk: normalised pixels (N, 3, S, S) to features (N, …).
+        trunk: normalised pixels (N, 3, S, S) to features (N, …), or to layer -> features.
         preprocessing: for its mean and standard deviation.
         device: where to run.
         precision: `float32`, `bfloat16` or `float16`.
@@ -45,11 +45,12 @@ class TorchEngine:
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     @torch.inference_mode()
-    def __call__(self, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
-        """Features (N, …) float32 of uint8 pixels (N, 3, S, S)."""
+    def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
+        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), an array for each layer that the trunk gives."""
         batch = pixels.pin_memory() if self.device.type == "cuda" else pixels
         moved = batch.to(self.device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
         enabled = self.precision != "float32"
         with torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=enabled):
-            features: torch.Tensor = self.trunk((moved - self.mean) / self.std)
-        return features.float().cpu().contiguous().numpy()
+            features = self.trunk((moved - self.mean) / self.std)
+        layers = features.values() if isinstance(features, dict) else [features]
+        return [layer.float().cpu().contiguous().numpy() for layer in layers]
