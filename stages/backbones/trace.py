@@ -33,6 +33,7 @@ def trace(model: nn.Module) -> Traced:
     graph = tracer.trace(model)
     for node in [node for node in graph.nodes if node.op == "placeholder"][1:]:
         _put_default(node, graph)
+    _follow_writes(graph)
     return Traced(graph, {node: name for node, name in tracer.node_to_qualname.items() if node in set(graph.nodes)})
 
 
@@ -101,6 +102,16 @@ def _tracer_arguments() -> dict[str, Any]:
 
     leaves = [*LEAVES, *_get_leaf_modules_for_ops(), *get_notrace_modules()]  # type: ignore[no-untyped-call]
     return {"leaf_modules": leaves, "autowrap_functions": list(get_notrace_functions())}  # type: ignore[no-untyped-call]
+
+
+def _follow_writes(graph: fx.Graph) -> None:
+    """After `x.div_(y)`, whoever uses x uses what that returned: otherwise nothing tells that it must be computed."""
+    position = {node: place for place, node in enumerate(graph.nodes)}
+    for node in position:
+        if node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__"):
+            written = node.all_input_nodes[0]
+            for user in [user for user in written.users if position[user] > position[node]]:
+                user.replace_input_with(written, node)
 
 
 def _put_default(argument: fx.Node, graph: fx.Graph) -> None:

@@ -41,7 +41,8 @@ def input_of(module: str) -> Maps:
 
 
 def features_relu(model: Any, x: torch.Tensor) -> torch.Tensor:
-    return model.features(x).relu()
+    found: torch.Tensor = model.features(x).relu()
+    return found
 
 
 def channels_first(get: Maps) -> Maps:
@@ -60,7 +61,8 @@ def squared(get: Maps, prefix: int = 1) -> Maps:
 
 
 def forward_features(model: Any, x: torch.Tensor) -> torch.Tensor:
-    return model.forward_features(x)
+    found: torch.Tensor = model.forward_features(x)
+    return found
 
 
 # name, pixels a side, the map by the network's own means
@@ -97,7 +99,7 @@ LAST_CONVOLUTION = {"squeezenet1_1": "classifier.1"}
 
 
 def built(name: str) -> nn.Module:
-    """A network in which no weight, bias or statistic is zero or one, so that no layer can be left out unnoticed."""
+    """A network in which no layer can be left out unnoticed."""
     torch.manual_seed(0)
     extra: dict[str, Any] = (
         {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
@@ -107,6 +109,11 @@ def built(name: str) -> nn.Module:
         if name.startswith("timm:")
         else models.get_model(name, weights=None, **extra)
     )
+    return randomised(model)
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """A model in eval mode with other weights and statistics, none of them zero or one."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,11 +1,12 @@
-"""The rest: after the trunk it gives what the whole network gives, in eval mode and, with its randomness, in training."""
+"""The rest: after the trunk it gives what the whole network gives, in eval mode and, drawing the same, in training."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import timm
 import torch
-from networks import FAST, SLOW, assert_same, built, pooled_by_hook
+from networks import FAST, SLOW, assert_same, built, pooled_by_hook, randomised
 from torch import nn
 from torchvision import models
 from torchvision.models.feature_extraction import DualGraphModule
@@ -71,23 +72,24 @@ def test_trunk_and_rest_of_larger_networks_are_the_whole(name: str, size: int) -
 
 
 def densenet() -> nn.Module:
-    return models.DenseNet(8, (2, 2, 2), 16, drop_rate=0.2, num_classes=5)
+    return randomised(models.DenseNet(8, (2, 2, 2), 16, drop_rate=0.2, num_classes=5))
 
 
 def swin() -> nn.Module:
-    return models.SwinTransformer([4, 4], 24, [1, 1], [2, 4], [4, 4], dropout=0.2, attention_dropout=0.2, num_classes=5)
+    return randomised(
+        models.SwinTransformer([4, 4], 24, [1, 1], [2, 4], [4, 4], dropout=0.2, attention_dropout=0.2, num_classes=5)
+    )
 
 
 def convnext() -> nn.Module:
-    return timm.create_model("convnext_atto", depths=(1, 1, 1, 1), drop_path_rate=0.5)
+    return randomised(timm.create_model("convnext_atto", depths=(1, 1, 1, 1), drop_path_rate=0.5))
 
 
 @pytest.mark.parametrize("build", [densenet, swin, convnext])
-def test_what_functions_draw_is_drawn_in_training_and_only_there(build: object) -> None:
+def test_what_functions_draw_is_drawn_in_training_and_only_there(build: Callable[[], nn.Module]) -> None:
     """Functional dropout and stochastic depth: a graph traced in eval mode alone has none."""
-    torch.manual_seed(0)
-    model = build().eval()  # type: ignore[operator]
-    network = Network(model, 64, build.__name__)  # type: ignore[attr-defined]
+    model = build()
+    network = Network(model, 64, build.__name__)
     for cut in three_cuts(network)[:2]:
         assert_equals_whole(network, model, cut, 64)
     rest, x = network.rest("input", "pooled"), torch.randn(4, 3, 64, 64)
@@ -116,9 +118,6 @@ def test_after_a_frozen_trunk_only_the_rest_is_in_training(name: str) -> None:
     assert torch.equal(seeded(rest, trunk(x)), expected)
 
 
-TAPS = {"map": "layer4", "map@16": "layer3", "layer4.0": "layer4.0"}
-
-
 @pytest.fixture(scope="module")
 def resnet() -> Network:
     return Network(built("resnet18"), 64, "resnet18")
@@ -138,8 +137,7 @@ def test_a_rest_ends_at_its_tap(resnet: Network, cut: str, tap: str) -> None:
 
 
 def test_channels_are_put_last_again_where_the_network_has_them_last() -> None:
-    torch.manual_seed(0)
-    network, x = Network(swin().eval(), 64, "swin"), torch.randn(2, 3, 64, 64)
+    network, x = Network(swin(), 64, "swin"), torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         assert_same(network.rest("map", "pooled").eval()(network.trunk("map")(x)), network.trunk("pooled")(x))
 
@@ -183,7 +181,7 @@ def test_nothing_follows_a_pyramid(resnet: Network) -> None:
 def test_a_rest_is_a_copy_that_can_train(resnet: Network) -> None:
     rest = resnet.rest("layer3", "pooled")
     own = dict(rest.named_parameters())
-    assert list(own)[0] == "layer4.0.conv1.weight"
+    assert next(iter(own)) == "layer4.0.conv1.weight"
     assert all(name.startswith("layer4.") for name in rest.state_dict())
     assert all(parameter.requires_grad for parameter in own.values())
     trunk = {parameter.data_ptr() for parameter in resnet.trunk("pooled").parameters()}
@@ -212,7 +210,7 @@ def test_a_rest_is_restored_from_its_own_state(resnet: Network) -> None:
 
 
 def test_a_copy_of_a_rest_switches_its_graph_as_well() -> None:
-    network = Network(densenet().eval(), 64, "densenet")
+    network = Network(densenet(), 64, "densenet")
     rest = copy.deepcopy(network.rest("input", "pooled"))
     x = torch.randn(4, 3, 64, 64)
     with torch.no_grad():
