@@ -53,6 +53,16 @@ class Extract(Block):
     seed: int
 
 
+class Phase(Block):
+    """A stretch of training; a rate that is not given is the flat knob's."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    train_from: str = "all"
+    lr: Annotated[float, Field(gt=0)] | None = None
+    lr_backbone: Annotated[float, Field(gt=0)] | None = None
+    groups: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+
+
 class Augment(Block):
     """What a drawn view may differ in; view 0 is never drawn."""
 
@@ -114,6 +124,10 @@ class Params(Block):
     hidden: Annotated[int, Field(ge=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     lr: Annotated[float, Field(gt=0)]
+    lr_backbone: Annotated[float, Field(gt=0)]
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    freeze_batchnorm: bool
+    phases: list[Phase]
     optimizer: Literal["adamw", "adam", "sgd"]
     weight_decay: Annotated[float, Field(ge=0)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
@@ -267,6 +281,8 @@ def _check_across(params: Params, path: str) -> None:
         raise UserError(
             f"{path}: `warmup` does not go with schedule plateau: set warmup to 0 or take another schedule."
         )
+    if params.phases and params.tap == "same":
+        raise UserError(f"{path}: `phases` unfreeze what lies between cut and tap, and tap=same leaves nothing there.")
     if params.warmup >= params.epochs:
         raise UserError(f"{path}: `warmup` ({params.warmup} epochs) must end before `epochs` ({params.epochs}).")
     _check_root(params)

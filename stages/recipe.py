@@ -60,6 +60,8 @@ def _text(value: object) -> str:
     """A value as Hydra's override syntax, which -S speaks, reads it."""
     if isinstance(value, list):
         return "[" + ",".join(_text(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     return str(value)

@@ -6,6 +6,7 @@ from importlib import import_module
 from stages import paths
 from stages.backbones.device import pick_device
 from stages.errors import UserError
+from stages.features.h5 import INPUT
 from stages.heads import ridge
 from stages.params import Params
 from stages.stage import run
@@ -13,9 +14,10 @@ from stages.training import data, fitted, history
 
 KNOBS = (  # what the head depends on, kept with it
     "dataset", "backbone", "weights", "cut", "tap", "image_size", "resize", "views", "head", "hidden", "dropout",
-    "lr", "optimizer", "weight_decay", "momentum", "clip_grad", "loss", "focal_gamma", "class_weights", "schedule",
-    "warmup", "step_size", "step_factor", "cycle_len", "cycle_mult", "plateau_factor", "plateau_patience", "epochs",
-    "batch_size", "monitor", "early_stopping_patience", "label_smoothing", "standardize", "precision", "seed", "seeds",
+    "lr", "lr_backbone", "layer_decay", "freeze_batchnorm", "phases", "optimizer", "weight_decay", "momentum",
+    "clip_grad", "loss", "focal_gamma", "class_weights", "schedule", "warmup", "step_size", "step_factor", "cycle_len",
+    "cycle_mult", "plateau_factor", "plateau_patience", "epochs", "batch_size", "monitor", "early_stopping_patience",
+    "label_smoothing", "standardize", "precision", "seed", "seeds",
 )  # fmt: skip
 
 
@@ -27,7 +29,8 @@ def main(params: Params) -> dict[str, object]:
         raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
     fit, device = import_module(f"stages.heads.{params.head}").fit, pick_device(params.device)
     head, *others = [fit(found, with_seed(params, number), device) for number in range(params.seeds)]
-    common = {"classes": found.classes, "shape": found.shape, "features": found.provenance}
+    kept_knobs = {*KNOBS, "augment"} if params.cut == INPUT else set(KNOBS)  # of pixels, training draws the views
+    common = {"classes": found.classes, "shape": found.shape, "tap": params.tap, "features": found.provenance}
     baseline = head if params.head == "ridge" else ridge.fit(found, params, device)
     kept = [(paths.HEAD, params.head, head), (paths.HEAD / "ridge", "ridge", baseline)]
     kept += [(paths.HEAD / f"seed-{number}", params.head, other) for number, other in enumerate(others, 1)]
@@ -38,7 +41,7 @@ def main(params: Params) -> dict[str, object]:
             result.module,
             common
             | {"head": name, "knobs": result.knobs, "best_epoch": result.best_epoch, "notes": result.notes}
-            | {"params": {key: getattr(params, key) for key in KNOBS}},
+            | {"params": params.model_dump(include=kept_knobs)},
         )
     history.write(paths.PLOTS / "history.csv", head.history)
     best = head.history[head.best_epoch - 1]

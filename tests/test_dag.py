@@ -34,6 +34,7 @@ FROM_SPLIT = {"split", *FROM_HEAD}
 FROM_INDEX = {"index", "split", *FROM_EXTRACT}
 FROM_EVALUATE = {"evaluate", "report"}
 NOTHING: set[str] = set()
+AUGMENT = {"extract", "lr_sweep", "train"}  # with one view of each image nothing comes out otherwise
 
 # knob -> value (or several knobs that must change together), and the stages that run beside `check`, which looks at
 # params.yaml after every change. The order matters: each run starts where the last one ended.
@@ -50,6 +51,9 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "warmup": (1, FROM_TRAIN),
     "schedule": ({"schedule": "plateau", "warmup": 0}, FROM_TRAIN),
     "clip_grad": (1.0, FROM_HEAD),
+    "lr_backbone": (0.001, FROM_HEAD),
+    "layer_decay": (0.5, FROM_HEAD),
+    "freeze_batchnorm": ("false", FROM_HEAD),
     "loss": ("focal", FROM_HEAD),
     "focal_gamma": (1.0, FROM_HEAD),
     "class_weights": ("balanced", FROM_HEAD),
@@ -83,10 +87,10 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "extract.dtype": ("float32", FROM_EXTRACT),
     "extract.batch_size": (4, FROM_EXTRACT),
     "extract.seed": (1, {"extract"}),  # no drawn views: the same features
-    "augment.crop": (0.6, {"extract"}),
-    "augment.flip": ("false", {"extract"}),
-    "augment.rotate": (15.0, {"extract"}),
-    "augment.lighting": (0.1, {"extract"}),
+    "augment.crop": (0.6, AUGMENT),
+    "augment.flip": ("false", AUGMENT),
+    "augment.rotate": (15.0, AUGMENT),
+    "augment.lighting": (0.1, AUGMENT),
     "views": (2, FROM_EXTRACT),
     "lr_sweep.low": (1e-5, {"lr_sweep", "report"}),
     "lr_sweep.high": (0.5, {"lr_sweep", "report"}),

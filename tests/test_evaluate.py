@@ -118,7 +118,7 @@ def evaluated(workplace: Path, params: Make) -> Make:
         with torch.no_grad():
             module.head.weight.copy_(torch.eye(3))  # type: ignore[operator]
             module.head.bias.zero_()  # type: ignore[operator]
-        described = {"head": "linear", "shape": [3], "classes": CLASSES, "features": provenance}
+        described = {"head": "linear", "shape": [3], "tap": "same", "classes": CLASSES, "features": provenance}
         described["knobs"] = {"precision": "float32"}
         for folder in (paths.HEAD, paths.HEAD / "ridge"):
             fitted.store(folder, module, described)

@@ -56,7 +56,7 @@ def test_the_file_of_the_checkout_is_right(text: str) -> None:
         assert getattr(params, knob) == tree[knob], knob
     assert params.split.model_dump() == tree["split"]
     assert params.options == getattr(params.datasets, tree["dataset"])
-    assert list(params.flat()) == [knob for knob in Params.model_fields if not isinstance(tree[knob], dict)]
+    assert list(params.flat()) == [knob for knob in Params.model_fields if not isinstance(tree[knob], dict | list)]
 
 
 def misspelt(word: str) -> str:

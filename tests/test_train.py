@@ -37,7 +37,8 @@ def run(workplace: Path, params: Make) -> Make:
         "ok": np.ones(len(rows), "u1"),
         "views": np.zeros((len(rows), VIEWS, 2, 3), "f4"),
     }
-    provenance = {"backbone": "efficientnet_lite0", "cut": "pooled", "views": ["evaluation", "drawn"], "parameters": 7}
+    provenance = {"backbone": "efficientnet_lite0", "cut": "pooled", "views": ["evaluation", "drawn"], "parameters": 7,
+                  "image_size": 224}  # fmt: skip
     out = paths.features("logos", "efficientnet_lite0", "pooled")
     h5.write(out, members=members, provenance=provenance, pieces=iter([(0, arrays)]))
 

@@ -16,6 +16,7 @@ from stages.training.data import Data
 from stages.training.fitted import Fitted, assemble, embed, knobs
 from stages.training.history import Epoch
 from stages.training.loop import judge
+from stages.training.rest import build as build_rest
 
 TEMPERATURE = 0.07
 NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100, 200)
@@ -62,7 +63,8 @@ def fit(data: Data, params: Params, device: torch.device) -> Fitted:
     train, val = (data.parts[name].to(device) for name in ("train", "val"))
     images, views = train.x.shape[:2]
     shaped = knobs(params, data, device) | {"rows": images * views, "k": 1}
-    module = assemble("knn", data.shape, len(data.classes), shaped).to(device)
+    rest = build_rest(data.provenance, params.tap, params.weights)
+    module = assemble("knn", data.shape, len(data.classes), shaped, rest).to(device)
     vectors = embed(module, train)
     module.standardize.fit([vectors.flatten(0, 1)])
     neighbours = module.head

@@ -53,6 +53,8 @@ def hydra(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return "[" + ",".join(map(hydra, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{hydra(key)}:{hydra(item)}" for key, item in value.items()) + "}"
     text = str(value)
     if not isinstance(value, str) or (PLAIN.fullmatch(text) and text.lower() not in RESERVED):
         return text

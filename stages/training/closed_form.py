@@ -8,6 +8,7 @@ from stages.training.data import Data
 from stages.training.fitted import Fitted, assemble, embed, knobs
 from stages.training.history import Epoch
 from stages.training.loop import judge
+from stages.training.rest import build
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # λ, as a multiple of the number of rows
 SCALES = tuple(10 ** (step / 20) for step in range(61))  # 1 to 1,000: what turns regression values into logits
@@ -24,7 +25,8 @@ def fit(data: Data, params: Params, device: torch.device) -> Fitted:
     """
     train, val = (data.parts[name].to(device) for name in ("train", "val"))
     shaped = knobs(params, data, device)
-    module = assemble("ridge", data.shape, len(data.classes), shaped).to(device)
+    rest = build(data.provenance, params.tap, params.weights)
+    module = assemble("ridge", data.shape, len(data.classes), shaped, rest).to(device)
     standardize, linear = module.standardize, module.head
     assert isinstance(linear, torch.nn.Linear)
     vectors, labels = embed(module, train).flatten(0, 1), train.y.repeat_interleave(train.x.shape[1])

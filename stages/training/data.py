@@ -14,11 +14,28 @@ from stages.backbones import names
 from stages.datasets import listing, parts
 from stages.errors import UserError
 from stages.features import h5
+from stages.features.pipeline import Preprocessing
 from stages.heads import TAKES
-from stages.params import Params
+from stages.params import Augment, Params
+from stages.training import pixels
 
 BATCH = 256  # images that are judged at a time
 BLOCK = 512  # views read at a time: a block of float16 maps in float32 stays small
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What turns images that are kept as pixels into views.
+
+    Attributes:
+        sizes: (N, 2) heights and widths without padding.
+        how: the evaluation view.
+        augment: what is drawn anew in training.
+    """
+
+    sizes: torch.Tensor
+    how: Preprocessing
+    augment: Augment
 
 
 @dataclass(frozen=True)
@@ -27,23 +44,34 @@ class Part:
 
     Attributes:
         x: (N, V, …), the features of each view of each image, the first the evaluation view: vectors in float32, maps
-            as they are stored.
+            as they are stored, images as uint8 (N, 1, 3, H, W) with padding.
         y: (N,) int64, positions in the list of classes; where it lies, batches go.
         rows: (N,) positions in the index.
+        pixels: how images are looked at; None for features.
     """
 
     x: torch.Tensor
     y: torch.Tensor
     rows: list[int]
+    pixels: Pixels | None = None
 
     @property
     def evaluation(self) -> torch.Tensor:
         """(N, …) float32, the evaluation view of each image."""
         return self.x[:, 0].float()
 
-    def batch(self, images: torch.Tensor, views: torch.Tensor | int = 0) -> torch.Tensor:
-        """Float32 features (n, …) of some images, each in its view."""
-        return self.x[images.to(self.x.device), views].to(self.y.device).float()
+    def batch(self, images: torch.Tensor, views: torch.Tensor | int = 0, *, training: bool = False) -> torch.Tensor:
+        """Float32 features (n, …) of some images, each in its view; of pixels a view (n, 3, S, S), 0 to 255.
+
+        In training a view of pixels is drawn anew, else it is the evaluation view.
+        """
+        x = self.x[images.to(self.x.device), views].to(self.y.device)
+        if self.pixels is None:
+            return x.float()
+        sizes, how = self.pixels.sizes[images], self.pixels.how
+        if training:
+            return pixels.augmented(x, sizes, self.pixels.augment, how.crop, torch.default_generator)
+        return pixels.evaluation(x, sizes, how)
 
     def batches(self, view: int = 0) -> Iterator[torch.Tensor]:
         """Float32 features of one view of every image, in order, some at a time."""
@@ -72,7 +100,9 @@ class Data:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the features of one image: (D,) or (C, H, W)."""
+        """Of the features of one image: (D,), (C, H, W) or (T, C); of pixels (3, S, S)."""
+        if found := self.parts["train"].pixels:
+            return 3, found.how.crop, found.how.crop
         return tuple(self.parts["train"].x.shape[2:])
 
 
@@ -93,13 +123,13 @@ def load(params: Params) -> Data:
     number = {label: place for place, label in enumerate(classes)}
     place_of = {row.sha256: place for place, row in enumerate(rows)}
     layer = features.layers[params.cut]
-    if layer.ndim == 3 or TAKES[params.head] == "vector":
+    if layer.ndim == 3 or (TAKES[params.head] == "vector" and params.tap == "same" and params.cut != h5.INPUT):
         layer = _vectors(layer)
     made = {}
     for name, images in split.items():
         places = [place for image in images if features.ok[place := place_of[image]]]
         labels = torch.tensor([number[rows[place].label] for place in places], dtype=torch.long)
-        made[name] = Part(torch.from_numpy(layer[places]), labels, places)
+        made[name] = Part(torch.from_numpy(layer[places]), labels, places, _pixels(features, places, params))
     labelled = [[(rows[place].sha256, rows[place].label) for place in part.rows] for part in made.values()]
     return Data(classes, made, features.provenance, hashlib.sha256(json.dumps(labelled).encode()).hexdigest())
 
@@ -135,11 +165,20 @@ def _compare(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str) -> 
             )
 
 
+def _pixels(features: h5.Features, places: list[int], params: Params) -> Pixels | None:
+    if params.cut != h5.INPUT:
+        return None
+    how = Preprocessing.parse(features.provenance["preprocessing"])
+    return Pixels(torch.from_numpy(features.sizes[places]), how, params.augment)
+
+
 def _vectors(layer: h5.Array) -> h5.Array:
-    """Float32 vectors (N, views, D); of maps (N, views, D, H, W) the mean over positions."""
-    vectors = np.empty(layer.shape[:3], np.float32)
+    """Float32 vectors (N, views, D); of maps (N, views, D, H, W) the mean over positions, of tokens over tokens."""
+    channels = layer.shape[3] if layer.ndim == 4 else layer.shape[2]
+    vectors = np.empty((*layer.shape[:2], channels), np.float32)
     images = max(1, BLOCK // layer.shape[1])
+    positions = {3: (), 4: (2,), 5: (3, 4)}[layer.ndim]
     for first in range(0, len(layer), images):
         block = np.array(layer[first : first + images], dtype=np.float32)
-        vectors[first : first + images] = block.mean((-2, -1)) if block.ndim == 5 else block
+        vectors[first : first + images] = block.mean(positions) if positions else block
     return vectors

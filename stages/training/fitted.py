@@ -19,6 +19,7 @@ from stages.heads import TAKES, those_for
 from stages.params import Params
 from stages.training.data import Data, Part
 from stages.training.history import Epoch
+from stages.training.rest import Rest, build
 
 SMALLEST = 1e-6  # a deviation: features that are all the same are left alone
 
@@ -57,27 +58,45 @@ class Standardize(nn.Module):
 
 
 class Whole(nn.Module):
-    """All that lies between the cached features and the logits: standardisation, then the head's own layers.
+    """All that lies between the cached features and the logits: the rest, standardisation, the head's own layers.
 
     Attributes:
+        rest: of the backbone, from the cut to the tap; None where the head sits on the features.
         takes: what the head takes; maps are averaged over positions for one that takes a vector.
         precision: `float32`, or `bfloat16` in which products and convolutions are then computed.
     """
 
-    def __init__(self, head: nn.Module, channels: int, *, takes: str, precision: str) -> None:
+    def __init__(
+        self, head: nn.Module, standardize: Standardize, rest: Rest | None = None, *, takes: str, precision: str
+    ) -> None:
         super().__init__()
-        self.standardize, self.head = Standardize(channels), head
+        self.rest, self.standardize, self.head = rest, standardize, head
         self.takes, self.precision = takes, precision
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """What the head takes, before standardisation: (N, D) or (N, C, H, W)."""
-        return x.mean((-2, -1)) if self.takes == "vector" and x.ndim == 4 else x
+        """What the head takes, before standardisation: float32 (N, D) or (N, C, H, W)."""
+        with self._autocast(x):
+            x = self.rest(x) if self.rest else x
+        return pooled(x.float()) if self.takes == "vector" else x.float()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (N, classes) in float32."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            logits: torch.Tensor = self.head(self.standardize(self.features(x)))
+        standard = self.standardize(self.features(x))
+        with self._autocast(x):
+            logits: torch.Tensor = self.head(standard)
         return logits.float()
+
+    def without_rest(self) -> "Whole":
+        """The same layers, not a copy, for what `features` gave."""
+        return Whole(self.head, self.standardize, takes=self.takes, precision=self.precision)
+
+    def _autocast(self, x: torch.Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def pooled(x: torch.Tensor) -> torch.Tensor:
+    """A vector an image: (N, C, H, W) averaged over positions, (N, T, C) over tokens."""
+    return x.mean((-2, -1)) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x
 
 
 @dataclass(frozen=True)
@@ -100,30 +119,37 @@ class Fitted:
 
 def knobs(params: Params, data: Data, device: torch.device) -> dict[str, Any]:
     """What shapes a head and how it computes; stored with it, so that it can be built again."""
-    precision = training_precision(params.precision, device) if len(data.shape) > 1 else "float32"
+    heavy = len(data.shape) > 1 or params.tap != "same"
+    precision = training_precision(params.precision, device) if heavy else "float32"
     return {"hidden": params.hidden, "dropout": params.dropout, "precision": precision}
 
 
-def assemble(head: str, shape: Sequence[int], classes: int, knobs: Mapping[str, Any]) -> Whole:
-    """A whole head, by name, on features of the shape that one image has.
+def assemble(
+    head: str, shape: Sequence[int], classes: int, knobs: Mapping[str, Any], rest: Rest | None = None
+) -> Whole:
+    """A whole head, by name, on features of the shape that one image has at the cut.
 
     Raises:
-        UserError: the head takes a map and the features are vectors.
+        UserError: the head takes a map and the features at the tap are none.
     """
     takes = TAKES[head]
+    if rest:
+        with torch.inference_mode():
+            shape = rest.eval()(torch.zeros(1, *shape)).shape[1:]
     if takes == "map" and len(shape) != 3:
         raise UserError(
-            f"`head`: {head} takes a map (C, H, W), and the features are of shape {tuple(shape)}: take cut=map, or a "
-            f"head for vectors ({', '.join(those_for('vector'))})."
+            f"`head`: {head} takes a map (C, H, W), and the features are of shape {tuple(shape)}: take cut=map or "
+            f"tap=map, or a head for vectors ({', '.join(those_for('vector'))})."
         )
-    taken = tuple(shape) if takes == "map" else (shape[0],)
-    layers = import_module(f"stages.heads.{head}").build(taken, classes, knobs)
-    return Whole(layers, shape[0], takes=takes, precision=knobs["precision"])
+    channels = shape[1] if len(shape) == 2 else shape[0]
+    layers = import_module(f"stages.heads.{head}").build(shape if takes == "map" else (channels,), classes, knobs)
+    return Whole(layers, Standardize(channels), rest, takes=takes, precision=knobs["precision"])
 
 
 @torch.inference_mode()
 def embed(module: Whole, part: Part) -> torch.Tensor:
-    """What the head takes of every view of every image: (N, V, …)."""
+    """What the head takes of every view of every image: (N, V, …), in eval mode."""
+    module.eval()
     views = part.x.shape[1]
     return torch.stack([torch.cat([*map(module.features, part.batches(view))]) for view in range(views)], 1)
 
@@ -150,8 +176,9 @@ def restore(folder: Path) -> tuple[Whole, dict[str, Any]]:
     """
     try:
         description: dict[str, Any] = json.loads((folder / "head.json").read_text())
-        classes = len(description["classes"])
-        module = assemble(description["head"], description["shape"], classes, description["knobs"])
+        shape, classes = description["shape"], len(description["classes"])
+        rest = build(description["features"], description["tap"])
+        module = assemble(description["head"], shape, classes, description["knobs"], rest)
         module.load_state_dict(load_file(folder / "head.safetensors"))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder} holds no whole head ({error}): `dvc repro -f train` makes it anew.") from None

@@ -17,7 +17,6 @@ from stages.features import io
 from stages.params import Params
 from stages.training import loop, losses
 from stages.training.data import Data, Part
-from stages.training.fitted import assemble, knobs
 
 SMOOTHING = 0.95  # of the running mean of the losses
 DIVERGED = 4.0  # times the lowest smoothed loss: the test stops there
@@ -36,24 +35,26 @@ class Point:
 def range_test(head: str, data: Data, params: Params, device: torch.device) -> list[Point]:
     """Trains a new head for `lr_sweep.steps` steps, the rate growing evenly on a log scale from `low` to `high`.
 
+    What the first phase trains of the rest trains too, its rates in the same proportion to the head's.
+
     Returns:
         A point a step, up to where the loss diverges.
     """
     train, how, points = data.parts["train"].to(device), params.lr_sweep, list[Point]()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(params.seed)
-        module = assemble(head, data.shape, len(data.classes), knobs(params, data, device)).to(device)
-        if params.standardize:
-            loop.standardize(module, train)
-        optimizer = loop.make_optimizer(module, params)
+        module, _ = loop.start(head, data, train, params, device)
+        groups = loop.unfreeze(module, loop.plan(params)[0], params)
+        optimizer = loop.make_optimizer(groups, params)
+        shares = [group["lr"] / groups[0]["lr"] for group in groups]
         weights = losses.class_weights(train.y, len(data.classes), params.class_weights)
         module.train()
         mean = lowest = math.inf
         running = 0.0
         for number, (batch, labels) in zip(range(how.steps), _batches(train, params.batch_size), strict=False):
             lr = how.low * (how.high / how.low) ** (number / (how.steps - 1))
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            for group, share in zip(optimizer.param_groups, shares, strict=True):
+                group["lr"] = share * lr
             loss = float(loop.step(module, batch, labels, optimizer, params, weights)[0])
             running = SMOOTHING * running + (1 - SMOOTHING) * loss
             mean = running / (1 - SMOOTHING ** (number + 1))
@@ -90,4 +91,4 @@ def _batches(train: Part, size: int) -> Iterator[tuple[torch.Tensor, torch.Tenso
     while True:
         drawn = torch.randint(views, (images,))
         for chosen in torch.randperm(images).split(size):  # type: ignore[no-untyped-call]
-            yield train.batch(chosen, drawn[chosen]), train.y[chosen.to(train.y.device)]
+            yield train.batch(chosen, drawn[chosen], training=True), train.y[chosen.to(train.y.device)]

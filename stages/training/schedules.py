@@ -8,15 +8,16 @@ ONE_CYCLE_RISE = 0.3  # of all steps; Smith 2018, with the numbers that fastai m
 ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1 / 250_000
 
 
-def factor(step: int, steps: int, params: Params) -> float:
+def factor(step: int, steps: int, epochs: int, params: Params) -> float:
     """The factor on `lr` at a step; `plateau` is not a function of the step and has factor 1 here.
 
     Args:
-        step: counted from 0 over all epochs.
+        step: counted from 0 over all epochs of the phase.
         steps: an epoch.
+        epochs: of the phase.
         params: `schedule` and what belongs to it; `warmup` epochs of a linear rise come before any of them.
     """
-    warmup, total = params.warmup * steps, params.epochs * steps
+    warmup, total = params.warmup * steps, epochs * steps
     if step < warmup:
         return (step + 1) / warmup
     step, total = step - warmup, max(1, total - warmup)

@@ -15,6 +15,7 @@ from stages.training.data import Data, Part
 from stages.training.fitted import SMALLEST, Fitted, Standardize
 
 Make = Callable[..., Any]
+FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
 HEADS = ["linear", "mlp", "ridge", "knn"]
 
 
@@ -27,7 +28,7 @@ def toy(columns: int = 6) -> Data:
         x[:, 0] += 3 * y
         return Part(100 + 20 * x[:, None], y, list(range(count)))
 
-    return Data(["a", "b", "c"], {"train": part(48), "val": part(24), "test": part(9)}, {})
+    return Data(["a", "b", "c"], {"train": part(48), "val": part(24), "test": part(9)}, FEATURES)
 
 
 @pytest.fixture
@@ -40,7 +41,10 @@ def trained(workplace: Path, params: Make) -> Make:
 
 
 def described(head: str, found: Fitted) -> dict[str, Any]:
-    return {"head": head, "shape": [6], "classes": ["a", "b", "c"], "knobs": found.knobs}
+    return {"head": head, "shape": [6], "classes": ["a", "b", "c"], "knobs": found.knobs} | {
+        "tap": "same",
+        "features": FEATURES,
+    }
 
 
 def trainable(module: torch.nn.Module) -> int:

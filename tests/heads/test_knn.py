@@ -13,6 +13,7 @@ from stages.training.data import Data, Part
 from stages.training.fitted import logits
 
 CPU = torch.device("cpu")
+FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
 
 
 def part(count: int, noise: float, views: int = 1, seed: int = 0) -> Part:
@@ -24,7 +25,7 @@ def part(count: int, noise: float, views: int = 1, seed: int = 0) -> Part:
 
 def data(noise: float, views: int = 1) -> Data:
     parts = {"train": part(80, noise, views), "val": part(60, noise, seed=1), "test": part(20, noise, seed=2)}
-    return Data(list("abcd"), parts, {})
+    return Data(list("abcd"), parts, FEATURES)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from stages.training import fitted, loop
 from stages.training.data import Data, Part
 
 Make = Callable[..., Any]
+FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
 CPU = torch.device("cpu")
 
 
@@ -26,7 +27,7 @@ def toy(views: int = 1) -> Data:
         x[torch.arange(count), :, y, 1:4, 2] += 3  # a class shows in a few positions of one channel
         return Part(x.half(), y, list(range(count)))
 
-    return Data(["a", "b", "c"], {"train": part(60), "val": part(30), "test": part(9)}, {})
+    return Data(["a", "b", "c"], {"train": part(60), "val": part(30), "test": part(9)}, FEATURES)
 
 
 @pytest.fixture
@@ -66,5 +67,5 @@ def test_maps_are_standardised_by_channel(turned: Make) -> None:
 
 def test_vectors_are_refused_with_what_fits(turned: Make) -> None:
     vectors = {name: Part(part.x.mean((-2, -1)).float(), part.y, part.rows) for name, part in toy().parts.items()}
-    with pytest.raises(UserError, match=r"squeezenet takes a map.* take cut=map, or a head for vectors \(linear, mlp"):
-        loop.fit("squeezenet", Data(["a", "b", "c"], vectors, {}), turned(), CPU)
+    with pytest.raises(UserError, match=r"squeezenet takes a map.* take cut=map or tap=map, or a head for vectors \(linear"):
+        loop.fit("squeezenet", Data(["a", "b", "c"], vectors, FEATURES), turned(), CPU)

@@ -20,6 +20,7 @@ from stages.training.data import Data, Part
 from stages.training.fitted import Fitted
 
 Make = Callable[..., Any]
+FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64}
 CPU = torch.device("cpu")
 TRAIN = """
 import os, sys, torch
@@ -48,7 +49,12 @@ def toy(train: int = 60, columns: int = 8, views: int = 2) -> Data:
         x[:, :, 0] += y[:, None]
         return Part(x, y, list(range(count)))
 
-    return Data(["a", "b", "c"], {"train": part(train), "val": part(30), "test": part(3)}, {"of": "toy"}, "identity")
+    return Data(
+        ["a", "b", "c"],
+        {"train": part(train), "val": part(30), "test": part(3)},
+        {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64},
+        "identity",
+    )
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from stages.training.fitted import Fitted
 
 CPU = torch.device("cpu")
 Make = Callable[..., Any]
+FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def toy(columns: int, train: int = 60, val: int = 40, noise: float = 2.0) -> Dat
         x = centres[y] + noise * torch.randn(count, columns, generator=generator)
         return Part(5 + 3 * x[:, None], y, list(range(count)))
 
-    return Data(["a", "b", "c"], {"train": part(train), "val": part(val), "test": part(10)}, {})
+    return Data(["a", "b", "c"], {"train": part(train), "val": part(val), "test": part(10)}, FEATURES)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(30, 8), (8, 30), (10, 10)], ids=["primal", "dual", "square"])
@@ -110,7 +111,7 @@ def test_the_same_twice_and_the_random_state_is_nothing(fit: Callable[[Data], Fi
 
 def test_the_test_part_plays_no_part(fit: Callable[[Data], Fitted]) -> None:
     data = toy(6)
-    other = Data(data.classes, data.parts | {"test": Part(torch.zeros(0, 1, 6), torch.zeros(0).long(), [])}, {})
+    other = Data(data.classes, data.parts | {"test": Part(torch.zeros(0, 1, 6), torch.zeros(0).long(), [])}, FEATURES)
     one, two = fit(data), fit(other)
     assert torch.equal(one.module.head.weight, two.module.head.weight)  # type: ignore[index]
 
@@ -124,11 +125,11 @@ def test_every_view_is_a_row(columns: int, fit: Callable[[Data], Fitted]) -> Non
     views = Part(x, train.y, train.rows)
     rows = Part(x.reshape(120, 1, columns), torch.stack([train.y] * 3, 1).flatten(), list(range(120)))
     noisy = Part(torch.cat([val.x, torch.full_like(val.x, 1e4)], 1), val.y, val.rows)  # beside the evaluation view
-    found = fit(Data(data.classes, {"train": views, "val": noisy}, {}))
-    expected = fit(Data(data.classes, {"train": rows, "val": val}, {}))
+    found = fit(Data(data.classes, {"train": views, "val": noisy}, FEATURES))
+    expected = fit(Data(data.classes, {"train": rows, "val": val}, FEATURES))
     assert found.notes == expected.notes
     for name, tensor in expected.module.state_dict().items():
         assert torch.equal(found.module.state_dict()[name], tensor)
     assert found.history[0].val_loss == expected.history[0].val_loss
-    first = fit(Data(data.classes, {"train": Part(x[:, :1], train.y, train.rows), "val": val}, {}))
+    first = fit(Data(data.classes, {"train": Part(x[:, :1], train.y, train.rows), "val": val}, FEATURES))
     assert not torch.allclose(first.module.head.weight, found.module.head.weight)  # type: ignore[index]

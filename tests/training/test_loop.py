@@ -10,10 +10,11 @@ from stages.errors import UserError
 from stages.heads import linear, mlp
 from stages.training import loop
 from stages.training.data import Data, Part
-from stages.training.fitted import Fitted, Whole
+from stages.training.fitted import Fitted, Standardize, Whole
 
 CPU = torch.device("cpu")
 Make = Callable[..., Any]
+FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
 
 
 def toy(noise: float = 0.3, train: int = 60, val: int = 30, seed: int = 0) -> Data:
@@ -26,7 +27,7 @@ def toy(noise: float = 0.3, train: int = 60, val: int = 30, seed: int = 0) -> Da
         x = centres[y] + noise * torch.randn(count, 8, generator=generator)
         return Part(x[:, None], y, list(range(count)))
 
-    return Data(["a", "b", "c"], {"train": part(train), "val": part(val), "test": part(3)}, {})
+    return Data(["a", "b", "c"], {"train": part(train), "val": part(val), "test": part(3)}, FEATURES)
 
 
 @pytest.fixture
@@ -113,15 +114,16 @@ def test_constant_stays(turned: Make) -> None:
 
 
 def test_knobs_reach_the_optimizer(turned: Make) -> None:
-    module = torch.nn.Linear(2, 2)
-    module.bias.requires_grad_(False)
+    one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     for name, kind in (("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
-        optimizer = loop.make_optimizer(module, turned(optimizer=name, lr=0.25, weight_decay=0.125, momentum=0.75))
+        chosen = turned(optimizer=name, weight_decay=0.125, momentum=0.75)
+        rates = [{"params": [one.weight], "lr": 0.25}, {"params": [other.weight], "lr": 0.5}]
+        optimizer = loop.make_optimizer(rates, chosen)
         assert type(optimizer) is kind
-        (group,) = optimizer.param_groups
-        assert (group["lr"], group["weight_decay"]) == (0.25, 0.125)
-        assert group.get("momentum", 0.75) == 0.75
-        assert group["params"] == [module.weight]
+        for group, weight, lr in zip(optimizer.param_groups, (one.weight, other.weight), (0.25, 0.5), strict=True):
+            assert (group["lr"], group["weight_decay"]) == (lr, 0.125)
+            assert group.get("momentum", 0.75) == 0.75
+            assert group["params"] == [weight]
 
 
 def test_the_losses_of_the_first_epoch(turned: Make) -> None:
@@ -147,7 +149,7 @@ def test_a_loss_that_is_not_finite_names_the_rate(turned: Make) -> None:
 
 def test_the_test_part_plays_no_part(turned: Make) -> None:
     data = toy()
-    other = Data(data.classes, data.parts | {"test": Part(torch.zeros(0, 1, 8), torch.zeros(0).long(), [])}, {})
+    other = Data(data.classes, data.parts | {"test": Part(torch.zeros(0, 1, 8), torch.zeros(0).long(), [])}, FEATURES)
     assert fit(turned(), data).history == fit(turned(), other).history
 
 
@@ -158,7 +160,7 @@ def test_a_last_batch_of_one(turned: Make) -> None:
 def test_judge_counts_by_hand() -> None:
     x = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.0]]])
     part = Part(x, torch.tensor([0, 1, 1]), [0, 1, 2])
-    loss, accuracy = loop.judge(Whole(torch.nn.Identity(), 2, takes="vector", precision="float32"), part)
+    loss, accuracy = loop.judge(Whole(torch.nn.Identity(), Standardize(2), takes="vector", precision="float32"), part)
     assert accuracy == pytest.approx(2 / 3)
     assert loss == pytest.approx((0.126928 + 0.313262 + 1.313262) / 3, rel=1e-5)
 
@@ -173,7 +175,7 @@ def viewed(views: int, carrier: int, seed: int = 0) -> Data:
         x = torch.zeros(len(part.y), views, 8)
         x[:, carrier] = part.evaluation
         made[name] = Part(x if name == "train" else part.x.expand(-1, views, -1), part.y, part.rows)
-    return Data(["a", "b", "c"], made, {})
+    return Data(["a", "b", "c"], made, FEATURES)
 
 
 @pytest.mark.parametrize("carrier", [0, 1, 2])
@@ -195,7 +197,7 @@ def test_each_image_is_drawn_once_an_epoch_in_a_view_of_its_own(turned: Make, mo
                 seen.append(batch.clone())
             return super().forward(batch)
 
-    data = Data(["a", "b", "c"], {"train": train, "val": train, "test": train}, {})
+    data = Data(["a", "b", "c"], {"train": train, "val": train, "test": train}, FEATURES)
     chosen = turned(epochs=40, standardize=False, lr=1e-9)
     monkeypatch.setattr(linear, "build", lambda shape, classes, knobs: Spy(shape[0], classes))
     fit(chosen, data)
@@ -212,7 +214,7 @@ def test_training_with_views_is_bit_identical_twice(turned: Make) -> None:
     generator = torch.Generator().manual_seed(5)
     plain = toy(noise=2.0)
     x = plain.parts["train"].x + torch.randn(60, 4, 8, generator=generator)
-    data = Data(plain.classes, plain.parts | {"train": Part(x, plain.parts["train"].y, list(range(60)))}, {})
+    data = Data(plain.classes, plain.parts | {"train": Part(x, plain.parts["train"].y, list(range(60)))}, FEATURES)
     torch.manual_seed(1)
     one = fit(turned(head="mlp"), data)
     torch.manual_seed(2)
@@ -240,7 +242,7 @@ def test_with_one_view_nothing_is_drawn(turned: Make, monkeypatch: pytest.Monkey
 def test_standardisation_is_of_all_views(turned: Make) -> None:
     x = torch.randn(60, 3, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5, 9])[:, None] + 2
     plain = toy()
-    data = Data(plain.classes, plain.parts | {"train": Part(x, plain.parts["train"].y, list(range(60)))}, {})
+    data = Data(plain.classes, plain.parts | {"train": Part(x, plain.parts["train"].y, list(range(60)))}, FEATURES)
     found = fit(turned(epochs=1), data)
     torch.testing.assert_close(found.module.standardize.mean, x.flatten(0, 1).mean(0))
 
@@ -249,5 +251,5 @@ def test_validation_sees_the_evaluation_view_alone(turned: Make) -> None:
     plain = toy()
     val = plain.parts["val"]
     noisy = torch.cat([val.x, torch.full((len(val.y), 2, 8), 1e3)], 1)
-    other = Data(plain.classes, plain.parts | {"val": Part(noisy, val.y, val.rows)}, {})
+    other = Data(plain.classes, plain.parts | {"val": Part(noisy, val.y, val.rows)}, FEATURES)
     assert fit(turned(), other).history == fit(turned(), plain).history

@@ -12,6 +12,7 @@ from stages.training.data import Data, Part
 from stages.training.range_test import Point, suggestions
 
 Make = Callable[..., Any]
+FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
 CPU = torch.device("cpu")
 
 
@@ -24,7 +25,7 @@ def toy(noise: float = 1.0) -> Data:
         x = centres[y] + noise * torch.randn(count, 8, generator=generator)
         return Part(x[:, None].expand(-1, 2, -1).clone(), y, list(range(count)))
 
-    return Data(["a", "b", "c"], {"train": part(60), "val": part(30), "test": part(3)}, {})
+    return Data(["a", "b", "c"], {"train": part(60), "val": part(30), "test": part(3)}, FEATURES)
 
 
 @pytest.fixture
