@@ -121,7 +121,12 @@ def resnet() -> Network:
 
 @pytest.mark.parametrize(
     ("name", "modules"),
-    [("resnet18", RESNET), ("vgg11", VGG), ("mobilenet_v2", MOBILENET), ("timm:convnext_atto", CONVNEXT)],
+    [
+        ("resnet18", RESNET),
+        ("mobilenet_v2", MOBILENET),
+        ("timm:convnext_atto", CONVNEXT),
+        pytest.param("vgg11", VGG, marks=pytest.mark.slow),
+    ],
 )
 def test_a_map_at_a_stride_is_the_last_output_of_a_block_there(name: str, modules: dict[str, str]) -> None:
     model = built(name)
@@ -157,7 +162,7 @@ def test_a_transformers_map_is_at_the_stride_of_its_patches() -> None:
 def test_a_module_gives_what_it_puts_out() -> None:
     for name, module, shape in (
         ("resnet18", "layer3", (256, 4, 4)),
-        ("vgg11", "features.5", (128, 16, 16)),
+        ("squeezenet1_1", "features.5", (128, 7, 7)),
         ("timm:convnext_atto", "stages.1.blocks.0", (80, 8, 8)),
     ):
         model, x = built(name), torch.randn(2, 3, 64, 64)

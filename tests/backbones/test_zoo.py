@@ -217,3 +217,38 @@ def test_the_packaged_weights(lite0_wheel: Path, workplace: Path, monkeypatch: p
         logits = backbone.model(torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)))
     assert logits.shape == (2, 1000) and logits.isfinite().all()
     assert 0.1 < logits.std() < 10 and not torch.equal(logits[0], logits[1])
+
+
+# --- without weights
+
+
+@pytest.mark.parametrize(
+    "name", [NAME, "googlenet", "efficientnet_lite0", "timm:mobilenetv3_small_050", "timm:resnet18.tv_in1k"]
+)
+def test_an_architecture_is_that_of_the_weights_and_fetches_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "fetch", lambda *_: pytest.fail("nothing is fetched"))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("nothing is fetched"))
+    before = torch.get_rng_state()
+    model = zoo.architecture(name)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+    loaded = zoo.load(name, "random").model.state_dict()
+    assert {key: value.shape for key, value in model.state_dict().items()} == {
+        key: value.shape for key, value in loaded.items()
+    }
+
+
+def test_weights_that_normalise_once_more_do_so_in_their_architecture() -> None:
+    assert zoo.architecture("googlenet").transform_input is True
+    assert zoo.architecture("googlenet", "random").transform_input is False
+
+
+@pytest.mark.parametrize("name", [NAME, "efficientnet_lite0", "timm:vit_tiny_patch16_224", "timm:resnet18.tv_in1k"])
+def test_preprocessing_needs_no_weights(name: str) -> None:
+    assert zoo.preprocessing(name, "random") == zoo.load(name, "random").preprocessing
+
+
+def test_preprocessing_is_that_of_the_named_weights() -> None:
+    assert zoo.preprocessing("resnet50", "IMAGENET1K_V1").resize == 256
+    assert zoo.preprocessing("resnet50", "IMAGENET1K_V2").resize == zoo.preprocessing("resnet50").resize == 232
+    assert zoo.preprocessing("timm:resnet18", "a1_in1k") == zoo.preprocessing("timm:resnet18.a1_in1k")

@@ -24,7 +24,8 @@ from stages.datasets.listing import Row
 from stages.errors import UserError
 from stages.features import extraction, h5, views
 from stages.features.extraction import Image, Spec, compute_part, extract, machine
-from stages.features.pipeline import Preprocessing, decode
+from stages.features.pipeline import Preprocessing, decode, keep
+from stages.features.store import fingerprint
 from stages.params import Augment
 
 OUT = Path("cache/features/folder/toy.h5")
@@ -526,6 +527,109 @@ def test_the_provenance_of_rows_says_nothing_of_views(workplace: Path) -> None:
     plain = machine(spec_of(workplace)).provenance
     assert machine(spec_of(workplace, views=views_of(3, turned), augment=turned)).provenance == plain
     assert not {"views", "augmentation", "augment"} & plain.keys()
+
+
+# --- other cuts
+
+
+def test_a_pyramid_has_a_layer_for_each_stride(workplace: Path, class_folder: Folder) -> None:
+    folder = class_folder(2)
+    spec, wanted = spec_of(folder, backbone="resnet18", cut="pyramid"), listed(folder)
+    assert extract(spec, wanted, OUT) == (6, [])
+    found = h5.read(OUT)
+    shapes = {name: rows.shape for name, rows in found.layers.items()}
+    assert shapes == {
+        "pyramid@8": (6, 1, 128, 8, 8), "pyramid@16": (6, 1, 256, 4, 4), "pyramid@32": (6, 1, 512, 2, 2)
+    }  # fmt: skip
+    single = rows_of(replace(spec, cut="map@16"), wanted)["features/map@16"]
+    np.testing.assert_array_equal(found.layers["pyramid@16"], single)
+    assert found.provenance["cut_at"] == "layer2.1.relu_1, layer3.1.relu_1, layer4.1.relu_1"
+    assert extract(spec, wanted[::-1], OUT) == (0, [])
+
+
+def test_a_module_is_kept_under_its_name(workplace: Path, class_folder: Folder) -> None:
+    folder = class_folder(1)
+    extract(spec_of(folder, cut="features.7", views=views_of(2)), listed(folder), OUT)
+    found = h5.read(OUT)
+    assert {name: rows.shape for name, rows in found.layers.items()} == {"features.7": (3, 2, 256, 7, 7)}
+    assert found.provenance["cut"] == "features.7"
+
+
+def test_tokens_are_kept_as_they_are(workplace: Path, class_folder: Folder) -> None:
+    folder = class_folder(1)
+    spec = spec_of(folder, backbone="timm:vit_tiny_patch16_224", cut="blocks.1", image_size=224, dtype="float16")
+    found = rows_of(spec, listed(folder)[:1])["features/blocks.1"]
+    assert found.shape == (1, 1, 197, 192) and found.dtype == np.float16 and found.std() > 0
+
+
+def test_another_cut_shares_no_row(workplace: Path, class_folder: Folder) -> None:
+    folder = class_folder(1)
+    for cut in ("features.7", "features.8"):
+        assert extract(spec_of(folder, cut=cut), listed(folder), OUT) == (3, [])
+        assert h5.read(OUT).layers.keys() == {cut}
+
+
+def test_an_unknown_cut_is_refused_before_anything_is_computed(workplace: Path, class_folder: Folder) -> None:
+    folder = class_folder(1)
+    with pytest.raises(UserError, match=r"squeezenet1_1 has no module 'feature.7'; did you mean features.7"):
+        extract(spec_of(folder, cut="feature.7"), listed(folder), OUT)
+    assert not OUT.exists()
+
+
+# --- images
+
+
+def test_images_themselves_are_kept_padded_with_their_sizes(
+    workplace: Path, class_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.backbones.zoo.load", lambda *_: pytest.fail("weights are not needed"))
+    folder = class_folder(3)  # 40, 48 and 56 by 48
+    spec, wanted = spec_of(folder, cut="input", image_size=32), listed(folder)
+    assert extract(spec, wanted, OUT) == (9, [])
+    found = h5.read(OUT)
+    images, sizes = found.layers["input"], found.sizes
+    assert images.dtype == np.uint8 and images.shape == (9, 1, 3, 44, 43)  # 48 x 40 becomes 44 x 37
+    assert sorted(set(map(tuple, sizes.tolist()))) == [(37, 37), (37, 43), (44, 37)]
+    for (path, _), kept, (height, width), affine in zip(
+        wanted, images[:, 0], sizes, found.members["views"], strict=True
+    ):
+        expected, matrix = keep(decode((folder / path).read_bytes()), machine(spec).preprocessing)
+        np.testing.assert_array_equal(kept[:, :height, :width], expected)
+        assert not kept[:, height:].any() and not kept[:, :, width:].any()
+        np.testing.assert_array_equal(affine[0], matrix)
+    provenance = found.provenance
+    assert (provenance["cut"], provenance["dtype"], provenance["parameters"]) == ("input", "uint8", 0)
+    assert provenance["kept"] == "decode|middle(1:2)|shrink(37,bilinear)" and provenance["image_size"] == 32
+    assert Preprocessing.parse(provenance["preprocessing"]) == machine(spec).preprocessing
+
+
+def test_images_come_out_the_same_whatever_came_before(
+    workplace: Path, class_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = class_folder(3)
+    truncate(folder / "bee/001.jpg")
+    spec, wanted = spec_of(folder, cut="input"), listed(folder)
+    assert extract(spec, wanted, OUT) == (9, [4])
+    expected = OUT.read_bytes()
+    assert h5.read(OUT).sizes[4].tolist() == [0, 0] and not h5.read(OUT).layers["input"][4].any()
+    forget_store()
+    monkeypatch.setattr(extraction, "PART_VIEWS", 4)
+    extract(spec, wanted[5:], Path("some.h5"))
+    assert extract(spec, wanted, OUT) == (5, [4])
+    assert OUT.read_bytes() == expected
+
+
+def test_images_are_kept_once(workplace: Path, class_folder: Folder) -> None:
+    with pytest.raises(UserError, match=r"`views`: cut=input keeps each image once, found views=3: .* drawn"):
+        machine(spec_of(workplace, cut="input", views=views_of(3)))
+
+
+def test_what_an_image_is_kept_for_is_part_of_its_provenance(workplace: Path) -> None:
+    spec = spec_of(workplace, cut="input")
+    specs = [spec, replace(spec, image_size=32), replace(spec, resize="squash"), replace(spec, backbone="resnet18")]
+    assert len({fingerprint(machine(one).provenance) for one in specs}) == 4
+    same = [replace(spec, dtype="float16"), replace(spec, batch_size=9), replace(spec, precision="bfloat16")]
+    assert {fingerprint(machine(one).provenance) for one in same} == {fingerprint(machine(spec).provenance)}
 
 
 # --- the stage

@@ -295,3 +295,62 @@ def test_what_is_no_hdf5_after_a_checksum_that_holds_is_refused(tmp_path: Path) 
     path.write_bytes(bytes(h5.USER_BLOCK) + b"no HDF5 at all")
     with pytest.raises(h5.Damaged, match="no feature file of coldcut"):
         h5.read(sealed(path))
+
+
+# --- several layers, images
+
+
+def images(rows: int = 3) -> dict[str, h5.Array]:
+    random = np.random.default_rng(1)
+    kept = random.integers(0, 256, (rows, 1, 3, 6, 4)).astype("u1")
+    return {
+        "features/input": kept,
+        "sha256": arrays(rows)["sha256"],
+        "ok": np.ones(rows, "u1"),
+        "views": random.normal(size=(rows, 1, 2, 3)).astype("f4"),
+        "sizes": np.array([[6, 4 - row % 2] for row in range(rows)], "i4"),
+    }
+
+
+def put(path: Path, found: dict[str, h5.Array]) -> h5.Features:
+    members = {name: (rows.shape, rows.dtype.str[1:]) for name, rows in found.items()}
+    h5.write(path, members=members, provenance={}, pieces=iter([(0, found)]))
+    return h5.read(path)
+
+
+def test_images_come_with_their_sizes(tmp_path: Path) -> None:
+    found = put(tmp_path / "f.h5", images())
+    np.testing.assert_array_equal(found.layers["input"], images()["features/input"])
+    assert found.sizes.dtype == np.int32 and found.sizes.tolist() == [[6, 4], [6, 3], [6, 4]]
+    assert h5.layout(3, 1, {"input": ((3, 6, 4), "u1")}).keys() == images().keys()
+    assert h5.padded(found.sizes) == (6, 4)
+    assert h5.padded(np.zeros((2, 2), "i4")) == (1, 1)
+
+
+def test_images_without_sizes_and_sizes_without_images_are_refused(tmp_path: Path) -> None:
+    found = images()
+    sizes = found.pop("sizes")
+    with pytest.raises(h5.Damaged, match="no feature file of coldcut: it holds features/input, ok, sha256, views"):
+        put(tmp_path / "f.h5", found)
+    with pytest.raises(h5.Damaged, match="it holds features/pooled, ok, sha256, sizes, views"):
+        put(tmp_path / "g.h5", arrays(3) | {"sizes": sizes})
+
+
+def test_only_images_are_bytes(tmp_path: Path) -> None:
+    with pytest.raises(h5.Damaged, match="features/input is of float32, expected u1"):
+        put(tmp_path / "f.h5", images() | {"features/input": images()["features/input"].astype("f4")})
+    with pytest.raises(h5.Damaged, match="features/pooled is of uint8, expected f2 or f4"):
+        put(tmp_path / "g.h5", arrays(3) | {"features/pooled": np.zeros((3, 1, 5), "u1")})
+
+
+def test_several_layers_and_names_with_dots(tmp_path: Path) -> None:
+    base = {name: rows for name, rows in arrays(3).items() if not name.startswith(h5.LAYER)}
+    random = np.random.default_rng(2)
+    layers = {
+        name: random.normal(size=(3, 1, 2, side, side)).astype("f2")
+        for name, side in (("pyramid@8", 4), ("layer4.0", 2))
+    }
+    found = put(tmp_path / "f.h5", base | {h5.LAYER + name: rows for name, rows in layers.items()})
+    assert found.layers.keys() == layers.keys()
+    for name, rows in layers.items():
+        np.testing.assert_array_equal(found.layers[name], rows)

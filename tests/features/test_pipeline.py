@@ -16,7 +16,7 @@ from torchvision import models
 from torchvision.transforms.functional import InterpolationMode
 
 from stages.features.header import BadImage
-from stages.features.pipeline import MAX_RATIO, Preprocessing, decode, interpolation, prepare
+from stages.features.pipeline import MAX_RATIO, Preprocessing, decode, interpolation, keep, kept_side, prepare
 
 Encoder = Callable[..., bytes]
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -316,3 +316,52 @@ def test_every_interpolation_runs(name: str) -> None:
 def test_an_unknown_interpolation_is_refused() -> None:
     with pytest.raises(ValueError, match="'cubic' is not one of"):
         interpolation("cubic")
+
+
+# --- keep
+
+
+@settings(max_examples=50, deadline=None)
+@given(height=st.integers(1, 400), width=st.integers(1, 400))
+def test_what_is_kept_is_no_larger_than_training_needs(height: int, width: int) -> None:
+    image = torch.zeros((3, height, width), dtype=torch.uint8)
+    kept, affine = keep(image, HOW)
+    short, long = sorted(kept.shape[1:])
+    assert short == min(kept_side(HOW), height, width) and kept_side(HOW) == 64
+    assert long <= 2 * short and kept.dtype == torch.uint8
+    corners = np.array([[0, 0, 1], [width, height, 1]]) @ affine.T  # of the image, in pixels of what is kept
+    room = np.array([kept.shape[2], kept.shape[1]])
+    np.testing.assert_allclose(corners.mean(0), room / 2, atol=1 + 0.5 * affine[0, 0])  # the middle stays the middle
+    assert (corners[0] <= 1e-3).all() and (corners[1] >= room - 1e-3).all()
+
+
+def test_a_small_image_is_kept_as_it_is() -> None:
+    image = torch.randint(0, 256, (3, 30, 50), dtype=torch.uint8)
+    kept, affine = keep(image, HOW)
+    assert torch.equal(kept, image)
+    np.testing.assert_array_equal(affine, [[1, 0, 0], [0, 1, 0]])
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 300), (300, 40), (200, 1000)])
+def test_of_a_long_image_the_middle_is_kept(height: int, width: int) -> None:
+    ramp = torch.linspace(0, 255, max(height, width))
+    image = (ramp[None, :] if width > height else ramp[:, None]).expand(3, height, width).to(torch.uint8)
+    kept, affine = keep(image, HOW)
+    short, long = sorted(kept.shape[1:])
+    assert long == 2 * short
+    assert abs(float(kept.float().mean()) - 127.5) < 2
+    span = (
+        (affine[0, 0], -affine[0, 2], kept.shape[2]) if width > height else (affine[1, 1], -affine[1, 2], kept.shape[1])
+    )
+    scale, start, length = span
+    first, last = start / scale, (start + length) / scale  # in pixels of the image
+    expected = 255 * np.array([first, last]) / max(height, width)
+    found = kept[0, 0, [0, -1]] if width > height else kept[0, [0, -1], 0]
+    np.testing.assert_allclose(found.float(), expected, atol=4)
+
+
+def test_what_is_kept_is_resized_with_antialiasing() -> None:
+    stripes = torch.zeros((3, 256, 256), dtype=torch.uint8)
+    stripes[:, :, ::2] = 255
+    kept, _ = keep(stripes, HOW)
+    assert kept.shape == (3, 64, 64) and 110 < kept[:, 2:-2, 2:-2].min() <= kept[:, 2:-2, 2:-2].max() < 145

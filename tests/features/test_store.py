@@ -346,3 +346,79 @@ def test_a_second_process_waits_for_the_first(workplace: Path, repository: Path)
     entered, missing = out.split()
     assert float(entered) >= released
     assert int(missing) == 0  # it sees what the first one kept
+
+
+# --- images, padded to the largest of those asked for
+
+
+def size_of(number: int) -> tuple[int, int]:
+    return (0, 0) if number == BAD else (2 + number % 4, 3 + 7 * number % 5)
+
+
+def images_of(numbers: Sequence[int]) -> dict[str, h5.Array]:
+    """Images of many sizes, padded as far as these need."""
+    sizes = np.array([size_of(number) for number in numbers], "i4")
+    kept = np.zeros((len(numbers), 1, 3, *h5.padded(sizes)), "u1")
+    for place, number in enumerate(numbers):
+        height, width = size_of(number)
+        kept[place, 0, :, :height, :width] = number + np.arange(1, width + 1)
+    ok = np.array([number != BAD for number in numbers], "u1")
+    affine = np.array([[np.full((2, 3), number)] for number in numbers], "f4")
+    return {"features/input": kept, "ok": ok, "views": affine, "sizes": sizes}
+
+
+def run_images(numbers: Sequence[int], step: int, out: Path = OUT) -> int:
+    with RowStore({"cut": "input"}).locked() as store:
+        missing = [
+            number
+            for places in store.missing(shas(numbers), ONE).values()
+            for number in map(list(numbers).__getitem__, places)
+        ]
+        for first in range(0, len(missing), step):
+            part = missing[first : first + step]
+            store.add(images_of(part), shas(part), ONE)
+        store.assemble(shas(numbers), ONE, out)
+    return len(missing)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    first=st.lists(st.integers(0, 9), unique=True, min_size=1),
+    then=st.lists(st.integers(0, 9), unique=True, min_size=1),
+    step=st.integers(1, 5),
+)
+def test_padding_depends_on_the_images_asked_for_alone(
+    first: list[int], then: list[int], step: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DVC_ROOT", raising=False)
+        patch.setattr("stages.features.store.GATHER_BYTES", 500)
+        patch.chdir(tmp_path_factory.mktemp("plain"))
+        run_images(then, 10)
+        expected = OUT.read_bytes()
+        found = h5.read(OUT)
+        for name, rows in images_of(then).items():
+            np.testing.assert_array_equal(found.members[name], rows)
+        patch.chdir(tmp_path_factory.mktemp("another"))
+        run_images(first, step, Path("first.h5"))
+        assert run_images(then, step) == len(set(then) - set(first))
+        assert OUT.read_bytes() == expected
+
+
+# --- several layers
+
+
+def test_all_layers_of_a_row_stay_together(workplace: Path) -> None:
+    def levels(numbers: Sequence[int]) -> dict[str, h5.Array]:
+        rows = rows_of(numbers)
+        fine = np.stack([np.full((1, 2, 4, 4), number, "f2") for number in numbers])
+        return rows | {"features/pyramid@8": fine, "features/pyramid@16": fine[..., ::2, ::2]}
+
+    with RowStore(PROVENANCE).locked() as store:
+        for part in ([5, 1], [0], [7, 2]):
+            store.add(levels(part), shas(part), ONE)
+        store.assemble(shas([2, 0, 5]), ONE, OUT)
+    found = h5.read(OUT)
+    assert found.layers["pyramid@16"].shape == (3, 1, 2, 2, 2)
+    for name, rows in levels([2, 0, 5]).items():
+        np.testing.assert_array_equal(found.members[name], rows)
