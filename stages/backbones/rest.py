@@ -31,12 +31,13 @@ def parameters_from(rest: DualGraphModule, module: str) -> list[nn.Parameter]:
 def _in_order(rest: DualGraphModule) -> Iterator[tuple[str, list[nn.Parameter]]]:
     """The modules and parameters of a rest by name as they are first used, each parameter once."""
     seen: set[nn.Parameter] = set()
+    own = dict(rest.named_parameters())
     for node in rest.train_graph.nodes:
         name = str(node.target)
         if node.op == "call_module":
             parameters = list(rest.get_submodule(name).parameters())
         elif node.op == "get_attr":
-            parameters = [parameter for known, parameter in rest.named_parameters() if known == name]
+            parameters = [own[name]] if name in own else []
         else:
             continue
         yield name, [parameter for parameter in parameters if parameter not in seen]

@@ -34,7 +34,7 @@ def trace(model: nn.Module) -> Traced:
     for node in [node for node in graph.nodes if node.op == "placeholder"][1:]:
         _put_default(node, graph)
     _follow_writes(graph)
-    return Traced(graph, {node: name for node, name in tracer.node_to_qualname.items() if node in set(graph.nodes)})
+    return Traced(graph, {node: tracer.node_to_qualname[node] for node in graph.nodes if node.op != "output"})
 
 
 def put_shapes(model: nn.Module, graph: fx.Graph, size: int) -> fx.GraphModule:

@@ -67,7 +67,6 @@ def forward_features(model: Any, x: torch.Tensor) -> torch.Tensor:
 
 # name, pixels a side, the map by the network's own means
 FAST: list[tuple[str, int, Maps]] = [
-    ("alexnet", 128, output_of("features")),
     ("squeezenet1_1", 64, output_of("features")),
     ("resnet18", 64, output_of("layer4")),
     ("mobilenet_v2", 64, output_of("features")),
@@ -81,6 +80,7 @@ FAST: list[tuple[str, int, Maps]] = [
     ("timm:vit_tiny_patch16_224", 224, squared(forward_features)),
 ]
 SLOW: list[tuple[str, int, Maps]] = [
+    ("alexnet", 128, output_of("features")),
     ("vgg11", 64, output_of("features")),
     ("densenet121", 64, features_relu),
     ("googlenet", 64, output_of("inception5b")),

@@ -99,3 +99,16 @@ def test_a_file_of_weights_is_found_from_the_main_checkout(workplace: Path, monk
 def test_a_package_that_is_not_installed() -> None:
     with pytest.raises(UserError, match="the package no_such_package is not installed: pip install no_such_package"):
         names.registered("no_such_package")
+
+
+@pytest.mark.parametrize("place", [*names.CUTS, "layer3", "features.5", "blocks.4.0", "Mixed_7c"])
+def test_what_a_cut_may_be(place: str) -> None:
+    assert names.named(place) == place
+
+
+@pytest.mark.parametrize(
+    ("place", "near"), [("map@4", "map"), ("pyramid@8", "pyramid"), ("layer3.", "known"), ("", "known")]
+)
+def test_what_no_cut_can_be(place: str, near: str) -> None:
+    with pytest.raises(ValueError, match=rf"must be pooled, .* or a module's name such as layer3; .*{near}"):
+        names.named(place)

@@ -239,8 +239,8 @@ def test_an_architecture_is_that_of_the_weights_and_fetches_nothing(name: str, m
 
 
 def test_weights_that_normalise_once_more_do_so_in_their_architecture() -> None:
-    assert zoo.architecture("googlenet").transform_input is True
-    assert zoo.architecture("googlenet", "random").transform_input is False
+    found = [vars(zoo.architecture("googlenet", weights))["transform_input"] for weights in ("default", "random")]
+    assert found == [True, False]
 
 
 @pytest.mark.parametrize("name", [NAME, "efficientnet_lite0", "timm:vit_tiny_patch16_224", "timm:resnet18.tv_in1k"])

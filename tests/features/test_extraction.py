@@ -690,3 +690,12 @@ def test_the_stage_draws_the_views_that_params_ask_for(class_folder: Folder, sta
     alone = staged(folder, extract={"batch_size": 4, "precision": "float32"})
     assert stage.main(alone)["computed"] == 0
     assert h5.read(out).provenance["views"] == ["evaluation"]
+
+
+def test_the_stage_keeps_images(class_folder: Folder, staged: Callable[..., Any]) -> None:
+    folder = class_folder(2)
+    found = stage.main(staged(folder, cut="input"))
+    out = paths.features("folder", "squeezenet1_1", "input")
+    assert found["images"] == found["computed"] == 6 and h5.read(out).layers["input"].shape == (6, 1, 3, 48, 48)
+    with pytest.raises(UserError, match=r"`views`: cut=input keeps each image once, found views=2"):
+        stage.main(staged(folder, cut="input", views=2))

@@ -135,6 +135,14 @@ def test_the_evaluation_view_is_that_of_cached_features(size: tuple[int, int], h
     assert float((found - expected.float()).abs().max()) < 12
 
 
+def test_all_is_done_where_the_images_are() -> None:
+    """On a device without memory nothing can be computed beside it unnoticed."""
+    images, sizes = torch.zeros((2, 3, 40, 50), dtype=torch.uint8, device="meta"), torch.tensor([[40, 50], [30, 30]])
+    for found in (augmented(images, sizes, ALL, 32, seeded()), evaluation(images, sizes, HOW)):
+        assert found.device.type == "meta" and found.shape[:2] == (2, 3)
+        assert normalized(found, HOW).device.type == "meta"
+
+
 def test_places_follow_the_view() -> None:
     """The affine map is that of a cached view of the same box, flip and angle."""
     drawn = plain([10.0, 5.0, 40.0, 20.0], flip=[1.0], angle=[30.0])
