@@ -20,7 +20,7 @@ class Traced(NamedTuple):
     """The operations of a network in one of its modes.
 
     Attributes:
-        names: of each node, in the network's own words: `layer4.1.add`.
+        names: of each operation, in the network's own words: `layer4.1.add`.
     """
 
     graph: fx.Graph
@@ -34,7 +34,7 @@ def trace(model: nn.Module) -> Traced:
     for node in [node for node in graph.nodes if node.op == "placeholder"][1:]:
         _put_default(node, graph)
     _follow_writes(graph)
-    return Traced(graph, {node: tracer.node_to_qualname[node] for node in graph.nodes if node.op != "output"})
+    return Traced(graph, {node: name for node in graph.nodes if (name := tracer.node_to_qualname.get(node))})
 
 
 def put_shapes(model: nn.Module, graph: fx.Graph, size: int) -> fx.GraphModule:
