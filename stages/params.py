@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from stages import paths
 from stages.backbones import names
-from stages.datasets import caltech101, csv, folder, logos
+from stages.datasets import caltech101, csv, flickrlogos32, folder, logos
 from stages.datasets.base import Block, Source
 from stages.datasets.images import has_source
 from stages.errors import UserError, nearest
@@ -82,6 +82,7 @@ class Datasets(Block):
     folder: folder.Options
     csv: csv.Options
     caltech101: caltech101.Options
+    flickrlogos32: flickrlogos32.Options
 
 
 class Params(Block):

@@ -90,6 +90,7 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "bad_images.max_fraction": (0.02, {"index", "extract"}),
     "datasets.logos": ({"datasets.logos.scenes": 3, "datasets.logos.size": 64, "datasets.logos.seed": 1}, NOTHING),
     "datasets.caltech101": ({"datasets.caltech101.exclude": "[BACKGROUND_Google]"}, NOTHING),
+    "datasets.flickrlogos32": ({"datasets.flickrlogos32.protocol": "owners"}, NOTHING),
     "weights": ("WEIGHTS", FROM_EXTRACT),
     "root": ("ROOT", FROM_INDEX),
     "dataset": ("logos", {"download", *FROM_INDEX}),
