@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from stages import paths
@@ -80,6 +80,8 @@ def main(params: Params) -> dict[str, object]:
 
 
 def _look(folder: Path, record: Record) -> Seen:
+    if ".." in PurePosixPath(record.path).parts or PurePosixPath(record.path).is_absolute():
+        return Seen(record, "", None, "it would lie outside of the folder of the images", True)
     try:
         record.path.encode()
         data = (folder / record.path).read_bytes()

@@ -212,6 +212,13 @@ def test_broken_boxes_are_left_out_and_listed(scanned: Make) -> None:
     ]
 
 
+@pytest.mark.parametrize("path", ["../secret.jpg", "/etc/secret.jpg", "a/../../secret.jpg"])
+def test_an_annotation_cannot_reach_outside(scanned: Make, path: str) -> None:
+    rows, summary = scanned(Record("a.jpg", "ant"), Record("b.jpg", "bee"), Record(path, None, annotation="x.json"))
+    assert set(rows) == {"a.jpg", "b.jpg"}
+    assert summary["bad"] == [{"path": path, "reason": "it would lie outside of the folder of the images"}]
+
+
 def test_strict_stops_at_broken_annotations(scanned: Make) -> None:
     with pytest.raises(UserError, match=r"7 annotation\(s\) are broken.*\n  0.xml: bad(\n.*){4}$"):
         scanned(Record("a.jpg", None), *(Broken(f"{number}.xml", "bad") for number in range(7)), strict=True)

@@ -1,8 +1,10 @@
 """Tiny archives and folders in the official layouts of datasets that tests cannot fetch."""
 
 import io
+import tarfile
 import zipfile
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,4 +64,51 @@ def flickrlogos32(
             mark, end = (BOM, "\r\n") if name.startswith("valset") else ("", "\n")
             packed.writestr(f"FlickrLogos-v2/{name}.relpaths.txt", mark + end.join(entries) + end)
         packed.writestr("FlickrLogos-v2/README.txt", "miniature")
+    return path
+
+
+Corners = tuple[float, float, float, float]  # xmin, ymin, xmax, ymax: from 1, inclusive
+VOC_LISTS = {"train": 4, "val": 3, "test": 2}
+
+
+def voc_xml(*objects: tuple[str, Corners], size: tuple[int, int] = (SIDE, SIDE), difficult: Iterable[int] = ()) -> str:
+    """An annotation as VOC writes it, with a part in its first object; `difficult` numbers objects from 0."""
+    text = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size><segmented>0</segmented>"
+    for number, (name, corners) in enumerate(objects):
+        tags = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+        box = "<bndbox>" + "".join(f"<{tag}>{value}</{tag}>" for tag, value in tags) + "</bndbox>"
+        flags = f"<truncated>{number % 2}</truncated><difficult>{int(number in set(difficult))}</difficult>"
+        part = f"<part><name>head</name>{box}</part>" if number == 0 else ""
+        text += f"<object><name>{name}</name><pose>Left</pose>{flags}{box}{part}</object>"
+    return f"<annotation><folder>VOC</folder>{text}</annotation>"
+
+
+def voc(
+    home: Path, *, lists: Mapping[str, int] = VOC_LISTS, classes: Sequence[str] = ("cat", "dog"), seed: int = 0
+) -> Path:
+    """Writes a set in VOC's layout to `home`: JPEGImages, Annotations, ImageSets/Main; names and pixels follow `seed`.
+
+    Every image has an object of the first class in turn and a small difficult one of the next; trainval is listed too.
+    """
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main", "SegmentationClass"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    names: dict[str, list[str]] = {}
+    for part, count in lists.items():
+        names[part] = [f"{seed + len(names):05}_{number:06}" for number in range(count)]
+        for number, name in enumerate(names[part]):
+            first, second = (classes[(number + place) % len(classes)] for place in (0, 1))
+            xml = voc_xml((first, (5, 9, 44, 48)), (second, (50, 50, 64, 64)), difficult=[1])
+            (home / f"Annotations/{name}.xml").write_text(xml)
+            (home / f"JPEGImages/{name}.jpg").write_bytes(photograph(zlib.crc32(name.encode())))
+    if "train" in names:
+        names["trainval"] = sorted(names["train"] + names.get("val", []))
+    for part, listed in names.items():
+        (home / f"ImageSets/Main/{part}.txt").write_text("\n".join(listed) + "\n")
+    return home
+
+
+def tar(path: Path, folder: Path) -> Path:
+    """Packs a folder as the official tar archives are: its own name on top."""
+    with tarfile.open(path, "w") as packed:
+        packed.add(folder, folder.name)
     return path

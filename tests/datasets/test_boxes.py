@@ -29,8 +29,8 @@ def test_a_fitted_box_has_an_area_inside_the_image(
 def test_the_largest_object_that_counts() -> None:
     large, small = Box("large", (0, 0, 9, 9)), Box("small", (0, 0, 2, 2))
     assert boxes.largest([small, large]) == "large"
-    for flag in ("difficult", "crowd", "ignore"):
-        assert boxes.largest([small, replace(large, **{flag: True})]) == "small"
+    for flagged in (replace(large, difficult=True), replace(large, crowd=True), replace(large, ignore=True)):
+        assert boxes.largest([small, flagged]) == "small"
     assert boxes.largest([replace(large, difficult=True)]) == "large"  # where none counts
     assert boxes.largest([]) == ""
 

@@ -202,14 +202,14 @@ def with_objects(listed: Sequence[Row], *labels: str) -> list[Row]:
 
 
 def test_rare_labels_of_objects_join_the_commonest() -> None:
-    listed = with_objects([*rows(ant=40), *rows(bee=1), *rows(**{"": 2})], "ant")
+    listed = with_objects([*rows(ant=40), *rows(bee=1), *(row("", number) for number in range(2))], "ant")
     drawn, _ = parts.draw(listed, how())
     assert is_partition(listed, drawn)
     assert [len(drawn[part]) for part in parts.PARTS] == [21, 11, 11]
 
 
 def test_images_without_objects_are_a_stratum_of_their_own() -> None:
-    listed = [*with_objects(rows(ant=8), "ant"), *rows(**{"": 4})]
+    listed = [*with_objects(rows(ant=8), "ant"), *(row("", number) for number in range(4))]
     drawn, _ = parts.draw(listed, how())
     assert counts(listed, drawn) == {"train": {"ant": 4, "": 2}, "val": {"ant": 2, "": 1}, "test": {"ant": 2, "": 1}}
 
