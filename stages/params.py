@@ -15,7 +15,20 @@ from pydantic import Field, ValidationError, model_validator
 
 from stages import paths
 from stages.backbones import names
-from stages.datasets import bccd, caltech101, csv, flickrlogos32, folder, logos, voc, voc0712, voc2007, voc2012
+from stages.datasets import (
+    bccd,
+    caltech101,
+    coco,
+    coco2017,
+    csv,
+    flickrlogos32,
+    folder,
+    logos,
+    voc,
+    voc0712,
+    voc2007,
+    voc2012,
+)
 from stages.datasets.base import Block, Source
 from stages.datasets.images import has_source
 from stages.errors import UserError, nearest
@@ -88,6 +101,8 @@ class Datasets(Block):
     voc2012: voc2012.Options
     voc0712: voc0712.Options
     bccd: bccd.Options
+    coco: coco.Options
+    coco2017: coco2017.Options
 
 
 class Params(Block):

@@ -95,6 +95,8 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "datasets.voc2007": ({"datasets.voc2007.strict": "true"}, NOTHING),
     "datasets.voc2012": ({"datasets.voc2012.strict": "true"}, NOTHING),
     "datasets.voc0712": ({"datasets.voc0712.strict": "true"}, NOTHING),
+    "datasets.coco": ({"datasets.coco.annotations.all": "x.json"}, NOTHING),
+    "datasets.coco2017": ({"datasets.coco2017.strict": "true"}, NOTHING),
     "datasets.bccd": ({"datasets.bccd.strict": "true"}, NOTHING),
     "weights": ("WEIGHTS", FROM_EXTRACT),
     "root": ("ROOT", FROM_INDEX),

@@ -19,17 +19,21 @@ def fit(record: Record, width: int, height: int) -> tuple[tuple[Box, ...], list[
         wrong.append(f"annotated as {record.size[0]} x {record.size[1]} pixels, the image has {width} x {height}")
     for box in record.objects:
         x1, y1, x2, y2 = box.box
-        left, top, right, bottom = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
-        text = f"the box of {box.label} at {x1:g}, {y1:g}, {x2:g}, {y2:g}"
+        left, top, right, bottom = inside = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
         if not (x1 < x2 and y1 < y2):
-            wrong.append(f"{text} is empty")
+            wrong.append(f"{_told(box)} is empty")
         elif not (left < right and top < bottom):
-            wrong.append(f"{text} lies outside of the image of {width} x {height} pixels")
+            wrong.append(f"{_told(box)} lies outside of the image of {width} x {height} pixels")
         else:
-            kept.append(replace(box, box=(left, top, right, bottom)))
+            kept.append(box if inside == box.box else replace(box, box=inside))
             if max(left - x1, top - y1, x2 - right, y2 - bottom) > TOLERANCE:
-                wrong.append(f"{text} goes beyond the image of {width} x {height} pixels: clipped")
+                wrong.append(f"{_told(box)} goes beyond the image of {width} x {height} pixels: clipped")
     return tuple(kept), [Broken(record.annotation or record.path, f"{record.path}: {reason}") for reason in wrong]
+
+
+def _told(box: Box) -> str:
+    x1, y1, x2, y2 = box.box
+    return f"the box of {box.label} at {x1:g}, {y1:g}, {x2:g}, {y2:g}"
 
 
 def largest(objects: Sequence[Box]) -> str:

@@ -1,11 +1,13 @@
 """Tiny archives and folders in the official layouts of datasets that tests cannot fetch."""
 
 import io
+import json
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -111,4 +113,40 @@ def tar(path: Path, folder: Path) -> Path:
     """Packs a folder as the official tar archives are: its own name on top."""
     with tarfile.open(path, "w") as packed:
         packed.add(folder, folder.name)
+    return path
+
+
+def coco(home: Path, lists: Mapping[str, int], *, annotations: str = "annotations") -> dict[str, Path]:
+    """Writes a set in COCO's layout: images in `home/<list>2017`, and `annotations/instances_<list>2017.json` for each.
+
+    Categories have the numbers 1, 18 and 90. The images have none, one, two objects in turn, every fourth a crowd too.
+    """
+    files = {}
+    for place, (part, count) in enumerate(lists.items()):
+        described, objects = list[dict[str, Any]](), list[dict[str, Any]]()
+        (home / f"{part}2017").mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            name, key = f"{number + 100 * place:012}.jpg", 7 * number + 1000 * place
+            (home / f"{part}2017" / name).write_bytes(photograph(zlib.crc32(f"{part}{number}".encode())))
+            described.append({"id": key, "file_name": name, "width": SIDE, "height": SIDE, "license": 1})
+            mask, rle = [[1.5, 2, 9, 9]], {"counts": [3, 4], "size": [SIDE, SIDE]}
+            shared = {"image_id": key, "area": 12.5, "iscrowd": 0, "segmentation": mask}
+            for place_in, category in enumerate((18, 90)[: number % 3]):
+                side = 30.25 - 20 * place_in
+                objects.append(shared | {"category_id": category, "bbox": [3.5, 4, side, side]})
+            if number % 4 == 3:
+                objects.append(shared | {"category_id": 1, "bbox": [0, 0, 60, 60], "iscrowd": 1, "segmentation": rle})
+        categories = [{"id": number, "name": name} for number, name in ((1, "person"), (18, "dog"), (90, "brush"))]
+        tree = {"info": {}, "images": described, "annotations": objects, "categories": categories}
+        files[part] = home / annotations / f"instances_{part}2017.json"
+        files[part].parent.mkdir(parents=True, exist_ok=True)
+        files[part].write_text(json.dumps(tree))
+    return files
+
+
+def pack(path: Path, folder: Path) -> Path:
+    """Packs a folder into a zip, its own name on top."""
+    with zipfile.ZipFile(path, "w") as packed:
+        for file in sorted(folder.rglob("*")):
+            packed.write(file, file.relative_to(folder.parent))
     return path
