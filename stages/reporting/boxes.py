@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from stages.datasets.base import Box
 from stages.datasets.listing import Row
@@ -22,6 +22,8 @@ COLOURS = ("#f0e442", "#56b4e9", "#e69f00", "#2fc39b", "#ff8ac4", "#ffffff")  # 
 LETTER = 13  # pixels of a thumbnail, the height of a name
 LISTS = ("train", "val", "test", "all")
 BINS = 32
+DECADES = 500  # highest to lowest, above which an axis has room for powers of ten alone
+Counted = Mapping[str, Mapping[str, Mapping[str, int]]]  # list -> class -> `objects`, and how many are `difficult`
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,15 @@ class Exploration:
 
     Attributes:
         lists: the dataset's own lists, or `all`.
-        totals: objects of each list as annotated, and how many of them are difficult.
         counts: by class, in order of name.
-        images, kept: images with objects and their objects, as used: broken boxes and duplicates left out.
-        empty: images without objects.
+        sentences: how many there are.
         figures: by name.
         examples: annotated images.
     """
 
     lists: tuple[str, ...]
-    totals: tuple[tuple[int, int], ...]
     counts: list[Count]
-    images: int
-    kept: int
-    empty: int
+    sentences: str
     figures: dict[str, Markup]
     examples: list[tuple[Picture, list[Mark]]]
 
@@ -97,20 +94,31 @@ def explore(run: Run, album: Album, rows: Sequence[Row]) -> Exploration | None:
     pictures = [album.picture(row) for row in shown]
     return Exploration(
         lists,
-        tuple(
-            (sum(row.of_list[place] for row in counts), difficult(annotated[name])) for place, name in enumerate(lists)
-        ),
         counts,
-        images=len(found),
-        kept=len(boxes),
-        empty=len(run.rows) - len(found),
+        sentences(annotated, lists, run.rows),
         figures={name: Markup(figure) for name, figure in figures.items()},
         examples=[(picture, marks(picture, colour)) for picture in pictures],
     )
 
 
-def count(annotated: Mapping[str, Mapping[str, Mapping[str, int]]], lists: Sequence[str]) -> list[Count]:
-    """The objects of each class, from what the index counted: list -> class -> `objects` and `difficult`."""
+def sentences(annotated: Counted, lists: Sequence[str], rows: Sequence[Row]) -> str:
+    """How many objects there are, as annotated and in use."""
+    told = []
+    for part in lists:
+        objects, difficult = (
+            sum(found[what] for found in annotated[part].values()) for what in ("objects", "difficult")
+        )
+        told.append(f"{objects:,} objects" + (f" ({difficult:,} difficult)" if difficult else "") + f" in {part}")
+    used, empty = sum(len(row.objects) for row in rows), sum(not row.objects for row in rows)
+    without = f", and {empty:,} images without any" if empty else ""
+    return (
+        f"Annotated: {', '.join(told)}. Used, without duplicates and broken annotations: {used:,} objects in "
+        f"{len(rows) - empty:,} images{without}."
+    )
+
+
+def count(annotated: Counted, lists: Sequence[str]) -> list[Count]:
+    """The objects of each class, from what the index counted."""
     none = {"objects": 0, "difficult": 0}
     counts = []
     for name in sorted({name for found in annotated.values() for name in found}):
@@ -118,11 +126,6 @@ def count(annotated: Mapping[str, Mapping[str, Mapping[str, int]]], lists: Seque
         numbers = tuple(found["objects"] for found in of_list)
         counts.append(Count(name, numbers, sum(numbers), sum(found["difficult"] for found in of_list)))
     return counts
-
-
-def difficult(of_list: Mapping[str, Mapping[str, int]]) -> int:
-    """How many objects of a list are difficult."""
-    return sum(found["difficult"] for found in of_list.values())
 
 
 def per_class(of_list: Mapping[str, Mapping[str, int]], part: str) -> str:
@@ -182,6 +185,8 @@ def spread(title: str, unit: str, named: Mapping[str, npt.NDArray[np.float64]]) 
             axes.stairs(counts, edges, fill=single, color=colour, linestyle=dash, linewidth=1.6, label=name)
         if wide:
             _make_logarithmic(axes)
+        if high > DECADES * low:
+            axes.xaxis.set_major_locator(LogLocator())
         if len(named) > 1:
             axes.legend()
         axes.set(title=title, xlabel=unit, ylabel="objects")
@@ -205,7 +210,7 @@ def marks(picture: Picture, colour: Mapping[str, str]) -> list[Mark]:
         found.append(
             Mark(
                 box, x1, y1, x2 - x1, y2 - y1, colour.get(box.label, COLOURS[0]), box.label if place < NAMED else "",
-                x2 if right else x1, name_y, "end" if right else "start",
+                min(x2, picture.width - 2) if right else max(x1, 2), name_y, "end" if right else "start",
             )
         )  # fmt: skip
     return found
