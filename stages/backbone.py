@@ -2,16 +2,18 @@
 
 import argparse
 import sys
-from typing import Literal, get_args
+from math import prod
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import nn
+from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from stages.backbones import cuts, names, zoo
 from stages.errors import UserError
-from stages.params import Cut
+from stages.features.pipeline import KEPT_RATIO, Preprocessing, kept_side
+
+HEADER = f"{'shape':18}{'float16 an image':>18}{'10,000 images':>16}{'compute saved':>15}"
 
 
 def describe(name: str, image_size: int | Literal["auto"] = "auto") -> str:
@@ -24,32 +26,63 @@ def describe(name: str, image_size: int | Literal["auto"] = "auto") -> str:
     backbone = zoo.load(name, "random")
     preprocessing = backbone.preprocessing.at(image_size, "crop")
     network = cuts.Network(backbone.model, preprocessing.crop, name)
-    whole = _flops(backbone.model, preprocessing.crop)
+    spent = _Meter(network.module).measure(preprocessing.crop)
+    whole = max(spent.values())
+    modules = list({network.cut(module).node: module for module in reversed(network.names())}.values())[::-1]
+    width = max(map(len, [*names.CUTS, *modules])) + 2
     lines = [
         f"{name}: {sum(weight.numel() for weight in backbone.model.parameters()):,} parameters, "
         f"{whole / 2e9:.2f} billion multiply-adds an image",
         f"{preprocessing}",
         "",
-        f"{'cut':8}{'shape':18}{'float16 an image':>18}{'10,000 images':>16}{'compute saved':>15}  at",
+        f"{'cut':{width}}{HEADER}  at",
     ]
-    for cut in get_args(Cut):
+    for cut in [*names.CUTS, *modules]:
         try:
-            shape = network.cut(cut).shape
+            lines.append(f"{cut:{width}}{_row(network, cut, spent, preprocessing)}".rstrip())
         except UserError as error:
-            lines.append(f"{cut:8}{error}")
-            continue
-        size = 2 * int(np.prod(shape))
-        saved = _flops(network.trunk(cut), preprocessing.crop) / whole
-        shown = " x ".join(str(side) for side in shape)
-        at = network.describe(cut)
-        lines.append(f"{cut:8}{shown:18}{size:>16,} B{size / 100:>13,.1f} MB{saved:>14.1%}   {at}")
+            lines.append(f"{cut:{width}}{error}")
     return "\n".join(lines)
 
 
-def _flops(module: nn.Module, size: int) -> int:
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        module(torch.zeros(1, 3, size, size))
-    return int(counter.get_total_flops())
+def _row(network: cuts.Network, cut: str, spent: dict[fx.Node, float], preprocessing: Preprocessing) -> str:
+    """What a cut keeps; of images the size of a square one, which is a byte a value."""
+    if cut == "input":
+        side = kept_side(preprocessing)
+        return _columns(
+            _times((3, side, side)), 3 * side * side, 0.0, f"uint8; up to 1:{KEPT_RATIO}, {KEPT_RATIO} x as much"
+        )
+    layers = network.layers(cut).values()
+    shapes = [_times(place.shape) for place in layers]
+    size = 2 * sum(prod(place.shape) for place in layers)
+    saved = max(spent[place.node] for place in layers) / max(spent.values())
+    at = network.describe(cut)
+    if len(shapes) > 1:
+        return _columns(f"{len(shapes)} maps", size, saved, f"{at}: {', '.join(shapes)}")
+    return _columns(shapes[0], size, saved, "" if at == cut else at)
+
+
+def _columns(shown: str, size: int, saved: float, at: str) -> str:
+    return f"{shown:18}{size:>16,} B{size / 100:>13,.1f} MB{saved:>14.1%}   {at}"
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(side) for side in shape)
+
+
+class _Meter(fx.Interpreter):
+    """Counts the floating-point operations up to each node."""
+
+    def measure(self, size: int) -> dict[fx.Node, float]:
+        self.spent: dict[fx.Node, float] = {}
+        with FlopCounterMode(display=False) as self.counter, torch.inference_mode():
+            self.run(torch.zeros(1, 3, size, size))
+        return self.spent
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.spent[n] = self.counter.get_total_flops()
+        return value
 
 
 def main() -> None:

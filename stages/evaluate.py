@@ -55,13 +55,11 @@ def main(params: Params) -> dict[str, object]:
     return {f"{judged} images": len(labels), "top1": rounded.get("top1", rounded["val_top1"])}
 
 
-@torch.inference_mode()
 def _logits(head: nn.Module, part: Part, views: int) -> torch.Tensor:
     """Logits (N, C) of the first `views` views of each image: the logarithm of their mean probability."""
-    if views == 1:
-        single: torch.Tensor = head(part.evaluation)
-        return single
-    mean: torch.Tensor = head(part.x[:, :views].flatten(0, 1)).softmax(1).unflatten(0, (-1, views)).mean(1)
+    if views == 1 or not len(part.y):
+        return fitted.logits(head, part)
+    mean = torch.stack([fitted.logits(head, part, view).softmax(1) for view in range(views)]).mean(0)
     return mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
 
 

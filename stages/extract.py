@@ -2,22 +2,46 @@
 
 import json
 import time
+from pathlib import Path
 
 from stages import paths
+from stages.backbones import names
 from stages.datasets import images, listing
 from stages.errors import UserError
 from stages.features import io, views
 from stages.features.extraction import Spec, extract, reason
+from stages.features.joined import extract_joined
 from stages.params import Params
 from stages.stage import run
 
 
 def main(params: Params) -> dict[str, object]:
     """Computes the rows that the store lacks and assembles the feature file; images that fail are listed beside it."""
-    spec = Spec(
-        folder=images.folder(params.dataset, params.options, params.root),
-        backbone=params.backbone,
-        weights=params.weights,
+    folder = images.folder(params.dataset, params.options, params.root)
+    specs = [_spec(params, folder, *named) for named in names.joined(params.backbone, params.weights)]
+    rows = listing.read(params.dataset)
+    wanted = [(row.path, row.sha256) for row in rows]
+    out = paths.features(params.dataset, params.backbone, params.cut)
+    started = time.perf_counter()
+    computed, undecodable = extract_joined(specs, wanted, out) if len(specs) > 1 else extract(specs[0], wanted, out)
+    seconds = time.perf_counter() - started
+    bad = [{"path": rows[place].path, "reason": reason(specs[0], wanted[place])} for place in undecodable]
+    if len(bad) > params.bad_images.max_fraction * len(rows):
+        out.unlink()
+        raise UserError(
+            f"{len(bad)} of {len(rows)} images cannot be decoded, more than `bad_images.max_fraction` "
+            f"({params.bad_images.max_fraction}) allows. The first: {bad[0]['path']}: {bad[0]['reason']}"
+        )
+    io.write_bytes(out.with_suffix(".bad.json"), (json.dumps(bad, indent=1, ensure_ascii=False) + "\n").encode())
+    speed = {"images/s": round(computed / seconds, 1)} if computed else {}
+    return {"images": len(rows), "computed": computed, "bad": len(bad), **speed, "bytes": out.stat().st_size}
+
+
+def _spec(params: Params, folder: Path, backbone: str, weights: str) -> Spec:
+    return Spec(
+        folder=folder,
+        backbone=backbone,
+        weights=weights,
         cut=params.cut,
         image_size=params.image_size,
         resize=params.resize,
@@ -28,22 +52,6 @@ def main(params: Params) -> dict[str, object]:
         views=tuple(views.names(params.views, params.augment, params.extract.seed)),
         augment=params.augment,
     )
-    rows = listing.read(params.dataset)
-    out = paths.features(params.dataset, params.backbone, params.cut)
-    started = time.perf_counter()
-    computed, undecodable = extract(spec, [(row.path, row.sha256) for row in rows], out)
-    seconds = time.perf_counter() - started
-    failed = [rows[place] for place in undecodable]
-    bad = [{"path": row.path, "reason": reason(spec, (row.path, row.sha256))} for row in failed]
-    if len(bad) > params.bad_images.max_fraction * len(rows):
-        out.unlink()
-        raise UserError(
-            f"{len(bad)} of {len(rows)} images cannot be decoded, more than `bad_images.max_fraction` "
-            f"({params.bad_images.max_fraction}) allows. The first: {bad[0]['path']}: {bad[0]['reason']}"
-        )
-    io.write_bytes(out.with_suffix(".bad.json"), (json.dumps(bad, indent=1, ensure_ascii=False) + "\n").encode())
-    speed = {"images/s": round(computed / seconds, 1)} if computed else {}
-    return {"images": len(rows), "computed": computed, "bad": len(bad), **speed, "bytes": out.stat().st_size}
 
 
 if __name__ == "__main__":

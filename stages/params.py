@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from stages import paths
 from stages.backbones import names
@@ -32,11 +32,11 @@ from stages.datasets import (
 from stages.datasets.base import Block, Source
 from stages.datasets.images import has_source
 from stages.errors import UserError, nearest
+from stages.heads import TAKES, those_for
 
 MAX_BYTES = 1 << 20
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Cut = Literal["pooled", "map"]
-HeadName = Literal["linear", "mlp", "ridge"]
+Place = Annotated[str, AfterValidator(names.named)]  # of a cut or a tap; whether a network has it, only torch can tell
 
 
 class Split(Block):
@@ -73,6 +73,20 @@ class Augment(Block):
     flip: bool
     rotate: Annotated[float, Field(ge=0, le=180)]
     lighting: Annotated[float, Field(ge=0, lt=1)]
+
+
+class LrSweep(Block):
+    """The learning-rate range test: from `low` to `high` in `steps` steps."""
+
+    low: Annotated[float, Field(gt=0)]
+    high: Annotated[float, Field(gt=0)]
+    steps: Annotated[int, Field(ge=10, le=10_000)]
+
+    @model_validator(mode="after")
+    def _rises(self) -> "LrSweep":
+        if self.low >= self.high:
+            raise ValueError("low must be below high")
+        return self
 
 
 class Decide(Block):
@@ -112,12 +126,12 @@ class Params(Block):
     root: str
     backbone: str
     weights: str
-    cut: Cut
-    tap: Literal["same"]
+    cut: Place
+    tap: Place
     image_size: Literal["auto"] | Annotated[int, Field(ge=16, le=4096)]
     resize: Literal["crop", "squash"]
     views: Annotated[int, Field(ge=1, le=64)]
-    head: HeadName
+    head: str
     hidden: Annotated[int, Field(ge=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     lr: Annotated[float, Field(gt=0)]
@@ -142,12 +156,14 @@ class Params(Block):
     early_stopping_patience: Annotated[int, Field(ge=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     standardize: bool
+    precision: Literal["auto", "float32", "bfloat16"]
     seed: int
     seeds: Annotated[int, Field(ge=1, le=100)]
     device: str = Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     split: Split
     augment: Augment
     extract: Extract
+    lr_sweep: LrSweep
     decide: Decide
     bad_images: BadImages
     datasets: Datasets
@@ -262,7 +278,12 @@ def _check_across(params: Params, path: str) -> None:
     known = list(Datasets.model_fields)
     if params.dataset not in known:
         raise UserError(f"{path}: `dataset` {params.dataset!r} is unknown; {nearest(params.dataset, known)}")
-    names.check(params.backbone, params.weights)
+    networks = names.joined(params.backbone, params.weights)
+    for network in networks:
+        names.check(*network)
+    if len(networks) > 1 and params.cut != "pooled":
+        raise UserError(f"{path}: `backbone` {params.backbone} joins vectors: take cut=pooled, found {params.cut!r}.")
+    _check_head(params, path)
     if params.warmup and params.schedule == "plateau":
         raise UserError(
             f"{path}: `warmup` does not go with schedule plateau: set warmup to 0 or take another schedule."
@@ -273,6 +294,16 @@ def _check_across(params: Params, path: str) -> None:
     if has_source(params.options):
         for name, source in params.options.source:
             _check_source(f"datasets.{params.dataset}.source.{name}", source)
+
+
+def _check_head(params: Params, path: str) -> None:
+    if params.head not in TAKES:
+        raise UserError(f"{path}: `head` {params.head!r} is unknown; {nearest(params.head, list(TAKES))}")
+    if TAKES[params.head] == "map" and params.cut == "pooled":
+        raise UserError(
+            f"{path}: `head` {params.head} takes a map, and `cut` pooled keeps a vector an image: take cut=map, or a "
+            f"head for vectors ({', '.join(those_for('vector'))})."
+        )
 
 
 def _check_root(params: Params) -> None:

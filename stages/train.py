@@ -1,24 +1,21 @@
 """train: a head on the cached features, in `cache/head/`; beside it the ridge baseline, fitted on the same features."""
 
-import csv
-import io as streams
 import shutil
 from importlib import import_module
 
 from stages import paths
 from stages.backbones.device import pick_device
 from stages.errors import UserError
-from stages.features import io
 from stages.heads import ridge
 from stages.params import Params
 from stages.stage import run
-from stages.training import data, fitted, loop
+from stages.training import data, fitted, history
 
 KNOBS = (  # what the head depends on, kept with it
     "dataset", "backbone", "weights", "cut", "tap", "image_size", "resize", "views", "head", "hidden", "dropout",
     "lr", "optimizer", "weight_decay", "momentum", "clip_grad", "loss", "focal_gamma", "class_weights", "schedule",
     "warmup", "step_size", "step_factor", "cycle_len", "cycle_mult", "plateau_factor", "plateau_patience", "epochs",
-    "batch_size", "monitor", "early_stopping_patience", "label_smoothing", "standardize", "seed", "seeds",
+    "batch_size", "monitor", "early_stopping_patience", "label_smoothing", "standardize", "precision", "seed", "seeds",
 )  # fmt: skip
 
 
@@ -30,7 +27,7 @@ def main(params: Params) -> dict[str, object]:
         raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
     fit, device = import_module(f"stages.heads.{params.head}").fit, pick_device(params.device)
     head, *others = [fit(found, with_seed(params, number), device) for number in range(params.seeds)]
-    common = {"classes": found.classes, "inputs": train.x.shape[2], "features": found.provenance}
+    common = {"classes": found.classes, "shape": found.shape, "features": found.provenance}
     baseline = head if params.head == "ridge" else ridge.fit(found, params, device)
     kept = [(paths.HEAD, params.head, head), (paths.HEAD / "ridge", "ridge", baseline)]
     kept += [(paths.HEAD / f"seed-{number}", params.head, other) for number, other in enumerate(others, 1)]
@@ -40,14 +37,10 @@ def main(params: Params) -> dict[str, object]:
             folder,
             result.module,
             common
-            | {"head": name, "knobs": loop.knobs(params), "best_epoch": result.best_epoch, "notes": result.notes}
+            | {"head": name, "knobs": result.knobs, "best_epoch": result.best_epoch, "notes": result.notes}
             | {"params": {key: getattr(params, key) for key in KNOBS}},
         )
-    text = streams.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(fitted.as_row(head.history[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(fitted.as_row(epoch) for epoch in head.history)
-    io.write_bytes(paths.PLOTS / "history.csv", text.getvalue().encode())
+    history.write(paths.PLOTS / "history.csv", head.history)
     best = head.history[head.best_epoch - 1]
     return {"train images": len(train.y), "epochs": len(head.history), "val accuracy": round(best.val_accuracy, 4)}
 

@@ -27,10 +27,11 @@ BASE = {  # a run of seconds: tiny images, random weights
     "epochs": 2,
     "hidden": 8,
 }
-FROM_INDEX = {"index", "split", "extract", "train", "evaluate", "report"}
-FROM_EXTRACT = {"extract", "train", "evaluate", "report"}
-FROM_SPLIT = {"split", "train", "evaluate", "report"}
 FROM_TRAIN = {"train", "evaluate", "report"}
+FROM_HEAD = {"lr_sweep", *FROM_TRAIN}
+FROM_EXTRACT = {"extract", *FROM_HEAD}
+FROM_SPLIT = {"split", *FROM_HEAD}
+FROM_INDEX = {"index", "split", *FROM_EXTRACT}
 FROM_EVALUATE = {"evaluate", "report"}
 NOTHING: set[str] = set()
 
@@ -41,17 +42,17 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "split.seed": (1, FROM_SPLIT),
     "decide.confidence": (0.6, FROM_EVALUATE),
     "backbone": ("resnet18", FROM_EXTRACT),
-    "hidden": (16, FROM_TRAIN),
-    "dropout": (0.1, FROM_TRAIN),
-    "optimizer": ("sgd", FROM_TRAIN),
-    "weight_decay": (0.02, FROM_TRAIN),
-    "momentum": (0.8, FROM_TRAIN),
+    "hidden": (16, FROM_HEAD),
+    "dropout": (0.1, FROM_HEAD),
+    "optimizer": ("sgd", FROM_HEAD),
+    "weight_decay": (0.02, FROM_HEAD),
+    "momentum": (0.8, FROM_HEAD),
     "warmup": (1, FROM_TRAIN),
     "schedule": ({"schedule": "plateau", "warmup": 0}, FROM_TRAIN),
-    "clip_grad": (1.0, FROM_TRAIN),
-    "loss": ("focal", FROM_TRAIN),
-    "focal_gamma": (1.0, FROM_TRAIN),
-    "class_weights": ("balanced", FROM_TRAIN),
+    "clip_grad": (1.0, FROM_HEAD),
+    "loss": ("focal", FROM_HEAD),
+    "focal_gamma": (1.0, FROM_HEAD),
+    "class_weights": ("balanced", FROM_HEAD),
     "step_size": (5, FROM_TRAIN),
     "step_factor": (0.5, FROM_TRAIN),
     "cycle_len": (5, FROM_TRAIN),
@@ -59,14 +60,15 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "plateau_factor": (0.5, FROM_TRAIN),
     "plateau_patience": (2, FROM_TRAIN),
     "epochs": (3, FROM_TRAIN),
-    "batch_size": (4, FROM_TRAIN),
+    "batch_size": (4, FROM_HEAD),
     "monitor": ("val_accuracy", FROM_TRAIN),
     "early_stopping_patience": (2, FROM_TRAIN),
-    "label_smoothing": (0.1, FROM_TRAIN),
-    "standardize": ("false", FROM_TRAIN),
-    "seed": (1, FROM_TRAIN),
+    "label_smoothing": (0.1, FROM_HEAD),
+    "standardize": ("false", FROM_HEAD),
+    "precision": ("float32", FROM_HEAD),
+    "seed": (1, FROM_HEAD),
     "seeds": (2, FROM_TRAIN),
-    "head": ("ridge", FROM_TRAIN),
+    "head": ("ridge", FROM_HEAD),
     "device": ("cpu", NOTHING),
     "cut": ("map", FROM_EXTRACT),
     "image_size": (96, FROM_EXTRACT),
@@ -86,6 +88,9 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "augment.rotate": (15.0, {"extract"}),
     "augment.lighting": (0.1, {"extract"}),
     "views": (2, FROM_EXTRACT),
+    "lr_sweep.low": (1e-5, {"lr_sweep", "report"}),
+    "lr_sweep.high": (0.5, {"lr_sweep", "report"}),
+    "lr_sweep.steps": (20, {"lr_sweep", "report"}),
     "decide.tta": ("true", FROM_EVALUATE),
     "bad_images.max_fraction": (0.02, {"index", "extract"}),
     "datasets.logos": ({"datasets.logos.scenes": 3, "datasets.logos.size": 64, "datasets.logos.seed": 1}, NOTHING),
@@ -201,7 +206,7 @@ def turned(project: Project, knob: str) -> dict[str, object]:
 
 
 def test_the_table_names_every_knob() -> None:
-    blocks = {"split", "augment", "extract", "decide", "bad_images", "datasets"}
+    blocks = {"split", "augment", "extract", "lr_sweep", "decide", "bad_images", "datasets"}
     wanted = set(Params.model_fields) - blocks
     for block in blocks - {"datasets"}:
         wanted |= {f"{block}.{name}" for name in Params.model_fields[block].annotation.model_fields}  # type: ignore[union-attr]
@@ -256,7 +261,7 @@ def test_a_temporary_run_reuses_the_store(project: Project) -> None:
         ("lr: fast", "`lr` must be a valid number, found 'fast'"),
         ("lrr: 0.1", "`lrr` is no parameter; did you mean lr?"),
         ("backbone: resnet81", "did you mean resnet18"),
-        ("cut: layer9", "`cut` must be one of pooled, map, found 'layer9'"),
+        ("cut: map@4", "`cut` must be pooled, map, map@16"),
         ("root: /nowhere", "there is no folder '/nowhere'"),
         ("weights: IMAGENET1K_V7", "has no weights 'IMAGENET1K_V7'"),
         ("dataset: logo", "did you mean logos"),

@@ -15,7 +15,6 @@ from stages import evaluate, paths
 from stages.datasets import listing, parts
 from stages.datasets.listing import Row
 from stages.features import h5
-from stages.heads import linear
 from stages.training import fitted
 from stages.training.data import Part
 
@@ -115,11 +114,12 @@ def evaluated(workplace: Path, params: Make) -> Make:
             provenance=provenance,
             pieces=iter([(0, arrays)]),
         )
-        module = fitted.assemble(linear.build, 3, 3, {})
+        module = fitted.assemble("linear", (3,), 3, {"precision": "float32"})
         with torch.no_grad():
-            module[1].weight.copy_(torch.eye(3))  # type: ignore[index]
-            module[1].bias.zero_()  # type: ignore[index]
-        described = {"head": "linear", "inputs": 3, "classes": CLASSES, "knobs": {}, "features": provenance}
+            module.head.weight.copy_(torch.eye(3))  # type: ignore[operator]
+            module.head.bias.zero_()  # type: ignore[operator]
+        described = {"head": "linear", "shape": [3], "classes": CLASSES, "features": provenance}
+        described["knobs"] = {"precision": "float32"}
         for folder in (paths.HEAD, paths.HEAD / "ridge"):
             fitted.store(folder, module, described)
         evaluate.main(chosen)

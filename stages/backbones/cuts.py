@@ -1,36 +1,51 @@
-"""Where a network can be cut, and the trunk up to the cut.
+"""Where a network can be cut; the trunk up to a cut, and the rest between a cut and a tap.
 
-The network is traced with torch.fx once. A node is a *clean* cut when everything passes through it: nothing computed
-before it is used after it. Names follow from the network itself, the same rule for every family:
+The network is traced with torch.fx. A node is a *clean* cut when everything passes through it: nothing computed before
+it is used after it. Names follow from the network itself, the same rule for every family:
 
 - `pooled`: the input of the last module with weights, walking back from the output. It is a linear layer in nearly all
   networks; where it is a convolution (SqueezeNet), its input averaged over positions.
 - `map`: the last clean activation at or before `pooled` with more than one position, neither adaptive pooling nor
   dropout, as (C, H, W). Tokens of a transformer lose their prefix (class token) and are laid out as a square.
+- `map@16`, `map@8`: the same at stride 16 or 8: `map` itself where it has that stride, else the last output of a block.
+  Inside of the next block there often is a later one, but expanded: six times the channels in MobileNet.
+- `pyramid`: the maps at strides 8, 16 and 32, those that there are.
+- a module's name: its output as it is, where that is clean.
+- `input`: the pixels.
 """
 
+import copy
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
-from torchvision.models.feature_extraction import NodePathTracer
+from torchvision.models.feature_extraction import DualGraphModule
 
-from stages.errors import UserError
+from stages.backbones import trace
+from stages.backbones.names import CUTS
+from stages.backbones.trace import BATCH, Finish, shape
+from stages.errors import UserError, nearest
 
-# Layers that stay whole, their subclasses too: timm's Conv2dSame or LayerNorm2d are not torch.nn and would be traced.
-LEAVES = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d)
-Finish = Callable[[torch.Tensor], torch.Tensor]
+STRIDES = (8, 16, 32)
+BLOCK = 2  # parts of the name of a block: `layer3`, `features.5`, `trunk_output.block2`
 
 
 class Cut(NamedTuple):
-    """A place in the graph and what turns the value there into (N, C) or (N, C, H, W)."""
+    """A place in the graph.
+
+    Attributes:
+        finish: turns the value there into what is kept: (N, C), (N, C, H, W) or a module's own output.
+        shape: of one image, after `finish`.
+        undo: turns what is kept into the value again; None where `finish` loses something.
+    """
 
     node: fx.Node
     finish: Finish
-    shape: tuple[int, ...]  # of one image, after `finish`
+    shape: tuple[int, ...]
+    undo: Finish | None
 
 
 class Network:
@@ -46,65 +61,194 @@ class Network:
     """
 
     def __init__(self, model: nn.Module, size: int, name: str) -> None:
-        self.name, self.size = name, size
-        self.module, self._qualified = _trace(model.eval(), size, name)
-        self._nodes = list(self.module.graph.nodes)
+        self.name, self.size, self._model = name, size, model.eval()
+        try:
+            traced = trace.trace(self._model)
+            self.module = trace.put_shapes(self._model, traced.graph, size)
+        except Exception as error:  # whatever a network's own code raises
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"`backbone`: {name} cannot be cut at {size} x {size} pixels: {reason}") from None
+        self._graph, self._qualified = traced
+        self._nodes = list(traced.graph.nodes)
         self._position = {node: place for place, node in enumerate(self._nodes)}
         self._constant = self._constants()
         self._clean = self._clean_nodes()
+        self._outputs = self._module_outputs()
 
-    def cut(self, cut: str) -> Cut:
-        """The place called `pooled` or `map`.
+    def names(self) -> list[str]:
+        """The modules whose output is a clean cut, in order; where several end together, the outermost first."""
+        clean = [name for name, node in self._outputs.items() if node in self._clean]
+        return sorted(clean, key=lambda name: (self._position[self._outputs[name]], name.count(".")))
+
+    def cut(self, cut: str, *, key: str = "cut") -> Cut:
+        """The place of a cut that is one: `pooled`, `map`, `map@16`, `map@8`, `input` or a module's name.
+
+        Args:
+            cut: its name.
+            key: the parameter that it comes from, for messages.
 
         Raises:
-            UserError: this network has no such place.
+            UserError: this network has no such place; with the nearest that it has.
         """
-        return self._pooled() if cut == "pooled" else self._map()
+        if cut == "input":
+            return _as_it_is(self._nodes[0])
+        if cut == "pooled":
+            return self._pooled(key)
+        if cut == "map":
+            return self._map(key)
+        if cut.startswith("map@"):
+            return self._strided(int(cut.removeprefix("map@")), key)
+        return self._module(cut, key)
+
+    def layers(self, cut: str, *, key: str = "cut") -> dict[str, Cut]:
+        """What a cut keeps, by name: `pyramid@8`, … of `pyramid`, one under the cut's own name else.
+
+        Raises:
+            UserError: this network has no such place; with the nearest that it has.
+        """
+        if cut != "pyramid":
+            return {cut: self.cut(cut, key=key)}
+        found = {f"pyramid@{stride}": self._at_stride(stride, key) for stride in STRIDES}
+        there = {name: place for name, place in found.items() if place}
+        if len(there) < 2:
+            raise UserError(
+                f"`{key}`: {self.name} has maps at {len(there)} of the strides {STRIDES} at {self.size} pixels, "
+                f"a pyramid needs two; try {key}=map."
+            )
+        return there
 
     def trunk(self, cut: str) -> nn.Module:
-        """From normalised pixels (N, 3, size, size) to the features at a cut, in eval mode."""
-        place = self.cut(cut)
-        graph = fx.Graph()
-        copies: dict[fx.Node, fx.Node] = {}
-        for node in self._nodes[: self._position[place.node] + 1]:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-        graph.output(copies[place.node])
-        module = fx.GraphModule(self.module, graph)  # dead code can only be removed once the graph has an owner
-        module.graph.eliminate_dead_code()
-        module.graph.lint()
-        module.recompile()
-        module.delete_all_unused_submodules()
-        return _Trunk(module, place.finish).eval()
+        """From normalised pixels (N, 3, size, size) to the features at a cut, in eval mode.
+
+        Of `pyramid` it gives layer -> (N, C, H, W). It shares its weights with the network.
+        """
+        part = trace.part(self._graph, self._nodes[0], _ends(self.layers(cut)), _same)
+        return fx.GraphModule(self._model, part).eval()
+
+    def rest(self, cut: str, tap: str) -> DualGraphModule:
+        """From the features at a cut, as they are kept, to those at a tap: a copy of the weights that can train.
+
+        It has two graphs over the same modules, and `.train()` and `.eval()` switch between them: a graph of eval mode
+        alone would lack the network's functional dropout and stochastic depth.
+
+        Args:
+            cut: where the features (N, …), float, were taken; of `input` they are normalised pixels.
+            tap: any cut further on.
+
+        Raises:
+            UserError: there is no such place, `tap` does not follow `cut`, or what is kept at `cut` is not all of it.
+        """
+        start, ends = self._span(cut, tap)
+        undo = start.undo or _same
+        evaluation = trace.part(self._graph, start.node, _ends(ends), undo)
+        there = {name: node for node, name in self._training.names.items()}
+        try:
+            first = there[self._qualified[start.node]]
+            last = {layer: (there[self._qualified[end.node]], end.finish) for layer, end in ends.items()}
+        except KeyError as error:
+            raise UserError(f"`cut`: {self.name} has no {error} while it trains; take another cut or tap.") from None
+        training = trace.part(self._training.graph, first, last, undo)
+        rest = copy.deepcopy(DualGraphModule(self._model, training, evaluation))
+        self._model.eval()  # the shared modules were put into train mode
+        return rest.requires_grad_(True).train()
+
+    def modules_after(self, cut: str, tap: str) -> list[str]:
+        """The modules whose output lies after a cut, and not after a tap, in order.
+
+        Raises:
+            UserError: as `rest`.
+        """
+        start, ends = self._span(cut, tap)
+        first, last = self._position[start.node], max(self._position[end.node] for end in ends.values())
+        return [name for name in self.names() if first < self._position[self._outputs[name]] <= last]
 
     def describe(self, cut: str) -> str:
-        """The cut in the network's own words: the module or operation where it lies."""
-        node = self.cut(cut).node
-        return self._qualified.get(node, node.name)
+        """The cut in the network's own words: the modules or operations where it lies."""
+        nodes = [place.node for place in self.layers(cut).values()]
+        return ", ".join(self._qualified.get(node, node.name) for node in nodes)
 
-    def _pooled(self) -> Cut:
+    @cached_property
+    def _training(self) -> trace.Traced:
+        """The network as it is while it trains."""
+        try:
+            return trace.trace(self._model.train())
+        finally:
+            self._model.eval()
+
+    def _span(self, cut: str, tap: str) -> tuple[Cut, dict[str, Cut]]:
+        if cut == "pyramid":
+            raise UserError("`tap`: nothing can follow the several layers of cut=pyramid: tap=same, or cut=map@8.")
+        start, ends = self.cut(cut), self.layers(tap, key="tap")
+        first, places = self._position[start.node], [self._position[end.node] for end in ends.values()]
+        if max(places) <= first or min(places) < first:
+            raise UserError(f"`tap`: {tap} does not come after cut {cut} in {self.name}; tap=same is at the cut.")
+        if start.undo is None:
+            names = [name for name in self.names() if self._position[self._outputs[name]] < max(places)]
+            raise UserError(
+                f"`cut`: {cut} of {self.name} is not all that passes there, so that nothing can follow but a head; "
+                f"for tap={tap} take cut={self._nearby(first, names)[0]}."
+            )
+        return start, ends
+
+    def _pooled(self, key: str) -> Cut:
         last = self._last_with_weights()
         node = last.all_input_nodes[0]
-        shape = _shape(node)
-        if isinstance(self._module_of(last), nn.Linear) and len(shape) == 2:
-            return Cut(node, _same, shape[1:])
-        if len(shape) == 4 and node in self._clean:
-            return Cut(node, _mean_over_positions, shape[1:2])
-        raise UserError(f"`cut`: {self.name} has no single vector before its classifier (found {shape}); try cut=map.")
+        found = shape(node)
+        if isinstance(self._module_of(last), nn.Linear) and len(found) == 2:
+            return _as_it_is(node)
+        if len(found) == 4 and node in self._clean:
+            return Cut(node, _mean_over_positions, found[1:2], None)
+        raise UserError(f"`{key}`: {self.name} has no single vector before its classifier (found {found}); try map.")
 
-    def _map(self) -> Cut:
-        last = self._position[self._last_with_weights().all_input_nodes[0]]
-        for node in reversed([node for node in self._clean if self._position[node] <= last]):
-            shape = _shape(node)
+    def _map(self, key: str) -> Cut:
+        for place in self._maps(self._clean):
+            return place
+        raise UserError(f"`{key}`: {self.name} has no feature map before its classifier; try {key}=pooled.")
+
+    def _strided(self, stride: int, key: str) -> Cut:
+        if place := self._at_stride(stride, key):
+            return place
+        raise UserError(
+            f"`{key}`: {self.name} has no map at stride {stride}, {self._side(stride)} x {self._side(stride)} at "
+            f"{self.size} pixels; try {key}=map, or a module: python -m stages.backbone {self.name}"
+        )
+
+    def _at_stride(self, stride: int, key: str) -> Cut | None:
+        blocks = {self._outputs[name] for name in self.names() if name.count(".") < BLOCK}
+        places = [self._map(key), *self._maps(node for node in self._clean if node in blocks)]
+        return next((place for place in places if place.shape[-1] == self._side(stride)), None)
+
+    def _side(self, stride: int) -> int:
+        return math.ceil(self.size / stride)
+
+    def _maps(self, nodes: Iterable[fx.Node]) -> Iterable[Cut]:
+        """The feature maps among nodes at or before `pooled`, the last first."""
+        end = self._position[self._last_with_weights().all_input_nodes[0]]
+        for node in reversed([node for node in nodes if self._position[node] <= end]):
             kind = type(self._module_of(node)).__name__ if node.op == "call_module" else str(node.target)
-            if "adaptive" in kind.lower() or "dropout" in kind.lower():
-                continue
-            if len(shape) == 4 and shape[2] == shape[3] > 1:
-                return Cut(node, _same, shape[1:])
-            if len(shape) == 4 and shape[1] == shape[2] > 1:  # Swin: (N, H, W, C)
-                return Cut(node, _channels_first, (shape[3], shape[1], shape[2]))
-            if len(shape) == 3 and (side := math.isqrt(shape[1])) > 1:
-                return Cut(node, _Square(side, shape[1] - side * side), (shape[2], side, side))
-        raise UserError(f"`cut`: {self.name} has no feature map before its classifier; try cut=pooled.")
+            place = _as_map(node)
+            if place and not any(word in kind.lower() for word in ("adaptive", "dropout")):
+                yield place
+
+    def _module(self, name: str, key: str) -> Cut:
+        names = self.names()
+        if name in names:
+            return _as_it_is(self._outputs[name])
+        if name in self._outputs:
+            near = " and ".join(self._nearby(self._position[self._outputs[name]], names))
+            raise UserError(
+                f"`{key}`: not all passes through {name} of {self.name} (a skip connection goes around it); "
+                f"the nearest clean ones are {near}."
+            )
+        raise UserError(f"`{key}`: {self.name} has no module {name!r}; {nearest(name, [*CUTS, *names])}")
+
+    def _nearby(self, position: int, names: list[str]) -> list[str]:
+        """The module that ends last at or before a position, and the one that ends first after it."""
+        ends = {name: self._position[self._outputs[name]] for name in names}
+        before = max((end for end in ends.values() if end <= position), default=None)
+        after = min((end for end in ends.values() if end > position), default=None)
+        outermost = {end: name for name, end in reversed(ends.items())}
+        return [outermost[end] for end in (before, after) if end is not None]
 
     def _last_with_weights(self) -> fx.Node:
         node: fx.Node = self._nodes[-1].all_input_nodes[0]
@@ -130,69 +274,53 @@ class Network:
                 constant.add(node)
         return constant
 
-    def _clean_nodes(self) -> list[fx.Node]:
-        clean, furthest = [], -1  # furthest: the last use of any earlier node
+    def _clean_nodes(self) -> dict[fx.Node, None]:
+        """The clean nodes, in order."""
+        clean: dict[fx.Node, None] = {}
+        furthest = -1  # the last use of any earlier node
         for place, node in enumerate(self._nodes):
             if node in self._constant or node.op == "output":
                 continue
-            if furthest <= place and node.op != "placeholder" and _shape(node):
-                clean.append(node)
+            if furthest <= place and node.op != "placeholder" and shape(node)[:1] == (BATCH,):
+                clean[node] = None
             users = [user for user in node.users if user.target is not torch._assert]
             furthest = max([furthest, *(self._position[user] for user in users)])
         return clean
 
-
-class _Trunk(nn.Module):
-    def __init__(self, body: nn.Module, finish: Finish) -> None:
-        super().__init__()
-        self.body, self.finish = body, finish
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.finish(self.body(pixels))
-
-
-def _trace(model: nn.Module, size: int, name: str) -> tuple[fx.GraphModule, dict[fx.Node, str]]:
-    tracer = NodePathTracer(**_tracer_arguments())
-    try:
-        graph = tracer.trace(model)
-        qualified = dict(tracer.node_to_qualname)
-        for node in [node for node in graph.nodes if node.op == "placeholder"][1:]:
-            _put_default(node, graph)
-        module = fx.GraphModule(tracer.root, graph).eval()
-        with torch.inference_mode():
-            ShapeProp(module).propagate(torch.zeros(2, 3, size, size))
-    except Exception as error:  # whatever a network's own code raises
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"`backbone`: {name} cannot be cut at {size} x {size} pixels: {reason}") from None
-    names = {
-        node: qualified[old] for node, old in zip(module.graph.nodes, graph.nodes, strict=True) if old in qualified
-    }
-    return module, names
+    def _module_outputs(self) -> dict[str, fx.Node]:
+        """The last node within each module."""
+        outputs = {}
+        for node in self._nodes:
+            if node in self._constant or node.op in ("placeholder", "output") or node.target is torch._assert:
+                continue
+            inside = str(node.target) if node.op == "call_module" else self._qualified[node].rpartition(".")[0]
+            parts = inside.split(".")
+            outputs.update({".".join(parts[:depth]): node for depth in range(1, len(parts) + 1) if inside})
+        return outputs
 
 
-def _tracer_arguments() -> dict[str, Any]:
-    from timm.models._features_fx import get_notrace_functions, get_notrace_modules
-    from torchvision.models.feature_extraction import _get_leaf_modules_for_ops
-
-    leaves = [*LEAVES, *_get_leaf_modules_for_ops(), *get_notrace_modules()]  # type: ignore[no-untyped-call]
-    return {"leaf_modules": leaves, "autowrap_functions": list(get_notrace_functions())}  # type: ignore[no-untyped-call]
+def _ends(layers: dict[str, Cut]) -> dict[str, tuple[fx.Node, Finish]]:
+    return {layer: (place.node, place.finish) for layer, place in layers.items()}
 
 
-def _put_default(argument: fx.Node, graph: fx.Graph) -> None:
-    """An optional argument (timm: attn_mask=None) is used all along: its default takes its place."""
-    default = argument.args[0] if argument.args else None
-
-    def replaced(value: fx.Node) -> Any:
-        return default if value is argument else value
-
-    for user in list(argument.users):
-        user.args = fx.map_arg(user.args, replaced)
-        user.kwargs = fx.map_arg(user.kwargs, replaced)
-    graph.erase_node(argument)
+def _as_it_is(node: fx.Node) -> Cut:
+    return Cut(node, _same, shape(node)[1:], _same)
 
 
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
+def _as_map(node: fx.Node) -> Cut | None:
+    """A node as (C, H, W), if it has more than one position."""
+    found = shape(node)
+    if len(found) == 4 and found[2] == found[3] > 1:
+        return _as_it_is(node)
+    if len(found) == 4 and found[1] == found[2] > 1:  # Swin: (N, H, W, C)
+        return Cut(node, _channels_first, (found[3], found[1], found[2]), _channels_last)
+    if len(found) == 3 and (side := math.isqrt(found[1])) > 1:
+        prefix = found[1] - side * side
+        return Cut(node, _Square(side, prefix), (found[2], side, side), None if prefix else _tokens)
+    return None
+
+
+# Each of these works on a tensor and, while a graph is made, on an fx.Proxy.
 
 
 def _same(value: torch.Tensor) -> torch.Tensor:
@@ -207,6 +335,14 @@ def _channels_first(value: torch.Tensor) -> torch.Tensor:
     return value.permute(0, 3, 1, 2)
 
 
+def _channels_last(value: torch.Tensor) -> torch.Tensor:
+    return value.permute(0, 2, 3, 1)
+
+
+def _tokens(value: torch.Tensor) -> torch.Tensor:
+    return value.flatten(2).transpose(1, 2)
+
+
 class _Square:
     """Tokens (N, prefix + side², C) to a map (N, C, side, side)."""
 
@@ -214,5 +350,4 @@ class _Square:
         self.side, self.prefix = side, prefix
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        images, _, channels = tokens.shape
-        return tokens[:, self.prefix :].transpose(1, 2).reshape(images, channels, self.side, self.side)
+        return torch.unflatten(tokens[:, self.prefix :].transpose(1, 2), 2, (self.side, self.side))

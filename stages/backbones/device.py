@@ -18,3 +18,19 @@ def pick_device(device: str) -> torch.device:
     if not there[kind] or (number and int(number) >= torch.cuda.device_count()):
         raise UserError(f"`device`: {device} is not available here; device=auto takes what is.")
     return torch.device(device)
+
+
+def half(device: torch.device) -> str | None:
+    """The half precision that a device computes in; None where it only emulates one."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
+        return "bfloat16"
+    return None
+
+
+def training_precision(precision: str, device: torch.device) -> str:
+    """`auto` is bfloat16 where the hardware computes in it, else float32; float16 would need its loss scaled."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if half(device) == "bfloat16" else "float32"

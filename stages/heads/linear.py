@@ -1,6 +1,6 @@
 """`linear`: one linear layer on the vector of an image, trained by gradient descent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,11 @@ from stages.training.data import Data
 from stages.training.fitted import Fitted
 
 
-def build(inputs: int, classes: int, knobs: Mapping[str, Any]) -> nn.Module:
-    """(N, inputs) to logits (N, classes); no knob shapes it."""
-    return nn.Linear(inputs, classes)
+def build(shape: Sequence[int], classes: int, knobs: Mapping[str, Any]) -> nn.Module:
+    """(N, D) to logits (N, classes); no knob shapes it."""
+    return nn.Linear(shape[0], classes)
 
 
 def fit(data: Data, params: Params, device: torch.device) -> Fitted:
     """Trains it."""
-    return loop.fit(build, data, params, device)
+    return loop.fit("linear", data, params, device)

@@ -1,6 +1,6 @@
 """`ridge`: ridge regression on one-hot labels, solved at once; its strength is chosen on validation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,11 @@ from stages.training.data import Data
 from stages.training.fitted import Fitted
 
 
-def build(inputs: int, classes: int, knobs: Mapping[str, Any]) -> nn.Module:
-    """(N, inputs) to logits (N, classes); no knob shapes it."""
-    return nn.Linear(inputs, classes)
+def build(shape: Sequence[int], classes: int, knobs: Mapping[str, Any]) -> nn.Module:
+    """(N, D) to logits (N, classes); no knob shapes it."""
+    return nn.Linear(shape[0], classes)
 
 
 def fit(data: Data, params: Params, device: torch.device) -> Fitted:
-    """Solves it; the device, the learning rate and the seed play no part."""
-    return closed_form.fit(build, data, {})
+    """Solves it; the learning rate and the seed play no part."""
+    return closed_form.fit(data, params, device)

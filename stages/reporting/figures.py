@@ -7,7 +7,7 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
-from stages.reporting.gather import Bin, Class, Epoch
+from stages.reporting.gather import Bin, Class
 from stages.reporting.words import Bar
+from stages.training.history import Epoch
 
 # Drawn as these colours, which nothing else uses, and replaced by the variables of style.css.
 INK, MUTED, LINE, PAPER = "#010101", "#020202", "#030303", "#040404"
@@ -40,6 +41,7 @@ STYLE: Any = {
 }  # fmt: skip
 WIDTH = 340  # points; about the width of a phone, so that text keeps its size there
 NAME = 20  # characters of a class name in a figure
+SUGGESTED = {"lr_steepest": "steepest", "lr_minimum_tenth": "a tenth of the lowest"}
 COUNTED, TITLED = 40, 60  # classes up to which cells carry their count, and bars their names
 
 
@@ -108,6 +110,26 @@ def learning_rate(history: Sequence[Epoch]) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_yticks([0, max(rates)], ["0", f"{max(rates):g}"])
         return _svg(figure, f"Learning rate, from {rates[0]:g} in the first epoch to {rates[-1]:g} in the last.")
+
+
+def range_test(points: Sequence[tuple[float, float, float]], suggested: Mapping[str, float], chosen: float) -> str:
+    """Loss against learning rate, the suggestions and the chosen rate marked."""
+    with _style():
+        figure, axes = _figure(210)
+        rates, losses, smoothed = zip(*points, strict=True)
+        axes.plot(rates, losses, color=GREY, linewidth=0.8, label="each step")
+        axes.plot(rates, smoothed, color=BLUE, label="smoothed")
+        axes.axvline(chosen, color=MUTED, linewidth=1, dashes=(2, 2), label=f"chosen: {chosen:g}")
+        for (name, rate), marker in zip(suggested.items(), "v^", strict=False):
+            height = np.interp(np.log(rate), np.log(rates), smoothed)
+            axes.plot(rate, height, marker, color=ORANGE, label=f"{SUGGESTED[name]}: {rate:g}")
+        low, high = min(smoothed), smoothed[0]
+        axes.set(title="Learning rate range test", xlabel="learning rate", xscale="log")
+        axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.6 * (high - low) if high > low else high + 1)
+        axes.legend(loc="best")
+        compared = ", ".join(f"{SUGGESTED[name]} at {rate:g}" for name, rate in suggested.items())
+        return _svg(figure, f"Loss while the learning rate grows: {compared}; chosen {chosen:g}.")
 
 
 def accuracy_by_images(classes: Sequence[Class]) -> str:

@@ -16,9 +16,10 @@ from stages import paths
 from stages.datasets import listing
 from stages.datasets.listing import Row
 from stages.errors import UserError
+from stages.training.history import Epoch, parse
 
 Result = TypeVar("Result")
-STAGES = ("download", "index", "split", "extract", "train", "evaluate")  # in the order they run
+STAGES = ("download", "index", "split", "extract", "lr_sweep", "train", "evaluate")  # in the order they run
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,6 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """A row of history.csv; a closed-form head has one, without a learning rate."""
-
-    epoch: int
-    lr: float | None
-    train_loss: float
-    val_loss: float
-    train_accuracy: float
-    val_accuracy: float
-
-
-@dataclass(frozen=True)
 class Class:
     """A row of per_class.csv; no accuracy where the judged part has no image of it, no precision if never predicted."""
 
@@ -102,6 +91,8 @@ class Run:
 
     Attributes:
         metrics, head, ridge, index, split, decide: as the stages wrote them, JSON.
+        rates: learning rate, loss and smoothed loss of each step of the range test; none for a head that is solved.
+        suggested: learning rates that the range test suggests.
         views: how many views were averaged, and the accuracy of that.
         undecodable: images whose pixels extraction could not read.
         timings: stage -> seconds and counts, of the last time it ran on this machine.
@@ -116,6 +107,8 @@ class Run:
     classes: list[Class]
     history: list[Epoch]
     bins: list[Bin]
+    rates: list[tuple[float, float, float]]
+    suggested: dict[str, float]
     views: list[tuple[int, float]]
     rows: list[Row]
     judged: Judged
@@ -160,8 +153,10 @@ def load(dataset: str) -> Run:
         split=_json(paths.split(dataset)),
         decide=predictions["decide"],
         classes=_csv(paths.PLOTS / "per_class.csv", _class),
-        history=_csv(paths.PLOTS / "history.csv", _epoch),
+        history=_csv(paths.PLOTS / "history.csv", parse),
         bins=_csv(paths.PLOTS / "calibration.csv", _bin),
+        rates=_csv(paths.PLOTS / "lr_sweep.csv", _rate),
+        suggested=_json(paths.REPORTS / "lr_sweep.json"),
         views=_csv(paths.PLOTS / "views.csv", lambda row: (int(row["views"]), float(row["accuracy"]))),
         rows=rows,
         judged=_judged(predictions, rows),
@@ -214,20 +209,19 @@ def _class(row: dict[str, str]) -> Class:
     return Class(row["class"], train, val, test, accuracy, precision)
 
 
-def _epoch(row: dict[str, str]) -> Epoch:
-    losses = (float(row[name]) for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy"))
-    return Epoch(int(row["epoch"]), float(row["lr"]) if row["lr"] else None, *losses)
-
-
 def _bin(row: dict[str, str]) -> Bin:
     return Bin(float(row["confidence"]), float(row["accuracy"]), int(row["count"]))
+
+
+def _rate(row: dict[str, str]) -> tuple[float, float, float]:
+    return float(row["lr"]), float(row["loss"]), float(row["smoothed"])
 
 
 def _timings(of: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What is there of this dataset and backbone; a damaged file, or one of another run, is passed over."""
     found = {}
     for stage in STAGES:
-        shared = of if stage in ("extract", "train", "evaluate") else {key: of[key] for key in ("dataset", "root")}
+        shared = of if stage not in ("download", "index", "split") else {key: of[key] for key in ("dataset", "root")}
         try:
             values = json.loads((paths.TIMINGS / f"{stage}.json").read_text())
             made = values.pop("of")

@@ -102,6 +102,8 @@ def drawn(run: Run) -> dict[str, Markup]:
         best = run.head["best_epoch"]
         found |= {what: figures.curve(run.history, best, what) for what in ("loss", "accuracy")}
         found["learning_rate"] = figures.learning_rate(run.history)
+    if run.suggested:
+        found["range_test"] = figures.range_test(run.rates, run.suggested, run.head["params"]["lr"])
     if len({row.n_train for row in run.classes if row.n_train and row.accuracy is not None}) > 1:
         found["by_accuracy"] = figures.accuracy_by_images(run.classes)
     else:
@@ -176,12 +178,15 @@ def across(pair: Mapping[str, str]) -> str:
 def provenance(run: Run) -> list[tuple[str, str]]:
     """Where features and head come from, by the names they were recorded under."""
     features = dict(run.head["features"])
-    versions, views = features.pop("versions"), features.pop("views")
+    versions, views, joined = features.pop("versions"), features.pop("views"), features.pop("joined", [])
     features["views"] = len(views)
     if len(views) > 1:
         features["drawn views"] = views[1].rpartition("|")[0]
     rows = [("split", run.split["source"])]
     rows += [(name.replace("_", " "), words.value(found)) for name, found in features.items()]
+    for part in joined:
+        own = {name: found for name, found in part.items() if features.get(name, versions) != found and name != "views"}
+        rows += [(f"{part['backbone']}: {name.replace('_', ' ')}", words.value(found)) for name, found in own.items()]
     rows += [(f"{name} version", words.value(found)) for name, found in versions.items()]
     rows += [(f"head: {name}", words.value(found)) for name, found in run.head["notes"].items()]
     baseline = run.ridge["notes"] if run.head["head"] != "ridge" else {}

@@ -73,7 +73,7 @@ class Album:
         from stages.features import views  # imports torch, 3 s: only where there are views to show
         from stages.features.pipeline import Preprocessing, decode
 
-        how = Preprocessing.parse(provenance["preprocessing"])
+        how = Preprocessing.parse(provenance.get("joined", [provenance])[0]["preprocessing"])
         image = decode(images.read(self.folder, row.path, row.sha256))
         made = [views.view(image, name, row.sha256, how, views.settings(name))[0] for name in provenance["views"]]
         small = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in made]

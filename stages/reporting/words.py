@@ -88,6 +88,16 @@ def kept(run: Run) -> str:
     return f"Epoch {best} was kept, the one with the {lowest}; {epochs} epochs were run{early}."
 
 
+def rates(run: Run) -> str:
+    """What the range test suggests, beside what was chosen."""
+    steepest, tenth = (f"{run.suggested[name]:g}" for name in ("lr_steepest", "lr_minimum_tenth"))
+    return (
+        f"The loss falls most steeply at {steepest}; a tenth of the rate with the lowest loss is {tenth}. "
+        f"This run took lr={run.head['params']['lr']:g}. Both are places to start from: -S lr={steepest}"
+        f"{f' or -S lr={tenth}' if tenth != steepest else ''}."
+    )
+
+
 def confident(run: Run) -> str:
     """What a threshold on the probability buys."""
     threshold, share = run.decide["confidence"], run.metrics["confident_share"]

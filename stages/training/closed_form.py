@@ -1,19 +1,19 @@
 """Ridge regression on one-hot labels in closed form: the instant baseline of every run."""
 
-from typing import Any
-
 import torch
 from torch.nn import functional as F
 
+from stages.params import Params
 from stages.training.data import Data
-from stages.training.fitted import Build, Epoch, Fitted, Standardize, assemble
+from stages.training.fitted import Fitted, assemble, embed, knobs
+from stages.training.history import Epoch
 from stages.training.loop import judge
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # λ, as a multiple of the number of rows
 SCALES = tuple(10 ** (step / 20) for step in range(61))  # 1 to 1,000: what turns regression values into logits
 
 
-def fit(build: Build, data: Data, knobs: dict[str, Any]) -> Fitted:
+def fit(data: Data, params: Params, device: torch.device) -> Fitted:
     """Solves for every strength and keeps the one with the best validation accuracy (ties: the lower cross-entropy).
 
     Every view of a train image is a row.
@@ -22,18 +22,20 @@ def fit(build: Build, data: Data, knobs: dict[str, Any]) -> Fitted:
     same W is Xᵀ (XXᵀ + λN I)⁻¹ Y, which is smaller to solve. Regression values are no logits: one scale for all, chosen
     on validation by cross-entropy, makes them so.
     """
-    train, val = data.parts["train"], data.parts["val"]
-    module = assemble(build, train.x.shape[2], len(data.classes), knobs)
-    standardize, linear = module[0], module[1]
-    assert isinstance(standardize, Standardize) and isinstance(linear, torch.nn.Linear)
-    vectors, labels = train.x.flatten(0, 1), train.y.repeat_interleave(train.x.shape[1])
-    x = standardize.fit(vectors)(vectors).double()
+    train, val = (data.parts[name].to(device) for name in ("train", "val"))
+    shaped = knobs(params, data, device)
+    module = assemble("ridge", data.shape, len(data.classes), shaped).to(device)
+    standardize, linear = module.standardize, module.head
+    assert isinstance(linear, torch.nn.Linear)
+    vectors, labels = embed(module, train).flatten(0, 1), train.y.repeat_interleave(train.x.shape[1])
+    x = standardize.fit([vectors])(vectors).double()
+    unseen = standardize(embed(module, val)[:, 0]).double()
     frequencies = torch.bincount(labels, minlength=len(data.classes)).double() / len(labels)
     y = F.one_hot(labels, len(data.classes)).double() - frequencies
     found: list[tuple[float, float, float, float]] = []
     states: list[dict[str, torch.Tensor]] = []
     for strength, weights in zip(STRENGTHS, _solve(x, y), strict=True):
-        scale, loss = _best_scale(standardize(val.evaluation).double() @ weights + frequencies, val.y)
+        scale, loss = _best_scale(unseen @ weights + frequencies, val.y)
         with torch.no_grad():
             linear.weight.copy_((scale * weights.T).float())
             linear.bias.copy_((scale * frequencies).float())
@@ -44,8 +46,9 @@ def fit(build: Build, data: Data, knobs: dict[str, Any]) -> Fitted:
     module.requires_grad_(False)
     train_loss, train_accuracy = judge(module, train)
     val_loss, val_accuracy = judge(module, val)
-    history = [Epoch(1, None, train_loss, val_loss, train_accuracy, val_accuracy)]
-    return Fitted(module.eval(), history, 1, {"strength": found[best][2], "scale": found[best][3]})
+    history = [Epoch(1, 1, None, train_loss, val_loss, train_accuracy, val_accuracy)]
+    module.eval()
+    return Fitted(module, history, 1, {"strength": found[best][2], "scale": found[best][3]}, shaped)
 
 
 def _solve(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
@@ -54,7 +57,7 @@ def _solve(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
     dual = rows < columns
     gram = x @ x.T if dual else x.T @ x
     target = y if dual else x.T @ y
-    identity = torch.eye(len(gram), dtype=x.dtype)
+    identity = torch.eye(len(gram), dtype=x.dtype, device=x.device)
     solved = []
     for strength in STRENGTHS:
         factor = torch.linalg.cholesky(gram + strength * rows * identity)

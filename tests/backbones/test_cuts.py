@@ -1,140 +1,14 @@
 """The cuts: `pooled` is what the last layer receives and `map` the activation before pooling, in every family."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import timm
 import torch
+from networks import FAST, SLOW, Maps, assert_same, built, output_of, pooled_by_hook
 from torch import nn
 from torchvision import models
 
 from stages.backbones.cuts import Network
 from stages.errors import UserError
-
-TOLERANCE = 1e-6  # of the largest value
-Maps = Callable[[nn.Module, torch.Tensor], torch.Tensor]
-
-
-def output_of(module: str) -> Maps:
-    """The activation that a forward hook sees at a module."""
-
-    def get(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        seen: list[torch.Tensor] = []
-        handle = model.get_submodule(module).register_forward_hook(lambda *hooked: seen.append(hooked[2].clone()))
-        model(x)
-        handle.remove()
-        return seen[0]
-
-    return get
-
-
-def input_of(module: str) -> Maps:
-    """The activation that a forward pre-hook sees at a module."""
-
-    def get(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        seen: list[torch.Tensor] = []
-        handle = model.get_submodule(module).register_forward_pre_hook(
-            lambda *hooked: seen.append(hooked[1][0].clone())
-        )
-        model(x)
-        handle.remove()
-        return seen[0]
-
-    return get
-
-
-def features_relu(model: Any, x: torch.Tensor) -> torch.Tensor:
-    return model.features(x).relu()
-
-
-def channels_first(get: Maps) -> Maps:
-    return lambda model, x: get(model, x).permute(0, 3, 1, 2)
-
-
-def squared(get: Maps, prefix: int = 1) -> Maps:
-    """Tokens without their prefix as a square."""
-
-    def lay(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        tokens = get(model, x)[:, prefix:]
-        side = round(tokens.shape[1] ** 0.5)
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
-
-    return lay
-
-
-def forward_features(model: Any, x: torch.Tensor) -> torch.Tensor:
-    return model.forward_features(x)
-
-
-# name, pixels a side, the map by the network's own means
-FAST: list[tuple[str, int, Maps]] = [
-    ("alexnet", 128, output_of("features")),
-    ("squeezenet1_1", 64, output_of("features")),
-    ("resnet18", 64, output_of("layer4")),
-    ("mobilenet_v2", 64, output_of("features")),
-    ("mobilenet_v3_small", 64, output_of("features")),
-    ("mnasnet0_5", 64, output_of("layers")),
-    ("shufflenet_v2_x0_5", 64, output_of("conv5")),
-    ("timm:resnet18", 64, forward_features),
-    ("timm:mobilenetv3_small_050", 64, input_of("global_pool")),
-    ("timm:convnext_atto", 64, forward_features),
-    ("timm:tf_efficientnet_lite0", 64, forward_features),
-    ("timm:vit_tiny_patch16_224", 224, squared(forward_features)),
-]
-SLOW: list[tuple[str, int, Maps]] = [
-    ("vgg11", 64, output_of("features")),
-    ("densenet121", 64, features_relu),
-    ("googlenet", 64, output_of("inception5b")),
-    ("inception_v3", 128, output_of("Mixed_7c")),
-    ("efficientnet_b0", 64, output_of("features")),
-    ("efficientnet_v2_s", 64, output_of("features")),
-    ("regnet_y_400mf", 64, output_of("trunk_output")),
-    ("resnext50_32x4d", 64, output_of("layer4")),
-    ("convnext_tiny", 64, output_of("features")),
-    ("vit_b_16", 224, squared(output_of("encoder"))),
-    ("swin_t", 64, channels_first(output_of("norm"))),
-    ("swin_v2_t", 64, channels_first(output_of("norm"))),
-    ("maxvit_t", 224, output_of("blocks.3")),
-]
-LAST_CONVOLUTION = {"squeezenet1_1": "classifier.1"}
-
-
-def built(name: str) -> nn.Module:
-    """A network in which no weight, bias or statistic is zero or one, so that no layer can be left out unnoticed."""
-    torch.manual_seed(0)
-    extra: dict[str, Any] = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    model: nn.Module = (
-        timm.create_model(name.removeprefix("timm:"), pretrained=False)
-        if name.startswith("timm:")
-        else models.get_model(name, weights=None, **extra)
-    )
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            fan = max(1, parameter[0].numel()) if parameter.ndim > 1 else 4
-            noise = torch.randn(parameter.shape, generator=generator) * (1.5 / fan) ** 0.5
-            parameter.copy_(noise + (1 if parameter.ndim == 1 and parameter.mean() > 0.5 else 0))
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None and module.running_var is not None
-                module.running_mean.normal_(0, 0.3, generator=generator)
-                module.running_var.uniform_(0.5, 2, generator=generator)
-    return model.eval()
-
-
-def pooled_by_hook(name: str, model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    if name in LAST_CONVOLUTION:
-        return input_of(LAST_CONVOLUTION[name])(model, x).mean((2, 3))
-    last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
-    return input_of(last)(model, x)
-
-
-def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
-    assert found.shape == expected.shape
-    assert expected.isfinite().all() and expected.std() > 0
-    largest = float(expected.abs().max())
-    assert float((found - expected).abs().max()) <= TOLERANCE * largest
 
 
 def check(name: str, size: int, own_map: Maps) -> None:
@@ -230,3 +104,116 @@ def test_a_network_without_a_map_is_refused() -> None:
     assert network.cut("pooled").shape == (4,)
     with pytest.raises(UserError, match="toy has no feature map before its classifier; try cut=pooled"):
         network.trunk("map")
+
+
+# --- strides, pyramids, modules, pixels
+
+VGG = {"map@8": "features.14", "map@16": "features.19", "map": "features.20"}
+RESNET = {"map@8": "layer2", "map@16": "layer3", "map": "layer4"}
+MOBILENET = {"map@8": "features.6", "map@16": "features.13", "map": "features.18"}
+CONVNEXT = {"map@8": "stages.1", "map@16": "stages.2", "map": "stages.3"}
+
+
+@pytest.fixture(scope="module")
+def resnet() -> Network:
+    return Network(built("resnet18"), 64, "resnet18")
+
+
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [("resnet18", RESNET), ("vgg11", VGG), ("mobilenet_v2", MOBILENET), ("timm:convnext_atto", CONVNEXT)],
+)
+def test_a_map_at_a_stride_is_the_last_output_of_a_block_there(name: str, modules: dict[str, str]) -> None:
+    model = built(name)
+    network, x = Network(model, 64, name), torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        levels = {cut: network.trunk(cut)(x) for cut in modules}
+        for cut, module in modules.items():
+            assert_same(levels[cut], output_of(module)(model, x))
+            assert network.cut(cut).shape == levels[cut].shape[1:]
+        pyramid = network.trunk("pyramid")(x)
+    assert list(pyramid) == ["pyramid@8", "pyramid@16", "pyramid@32"] == list(network.layers("pyramid"))
+    for level, cut in zip(pyramid.values(), modules, strict=True):
+        assert torch.equal(level, levels[cut])
+    assert [level.shape[-1] for level in pyramid.values()] == [8, 4, 2]
+
+
+def test_a_stride_rounds_up_as_padded_convolutions_do() -> None:
+    network = Network(built("resnet18"), 75, "resnet18")
+    assert network.cut("map@8").shape == (128, 10, 10)
+    assert network.cut("map@16").shape == (256, 5, 5)
+
+
+def test_a_transformers_map_is_at_the_stride_of_its_patches() -> None:
+    network = Network(timm.create_model("vit_tiny_patch16_224", pretrained=False), 224, "vit")
+    assert network.cut("map@16").node is network.cut("map").node
+    assert network.cut("map@16").shape == (192, 14, 14)
+    with pytest.raises(UserError, match=r"`cut`: vit has no map at stride 8, 28 x 28 at 224 pixels; try cut=map"):
+        network.cut("map@8")
+    with pytest.raises(UserError, match=r"`tap`: vit has maps at 1 of the strides .* a pyramid needs two; try tap=map"):
+        network.layers("pyramid", key="tap")
+
+
+def test_a_module_gives_what_it_puts_out() -> None:
+    for name, module, shape in (
+        ("resnet18", "layer3", (256, 4, 4)),
+        ("vgg11", "features.5", (128, 16, 16)),
+        ("timm:convnext_atto", "stages.1.blocks.0", (80, 8, 8)),
+    ):
+        model, x = built(name), torch.randn(2, 3, 64, 64)
+        network = Network(model, 64, name)
+        assert network.cut(module).shape == shape
+        with torch.inference_mode():
+            assert_same(network.trunk(module)(x), output_of(module)(model, x))
+
+
+def test_tokens_and_channels_last_are_kept_as_they_are() -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    assert Network(vit, 224, "vit").cut("blocks.4").shape == (197, 192)
+    swin = models.SwinTransformer([4, 4], 24, [1, 1], [2, 4], [4, 4], num_classes=5)
+    network = Network(swin, 64, "swin")
+    assert network.cut("norm").shape == (8, 8, 48) and network.cut("map").shape == (48, 8, 8)
+
+
+def test_the_names_of_clean_modules_are_in_order_and_the_outermost_comes_first(resnet: Network) -> None:
+    names = resnet.names()
+    assert names[:6] == ["conv1", "bn1", "relu", "maxpool", "layer1.0", "layer1.0.relu"]
+    assert [name for name in names if name.startswith("layer4")] == [
+        "layer4.0", "layer4.0.relu", "layer4", "layer4.1", "layer4.1.relu"
+    ]  # fmt: skip
+    assert names[-2:] == ["avgpool", "fc"]
+
+
+def test_a_module_beside_which_something_passes_is_refused(resnet: Network) -> None:
+    message = r"`cut`: not all passes through layer2.0.conv2 of resnet18 .*nearest clean ones are layer1 and layer2.0\."
+    with pytest.raises(UserError, match=message):
+        resnet.cut("layer2.0.conv2")
+
+
+@pytest.mark.parametrize(("name", "near"), [("layer33", "layer3"), ("poled", "pooled")])
+def test_an_unknown_module_is_refused(resnet: Network, name: str, near: str) -> None:
+    with pytest.raises(UserError, match=rf"`tap`: resnet18 has no module '{name}'; did you mean .*{near}"):
+        resnet.cut(name, key="tap")
+
+
+def test_the_input_is_the_pixels(resnet: Network) -> None:
+    assert resnet.cut("input").shape == (3, 64, 64)
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(resnet.trunk("input")(x), x)
+
+
+def test_every_clean_module_is_a_cut(resnet: Network) -> None:
+    x = torch.zeros(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert all(resnet.trunk(name)(x).shape[1:] == resnet.cut(name).shape for name in resnet.names())
+
+
+def test_a_pyramids_levels_are_not_overwritten_by_what_follows() -> None:
+    """Networks change values in place: the activation after a level would change the level."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 2, 2), nn.Flatten())
+    model.append(nn.Linear(64, 2))
+    network, x = Network(model, 64, "toy"), torch.randn(2, 3, 64, 64)
+    expected = model[1](model[0](x))
+    found = network.trunk("pyramid")(x)
+    assert list(found) == ["pyramid@8", "pyramid@16"]
+    torch.testing.assert_close(found["pyramid@8"], expected)

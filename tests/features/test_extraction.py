@@ -155,7 +155,7 @@ def test_a_file_that_changed_since_it_was_indexed_stops_the_run(workplace: Path,
 
 
 def overflowing(pixels: torch.Tensor) -> Any:
-    return np.full((len(pixels), 5), 70_000, np.float32)
+    return [np.full((len(pixels), 5), 70_000, np.float32)]
 
 
 def test_what_float16_cannot_hold_names_the_knob(
@@ -163,8 +163,11 @@ def test_what_float16_cannot_hold_names_the_knob(
 ) -> None:
     folder = class_folder(1)
     preprocessing = Preprocessing(64, 56, "bilinear", (0, 0, 0), (1, 1, 1))
-    ready = extraction.Machine(overflowing, preprocessing, (5,), {})  # type: ignore[arg-type]
-    monkeypatch.setattr(extraction, "machine", lambda spec: ready)
+
+    def ready(spec: Spec) -> extraction.Machine:
+        return extraction.Machine(overflowing, preprocessing, {"pooled": ((5,), spec.dtype)}, {})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(extraction, "machine", ready)
     with pytest.raises(UserError, match=r"does not fit into float16: -S extract.dtype=float32"):
         rows_of(spec_of(folder, dtype="float16"), listed(folder))
     assert (rows_of(spec_of(folder, dtype="float32"), listed(folder))[MEMBER] == 70_000).all()

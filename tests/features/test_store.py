@@ -153,7 +153,7 @@ def test_one_file_remains_and_it_is_the_out(workplace: Path) -> None:
 
 
 def test_many_rows_are_gathered_block_by_block(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.features.store.GATHER_ROWS", 3)
+    monkeypatch.setattr("stages.features.store.GATHER_BYTES", 300)
     run(list(range(10)), step=4)
     check(OUT, range(10))
 
@@ -282,7 +282,7 @@ def test_views_of_two_kinds_stay_side_by_side(workplace: Path) -> None:
 
 
 def test_many_rows_of_many_views_are_gathered_block_by_block(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.features.store.GATHER_ROWS", 3)
+    monkeypatch.setattr("stages.features.store.GATHER_BYTES", 300)
     run([7, 2, 5], DRAWN[:2], step=1)
     run([2, 9], TURNED[:2], step=1)
     mixed = (TURNED[1], DRAWN[1], DRAWN[0])

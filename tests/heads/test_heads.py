@@ -10,12 +10,12 @@ import torch
 
 from stages.errors import UserError
 from stages.heads import linear, mlp, ridge
-from stages.training import fitted, loop
+from stages.training import fitted
 from stages.training.data import Data, Part
-from stages.training.fitted import SMALLEST, Standardize
+from stages.training.fitted import SMALLEST, Fitted, Standardize
 
 Make = Callable[..., Any]
-HEADS = ["linear", "mlp", "ridge"]
+HEADS = ["linear", "mlp", "ridge", "knn"]
 
 
 def toy(columns: int = 6) -> Data:
@@ -34,13 +34,13 @@ def toy(columns: int = 6) -> Data:
 def trained(workplace: Path, params: Make) -> Make:
     def make(head: str, **turned: Any) -> tuple[fitted.Fitted, Any]:
         chosen = params(head=head, epochs=3, hidden=7, batch_size=16, **turned)
-        return import_module(f"stages.heads.{head}").fit(toy(), chosen, torch.device("cpu")), chosen
+        return import_module(f"stages.heads.{head}").fit(toy(), chosen, torch.device("cpu"))
 
     return make
 
 
-def described(head: str, chosen: Any) -> dict[str, Any]:
-    return {"head": head, "inputs": 6, "classes": ["a", "b", "c"], "knobs": loop.knobs(chosen)}
+def described(head: str, found: Fitted) -> dict[str, Any]:
+    return {"head": head, "shape": [6], "classes": ["a", "b", "c"], "knobs": found.knobs}
 
 
 def trainable(module: torch.nn.Module) -> int:
@@ -49,23 +49,25 @@ def trainable(module: torch.nn.Module) -> int:
 
 def test_the_published_caltech101_head_has_its_number_of_parameters() -> None:
     knobs = {"hidden": 256, "dropout": 0.4}
-    module = mlp.build(4096, 100, knobs)
+    module = mlp.build((4096,), 100, knobs)
     assert trainable(module) == 1_074_532
-    assert trainable(fitted.assemble(mlp.build, 4096, 100, knobs)) == 1_074_532  # standardisation trains nothing
+    assert (
+        trainable(fitted.assemble("mlp", (4096,), 100, knobs | {"precision": "float32"})) == 1_074_532
+    )  # standardisation trains nothing
     assert [type(layer).__name__ for layer in module] == ["Linear", "ReLU", "Dropout", "Linear"]  # type: ignore[attr-defined]
     assert module[2].p == 0.4  # type: ignore[index]
 
 
 @pytest.mark.parametrize("head", [linear, ridge])
 def test_linear_heads_have_one_layer(head: Any) -> None:
-    assert trainable(head.build(512, 33, {})) == 512 * 33 + 33
+    assert trainable(head.build((512,), 33, {})) == 512 * 33 + 33
 
 
 def test_standardisation_by_hand() -> None:
     x = torch.tensor([[1.0, 10.0, 4.0], [3.0, 10.0, 4.5]])  # deviations 1, 0 and 0.25
     standardize = Standardize(3)
     assert torch.equal(standardize(x), x)  # before it is fitted it does nothing
-    standardize.fit(x)
+    standardize.fit([x])
     typical = ((1 + 0 + 0.0625) / 3) ** 0.5
     assert standardize.mean.tolist() == [2, 10, 4.25]
     assert standardize.scale.tolist() == pytest.approx([1, 1 / typical, 1 / typical])
@@ -76,7 +78,7 @@ def test_standardisation_by_hand() -> None:
 
 
 def test_features_that_are_all_the_same_are_left_alone() -> None:
-    standardize = Standardize(2).fit(torch.full((5, 2), 7.0))
+    standardize = Standardize(2).fit([torch.full((5, 2), 7.0)])
     assert standardize.scale.tolist() == pytest.approx([1 / SMALLEST] * 2)
     assert standardize(torch.full((1, 2), 7.0)).tolist() == [[0, 0]]
 
@@ -84,33 +86,33 @@ def test_features_that_are_all_the_same_are_left_alone() -> None:
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_standardisation_is_of_the_train_part_alone(trained: Make, head: str) -> None:
     x = toy().parts["train"].evaluation
-    found, _ = trained(head)
-    torch.testing.assert_close(found.module[0].mean, x.mean(0))
+    found = trained(head)
+    torch.testing.assert_close(found.module.standardize.mean, x.mean(0))
     std = x.std(0, correction=0)
-    torch.testing.assert_close(found.module[0].scale, 1 / std.clamp(min=float(std.square().mean().sqrt())))
-    plain, _ = trained(head, standardize=False)
-    assert plain.module[0].mean.tolist() == [0] * 6 and plain.module[0].scale.tolist() == [1] * 6
+    torch.testing.assert_close(found.module.standardize.scale, 1 / std.clamp(min=float(std.square().mean().sqrt())))
+    plain = trained(head, standardize=False)
+    assert plain.module.standardize.mean.tolist() == [0] * 6 and plain.module.standardize.scale.tolist() == [1] * 6
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_kept_head_gives_identical_logits(trained: Make, workplace: Path, head: str) -> None:
-    found, chosen = trained(head)
-    fitted.store(workplace / "head", found.module, described(head, chosen))
+    found = trained(head)
+    fitted.store(workplace / "head", found.module, described(head, found))
     torch.manual_seed(99)
     module, description = fitted.restore(workplace / "head")
     x = toy().parts["test"].evaluation
     with torch.inference_mode():
         assert torch.equal(module(x), found.module(x))
     assert not module.training
-    assert description == described(head, chosen)
+    assert description == described(head, found)
     assert sorted(path.name for path in (workplace / "head").iterdir()) == ["head.json", "head.safetensors"]
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_trained_and_kept_twice_it_is_byte_identical(trained: Make, workplace: Path, head: str) -> None:
     for folder in ("one", "two"):
-        found, chosen = trained(head)
-        fitted.store(workplace / folder, found.module, described(head, chosen))
+        found = trained(head)
+        fitted.store(workplace / folder, found.module, described(head, found))
     for name in ("head.json", "head.safetensors"):
         assert (workplace / "one" / name).read_bytes() == (workplace / "two" / name).read_bytes()
 
@@ -119,8 +121,8 @@ def test_trained_and_kept_twice_it_is_byte_identical(trained: Make, workplace: P
     "damage", ["no json", "half json", "no weights", "half weights", "other hidden", "no such head"]
 )
 def test_a_head_that_is_not_whole_is_refused(trained: Make, workplace: Path, damage: str) -> None:
-    found, chosen = trained("mlp")
-    description = described("mlp", chosen)
+    found = trained("mlp")
+    description = described("mlp", found)
     if damage == "other hidden":
         description["knobs"]["hidden"] = 8
     if damage == "no such head":

@@ -80,7 +80,7 @@ class Made:
             "classes": labels,
             "features": FEATURES | {"views": self._view_names()},
             "knobs": {},
-            "inputs": 8,
+            "shape": [8],
             "params": KNOBS,
         }
         notes = {"strength": 0.1, "scale": 12.5}
@@ -88,9 +88,12 @@ class Made:
         _json(paths.HEAD / "head.json", described | own | {"params": KNOBS | {"head": self.head}})
         _json(paths.HEAD / "ridge" / "head.json", described | {"head": "ridge", "best_epoch": 1, "notes": notes})
         lr = "" if self.head == "ridge" else 0.001
-        history = [(n + 1, lr, 2 / (n + 1), 3 / (n + 1), 0.9, 0.8) for n in range(self.epochs)]
-        names = ("epoch", "lr", "train_loss", "val_loss", "train_accuracy", "val_accuracy")
+        history = [(n + 1, 1, lr, 2 / (n + 1), 3 / (n + 1), 0.9, 0.8) for n in range(self.epochs)]
+        names = ("epoch", "phase", "lr", "train_loss", "val_loss", "train_accuracy", "val_accuracy")
         _csv(paths.PLOTS / "history.csv", names, history)
+        rates = [(10 ** (n / 5 - 5), abs(n - 15) + 2, abs(n - 15) + 1) for n in range(20)] if lr else []
+        _csv(paths.PLOTS / "lr_sweep.csv", ("lr", "loss", "smoothed"), rates)
+        _json(paths.REPORTS / "lr_sweep.json", {"lr_steepest": 1e-3, "lr_minimum_tenth": 1e-3} if lr else {})
 
     def _write_predictions(self, labels: list[str], parts: dict[str, list[listing.Row]]) -> None:
         probabilities = {}

@@ -131,6 +131,12 @@ def test_without_test_validation_is_judged(made: Made, reported: Reported) -> No
     assert "There is no test part." in html and "There is no test part." in markdown
 
 
+def test_the_range_test_is_drawn_with_the_chosen_rate(standard: tuple[str, str]) -> None:
+    page, _ = standard
+    assert "Learning rate range test" in page and "chosen: 0.001" in page and "-S lr=0.001" in page
+    assert "mathdefault" not in page  # matplotlib's own labels of powers, unparsed
+
+
 def test_closed_form_head_has_a_sentence_instead_of_curves(made: Made, reported: Reported) -> None:
     made.head, made.epochs = "ridge", 1
     html, markdown = reported()

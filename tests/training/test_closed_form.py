@@ -1,20 +1,26 @@
 """Ridge regression against numpy's direct solution."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from stages.training import closed_form
 from stages.training.data import Data, Part
+from stages.training.fitted import Fitted
+
+CPU = torch.device("cpu")
+Make = Callable[..., Any]
 
 
-def build(inputs: int, classes: int, knobs: Mapping[str, Any]) -> nn.Module:
-    return nn.Linear(inputs, classes)
+@pytest.fixture
+def fit(workplace: Path, params: Make) -> Callable[[Data], Fitted]:
+    """`fit(data)`: ridge with the params of the checkout."""
+    return lambda data: closed_form.fit(data, params(head="ridge"), CPU)
 
 
 def toy(columns: int, train: int = 60, val: int = 40, noise: float = 2.0) -> Data:
@@ -52,7 +58,7 @@ def test_primal_and_dual_agree() -> None:
 
 
 @pytest.mark.parametrize("columns", [6, 100])
-def test_the_head_is_the_best_strength_on_validation(columns: int) -> None:
+def test_the_head_is_the_best_strength_on_validation(columns: int, fit: Callable[[Data], Fitted]) -> None:
     data = toy(columns)
     train, val = data.parts["train"], data.parts["val"]
     x, v = train.evaluation.double().numpy(), val.evaluation.double().numpy()
@@ -70,7 +76,7 @@ def test_the_head_is_the_best_strength_on_validation(columns: int) -> None:
         accuracy = float((values.argmax(1) == val.y).double().mean())
         candidates.append((-round(accuracy, 6), losses[scale], strength, scale, weights))
     best = min(candidates, key=lambda candidate: candidate[:2])
-    fitted = closed_form.fit(build, data, {})
+    fitted = fit(data)
     assert fitted.notes == {"strength": best[2], "scale": best[3]}
     with torch.inference_mode():
         logits = fitted.module(val.evaluation)
@@ -92,25 +98,25 @@ def test_the_scale_is_the_one_with_the_lowest_cross_entropy() -> None:
     assert closed_form.SCALES[0] == 1 and closed_form.SCALES[-1] == pytest.approx(1000)
 
 
-def test_the_same_twice_and_the_random_state_is_nothing() -> None:
+def test_the_same_twice_and_the_random_state_is_nothing(fit: Callable[[Data], Fitted]) -> None:
     torch.manual_seed(1)
-    one = closed_form.fit(build, toy(6), {})
+    one = fit(toy(6))
     torch.manual_seed(2)
-    other = closed_form.fit(build, toy(6), {})
+    other = fit(toy(6))
     for name, tensor in one.module.state_dict().items():
         assert torch.equal(tensor, other.module.state_dict()[name])
     assert not one.module.training and not any(p.requires_grad for p in one.module.parameters())
 
 
-def test_the_test_part_plays_no_part() -> None:
+def test_the_test_part_plays_no_part(fit: Callable[[Data], Fitted]) -> None:
     data = toy(6)
     other = Data(data.classes, data.parts | {"test": Part(torch.zeros(0, 1, 6), torch.zeros(0).long(), [])}, {})
-    one, two = closed_form.fit(build, data, {}), closed_form.fit(build, other, {})
-    assert torch.equal(one.module[1].weight, two.module[1].weight)  # type: ignore[index]
+    one, two = fit(data), fit(other)
+    assert torch.equal(one.module.head.weight, two.module.head.weight)  # type: ignore[index]
 
 
 @pytest.mark.parametrize("columns", [6, 100])
-def test_every_view_is_a_row(columns: int) -> None:
+def test_every_view_is_a_row(columns: int, fit: Callable[[Data], Fitted]) -> None:
     """V views of N images are solved as one view of V x N images."""
     data, generator = toy(columns, train=40), torch.Generator().manual_seed(3)
     train, val = data.parts["train"], data.parts["val"]
@@ -118,13 +124,11 @@ def test_every_view_is_a_row(columns: int) -> None:
     views = Part(x, train.y, train.rows)
     rows = Part(x.reshape(120, 1, columns), torch.stack([train.y] * 3, 1).flatten(), list(range(120)))
     noisy = Part(torch.cat([val.x, torch.full_like(val.x, 1e4)], 1), val.y, val.rows)  # beside the evaluation view
-    found = closed_form.fit(build, Data(data.classes, {"train": views, "val": noisy}, {}), {})
-    expected = closed_form.fit(build, Data(data.classes, {"train": rows, "val": val}, {}), {})
+    found = fit(Data(data.classes, {"train": views, "val": noisy}, {}))
+    expected = fit(Data(data.classes, {"train": rows, "val": val}, {}))
     assert found.notes == expected.notes
     for name, tensor in expected.module.state_dict().items():
         assert torch.equal(found.module.state_dict()[name], tensor)
     assert found.history[0].val_loss == expected.history[0].val_loss
-    first = closed_form.fit(
-        build, Data(data.classes, {"train": Part(x[:, :1], train.y, train.rows), "val": val}, {}), {}
-    )
-    assert not torch.allclose(first.module[1].weight, found.module[1].weight)  # type: ignore[index]
+    first = fit(Data(data.classes, {"train": Part(x[:, :1], train.y, train.rows), "val": val}, {}))
+    assert not torch.allclose(first.module.head.weight, found.module.head.weight)  # type: ignore[index]

@@ -84,6 +84,20 @@ def test_rows_labels_and_parts(files: Make) -> None:
     assert found.provenance == PROVENANCE
 
 
+def test_a_map_is_kept_as_stored_for_a_head_that_takes_one(files: Make) -> None:
+    found = data.load(files(cut="map", head="squeezenet"))
+    train = found.parts["train"]
+    assert found.shape == (5, 2, 2) and train.x.dtype == torch.float16
+    batch = train.batch(torch.tensor([2, 0]))
+    assert batch.dtype == torch.float32 and batch.shape == (2, 5, 2, 2)
+    torch.testing.assert_close(batch[0], 3 + torch.arange(20).reshape(5, 2, 2) / 8, rtol=0, atol=2e-3)
+
+
+def test_the_identity_follows_images_labels_and_parts(files: Make) -> None:
+    found = data.load(files())
+    assert found.identity == data.load(files()).identity and len(found.identity) == 64
+
+
 def test_a_map_becomes_its_mean_over_positions(files: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "BLOCK", 3)
     found = data.load(files(cut="map"))

@@ -10,7 +10,7 @@ from stages.errors import UserError
 from stages.heads import linear, mlp
 from stages.training import loop
 from stages.training.data import Data, Part
-from stages.training.fitted import Epoch, Fitted, as_row
+from stages.training.fitted import Fitted, Whole
 
 CPU = torch.device("cpu")
 Make = Callable[..., Any]
@@ -85,7 +85,7 @@ def test_the_best_epoch_is_kept(turned: Make, monkeypatch: pytest.MonkeyPatch, m
     assert [epoch.val_loss for epoch in found.history] == losses
     for name, tensor in found.module.state_dict().items():
         assert torch.equal(tensor, states[found.best_epoch - 1][name])
-    assert not torch.equal(states[-1]["1.weight"], states[found.best_epoch - 1]["1.weight"])
+    assert not torch.equal(states[-1]["head.weight"], states[found.best_epoch - 1]["head.weight"])
 
 
 def test_it_stops_early(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,16 +158,9 @@ def test_a_last_batch_of_one(turned: Make) -> None:
 def test_judge_counts_by_hand() -> None:
     x = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.0]]])
     part = Part(x, torch.tensor([0, 1, 1]), [0, 1, 2])
-    loss, accuracy = loop.judge(torch.nn.Identity(), part)
+    loss, accuracy = loop.judge(Whole(torch.nn.Identity(), 2, takes="vector", precision="float32"), part)
     assert accuracy == pytest.approx(2 / 3)
     assert loss == pytest.approx((0.126928 + 0.313262 + 1.313262) / 3, rel=1e-5)
-
-
-def test_a_row_of_the_history() -> None:
-    assert as_row(Epoch(3, None, 0.123456789, 1.0, 0.5, 2 / 3)) == {
-        "epoch": 3, "lr": "", "train_loss": "0.123457", "val_loss": "1", "train_accuracy": "0.5",
-        "val_accuracy": "0.666667",
-    }  # fmt: skip
 
 
 # --- several views
@@ -190,7 +183,7 @@ def test_every_view_is_drawn(turned: Make, carrier: int) -> None:
     assert max(epoch.train_accuracy for epoch in found.history) < 0.8  # and trained on the others too
 
 
-def test_each_image_is_drawn_once_an_epoch_in_a_view_of_its_own(turned: Make) -> None:
+def test_each_image_is_drawn_once_an_epoch_in_a_view_of_its_own(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Features that say which image and view they are of."""
     images, views, seen = 50, 4, list[torch.Tensor]()
     x = torch.stack(torch.meshgrid(torch.arange(images), torch.arange(views), indexing="ij"), 2).float()
@@ -204,7 +197,8 @@ def test_each_image_is_drawn_once_an_epoch_in_a_view_of_its_own(turned: Make) ->
 
     data = Data(["a", "b", "c"], {"train": train, "val": train, "test": train}, {})
     chosen = turned(epochs=40, standardize=False, lr=1e-9)
-    loop.fit(lambda inputs, classes, knobs: Spy(inputs, classes), data, chosen, CPU)
+    monkeypatch.setattr(linear, "build", lambda shape, classes, knobs: Spy(shape[0], classes))
+    fit(chosen, data)
     rows = torch.cat(seen).reshape(40, images, 2)
     assert all(sorted(epoch[:, 0].tolist()) == list(range(images)) for epoch in rows)
     drawn = torch.stack([epoch[epoch[:, 0].argsort(), 1] for epoch in rows])  # epochs x images
@@ -248,7 +242,7 @@ def test_standardisation_is_of_all_views(turned: Make) -> None:
     plain = toy()
     data = Data(plain.classes, plain.parts | {"train": Part(x, plain.parts["train"].y, list(range(60)))}, {})
     found = fit(turned(epochs=1), data)
-    torch.testing.assert_close(found.module[0].mean, x.flatten(0, 1).mean(0))  # type: ignore[index]
+    torch.testing.assert_close(found.module.standardize.mean, x.flatten(0, 1).mean(0))
 
 
 def test_validation_sees_the_evaluation_view_alone(turned: Make) -> None:

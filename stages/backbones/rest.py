@@ -1,0 +1,49 @@
+"""The parameters of a rest by their depth: for rates that fall towards the input, and for training the last blocks."""
+
+from collections.abc import Iterator
+
+from torch import nn
+from torchvision.models.feature_extraction import DualGraphModule
+
+
+def depth_groups(rest: DualGraphModule) -> list[list[nn.Parameter]]:
+    """The parameters of a rest, a group for each block, in the order of their first use.
+
+    A block is what the first part of a name with a digit in it tells: `layer4`, `features.5`,
+    `encoder.layers.encoder_layer_3`. A module outside of such parts is one of its own.
+    """
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameters in _in_order(rest):
+        groups.setdefault(_block(name), []).extend(parameters)
+    return [parameters for parameters in groups.values() if parameters]
+
+
+def parameters_from(rest: DualGraphModule, module: str) -> list[nn.Parameter]:
+    """The parameters of a module and of all that is used after it, in the order of their first use."""
+    found: list[nn.Parameter] = []
+    begun = False
+    for name, parameters in _in_order(rest):
+        begun = begun or f"{name}.".startswith(f"{module}.")
+        found += parameters if begun else []
+    return found
+
+
+def _in_order(rest: DualGraphModule) -> Iterator[tuple[str, list[nn.Parameter]]]:
+    """The modules and parameters of a rest by name as they are first used, each parameter once."""
+    seen: set[nn.Parameter] = set()
+    for node in rest.train_graph.nodes:
+        name = str(node.target)
+        if node.op == "call_module":
+            parameters = list(rest.get_submodule(name).parameters())
+        elif node.op == "get_attr":
+            parameters = [parameter for known, parameter in rest.named_parameters() if known == name]
+        else:
+            continue
+        yield name, [parameter for parameter in parameters if parameter not in seen]
+        seen.update(parameters)
+
+
+def _block(name: str) -> str:
+    parts = name.split(".")
+    numbered = (depth for depth, part in enumerate(parts, 1) if any(letter.isdigit() for letter in part))
+    return ".".join(parts[: next(numbered, len(parts))])

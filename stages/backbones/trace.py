@@ -1,0 +1,127 @@
+"""A network as a graph of operations (torch.fx), and parts of that graph."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torchvision.models.feature_extraction import NodePathTracer
+
+from stages.errors import UserError
+
+# Layers that stay whole, their subclasses too: timm's Conv2dSame or LayerNorm2d are not torch.nn and would be traced.
+LEAVES = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d)
+BATCH = 2  # images that shapes are found with: a first dimension of any other size does not count images
+Finish = Callable[[Any], Any]  # of a tensor, or of an fx.Proxy that stands for one
+
+
+class Traced(NamedTuple):
+    """The operations of a network in one of its modes.
+
+    Attributes:
+        names: of each node, in the network's own words: `layer4.1.add`.
+    """
+
+    graph: fx.Graph
+    names: dict[fx.Node, str]
+
+
+def trace(model: nn.Module) -> Traced:
+    """The graph of a network in the mode that it is in: what its code decides by `self.training` is decided here."""
+    tracer = NodePathTracer(**_tracer_arguments())
+    graph = tracer.trace(model)
+    for node in [node for node in graph.nodes if node.op == "placeholder"][1:]:
+        _put_default(node, graph)
+    _follow_writes(graph)
+    return Traced(graph, {node: name for node, name in tracer.node_to_qualname.items() if node in set(graph.nodes)})
+
+
+def put_shapes(model: nn.Module, graph: fx.Graph, size: int) -> fx.GraphModule:
+    """Runs a graph once on `size` pixels a side, so that `shape` knows each node."""
+    module = fx.GraphModule(model, graph)
+    with torch.inference_mode():
+        ShapeProp(module).propagate(torch.zeros(BATCH, 3, size, size))
+    return module
+
+
+def shape(node: fx.Node) -> tuple[int, ...]:
+    """The shape of a node's value, () where it is no tensor."""
+    return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
+
+
+def part(graph: fx.Graph, start: fx.Node, ends: Mapping[str, tuple[fx.Node, Finish]], undo: Finish) -> fx.Graph:
+    """The part of a graph that leads from one node to others.
+
+    What comes in and every end but a single one are copied: networks change values in place.
+
+    Args:
+        graph: of a whole network.
+        start: its value is the part's input, after `undo`.
+        ends: layer -> the node whose value comes out, and what finishes it.
+        undo: from what is kept to the value at `start`.
+
+    Returns:
+        A graph from one tensor to a tensor, or to layer -> tensor where there are several ends.
+
+    Raises:
+        UserError: an end depends on more than `start`.
+    """
+    needed = _ancestors([node for node, _ in ends.values()], start)
+    if any(node.op == "placeholder" for node in needed):
+        raise UserError(f"`cut`: something passes beside {start.name} while this network trains; take another cut.")
+    found = fx.Graph()
+    copies = {start: undo(fx.Proxy(found.placeholder("features"))).clone().node}
+    outputs: dict[str, fx.Node] = {}
+    for node in graph.nodes:
+        if node in needed:
+            copies[node] = found.node_copy(node, copies.__getitem__)
+        for layer, (end, finish) in ends.items():
+            if end is node:
+                value = finish(fx.Proxy(copies[node]))
+                outputs[layer] = (value.clone() if len(ends) > 1 else value).node
+    found.output({layer: outputs[layer] for layer in ends} if len(ends) > 1 else outputs.popitem()[1])
+    found.lint()
+    return found
+
+
+def _ancestors(nodes: list[fx.Node], start: fx.Node) -> set[fx.Node]:
+    """The nodes and all that they are computed from, as far as `start`."""
+    needed: set[fx.Node] = set()
+    while nodes:
+        node = nodes.pop()
+        if node is not start and node not in needed:
+            needed.add(node)
+            nodes.extend(node.all_input_nodes)
+    return needed
+
+
+def _tracer_arguments() -> dict[str, Any]:
+    from timm.models._features_fx import get_notrace_functions, get_notrace_modules
+    from torchvision.models.feature_extraction import _get_leaf_modules_for_ops
+
+    leaves = [*LEAVES, *_get_leaf_modules_for_ops(), *get_notrace_modules()]  # type: ignore[no-untyped-call]
+    return {"leaf_modules": leaves, "autowrap_functions": list(get_notrace_functions())}  # type: ignore[no-untyped-call]
+
+
+def _follow_writes(graph: fx.Graph) -> None:
+    """After `x.div_(y)`, whoever uses x uses what that returned: otherwise nothing tells that it must be computed."""
+    position = {node: place for place, node in enumerate(graph.nodes)}
+    for node in position:
+        if node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__"):
+            written = node.all_input_nodes[0]
+            for user in [user for user in written.users if position[user] > position[node]]:
+                user.replace_input_with(written, node)
+
+
+def _put_default(argument: fx.Node, graph: fx.Graph) -> None:
+    """An optional argument (timm: attn_mask=None) is used all along: its default takes its place."""
+    default = argument.args[0] if argument.args else None
+
+    def replaced(value: fx.Node) -> Any:
+        return default if value is argument else value
+
+    for user in list(argument.users):
+        user.args = fx.map_arg(user.args, replaced)
+        user.kwargs = fx.map_arg(user.kwargs, replaced)
+    graph.erase_node(argument)

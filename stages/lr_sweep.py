@@ -1,0 +1,29 @@
+"""lr_sweep: a learning-rate range test on a copy of the head; training takes nothing from it."""
+
+import json
+
+from stages import paths
+from stages.backbones.device import pick_device
+from stages.features import io
+from stages.heads import SOLVED
+from stages.params import Params
+from stages.stage import run
+from stages.training import data, range_test
+
+
+def main(params: Params) -> dict[str, object]:
+    """Writes the curve to `reports/plots/lr_sweep.csv` and two suggestions to `reports/lr_sweep.json`.
+
+    A head that is solved has no learning rate: its curve is empty.
+    """
+    points = []
+    if params.head not in SOLVED:
+        points = range_test.range_test(params.head, data.load(params), params, pick_device(params.device))
+    found = {name: float(f"{lr:.2g}") for name, lr in range_test.suggestions(points).items()}
+    range_test.write(paths.PLOTS / "lr_sweep.csv", points)
+    io.write_bytes(paths.REPORTS / "lr_sweep.json", (json.dumps(found) + "\n").encode())
+    return {"steps": len(points), **{name.replace("_", " "): lr for name, lr in found.items()}}
+
+
+if __name__ == "__main__":
+    run("lr_sweep", main)

@@ -1,0 +1,93 @@
+"""The learning-rate range test (Smith 2017, arXiv:1506.01186, §3.3): the loss while the rate grows from step to step.
+
+It trains a head of its own under a random state of its own: nothing of it is left for training.
+"""
+
+import csv
+import io as streams
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stages.features import io
+from stages.params import Params
+from stages.training import loop, losses
+from stages.training.data import Data, Part
+from stages.training.fitted import assemble, knobs
+
+SMOOTHING = 0.95  # of the running mean of the losses
+DIVERGED = 4.0  # times the lowest smoothed loss: the test stops there
+SKIPPED = 0.1  # of the points: the running mean has to settle before it can fall steeply
+
+
+@dataclass(frozen=True)
+class Point:
+    """One step: its rate, the loss of its batch, and the running mean of the losses."""
+
+    lr: float
+    loss: float
+    smoothed: float
+
+
+def range_test(head: str, data: Data, params: Params, device: torch.device) -> list[Point]:
+    """Trains a new head for `lr_sweep.steps` steps, the rate growing evenly on a log scale from `low` to `high`.
+
+    Returns:
+        A point a step, up to where the loss diverges.
+    """
+    train, how, points = data.parts["train"].to(device), params.lr_sweep, list[Point]()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(params.seed)
+        module = assemble(head, data.shape, len(data.classes), knobs(params, data, device)).to(device)
+        if params.standardize:
+            loop.standardize(module, train)
+        optimizer = loop.make_optimizer(module, params)
+        weights = losses.class_weights(train.y, len(data.classes), params.class_weights)
+        module.train()
+        mean = lowest = math.inf
+        running = 0.0
+        for number, (batch, labels) in zip(range(how.steps), _batches(train, params.batch_size), strict=False):
+            lr = how.low * (how.high / how.low) ** (number / (how.steps - 1))
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            loss = float(loop.step(module, batch, labels, optimizer, params, weights)[0])
+            running = SMOOTHING * running + (1 - SMOOTHING) * loss
+            mean = running / (1 - SMOOTHING ** (number + 1))
+            if not math.isfinite(loss) or mean > DIVERGED * lowest:
+                break
+            lowest = min(lowest, mean)
+            points.append(Point(lr, loss, mean))
+    return points
+
+
+def suggestions(points: Sequence[Point]) -> dict[str, float]:
+    """Two rates to try: where the smoothed loss falls most steeply, and a tenth of where it is lowest."""
+    if len(points) < 3:
+        return {}
+    smoothed = np.array([point.smoothed for point in points])
+    lowest = max(2, int(smoothed.argmin()))
+    first = min(int(SKIPPED * len(points)), lowest - 1)
+    slope = np.gradient(smoothed)[first : lowest + 1]
+    return {"lr_steepest": points[first + int(slope.argmin())].lr, "lr_minimum_tenth": points[lowest].lr / 10}
+
+
+def write(path: Path, points: Sequence[Point]) -> None:
+    """Writes the points as `lr,loss,smoothed`."""
+    text = streams.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("lr", "loss", "smoothed"))
+    writer.writerows((f"{point.lr:.6g}", f"{point.loss:.6g}", f"{point.smoothed:.6g}") for point in points)
+    io.write_bytes(path, text.getvalue().encode())
+
+
+def _batches(train: Part, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches without end, each image in a view drawn anew."""
+    images, views = train.x.shape[:2]
+    while True:
+        drawn = torch.randint(views, (images,))
+        for chosen in torch.randperm(images).split(size):  # type: ignore[no-untyped-call]
+            yield train.batch(chosen, drawn[chosen]), train.y[chosen.to(train.y.device)]

@@ -1,0 +1,64 @@
+"""k-nearest neighbours against a count by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stages.heads import knn
+from stages.training.data import Data, Part
+from stages.training.fitted import logits
+
+CPU = torch.device("cpu")
+
+
+def part(count: int, noise: float, views: int = 1, seed: int = 0) -> Part:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(count) % 4
+    centres = 3 * torch.nn.functional.one_hot(y, 6)[:, None]
+    return Part(centres + noise * torch.randn(count, views, 6, generator=generator), y, list(range(count)))
+
+
+def data(noise: float, views: int = 1) -> Data:
+    parts = {"train": part(80, noise, views), "val": part(60, noise, seed=1), "test": part(20, noise, seed=2)}
+    return Data(list("abcd"), parts, {})
+
+
+@pytest.fixture
+def chosen(workplace: Path, params: Callable[..., Any]) -> Any:
+    return params(head="knn", standardize=True)
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_votes_by_hand(chosen: Any, views: int) -> None:
+    found = knn.fit(data(1.5, views), chosen, CPU)
+    k, standardize = found.notes["k"], found.module.standardize
+    train = part(80, 1.5, views)
+    vectors = standardize(train.x.flatten(0, 1)).double().numpy()
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    test = part(20, 1.5, seed=2)
+    expected = np.zeros((20, 4))
+    for row, x in enumerate(standardize(test.evaluation).double().numpy()):
+        similarity = vectors @ (x / np.linalg.norm(x))
+        near = np.argsort(-similarity)[:k]
+        for place in near:
+            expected[row, train.y[place // views]] += np.exp(similarity[place] / 0.07)
+    expected = 0.999 * expected / expected.sum(1, keepdims=True) + 0.001 / 4
+    np.testing.assert_allclose(logits(found.module, test).exp().numpy(), expected, atol=0.02)
+
+
+def test_the_best_number_on_validation_is_kept(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter([(0.9, 0.5), (0.8, 0.7), (0.5, 0.7), (0.4, 0.6), (0.3, 0.6), (0.2, 0.6), (0.1, 1.0)])
+    monkeypatch.setattr(knn, "judge", lambda module, part: next(told))  # 1, 3, 5, 10, 20, 50 fit into 80, then train
+    found = knn.fit(data(1.0), chosen, CPU)
+    assert found.notes == {"k": 5} and found.knobs["k"] == 5
+    assert found.history[0].val_accuracy == 0.7 and found.history[0].val_loss == 0.5
+
+
+def test_it_learns_and_nothing_trains(chosen: Any) -> None:
+    found = knn.fit(data(0.3), chosen, CPU)
+    assert found.history[0].val_accuracy == 1
+    assert not list(found.module.parameters())

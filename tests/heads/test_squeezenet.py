@@ -1,0 +1,70 @@
+"""The convolutional classifier on maps."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models import squeezenet1_1
+
+from stages.errors import UserError
+from stages.heads import squeezenet
+from stages.training import fitted, loop
+from stages.training.data import Data, Part
+
+Make = Callable[..., Any]
+CPU = torch.device("cpu")
+
+
+def toy(views: int = 1) -> Data:
+    generator = torch.Generator().manual_seed(0)
+
+    def part(count: int) -> Part:
+        y = torch.arange(count) % 3
+        x = torch.rand(count, views, 8, 5, 5, generator=generator)
+        x[torch.arange(count), :, y, 1:4, 2] += 3  # a class shows in a few positions of one channel
+        return Part(x.half(), y, list(range(count)))
+
+    return Data(["a", "b", "c"], {"train": part(60), "val": part(30), "test": part(9)}, {})
+
+
+@pytest.fixture
+def turned(workplace: Path, params: Make) -> Make:
+    def make(**overrides: Any) -> Any:
+        plain = {"head": "squeezenet", "cut": "map", "backbone": "squeezenet1_1", "epochs": 30, "batch_size": 16}
+        return params(**(plain | {"lr": 0.03, "dropout": 0.2, "precision": "float32"} | overrides))
+
+    return make
+
+
+def test_it_is_the_classifier_of_torchvision() -> None:
+    own = squeezenet.build((512, 13, 13), 1000, {"dropout": 0.5})
+    theirs = squeezenet1_1(weights=None).classifier
+    own.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 512, 13, 13)
+    torch.testing.assert_close(own.eval()(x), theirs.eval()(x).flatten(1))
+    assert sum(parameter.numel() for parameter in squeezenet.build((512, 13, 13), 33, {"dropout": 0}).parameters()) == (
+        512 * 33 + 33
+    )
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_it_learns_from_maps(turned: Make, views: int, precision: str) -> None:
+    found = loop.fit("squeezenet", toy(views), turned(precision=precision), CPU)
+    assert max(epoch.val_accuracy for epoch in found.history) > 0.9
+    assert found.module.precision == precision
+    assert fitted.logits(found.module, toy(views).parts["test"]).dtype == torch.float32
+
+
+def test_maps_are_standardised_by_channel(turned: Make) -> None:
+    found = loop.fit("squeezenet", toy(), turned(epochs=1), CPU)
+    x = toy().parts["train"].x.float()[:, 0]
+    torch.testing.assert_close(found.module.standardize.mean, x.mean((0, 2, 3)))
+
+
+def test_vectors_are_refused_with_what_fits(turned: Make) -> None:
+    vectors = {name: Part(part.x.mean((-2, -1)).float(), part.y, part.rows) for name, part in toy().parts.items()}
+    with pytest.raises(UserError, match=r"squeezenet takes a map.* take cut=map, or a head for vectors \(linear, mlp"):
+        loop.fit("squeezenet", Data(["a", "b", "c"], vectors, {}), turned(), CPU)

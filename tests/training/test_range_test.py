@@ -1,0 +1,87 @@
+"""The range test: rates on a log scale, suggestions by their definition, and nothing left for training."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages.training import loop, range_test
+from stages.training.data import Data, Part
+from stages.training.range_test import Point, suggestions
+
+Make = Callable[..., Any]
+CPU = torch.device("cpu")
+
+
+def toy(noise: float = 1.0) -> Data:
+    generator = torch.Generator().manual_seed(0)
+    centres = 6 * torch.nn.functional.one_hot(torch.arange(3), 8).float()
+
+    def part(count: int) -> Part:
+        y = torch.arange(count) % 3
+        x = centres[y] + noise * torch.randn(count, 8, generator=generator)
+        return Part(x[:, None].expand(-1, 2, -1).clone(), y, list(range(count)))
+
+    return Data(["a", "b", "c"], {"train": part(60), "val": part(30), "test": part(3)}, {})
+
+
+@pytest.fixture
+def turned(workplace: Path, params: Make) -> Make:
+    def make(**overrides: Any) -> Any:
+        return params(**({"head": "mlp", "hidden": 16, "epochs": 4, "batch_size": 16} | overrides))
+
+    return make
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_rates_grow_evenly_on_a_log_scale_and_the_loss_falls(turned: Make, optimizer: str) -> None:
+    how = {"low": 1e-5, "high": 0.1, "steps": 41}
+    points = range_test.range_test("mlp", toy(), turned(optimizer=optimizer, lr_sweep=how), CPU)
+    assert [point.lr for point in points] == pytest.approx([1e-5 * 10 ** (n / 10) for n in range(41)])
+    assert min(point.smoothed for point in points) < 0.9 * points[0].smoothed
+
+
+def test_it_stops_where_the_loss_diverges(turned: Make) -> None:
+    how = {"low": 1e-3, "high": 1e9, "steps": 100}
+    points = range_test.range_test("mlp", toy(4.0), turned(optimizer="sgd", lr_sweep=how), CPU)
+    assert 3 < len(points) < 100
+    assert all(point.loss < 1e30 for point in points)
+
+
+def test_the_chosen_rate_plays_no_part(turned: Make) -> None:
+    one, other = (range_test.range_test("mlp", toy(), turned(lr=lr), CPU) for lr in (1e-4, 0.5))
+    assert one == other
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_training_after_it_is_bit_identical_to_training_without(turned: Make, dropout: float) -> None:
+    data, chosen = toy(), turned(dropout=dropout)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    plain = loop.fit("mlp", data, chosen, CPU)
+    range_test.range_test("mlp", data, chosen, CPU)
+    assert torch.equal(torch.get_rng_state(), state)
+    after = loop.fit("mlp", data, chosen, CPU)
+    assert plain.history == after.history
+    for name, tensor in plain.module.state_dict().items():
+        assert torch.equal(tensor, after.module.state_dict()[name])
+
+
+def test_suggestions_by_hand() -> None:
+    smoothed = [5.1, 5.0, 4.9, 4.8, 4.7, 4.6, 4.5, 4.4, 3.0, 1.5, 1.0, 0.9, 2.0]
+    points = [Point(10.0 ** (n - 9), 0.0, loss) for n, loss in enumerate(smoothed)]
+    found = suggestions(points)
+    assert found["lr_minimum_tenth"] == pytest.approx(10)  # the lowest loss is at 100
+    assert found["lr_steepest"] == pytest.approx(1e-1)  # (4.4 - 1.5) / 2 is the steepest after the first tenth
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_too_few_points_suggest_nothing(count: int) -> None:
+    assert suggestions([Point(1.0, 1.0, 1.0)] * count) == {}
+
+
+def test_the_file(tmp_path: Path) -> None:
+    range_test.write(tmp_path / "x.csv", [Point(0.001, 1 / 3, 0.5)])
+    assert (tmp_path / "x.csv").read_text() == "lr,loss,smoothed\n0.001,0.333333,0.5\n"
