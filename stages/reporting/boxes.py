@@ -14,12 +14,12 @@ from stages.datasets.listing import Row
 from stages.reporting import choose
 from stages.reporting.figures import BLUE, ORANGE, TITLED, _figure, _make_logarithmic, _short, _style, _svg, _tag
 from stages.reporting.gather import Run
-from stages.reporting.pictures import LONGEST, Album, Picture
+from stages.reporting.pictures import LONGEST, SIDE, Album, Picture
 
 EXAMPLES = 12  # annotated images
 NAMED = 15  # boxes of an image that carry their class, the largest ones
 COLOURS = ("#f0e442", "#56b4e9", "#e69f00", "#2fc39b", "#ff8ac4", "#ffffff")  # light: each box has a dark rim
-LETTER = 13  # pixels of a thumbnail, the height of a name
+LETTER = 13  # the height of a name on a canvas
 LISTS = ("train", "val", "test", "all")
 BINS = 32
 DECADES = 500  # highest to lowest, above which an axis has room for powers of ten alone
@@ -38,7 +38,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Mark:
-    """A box on a thumbnail, in its pixels, and where its name starts; the name is empty where there is no room."""
+    """A box on a canvas, in its units, and where its name stands; the name is empty where there is no room."""
 
     box: Box
     x: float
@@ -50,6 +50,16 @@ class Mark:
     name_x: float
     name_y: float
     anchor: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """An annotated image on a canvas whose longer side is SIDE, so that names have one size on small images too."""
+
+    picture: Picture
+    width: float
+    height: float
+    marks: list[Mark]
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class Exploration:
     counts: list[Count]
     sentences: str
     figures: dict[str, Markup]
-    examples: list[tuple[Picture, list[Mark]]]
+    examples: list[Example]
 
 
 def explore(run: Run, album: Album, rows: Sequence[Row]) -> Exploration | None:
@@ -91,13 +101,12 @@ def explore(run: Run, album: Album, rows: Sequence[Row]) -> Exploration | None:
     }
     colour = {row.name: COLOURS[place % len(COLOURS)] for place, row in enumerate(counts)}
     shown = choose.samples([row for row in rows if row.objects], EXAMPLES) if album.folder else []
-    pictures = [album.picture(row) for row in shown]
     return Exploration(
         lists,
         counts,
         sentences(annotated, lists, run.rows),
         figures={name: Markup(figure) for name, figure in figures.items()},
-        examples=[(picture, marks(picture, colour)) for picture in pictures],
+        examples=[example(album.picture(row), colour) for row in shown],
     )
 
 
@@ -196,21 +205,27 @@ def spread(title: str, unit: str, named: Mapping[str, npt.NDArray[np.float64]]) 
         )
 
 
-def marks(picture: Picture, colour: Mapping[str, str]) -> list[Mark]:
-    """The boxes of an image on its thumbnail, largest first, so that small ones lie on top."""
+def example(picture: Picture, colour: Mapping[str, str]) -> Example:
+    """An image with its boxes, largest first, so that small ones lie on top."""
     row = picture.row
-    if picture.uri is None or max(row.width, row.height) > LONGEST * min(row.width, row.height):
-        return []  # of such a long image only the middle is shown
-    across, down = picture.width / row.width, picture.height / row.height
-    found = []
+    if picture.uri is None:
+        return Example(picture, 0, 0, [])
+    scale = SIDE / max(picture.width, picture.height)
+    width, height = picture.width * scale, picture.height * scale
+    if max(row.width, row.height) > LONGEST * min(row.width, row.height):
+        return Example(picture, width, height, [])  # of such a long image only the middle is shown
+    across, down = width / row.width, height / row.height
+    marks = []
     for place, box in enumerate(sorted(row.objects, key=lambda box: -box.area)):
-        x1, y1, x2, y2 = (side * scale for side, scale in zip(box.box, (across, down) * 2, strict=True))
-        right = x1 > picture.width / 2  # the name grows towards the middle
-        name_y = y1 - 4 if y1 > LETTER + 4 else min(y1 + LETTER, picture.height - 3)
-        found.append(
+        x1, y1, x2, y2 = (side * ratio for side, ratio in zip(box.box, (across, down) * 2, strict=True))
+        right = x1 > width / 2  # the name grows towards the middle
+        marks.append(
             Mark(
-                box, x1, y1, x2 - x1, y2 - y1, colour.get(box.label, COLOURS[0]), box.label if place < NAMED else "",
-                min(x2, picture.width - 2) if right else max(x1, 2), name_y, "end" if right else "start",
+                box, x1, y1, x2 - x1, y2 - y1, colour.get(box.label, COLOURS[0]),
+                name=box.label if place < NAMED else "",
+                name_x=min(x2, width - 2) if right else max(x1, 2),
+                name_y=y1 - 4 if y1 > LETTER + 4 else min(y1 + LETTER, height - 3),
+                anchor="end" if right else "start",
             )
         )  # fmt: skip
-    return found
+    return Example(picture, width, height, marks)

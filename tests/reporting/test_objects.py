@@ -13,7 +13,7 @@ from stages.datasets import listing
 from stages.datasets.base import Box
 from stages.reporting import boxes
 from stages.reporting.boxes import Count
-from stages.reporting.pictures import LONGEST, Picture
+from stages.reporting.pictures import LONGEST, SIDE, Picture
 from tests.reporting.synthetic import HOSTILE, Made
 
 Reported = Callable[[], tuple[str, str]]
@@ -39,30 +39,35 @@ def test_the_sentences() -> None:
     )
 
 
-def test_a_mark_lies_where_the_box_is() -> None:
-    found = boxes.marks(Picture(row(Box("ant", (20, 50, 60, 100))), "data:", 100, 50), {"ant": "#fff"})[0]
-    assert (found.x, found.y, found.width, found.height) == (10, 25, 20, 25)
-    assert (found.name_x, found.name_y, found.anchor, found.colour) == (10, 21, "start", "#fff")
+@pytest.mark.parametrize("side", [20, 100, 280])
+def test_a_mark_lies_where_the_box_is_whatever_the_size(side: int) -> None:
+    picture = Picture(row(Box("ant", (20, 50, 60, 100))), "data:", side, side // 2)
+    example = boxes.example(picture, {"ant": "#fff"})
+    assert (example.width, example.height) == (SIDE, SIDE / 2)
+    found = example.marks[0]
+    assert (found.x, found.y, found.width, found.height) == pytest.approx((28, 70, 56, 70))
+    assert (found.name_x, found.name_y) == pytest.approx((28, 66))
+    assert (found.anchor, found.colour) == ("start", "#fff")
 
 
 @pytest.mark.parametrize("corners", [(0, 0, 200, 100), (190, 0, 200, 4), (0, 96, 3, 100), (120, 40, 200, 60)])
 def test_a_name_stays_in_the_picture(corners: tuple[float, float, float, float]) -> None:
-    found = boxes.marks(Picture(row(Box("ant", corners)), "data:", 100, 50), {})[0]
-    assert 0 < found.name_x < 100 and boxes.LETTER - 4 <= found.name_y < 50
-    assert found.anchor == ("end" if found.x > 50 else "start")
+    found = boxes.example(Picture(row(Box("ant", corners)), "data:", 100, 50), {}).marks[0]
+    assert 0 < found.name_x < SIDE and boxes.LETTER - 4 <= found.name_y < SIDE / 2
+    assert found.anchor == ("end" if found.x > SIDE / 2 else "start")
 
 
 def test_small_boxes_lie_on_top_and_the_largest_have_names() -> None:
     many = [Box("ant", (0, 0, side, side)) for side in range(1, 301)]
-    found = boxes.marks(Picture(row(*many, size=(300, 300)), "data:", 280, 280), {})
+    found = boxes.example(Picture(row(*many, size=(300, 300)), "data:", 280, 280), {}).marks
     assert [mark.box for mark in found] == many[::-1]
     assert [bool(mark.name) for mark in found] == [True] * boxes.NAMED + [False] * (300 - boxes.NAMED)
 
 
 def test_a_picture_that_is_cut_or_missing_has_no_marks() -> None:
     long = row(Box("ant", (0, 0, 9, 9)), size=(LONGEST * 10 + 1, 10))
-    assert boxes.marks(Picture(long, "data:", 120, 10), {}) == []
-    assert boxes.marks(Picture(row(Box("ant", (0, 0, 9, 9))), None), {}) == []
+    assert boxes.example(Picture(long, "data:", 120, 10), {}).marks == []
+    assert boxes.example(Picture(row(Box("ant", (0, 0, 9, 9))), None), {}).marks == []
 
 
 @pytest.mark.parametrize("values", [[3.0], [3.0, 3.0], [1e-7, 1.0], [0.1, 0.3, 0.7], list(np.geomspace(1, 1e5, 50))])
