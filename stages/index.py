@@ -5,21 +5,23 @@ import importlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from stages import paths
-from stages.datasets import images, listing
-from stages.datasets.base import Record
+from stages.datasets import boxes, images, listing
+from stages.datasets.base import Annotated, Broken, Record
 from stages.errors import UserError
 from stages.features import io
 from stages.features.header import BadImage, looks_like_image, size
 from stages.params import Params
 from stages.stage import run
 
+PARTS = ("train", "val", "test")
 SPLITS = ("test", "val", "train", None)  # across official splits, the same content stays in the first of these
+TOLD = 5  # broken annotations that an error names
 
 
 class Seen(NamedTuple):
@@ -36,13 +38,19 @@ def main(params: Params) -> dict[str, object]:
     """Reads every file once and puts it into exactly one list: used, duplicate, bad, or no image by its first bytes."""
     folder = images.folder(params.dataset, params.options, params.root)
     module = importlib.import_module(f"stages.datasets.{params.dataset}")
+    found = list(module.scan(folder, params.options))
+    records = [item for item in found if isinstance(item, Record)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        files = list(pool.map(lambda record: _look(folder, record), module.scan(folder, params.options)))
-    rows, duplicates = _unique([file for file in files if file.problem is None], folder)
+        files = list(pool.map(lambda record: _look(folder, record), records))
+    used, duplicates = _unique([file for file in files if file.problem is None], folder)
+    rows, broken = _rows(used)
+    broken = [*(item for item in found if isinstance(item, Broken)), *_unread(files), *broken]
     bad = [{"path": file.record.path, "reason": file.problem} for file in files if file.is_image and file.problem]
     others = [file.record.path for file in files if not file.is_image]
+    _refuse_broken(broken, params.options)
     _refuse_unusable(rows, bad, params)
     listing.write(paths.index(params.dataset), rows)
+    lists = Counter(row.split for row in rows if row.split)
     summary = {
         "dataset": params.dataset,
         "root": params.root,
@@ -52,20 +60,28 @@ def main(params: Params) -> dict[str, object]:
         "duplicates": duplicates,
         "bad": bad,
         "not_images": others,
-        "classes": dict(sorted(Counter(row.label for row in rows).items())),
+        "broken_annotations": [asdict(item) for item in broken],
+        "classes": dict(sorted(Counter(row.label for row in rows if row.label).items())),
+        "lists": {part: lists[part] for part in PARTS if part in lists},
+        "objects": boxes.counts(records),
     }
     text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
     io.write_bytes(paths.index(params.dataset).with_suffix(".json"), text.encode(errors="backslashreplace"))
     return {
         "images": len(rows),
+        **{f"in the {part} list": count for part, count in summary["lists"].items()},
         "classes": len(summary["classes"]),
         "duplicates": len(duplicates),
+        "of them across lists": sum("lists" in pair for pair in duplicates),
         "bad": len(bad),
         "no images": len(others),
+        "broken annotations": len(broken),
     }
 
 
 def _look(folder: Path, record: Record) -> Seen:
+    if ".." in PurePosixPath(record.path).parts or PurePosixPath(record.path).is_absolute():
+        return Seen(record, "", None, "it would lie outside of the folder of the images", True)
     try:
         record.path.encode()
         data = (folder / record.path).read_bytes()
@@ -82,8 +98,8 @@ def _look(folder: Path, record: Record) -> Seen:
         return Seen(record, sha256, None, str(error), True)
 
 
-def _unique(files: list[Seen], folder: Path) -> tuple[list[listing.Row], list[dict[str, str]]]:
-    """One row a content, in path order; a duplicate is listed with the file that stands for it."""
+def _unique(files: list[Seen], folder: Path) -> tuple[list[Seen], list[dict[str, str]]]:
+    """One file a content, in path order; a duplicate is listed with the file that stands for it."""
     first: dict[str, Seen] = {}
     for file in sorted(files, key=lambda file: (SPLITS.index(file.record.split), file.record.path)):
         kept = first.setdefault(file.sha256, file)
@@ -92,16 +108,42 @@ def _unique(files: list[Seen], folder: Path) -> tuple[list[listing.Row], list[di
                 f"One image has two labels: {folder / kept.record.path} is {kept.record.label!r} and "
                 f"{folder / file.record.path}, the same file, is {file.record.label!r}. Remove one of them."
             )
-    pairs = [(file.record.path, first[file.sha256].record.path) for file in files]
-    duplicates = [{"path": path, "of": kept} for path, kept in pairs if path != kept]
-    return list(_rows(sorted(first.values(), key=lambda file: file.record.path))), duplicates
+    duplicates = [_twin(file.record, first[file.sha256].record) for file in files if first[file.sha256] is not file]
+    return sorted(first.values(), key=lambda file: file.record.path), duplicates
 
 
-def _rows(files: list[Seen]) -> Iterator[listing.Row]:
+def _twin(record: Record, kept: Record) -> dict[str, str]:
+    """A duplicate, with the lists it would have leaked between."""
+    lists = {"lists": f"{record.split}, {kept.split}"} if record.split != kept.split else {}
+    return {"path": record.path, "of": kept.path} | lists
+
+
+def _rows(files: list[Seen]) -> tuple[list[listing.Row], list[Broken]]:
+    """A row a file, with the objects that lie in its image; what was wrong with the others."""
+    rows, broken = list[listing.Row](), list[Broken]()
     for file in files:
         assert file.pixels is not None
         record = file.record
-        yield listing.Row(record.path, file.sha256, *file.pixels, record.label, record.objects, record.split)
+        objects, wrong = boxes.fit(record, *file.pixels)
+        label = boxes.largest(objects) if record.label is None else record.label
+        rows.append(listing.Row(record.path, file.sha256, *file.pixels, label, objects, record.split))
+        broken += wrong
+    return rows, broken
+
+
+def _unread(files: list[Seen]) -> list[Broken]:
+    """Annotated images that are missing or cannot be read."""
+    lost = [file for file in files if file.problem and file.record.annotation]
+    return [Broken(file.record.annotation, f"{file.record.path}: {file.problem}") for file in lost]
+
+
+def _refuse_broken(broken: list[Broken], options: object) -> None:
+    if broken and isinstance(options, Annotated) and options.strict:
+        first = "".join(f"\n  {item.path}: {item.reason}" for item in broken[:TOLD])
+        raise UserError(
+            f"{len(broken)} annotation(s) are broken; mend them, or set `strict` to false and they are left out and "
+            f"listed. The first:{first}"
+        )
 
 
 def _refuse_unusable(rows: list[listing.Row], bad: list[dict[str, str]], params: Params) -> None:
@@ -109,7 +151,7 @@ def _refuse_unusable(rows: list[listing.Row], bad: list[dict[str, str]], params:
     if not rows:
         raise UserError(f"No image was found in {where}: expected class/image, in JPEG, PNG, GIF, BMP, TIFF or WebP.")
     classes = {row.label for row in rows}
-    if len(classes) < 2:
+    if len(classes) < 2 and not any(row.objects for row in rows):
         raise UserError(f"{where} holds one class ({classes.pop()!r}): a classifier needs two folders or more.")
     if len(bad) > params.bad_images.max_fraction * (len(rows) + len(bad)):
         text = "".join(json.dumps(image) + "\n" for image in bad)

@@ -15,7 +15,20 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from stages import paths
 from stages.backbones import names
-from stages.datasets import caltech101, csv, folder, logos
+from stages.datasets import (
+    bccd,
+    caltech101,
+    coco,
+    coco2017,
+    csv,
+    flickrlogos32,
+    folder,
+    logos,
+    voc,
+    voc0712,
+    voc2007,
+    voc2012,
+)
 from stages.datasets.base import Block, Source
 from stages.datasets.images import has_source
 from stages.errors import UserError, nearest
@@ -106,6 +119,14 @@ class Datasets(Block):
     folder: folder.Options
     csv: csv.Options
     caltech101: caltech101.Options
+    flickrlogos32: flickrlogos32.Options
+    voc: voc.Options
+    voc2007: voc2007.Options
+    voc2012: voc2012.Options
+    voc0712: voc0712.Options
+    bccd: bccd.Options
+    coco: coco.Options
+    coco2017: coco2017.Options
 
 
 class Params(Block):
@@ -309,7 +330,7 @@ def _check_root(params: Params) -> None:
                 f"`root`: there is no folder {params.root!r}; dataset {params.dataset} needs root=data/none."
             )
         if params.root != "data/none":
-            print(f"note: dataset {params.dataset} does not read `root`; your own images are dataset folder or csv.")
+            print(f"note: dataset {params.dataset} does not read `root`, which is for folder, csv, voc and coco.")
         return
     if not root.is_absolute():
         raise UserError(

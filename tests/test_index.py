@@ -4,13 +4,17 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stages import index, paths
-from stages.datasets import listing
+from stages.datasets import folder, listing
+from stages.datasets.base import Annotated, Box, Broken, Record
 from stages.errors import UserError
 
 Make = Callable[..., Any]
@@ -149,3 +153,103 @@ def test_an_index_that_is_not_whole(workplace: Path) -> None:
     paths.index("toy").write_text('{"path": "a"')
     with pytest.raises(UserError, match="cannot be read"):
         listing.read("toy")
+
+
+@pytest.fixture
+def scanned(workplace: Path, params: Make, jpeg: Make, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """`scanned(*items, strict=False)`: what index makes of these, with images a.jpg to d.jpg of 48 x 40 pixels."""
+    for seed, name in enumerate("abcd"):
+        (workplace / f"{name}.jpg").write_bytes(jpeg(seed))
+    (workplace / "again.jpg").write_bytes(jpeg(0))
+    chosen = params(dataset="folder", bad_images={"max_fraction": 0.5})
+
+    def make(*items: Record | Broken, strict: bool = False) -> tuple[dict[str, listing.Row], dict[str, Any]]:
+        monkeypatch.setattr(folder, "scan", lambda *_: iter(items))
+        datasets = chosen.datasets.model_copy(update={"folder": Strict(strict=strict)})
+        index.main(chosen.model_copy(update={"datasets": datasets}))
+        rows = {row.path: row for row in listing.read("folder")}
+        return rows, json.loads(paths.index("folder").with_suffix(".json").read_text())
+
+    return make
+
+
+class Strict(Annotated):
+    pass
+
+
+def test_a_label_is_that_of_the_largest_object(scanned: Make) -> None:
+    small, large = Box("ant", (1, 1, 5, 5)), Box("bee", (5, 5, 20, 20), truncated=True)
+    rows, summary = scanned(
+        Record("a.jpg", None, (small, large)),
+        Record("b.jpg", None, (small, replace(large, difficult=True))),
+        Record("c.jpg", None),
+        Record("d.jpg", "named", (large,)),
+    )
+    assert [rows[f"{name}.jpg"].label for name in "abcd"] == ["bee", "ant", "", "named"]
+    assert rows["a.jpg"].objects == (small, large)
+    assert summary["classes"] == {"ant": 1, "bee": 1, "named": 1}
+    assert summary["objects"] == {"all": {"ant": {"objects": 2, "difficult": 0}, "bee": {"objects": 3, "difficult": 1}}}
+
+
+def test_broken_boxes_are_left_out_and_listed(scanned: Make) -> None:
+    boxes = [(1, 1, 1, 9), (50, 0, 60, 9), (40, 30, 60, 39), (-0.4, 0, 9, 40.4), (9, 9, 8, 20)]
+    objects = tuple(Box("ant", box) for box in boxes)
+    rows, summary = scanned(
+        Record("a.jpg", None, objects, annotation="a.xml", size=(48, 41)),
+        Record("b.jpg", None, annotation="b.xml"),
+        Record("lost.jpg", None, annotation="lost.xml"),
+        Broken("bad.xml", "no XML"),
+    )
+    assert [box.box for box in rows["a.jpg"].objects] == [(40, 30, 48, 39), (0, 0, 9, 40)]
+    assert [(item["path"], item["reason"]) for item in summary["broken_annotations"]] == [
+        ("bad.xml", "no XML"),
+        ("lost.xml", "lost.jpg: No such file or directory"),
+        ("a.xml", "a.jpg: annotated as 48 x 41 pixels, the image has 48 x 40"),
+        ("a.xml", "a.jpg: the box of ant at 1, 1, 1, 9 is empty"),
+        ("a.xml", "a.jpg: the box of ant at 50, 0, 60, 9 lies outside of the image of 48 x 40 pixels"),
+        ("a.xml", "a.jpg: the box of ant at 40, 30, 60, 39 goes beyond the image of 48 x 40 pixels: clipped"),
+        ("a.xml", "a.jpg: the box of ant at 9, 9, 8, 20 is empty"),
+    ]
+
+
+@pytest.mark.parametrize("path", ["../secret.jpg", "/etc/secret.jpg", "a/../../secret.jpg"])
+def test_an_annotation_cannot_reach_outside(scanned: Make, path: str) -> None:
+    rows, summary = scanned(Record("a.jpg", "ant"), Record("b.jpg", "bee"), Record(path, None, annotation="x.json"))
+    assert set(rows) == {"a.jpg", "b.jpg"}
+    assert summary["bad"] == [{"path": path, "reason": "it would lie outside of the folder of the images"}]
+
+
+def test_strict_stops_at_broken_annotations(scanned: Make) -> None:
+    with pytest.raises(UserError, match=r"7 annotation\(s\) are broken.*\n  0.xml: bad(\n.*){4}$"):
+        scanned(Record("a.jpg", None), *(Broken(f"{number}.xml", "bad") for number in range(7)), strict=True)
+    assert not paths.index("folder").exists()
+
+
+def test_one_class_of_objects_is_enough(scanned: Make) -> None:
+    rows, _ = scanned(Record("a.jpg", None, (Box("face", (1, 1, 9, 9)),)), Record("b.jpg", "face"))
+    assert len(rows) == 2
+
+
+def test_an_image_of_test_is_dropped_from_train_and_told(scanned: Make) -> None:
+    ant, bee = (Box(label, (1, 1, 9, 9)) for label in ("ant", "bee"))
+    rows, summary = scanned(
+        Record("a.jpg", None, (ant,), "train"), Record("again.jpg", None, (bee,), "test"), Record("b.jpg", None, (bee,))
+    )
+    assert {path: row.split for path, row in rows.items()} == {"again.jpg": "test", "b.jpg": None}
+    assert summary["duplicates"] == [{"path": "a.jpg", "of": "again.jpg", "lists": "train, test"}]
+    assert summary["lists"] == {"test": 1}
+
+
+@given(flags=st.tuples(*[st.booleans()] * 4), box=st.tuples(*[st.floats(0, 99, width=16)] * 4))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+def test_an_index_gives_back_what_was_written(workplace: Path, flags: Any, box: Any) -> None:
+    row = listing.Row("a.jpg", "0" * 64, 48, 40, "", (Box("ant", box, *flags), Box("bee", box)), "val")
+    listing.write(paths.index("toy"), [row])
+    assert listing.read("toy") == [row]
+
+
+def test_an_index_without_flags_still_reads(workplace: Path) -> None:
+    line = {"path": "a", "sha256": "0", "width": 9, "height": 9, "label": "ant", "split": None}
+    paths.index("toy").parent.mkdir(parents=True)
+    paths.index("toy").write_text(json.dumps(line | {"objects": [{"label": "ant", "box": [1, 2, 3, 4]}]}) + "\n")
+    assert listing.read("toy")[0].objects == (Box("ant", (1, 2, 3, 4)),)

@@ -146,7 +146,7 @@ def test_a_missing_knob_is_named(text: str, knob: str) -> None:
         ("image_size: 8", "`image_size"),
         ("image_size: large", "`image_size"),
         ("image_size: true", "`image_size"),
-        ("dataset: logo", "`dataset` 'logo' is unknown; did you mean logos?"),
+        ("dataset: logo", "`dataset` 'logo' is unknown; did you mean logos"),
         ("backbone: resnet81", "`backbone`: 'resnet81' is unknown; did you mean"),
         ("weights: IMAGENET", "`weights`: efficientnet_lite0 has no weights 'IMAGENET'"),
         ("weights: no/such/file.pth", "`weights`: there is no file 'no/such/file.pth'"),

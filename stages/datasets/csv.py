@@ -67,8 +67,8 @@ def _record(path: str, rows: list[Row], table: Path) -> Record:
         raise UserError(f"{table}: {path} is in several lists: {', '.join(sorted(map(str, splits)))}.")
     if not boxes and len(labels) > 1:
         raise UserError(f"{table}: {path} has several labels and no boxes: {', '.join(sorted(labels))}.")
-    label = max(boxes, key=_area).label if boxes else rows[0]["label"]
-    return Record(path=path, label=label, objects=boxes, split=splits.pop())
+    label = None if boxes else rows[0]["label"]
+    return Record(path=path, label=label, objects=boxes, split=splits.pop(), annotation=table.name)
 
 
 def _box(row: Row, table: Path) -> Box:
@@ -80,8 +80,3 @@ def _box(row: Row, table: Path) -> Box:
     if not (x1 < x2 and y1 < y2):
         raise UserError(f"{table}: the box of {row['path']} is empty: {x1:g}, {y1:g}, {x2:g}, {y2:g}.")
     return Box(row["label"], (x1, y1, x2, y2))
-
-
-def _area(box: Box) -> float:
-    x1, y1, x2, y2 = box.box
-    return (x2 - x1) * (y2 - y1)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,15 @@ from stages.datasets.base import Box
 from stages.errors import UserError
 from stages.features import io
 
+FLAGS = ("difficult", "truncated", "crowd", "ignore")
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An indexed image: what its dataset says of it, and what its bytes say."""
+    """An indexed image: what its dataset says of it, and what its bytes say.
+
+    `label` is empty where nothing gives the image one: it has no object. Detectors use it, classifiers leave it out.
+    """
 
     path: str
     sha256: str
@@ -27,7 +32,7 @@ class Row:
 
 def write(path: Path, rows: Iterable[Row]) -> None:
     """Writes an index, whole or not at all."""
-    lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+    lines = (json.dumps(_values(row), ensure_ascii=False) + "\n" for row in rows)
     io.write_bytes(path, "".join(lines).encode())
 
 
@@ -44,6 +49,16 @@ def read(dataset: str) -> list[Row]:
         raise UserError(f"{path} cannot be read ({error}): `dvc repro -f index` makes it anew.") from None
 
 
+def _values(row: Row) -> dict[str, Any]:
+    """A row as JSON has it; of an object's flags only those that are set."""
+    values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
+    return values | {"objects": [_object(box) for box in row.objects]}
+
+
+def _object(box: Box) -> dict[str, Any]:
+    return {"label": box.label, "box": box.box} | {name: True for name in FLAGS if getattr(box, name)}
+
+
 def _row(values: dict[str, Any]) -> Row:
-    objects = tuple(Box(item["label"], tuple(item["box"])) for item in values.pop("objects"))
+    objects = tuple(Box(**item | {"box": tuple(item["box"])}) for item in values.pop("objects"))
     return Row(objects=objects, **values)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from stages import paths
@@ -13,6 +13,7 @@ from stages.features import io
 from stages.params import Split
 
 PARTS = ("train", "val", "test")
+NAMED = 5  # classes that a sentence names
 Parts = dict[str, list[str]]  # part -> sha256 of its images, in index order
 
 
@@ -27,6 +28,9 @@ def draw(rows: Sequence[Row], how: Split) -> tuple[Parts, str]:
 
     Returns:
         The parts, and a sentence that says where they come from.
+
+    Where images have objects their labels, the classes of the largest ones, only keep the parts alike: a label too rare
+    to be in every part joins the commonest, and a class that train lacks is told, not refused.
 
     Raises:
         UserError: a class is too small, or there are no lists to keep.
@@ -48,8 +52,11 @@ def _published(rows: Sequence[Row], listed: set[str], how: Split) -> tuple[Parts
     source = "the dataset's own lists"
     if unlisted := sum(row.split is None for row in rows):
         source += f"; {unlisted} image(s) are in none and are left out"
-    if untrained := sorted({row.label for row in rows if row.split} - {row.label for row in lists["train"]}):
-        raise UserError(f"Class {untrained[0]!r} has no image in the train list: nothing can learn it.")
+    if untrained := sorted(_classes(row for row in rows if row.split) - _classes(lists["train"])):
+        if not _has_objects(rows):
+            raise UserError(f"Class {untrained[0]!r} has no image in the train list: nothing can learn it.")
+        named = ", ".join(untrained[:NAMED]) + (", …" if len(untrained) > NAMED else "")
+        source += f"; no image of train has {named}"
     if not lists["test"] and how.protocol == "auto" and lists["val"]:
         lists["test"], lists["val"] = lists["val"], []
         source += "; its val list is the test"
@@ -69,12 +76,9 @@ def _cut(rows: Sequence[Row], shares: Sequence[tuple[str, float]], *, seed: int)
 
     An image's turn depends on its content and the seed alone: adding images moves few others from part to part.
     """
-    classes: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        classes[row.label].append(row)
     part_of: dict[str, str] = {}
     turn: Callable[[Row], bytes] = lambda row: hashlib.sha256(f"{seed} {row.sha256}".encode()).digest()  # noqa: E731
-    for label, members in classes.items():
+    for label, members in _strata(rows, len(shares) + 1).items():
         if len(members) <= len(shares):
             raise UserError(
                 f"Class {label!r} has {len(members)} image(s), and each of train, "
@@ -87,6 +91,27 @@ def _cut(rows: Sequence[Row], shares: Sequence[tuple[str, float]], *, seed: int)
             part_of.update({row.sha256: name for row in ordered[start : start + count]})
             start += count
     return {part: [row.sha256 for row in rows if part_of.get(row.sha256, "train") == part] for part in PARTS}
+
+
+def _strata(rows: Sequence[Row], least: int) -> dict[str, list[Row]]:
+    """The images of each label; where there are objects, labels of fewer than `least` images go to the commonest."""
+    strata: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        strata[row.label].append(row)
+    if _has_objects(rows):
+        common = max(strata, key=lambda label: len(strata[label]))
+        for label in [label for label, members in strata.items() if len(members) < least and label != common]:
+            strata[common] += strata.pop(label)
+    return strata
+
+
+def _has_objects(rows: Iterable[Row]) -> bool:
+    return any(row.objects for row in rows)
+
+
+def _classes(rows: Iterable[Row]) -> set[str]:
+    """Every class that an image or an object is of."""
+    return {label for row in rows for label in (row.label, *(box.label for box in row.objects)) if label}
 
 
 def write(path: Path, parts: Parts, source: str, how: Split) -> None:

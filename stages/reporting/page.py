@@ -4,7 +4,7 @@ import base64
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages.datasets.listing import Row
-from stages.reporting import choose, command, figures, words
+from stages.reporting import boxes, choose, command, figures, words
 from stages.reporting.gather import Run
 from stages.reporting.pictures import Album, Picture
 
@@ -54,18 +54,20 @@ class Shown:
 def html(run: Run, album: Album) -> str:
     """The page: one file, nothing loaded from anywhere."""
     script = (TEMPLATES / "script.js.j2").read_text(encoding="utf-8")
+    objects = boxes.explore(run, album, trained(run))
     context = {
         "figures": drawn(run),
+        "objects": objects,
         "examples": examples(run, album),
         "weakest": [(row, members(run, album, row.name)) for row in choose.weakest(run, WEAKEST)],
         "pictures": [album.picture(run.judged.rows[pair.example]) for pair in confused(run)],
-        "samples": [album.picture(row, boxes=True) for row in choose.samples(trained(run), SAMPLES)],
+        "samples": [album.picture(row) for row in choose.samples(trained(run), 0 if objects else SAMPLES)],
         "views": album.views(trained(run)[0], run.head["features"]) if len(run.views) > 1 else [],
         "mean_sizes": mean_sizes(run.rows),
-        "boxes": any(row.objects for row in run.rows),
-        "duplicates": [f"{pair['path']} is {pair['of']}" for pair in run.index["duplicates"]],
+        "duplicates": [f"{pair['path']} is {pair['of']}{across(pair)}" for pair in run.index["duplicates"]],
         "bad": [f"{image['path']}: {image['reason']}" for image in run.bad],
         "others": run.index["not_images"],
+        "broken": [f"{item['path']}: {item['reason']}" for item in run.index["broken_annotations"]],
         "missing": [f"{path}: {why}" for path, why in album.missing.items()],  # last: it is known by now
         "album": album,
         "style": Markup((TEMPLATES / "style.css.j2").read_text(encoding="utf-8")),
@@ -166,6 +168,11 @@ def mean_sizes(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
         label: (sum(w for w, _ in found) / len(found), sum(h for _, h in found) / len(found))
         for label, found in sorted(sizes.items())
     }
+
+
+def across(pair: Mapping[str, str]) -> str:
+    """The lists that a duplicate would have leaked between."""
+    return f" (across lists: {pair['lists']})" if "lists" in pair else ""
 
 
 def provenance(run: Run) -> list[tuple[str, str]]:

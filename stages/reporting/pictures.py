@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 
 from stages.datasets import images
 from stages.datasets.listing import Row
@@ -16,7 +16,6 @@ from stages.features.header import opened
 
 SIDE = 280  # pixels of the longer side: sharp at 140 on a screen of double density
 QUALITY = 72
-BOX = ((0, 0, 0), 5), ((240, 228, 66), 3)  # Okabe and Ito's yellow, in a dark rim: seen on any image
 LONGEST = 12  # of the sides: a longer image shows its middle
 
 
@@ -43,7 +42,7 @@ class Album:
     folder: Path | None
     why: str = ""
     missing: dict[str, str] = field(default_factory=dict)
-    made: dict[tuple[str, bool], Picture] = field(default_factory=dict)
+    made: dict[str, Picture] = field(default_factory=dict)
 
     @classmethod
     def open(cls, dataset: str, options: Any, root: str) -> "Album":
@@ -61,11 +60,11 @@ class Album:
         """How many thumbnails there are."""
         return sum(picture.uri is not None for picture in self.made.values())
 
-    def picture(self, row: Row, *, boxes: bool = False) -> Picture:
-        """The picture of an image, with its objects' boxes if asked for."""
-        if (row.sha256, boxes) not in self.made:
-            self.made[row.sha256, boxes] = self._make(row, boxes)
-        return self.made[row.sha256, boxes]
+    def picture(self, row: Row) -> Picture:
+        """The picture of an image."""
+        if row.sha256 not in self.made:
+            self.made[row.sha256] = self._make(row)
+        return self.made[row.sha256]
 
     def views(self, row: Row, provenance: dict[str, Any]) -> list[Picture]:
         """An image in all its views, as the backbone saw them; none where the image cannot be had."""
@@ -82,7 +81,7 @@ class Album:
             view.thumbnail((SIDE, SIDE))
         return [Picture(row, _uri(view), *view.size) for view in small]
 
-    def _make(self, row: Row, boxes: bool) -> Picture:
+    def _make(self, row: Row) -> Picture:
         if self.folder is None:
             self.missing[row.path] = self.why
             return Picture(row, None)
@@ -91,8 +90,6 @@ class Album:
         except Exception as error:  # Pillow has many for a damaged file, and none of them is worth losing the page
             self.missing[row.path] = str(error) or type(error).__name__
             return Picture(row, None)
-        if boxes:
-            _draw_boxes(small, row)
         return Picture(row, _uri(small), *small.size)
 
 
@@ -114,11 +111,3 @@ def thumbnail(data: bytes) -> Image.Image:
     colour = ImageOps.fit(colour, (min(colour.width, middle), min(colour.height, middle)))
     colour.thumbnail((SIDE, SIDE))
     return Image.frombytes("RGB", colour.size, colour.tobytes())
-
-
-def _draw_boxes(small: Image.Image, row: Row) -> None:
-    draw, x, y = ImageDraw.Draw(small), small.width / row.width, small.height / row.height
-    for colour, width in BOX:
-        for found in row.objects:
-            x1, y1, x2, y2 = found.box
-            draw.rectangle((x1 * x, y1 * y, max(x1 * x, x2 * x - 1), max(y1 * y, y2 * y - 1)), None, colour, width)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from stages import paths
 from stages.datasets import parts
+from stages.datasets.base import Box
 from stages.datasets.listing import Row
 from stages.errors import UserError
 from stages.params import Split
@@ -193,3 +195,29 @@ def test_images_in_no_list_are_told(workplace: Any) -> None:
 def test_a_class_that_no_list_trains_is_refused() -> None:
     with pytest.raises(UserError, match="Class 'bee' has no image in the train list"):
         parts.draw([*rows("train", ant=4), *rows("test", bee=2)], how())
+
+
+def with_objects(listed: Sequence[Row], *labels: str) -> list[Row]:
+    return [replace(item, objects=tuple(Box(label, (0, 0, 1, 1)) for label in labels)) for item in listed]
+
+
+def test_rare_labels_of_objects_join_the_commonest() -> None:
+    listed = with_objects([*rows(ant=40), *rows(bee=1), *(row("", number) for number in range(2))], "ant")
+    drawn, _ = parts.draw(listed, how())
+    assert is_partition(listed, drawn)
+    assert [len(drawn[part]) for part in parts.PARTS] == [21, 11, 11]
+
+
+def test_images_without_objects_are_a_stratum_of_their_own() -> None:
+    listed = [*with_objects(rows(ant=8), "ant"), *(row("", number) for number in range(4))]
+    drawn, _ = parts.draw(listed, how())
+    assert counts(listed, drawn) == {"train": {"ant": 4, "": 2}, "val": {"ant": 2, "": 1}, "test": {"ant": 2, "": 1}}
+
+
+def test_an_object_that_no_list_trains_is_told() -> None:
+    train, test = with_objects(rows("train", ant=4), "ant"), with_objects(rows("test", ant=2), "ant", "bee")
+    drawn, source = parts.draw([*train, *test], how())
+    assert len(drawn["test"]) == 2
+    assert "no image of train has bee" in source
+    seen = with_objects(rows("train", ant=4), "ant", "bee")
+    assert "no image of train" not in parts.draw([*seen, *test], how())[1]

@@ -48,7 +48,8 @@ class Made:
         _json(paths.split("folder"), {part: [row.sha256 for row in found] for part, found in parts.items()} | SPLIT)
         counts = {label: sum(row.label == label for row in rows) for label in labels}
         about = {"dataset": "folder", "root": str(self.root), "options": {}, "files": len(rows), "used": len(rows)}
-        lists: dict[str, Any] = {"duplicates": [], "bad": [], "not_images": []}
+        lists: dict[str, Any] = {"duplicates": [], "bad": [], "not_images": [], "broken_annotations": []}
+        lists["objects"] = {"all": {label: {"objects": count, "difficult": 0} for label, count in counts.items()}}
         _json(paths.index("folder").with_suffix(".json"), about | lists | {"classes": counts} | self.index)
         self._write_head(labels)
         self._write_predictions(labels, parts)

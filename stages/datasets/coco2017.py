@@ -1,0 +1,44 @@
+"""COCO 2017 (Lin et al., 2014): 118,287 photographs for train and 5,000 for val, 80 classes, 896,782 boxes.
+
+The annotations of its test images are not public: with `split.protocol: auto` the val list is the test, and a new val
+is cut from train. 1,069 photographs have no object. The archives are 20 GB, and as much again unpacked.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.datasets import coco
+from stages.datasets.base import Annotated, Block, Broken, Record, Source
+from stages.errors import UserError
+
+
+class Archives(Block):
+    """The official archives."""
+
+    train: Source
+    val: Source
+    annotations: Source
+
+
+class Options(Annotated):
+    """The block `datasets.coco2017`."""
+
+    source: Archives
+
+
+def scan(folder: Path, options: Options) -> Iterator[Record | Broken]:
+    """The images of the official lists.
+
+    Raises:
+        UserError: an archive has another layout.
+    """
+    files = {}
+    for part in ("train", "val"):
+        name = f"instances_{part}2017.json"
+        found = sorted(folder.rglob(name))
+        if not found:
+            raise UserError(
+                f"The archives of coco2017 hold no {name}: is it the official annotations_trainval2017.zip?"
+            )
+        files[part] = found[0]
+    return coco.read(folder, files)

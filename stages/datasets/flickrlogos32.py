@@ -1,0 +1,98 @@
+"""FlickrLogos-32 (Romberg, Pueyo, Lienhart, van Zwol, 2011): photographs of 32 brands, and of none.
+
+Its owners send the archive on request
+(https://www.uni-augsburg.de/en/fakultaet/fai/informatik/prof/mmc/research/datensatze/flickrlogos/); it is
+`FlickrLogos-32_dataset_v2.zip`, with photographs, boxes of the logos, and lists:
+
+| list | images | `protocol: notebook` | `protocol: owners` |
+|---|---|---|---|
+| trainset | 320, 10 a brand | train | train |
+| valset-logosonly | 960, 30 a brand | half train, half val | val |
+| valset-nologos | 3,000 without logo | half train, half val | val |
+| testset | 960 with logo, 3,000 without | test | test |
+| in all | | 2,300 train, 1,980 val, 3,960 test | 320 train, 3,960 val, 3,960 test |
+
+`notebook` is the protocol of a published course notebook. A half is every other entry of a class, in the order of the
+list, the first to train. Where we differ: the published text also counts the training logos into validation, we never
+do; and it halves the list without logos in the middle. With `owners` no image without logo is in train, so a classifier
+never answers no-logo. `testset-logosonly` is a part of testset and not read.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from stages.datasets.base import Annotated, Block, Box, Broken, Record, Source
+from stages.errors import UserError
+
+LISTS = {"trainset": "train", "valset-logosonly": "val", "valset-nologos": "val", "testset": "test"}
+NO_LOGO = "no-logo"
+
+
+class Archives(Block):
+    """The file that the owners sent."""
+
+    images: Source
+
+
+class Options(Annotated):
+    """The block `datasets.flickrlogos32`."""
+
+    source: Archives
+    protocol: Literal["notebook", "owners"]
+
+
+def scan(folder: Path, options: Options) -> Iterator[Record | Broken]:
+    """The images of the lists, each in the part that the protocol gives it.
+
+    Raises:
+        UserError: the archive has another layout, or a list names a file that is not there.
+    """
+    homes = sorted(path.parent for path in folder.rglob("trainset.relpaths.txt") if "__MACOSX" not in path.parts)
+    if not homes:
+        raise UserError("The archive of flickrlogos32 holds no trainset.relpaths.txt: is it FlickrLogos-32_dataset_v2?")
+    for name, part in LISTS.items():
+        seen = defaultdict[str, int](int)
+        for path in _listed(homes[0] / f"{name}.relpaths.txt"):
+            brand = path.parent.name.lower()  # some lists write HP, some hp
+            half = options.protocol == "notebook" and part == "val" and seen[brand] % 2 == 0
+            seen[brand] += 1
+            yield from _image(folder, path, brand, "train" if half else part)
+
+
+def _listed(file: Path) -> Iterator[Path]:
+    """The images that a list names, which must be there."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The list {file.name} of flickrlogos32 cannot be read: {error}") from None
+    for line in filter(None, map(str.strip, lines)):
+        path = file.parent / line.removeprefix("./")
+        if not path.is_file():
+            raise UserError(f"The list {file.name} names {line}, which is not in the archive: ask its owners for it.")
+        yield path
+
+
+def _image(folder: Path, path: Path, brand: str, part: str) -> Iterator[Record | Broken]:
+    """The record of an image, and what is broken in the file of its boxes; photographs without logo have none."""
+    name = path.relative_to(folder).as_posix()
+    if brand == NO_LOGO:
+        yield Record(name, brand, split=part)
+        return
+    masks = path.parents[2] / "masks"
+    home = masks / path.parent.name if (masks / path.parent.name).is_dir() else masks / brand
+    file = home / f"{path.name}.bboxes.txt"
+    annotation, objects = file.relative_to(folder).as_posix(), list[Box]()
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()[1:]  # the first says `x y width height`
+    except (OSError, UnicodeDecodeError) as error:
+        yield Broken(annotation, f"{name}: its boxes cannot be read: {error}")
+        lines = []
+    for line in filter(None, map(str.strip, lines)):
+        try:
+            x, y, width, height = map(int, line.split())
+            objects.append(Box(brand, (x, y, x + width, y + height)))
+        except ValueError:
+            yield Broken(annotation, f"{name}: expected x y width height, found {line!r}")
+    yield Record(name, brand, tuple(objects), part, annotation)

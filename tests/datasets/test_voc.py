@@ -1,0 +1,243 @@
+"""VOC's layout: corners, flags, lists, broken files, and the official archives in miniature."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages import download, index, paths, split
+from stages.datasets import bccd, boxes, listing, parts, voc
+from stages.datasets.base import Box, Broken, Record
+from stages.datasets.unpack import unpack
+from stages.errors import UserError
+from tests.datasets import miniature
+
+DATA = Path(os.environ.get("COLDCUT_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+Run = Callable[..., tuple[list[listing.Row], dict[str, Any], parts.Parts]]
+
+
+@pytest.fixture
+def run(workplace: Path, params: Callable[..., Any]) -> Run:
+    """`run(dataset, archives, options)`: the index, its summary and the split."""
+
+    def make(dataset: str, archives: dict[str, Path], **options: object) -> Any:
+        source = {name: {"url": str(path), "checksum": None} for name, path in archives.items()}
+        chosen = params(dataset=dataset, datasets={dataset: options | ({"source": source} if source else {})})
+        download.main(chosen)
+        index.main(chosen)
+        split.main(chosen)
+        summary = json.loads(paths.index(dataset).with_suffix(".json").read_text())
+        return listing.read(dataset), summary, parts.read(dataset)
+
+    return make
+
+
+def read(home: Path, *classes: str) -> tuple[dict[str, Record], list[Broken]]:
+    items = list(voc.read(home, classes))
+    records = {Path(item.path).stem: item for item in items if isinstance(item, Record)}
+    return records, [item for item in items if isinstance(item, Broken)]
+
+
+def annotated(home: Path, content: str | bytes) -> tuple[Record | None, list[Broken]]:
+    """What is read of one image with this annotation."""
+    miniature.voc(home, lists={"train": 1})
+    data = content if isinstance(content, bytes) else content.encode()
+    (home / "Annotations/00000_000000.xml").write_bytes(data)
+    records, broken = read(home, "cat", "dog")
+    return records.get("00000_000000"), broken
+
+
+def test_corners_are_from_1_and_inclusive(tmp_path: Path) -> None:
+    """x, y, width, height 155, 96, 196, 174 is, from 0 and inclusive, y 96, x 155, y 269, x 350."""
+    record, broken = annotated(tmp_path, miniature.voc_xml(("cat", (156, 97, 351, 270))))
+    assert record is not None and not broken
+    x1, y1, x2, y2 = record.objects[0].box
+    assert (x1, y1, x2 - x1, y2 - y1) == (155, 96, 196, 174)
+    assert (y1, x1, y2 - 1, x2 - 1) == (96, 155, 269, 350)
+
+
+@given(corners=st.tuples(*[st.integers(1, 400)] * 4))
+def test_corners_come_back(corners: tuple[int, int, int, int]) -> None:
+    xml = voc.parse(miniature.voc_xml(("cat", corners)).encode())
+    x1, y1, x2, y2 = voc._box(xml.findall("object")[0], "cat").box
+    assert (x1 + 1, y1 + 1, x2, y2) == corners
+
+
+def test_flags_and_parts(tmp_path: Path) -> None:
+    record, _ = annotated(
+        tmp_path, miniature.voc_xml(("cat", (1, 1, 9, 9)), ("dog", (2.5, 2, 8, 8)), size=(50, 60), difficult=[0])
+    )
+    assert record == Record(
+        "JPEGImages/00000_000000.jpg",
+        None,
+        (Box("cat", (0, 0, 9, 9), difficult=True), Box("dog", (1.5, 1, 8, 8), truncated=True)),
+        "train",
+        "Annotations/00000_000000.xml",
+        (50, 60),
+    )
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY x "xx"><!ENTITY y "&x;&x;&x;">]><annotation>&y;</annotation>'
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("<annotation><object>", "malformed XML: no element found"),
+        ("", "malformed XML: no element found"),
+        (BOMB, "malformed XML: it has a DOCTYPE, which is refused"),
+        (BOMB.encode("utf-16"), "malformed XML: it has a DOCTYPE, which is refused"),
+        ('<?xml version="1.0" encoding="klingon"?><annotation/>', "malformed XML: unknown encoding"),
+        (b"<annotation>\xff</annotation>", "malformed XML: not well-formed"),
+    ],
+)
+def test_malformed_xml_is_told_and_its_image_left_out(tmp_path: Path, content: str | bytes, reason: str) -> None:
+    record, broken = annotated(tmp_path, content)
+    assert record is None
+    assert [item.path for item in broken] == ["Annotations/00000_000000.xml"]
+    assert broken[0].reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        ("<object><name>cow</name></object>", "object 2 is of an unknown class, 'cow'"),
+        ("<object><bndbox/></object>", "object 2 is of an unknown class, ''"),
+        ("<object><name>dog</name></object>", "object 2 (dog) needs four numbers as corners, found None, None"),
+        ("<object><name>dog</name><bndbox><xmin>a</xmin></bndbox></object>", "object 2 (dog) needs four numbers"),
+    ],
+)
+def test_a_broken_object_leaves_the_others(tmp_path: Path, found: str, reason: str) -> None:
+    xml = miniature.voc_xml(("cat", (1, 1, 9, 9))).replace("</annotation>", found + "</annotation>")
+    record, broken = annotated(tmp_path, xml)
+    assert record is not None and [box.label for box in record.objects] == ["cat"]
+    assert [item.reason[: len(reason)] for item in broken] == [reason]
+
+
+def test_without_classes_any_class_is_taken(tmp_path: Path) -> None:
+    records, broken = read(miniature.voc(tmp_path, classes=["x", "y"]))
+    assert not broken and {box.label for record in records.values() for box in record.objects} == {"x", "y"}
+
+
+def test_lists_give_the_parts_and_unlisted_images_are_left_out(tmp_path: Path) -> None:
+    home = miniature.voc(tmp_path)
+    (home / "ImageSets/Main/train.txt").write_text("\ufeff00000_000000\r\n00000_000001\r\n\r\n")
+    (home / "ImageSets/Main/trainval.txt").write_text("00000_000003\n00001_000000\n")
+    records, _ = read(home)
+    assert {name: record.split for name, record in records.items()} == {
+        **{f"00000_{number:06}": "train" for number in (0, 1, 3)},  # 3 is in trainval alone
+        **{f"00001_{number:06}": "val" for number in range(3)},
+        **{f"00002_{number:06}": "test" for number in range(2)},
+    }
+
+
+def test_without_lists_every_annotated_image_is_taken(tmp_path: Path) -> None:
+    home = miniature.voc(tmp_path)
+    for file in (home / "ImageSets/Main").iterdir():
+        file.unlink()
+    records, _ = read(home)
+    assert len(records) == 9 and {record.split for record in records.values()} == {None}
+
+
+def test_a_list_may_name_what_is_not_there(tmp_path: Path) -> None:
+    home = miniature.voc(tmp_path)
+    (home / "Annotations/00000_000000.xml").unlink()
+    (home / "JPEGImages/00000_000001.jpg").unlink()
+    (home / "JPEGImages/00000_000002.jpg").rename(home / "JPEGImages/00000_000002.PNG")
+    records, broken = read(home)
+    assert [(item.path, item.reason) for item in broken] == [
+        ("Annotations/00000_000000.xml", "cannot be read: No such file or directory")
+    ]
+    assert records["00000_000001"].path == "JPEGImages/00000_000001.jpg"  # the index tells that it is missing
+    assert records["00000_000002"].path == "JPEGImages/00000_000002.PNG"
+
+
+def test_another_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no set in VOC's layout: expected the folders Annotations and JPEG"):
+        read(tmp_path)
+
+
+def test_any_folder_in_this_layout(workplace: Path, params: Callable[..., Any], run: Run) -> None:
+    miniature.voc(workplace / "mine")  # below root, which the fixture sets to the workplace
+    rows, summary, drawn = run("voc", {})
+    assert Counter(row.label for row in rows) == {"cat": 5, "dog": 4}
+    assert summary["lists"] == {part: len(images) for part, images in drawn.items()} == miniature.VOC_LISTS
+    assert summary["objects"]["train"] == {label: {"objects": 4, "difficult": 2} for label in ("cat", "dog")}
+
+
+def official(home: Path, year: int, parts: dict[str, int], name: str) -> Path:
+    miniature.voc(
+        home / name / f"VOCdevkit/VOC{year}",
+        lists=parts,
+        classes=["cat", "dog"],
+        seed=10 * year + 5 * ("test" in parts),
+    )
+    return miniature.tar(home / f"{name}.tar", home / name / "VOCdevkit")
+
+
+def test_voc2007_joins_its_two_archives(workplace: Path, run: Run) -> None:
+    archives = {
+        "trainval": official(workplace / "x", 2007, {"train": 4, "val": 3}, "VOCtrainval"),
+        "test": official(workplace / "x", 2007, {"test": 2}, "VOCtest"),
+    }
+    rows, summary, drawn = run("voc2007", archives)
+    assert {part: len(images) for part, images in drawn.items()} == {"train": 4, "val": 3, "test": 2}
+    assert rows[0].path.startswith("VOCtest.tar/VOCdevkit/VOC2007/JPEGImages/")
+    assert summary["broken_annotations"] == []
+
+
+def test_the_val_list_of_voc2012_is_its_test(workplace: Path, run: Run) -> None:
+    rows, _, drawn = run(
+        "voc2012", {"trainval": official(workplace / "x", 2012, {"train": 8, "val": 3}, "VOCtrainval")}
+    )
+    assert set(drawn["test"]) == {row.sha256 for row in rows if row.split == "val"}
+    assert [len(drawn[part]) for part in parts.PARTS] == [6, 2, 3]
+
+
+def test_an_image_of_the_test_of_2007_leaves_the_train_of_2012(workplace: Path, run: Run) -> None:
+    home = workplace / "x"
+    archives = {
+        "trainval2007": official(home, 2007, {"train": 2, "val": 2}, "trainval2007"),
+        "test2007": official(home, 2007, {"test": 2}, "test2007"),
+    }
+    leaked = home / "test2007/VOCdevkit/VOC2007/JPEGImages/20075_000000.jpg"
+    official(home, 2012, {"train": 3, "val": 2}, "trainval2012")
+    target = home / "trainval2012/VOCdevkit/VOC2012"
+    (target / "JPEGImages/20120_000001.jpg").write_bytes(leaked.read_bytes())
+    archives["trainval2012"] = miniature.tar(home / "trainval2012.tar", home / "trainval2012/VOCdevkit")
+    _, summary, drawn = run("voc0712", archives)
+    assert {part: len(images) for part, images in drawn.items()} == {"train": 4, "val": 4, "test": 2}
+    assert summary["duplicates"] == [
+        {
+            "path": "trainval2012.tar/VOCdevkit/VOC2012/JPEGImages/20120_000001.jpg",
+            "of": "test2007.tar/VOCdevkit/VOC2007/JPEGImages/20075_000000.jpg",
+            "lists": "train, test",
+        }
+    ]
+
+
+def test_strict_stops_a_run(workplace: Path, run: Run) -> None:
+    home = miniature.voc(workplace / "mine")
+    (home / "Annotations/00000_000000.xml").write_text("<annotation>")
+    with pytest.raises(UserError, match=r"1 annotation.*are broken.*\n  mine/Annotations/00000_000000.xml: malformed"):
+        run("voc", {}, strict=True)
+    assert len(run("voc", {}, strict=False)[1]["broken_annotations"]) == 1
+
+
+def test_bccd_has_its_lists_and_boxes(tmp_path: Path) -> None:
+    archive = DATA / "bccd.zip"
+    if not archive.is_file():
+        pytest.skip("bccd.zip is not at hand: set COLDCUT_TEST_DATA to its folder")
+    unpack(archive, tmp_path / "images")
+    items = list(voc.read(tmp_path / "images", bccd.CLASSES))
+    records = [item for item in items if isinstance(item, Record)]
+    assert len(records) == len(items)
+    assert Counter(record.split for record in records) == {"train": 205, "val": 87, "test": 72}
+    assert sum(len(record.objects) for record in records) == 4_888
+    assert boxes.counts(records)["train"]["WBC"] == {"objects": 214, "difficult": 0}
