@@ -8,6 +8,7 @@ coldcut: the frozen part of a network runs once, heads train in seconds.
   python -m stages.params             check params.yaml alone
   python -m stages.recipe --list      published systems as recipes
   python -m stages.recipe NAME        a recipe as arguments: dvc exp run $(python -m stages.recipe NAME)
+  python -m stages.sweep              64 heads at once on the features of the last run: which lr, which weight decay
   python -m stages.backbone NAME      where a backbone can be cut: shapes, bytes an image, share of the compute saved
 """
 

@@ -207,7 +207,7 @@ class _Stack:
 
     def _logits(self, first: torch.Tensor, later: Sequence[torch.Tensor], mask: torch.Tensor | None) -> torch.Tensor:
         """What follows the first layer: to (active, N, classes)."""
-        values = first.unflatten(1, (len(self.active), -1)).transpose(0, 1)
+        values = first.view(len(first), len(self.active), -1).transpose(0, 1)
         if not later:
             return values
         weight, bias = later

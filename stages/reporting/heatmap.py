@@ -1,0 +1,53 @@
+"""The heat map of a sweep, as a PNG: Markdown pages show it anywhere."""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+CELL = 0.62  # inches
+DARK = 0.55  # share of the colour scale up to which text is white
+
+
+def draw(points: Sequence[tuple[float, float, float | None]], what: str) -> bytes:
+    """Learning rate by weight decay, a cell a pair with its best value over all else; the best cell is framed.
+
+    Values of an axis stand at equal steps in their order, as powers do on a logarithmic axis, so that 0 has a place.
+    The colours span the better half of the values: a grid reaches far into what does not work.
+
+    Args:
+        points: (lr, weight decay, value), None for what diverged.
+        what: `val_accuracy` (the higher the better) or `val_loss`.
+    """
+    better = max if what == "val_accuracy" else min
+    rates, decays = sorted({point[0] for point in points}), sorted({point[1] for point in points})
+    values = np.full((len(decays), len(rates)), np.nan)
+    for rate, decay, value in points:
+        if value is not None:
+            row, column = decays.index(decay), rates.index(rate)
+            values[row, column] = value if np.isnan(values[row, column]) else better(value, values[row, column])
+    goodness = values if what == "val_accuracy" else -values
+    finite = goodness[~np.isnan(goodness)]
+    low, high = (np.median(finite), finite.max()) if len(finite) else (0.0, 0.0)
+    with mpl.rc_context({"font.size": 9, "text.parse_math": False}):
+        figure = Figure(figsize=(CELL * len(rates) + 1.6, 0.75 * CELL * len(decays) + 1.3), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(goodness, cmap="viridis", vmin=low, vmax=high, origin="lower", aspect="auto")
+        axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+        axes.set_yticks(range(len(decays)), [f"{decay:g}" for decay in decays])
+        name = "Validation accuracy, %" if what == "val_accuracy" else "Validation cross-entropy"
+        axes.set(title=name, xlabel="learning rate", ylabel="weight decay")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        for row, column in np.argwhere(~np.isnan(values)):
+            shade = (goodness[row, column] - low) / max(high - low, 1e-12)
+            text = f"{values[row, column]:.1%}"[:-1] if what == "val_accuracy" else f"{values[row, column]:.3g}"
+            axes.text(column, row, text, ha="center", va="center", color="white" if shade < DARK else "black")
+            if goodness[row, column] == high:
+                axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=144, metadata={"Software": None})
+    return stream.getvalue()

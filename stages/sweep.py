@@ -1,0 +1,226 @@
+"""sweep: a grid of heads, trained at once on the cached features and compared on validation.
+
+It reads what `dvc repro` left (features, index, split) and params.yaml, where every knob that is no axis comes from.
+The settings of params.yaml itself are always among those compared. The test part is never looked at.
+"""
+
+import argparse
+import csv
+import io as streams
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from itertools import product
+from statistics import mean, stdev
+
+from pydantic import ValidationError
+
+from stages import paths
+from stages.backbones.device import pick_device
+from stages.errors import UserError
+from stages.features import io
+from stages.params import Params, load
+from stages.reporting import heatmap
+from stages.training import data, sweep
+
+AXES = ("lr", "weight_decay", "dropout", "label_smoothing")
+FACTORS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # of `lr`, where no axis is given
+DECAYS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+SHOWN = 10  # settings in the table of sweep.md, and
+PRINTED = 5  # on the terminal
+CSV, PAGE, MAP = (paths.REPORTS / name for name in ("sweep.csv", "sweep.md", "figures/sweep.png"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting and its results on validation: means over the seeds, None where a seed's loss was not finite."""
+
+    lr: float
+    weight_decay: float
+    dropout: float
+    label_smoothing: float
+    seeds: int
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    val_accuracy_sd: float | None = None
+    best_epoch: float | None = None
+
+
+def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Row]:
+    """Trains the grid and writes the table, the heat map and the page; returns the settings, best first.
+
+    Args:
+        params: of the current folder.
+        axes: values separated by commas, by the names in `AXES`; None for the default of an axis.
+        seeds: heads a setting, from `seed` on.
+
+    Raises:
+        UserError: an axis is empty, does not matter to the head or has values that params.yaml could not have, or the
+            head is none that can be trained in a stack; or every setting diverged.
+    """
+    settings = grid(params, axes)
+    many = [vary(setting, "seed", params.seed + number) for setting in settings for number in range(seeds)]
+    found, device = data.load(params), pick_device(params.device)
+    if not len(found.parts["train"].y) or not len(found.parts["val"].y):
+        raise UserError("There are no train or no val images: both are needed (see `split`).")
+    epochs: list[tuple[float, float, int] | None] = [None] * len(many)
+    for place, head in sweep.fit(import_module(f"stages.heads.{params.head}").build, found, many, device):
+        if head:
+            best = head.history[head.best_epoch - 1]
+            epochs[place] = best.val_loss, best.val_accuracy, head.best_epoch
+    results = [epochs[first : first + seeds] for first in range(0, len(many), seeds)]
+    rows = sorted(map(_row, settings, results), key=lambda row: _score(row, params.monitor))
+    if rows[0].val_loss is None:
+        raise UserError(f"The loss of all {len(rows)} settings is not finite: try smaller values of `--lr`.")
+    _write(rows, params, axes)
+    return rows
+
+
+def grid(params: Params, axes: Mapping[str, str | None]) -> list[Params]:
+    """Params of every combination, and those of params.yaml where they are none of them.
+
+    Raises:
+        UserError: see `main`.
+    """
+    if params.head not in sweep.HEADS:
+        raise UserError(f"`sweep` trains heads {' and '.join(sweep.HEADS)}, found head: {params.head}.")
+    if params.head == "linear" and axes["dropout"] is not None:
+        raise UserError("`--dropout` does not matter to head linear: leave it out, or take head: mlp.")
+    default = {
+        "lr": [float(f"{factor * params.lr:.3g}") for factor in FACTORS],
+        "weight_decay": list(DECAYS),
+        "dropout": [params.dropout],
+        "label_smoothing": [params.label_smoothing],
+    }
+    values = {name: default[name] if (text := axes[name]) is None else _parse(name, text) for name in AXES}
+    settings = [params]
+    for name in AXES:
+        settings = [vary(setting, name, value) for setting, value in product(settings, values[name])]
+    return settings if params in settings else [*settings, params]
+
+
+def vary(params: Params, name: str, value: float) -> Params:
+    """Params with another value, checked as params.yaml is.
+
+    Raises:
+        UserError: params.yaml could not have that value.
+    """
+    try:
+        return Params.model_validate(params.model_dump() | {name: value})
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].replace("Input should be", "must be")
+        raise UserError(f"`--{name.replace('_', '-')}` {message}, found {value:g}.") from None
+
+
+def arguments(best: Row, params: Params) -> str:
+    """The command that trains with the settings of a row."""
+    names = [name for name in AXES if getattr(best, name) != getattr(params, name)]
+    return " ".join(["dvc exp run", *(f"-S {name}={getattr(best, name)!r}" for name in names or AXES[:2])])
+
+
+def table(rows: Sequence[Row]) -> list[list[str]]:
+    """Cells of a table, the head of it first; an axis with a single value has no column."""
+    axes = [name for name in AXES if len({getattr(row, name) for row in rows}) > 1] or list(AXES[:2])
+    head = [*axes, "val accuracy", "val cross-entropy", "best epoch"]
+    return [head] + [[*(f"{getattr(row, name):g}" for name in axes), *_results(row)] for row in rows]
+
+
+def _results(row: Row) -> list[str]:
+    if row.val_loss is None or row.val_accuracy is None:
+        return ["diverged", "", ""]
+    spread = "" if row.val_accuracy_sd is None else f" ± {row.val_accuracy_sd:.2%}"
+    return [f"{row.val_accuracy:.2%}{spread}", f"{row.val_loss:.4f}", f"{row.best_epoch:g}"]
+
+
+def _parse(name: str, text: str) -> list[float]:
+    """The values of an axis, each once, in their order."""
+    flag = f"--{name.replace('_', '-')}"
+    try:
+        values = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise UserError(f"`{flag}` takes numbers separated by commas ({error}), e.g. {flag} 0.001,0.01.") from None
+    if not values:
+        raise UserError(
+            f"`{flag}` is empty: give numbers separated by commas, e.g. {flag} 0.001,0.01, or leave it out."
+        )
+    return list(dict.fromkeys(values))
+
+
+def _row(params: Params, results: Sequence[tuple[float, float, int] | None]) -> Row:
+    """The means over the seeds of a setting."""
+    setting = {name: getattr(params, name) for name in AXES} | {"seeds": len(results)}
+    whole = [result for result in results if result]
+    if len(whole) < len(results):
+        return Row(**setting)
+    loss, accuracy, epoch = (list(values) for values in zip(*whole, strict=True))
+    return Row(**setting, val_loss=mean(loss), val_accuracy=mean(accuracy), best_epoch=mean(epoch),
+               val_accuracy_sd=stdev(accuracy) if len(accuracy) > 1 else None)  # fmt: skip
+
+
+def _score(row: Row, monitor: str) -> tuple[float, float]:
+    """The lower the better; what diverged comes last."""
+    if row.val_loss is None or row.val_accuracy is None:
+        return float("inf"), 0.0
+    return (row.val_loss, -row.val_accuracy) if monitor == "val_loss" else (-row.val_accuracy, row.val_loss)
+
+
+def _write(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) -> None:
+    """The table, the heat map and the page."""
+    text = streams.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(asdict(rows[0])), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = asdict(row).items()
+        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in cells})
+    io.write_bytes(CSV, text.getvalue().encode())
+    points = [(row.lr, row.weight_decay, getattr(row, params.monitor)) for row in rows]
+    io.write_bytes(MAP, heatmap.draw(points, params.monitor))
+    io.write_bytes(PAGE, page(rows, params, axes).encode())
+
+
+def page(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) -> str:
+    """The page, in Markdown."""
+    given = [f"--{name.replace('_', '-')} {value}" for name, value in axes.items() if value is not None]
+    command = shlex.join(["python", "-m", "stages.sweep", *" ".join([*given, f"--seeds {rows[0].seeds}"]).split()])
+    head, *body = [f"| {' | '.join(cells)} |" for cells in table(rows[:SHOWN])]
+    what = f"head {params.head} on {params.dataset}, {params.backbone}, {params.cut}"
+    return "\n".join([
+        "# Sweep", "",
+        f"{len(rows)} settings of {what}; {rows[0].seeds} seed(s) each, chosen by {params.monitor}.", "",
+        "The best on validation; the test part was not looked at:", "",
+        head, "|---" * head.count(" | ") + "|---|", *body, "",
+        f"![{params.monitor} by learning rate and weight decay](figures/sweep.png)", "",
+        "Train the best:", "", "```sh", arguments(rows[0], params), "```", "",
+        "This page:", "", "```sh", command, "```", "",
+    ])  # fmt: skip
+
+
+def run() -> None:
+    """Reads the arguments, sweeps, prints the best."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.sweep",
+        description=__doc__,
+        epilog="example: python -m stages.sweep --lr 0.0003,0.001,0.003 --weight-decay 0,0.01,0.1 --seeds 3",
+    )
+    for name in AXES:
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUES", help="values separated by commas")
+    parser.add_argument("--seeds", type=int, default=1, help="heads a setting, with seed, seed + 1, …")
+    given = vars(parser.parse_args())
+    try:
+        if given["seeds"] < 1:
+            raise UserError(f"`--seeds` must be at least 1, found {given['seeds']}.")
+        params = load()
+        rows = main(params, {name: given[name] for name in AXES}, given["seeds"])
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    cells = table(rows[:PRINTED])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    print(f"{len(rows)} settings: {CSV}, {PAGE}, {MAP}. The best:\n{arguments(rows[0], params)}")
+
+
+if __name__ == "__main__":
+    run()
