@@ -1,8 +1,8 @@
 """Many heads at once: those that share batches and dropout masks are trained as stacks of tensors.
 
 A batch meets the first layer of every head in a single product, (N, D) by (D, heads · outputs), and each head has its
-own rate and weight decay in the optimizer. On a CPU the heads are cut in one stack a core, and the stacks run side by
-side on a single thread each: that spares the cores from waiting for each other at every small operation.
+own rate and weight decay in the optimizer. On a CPU the heads are cut in small stacks, which run side by side on a
+single thread each: that spares the cores from waiting for each other at every small operation.
 """
 
 import math
@@ -29,6 +29,7 @@ AXES = ("lr", "weight_decay", "dropout", "label_smoothing", "seed")  # what head
 MAX_BYTES = 1 << 30  # of parameters, gradients, two moments and best parameters held at a time; more is not faster
 COPIES = 5
 Make = Callable[[], nn.Sequential]
+STACK = 16  # heads in a stack on a CPU: twice as many fall out of the cache and take a tenth longer each
 ROWS = 256  # of the validation part judged at a time, so that the logits of a stack stay in the cache
 
 
@@ -269,19 +270,20 @@ def _train(
 ) -> list[_Head]:
     """Heads that share chance and loss, in the order of the settings."""
     shared, device = settings[0], train.x.device
-    workers = min(len(settings), torch.get_num_threads() if device.type == "cpu" else 1)
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    count = min(len(settings), max(workers, -(-len(settings) // STACK))) if device.type == "cpu" else 1
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _pool(workers) as pool:
         torch.manual_seed(shared.seed)
         start = [parameter.detach().to(device) for parameter in make().parameters()]
         hidden = len(start[0]) if len(start) > 2 and shared.dropout else 0
-        stacks = [_Stack(settings[first::workers], start) for first in range(workers)]
+        stacks = [_Stack(settings[first::count], start) for first in range(count)]
         for number in tqdm(range(1, shared.epochs + 1), f"{len(settings)} heads", unit=" epochs", leave=False, delay=2):
             if not (going := [stack for stack in stacks if stack.active]):
                 break
             draw = _draw(shared, train, hidden)
             for done in [pool.submit(stack.epoch, number, train, val, draw, class_weights) for stack in going]:
                 done.result()
-    return [stacks[place % workers].heads[place // workers] for place in range(len(settings))]
+    return [stacks[place % count].heads[place // count] for place in range(len(settings))]
 
 
 def _draw(params: Params, train: Part, hidden: int) -> _Draw:
