@@ -1,0 +1,80 @@
+"""Boxes through views and back, and non-maximum suppression."""
+
+from typing import NamedTuple
+
+import torch
+from torchvision.ops import batched_nms, box_area
+
+VISIBLE = 0.3  # a box that leaves the view is cut at its border, and dropped if less of its area than this remains
+
+
+class Found(NamedTuple):
+    """What was found in one image, in any order.
+
+    Attributes:
+        boxes: (n, 4) corners.
+        scores: (n,) in [0, 1].
+        labels: (n,) int64.
+    """
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    labels: torch.Tensor
+
+    def pick(self, which: torch.Tensor) -> "Found":
+        """Those that an index or a mask names."""
+        return Found(self.boxes[which], self.scores[which], self.labels[which])
+
+
+def through(boxes: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
+    """Boxes (n, 4) through an affine map (2, 3): a rotated box becomes the bounding box of its corners."""
+    x, y = boxes[:, [0, 2, 2, 0]], boxes[:, [1, 1, 3, 3]]
+    corners = torch.stack([x, y, torch.ones_like(x)], dim=2) @ affine.to(boxes).T  # (n, 4 corners, 2)
+    return torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+
+
+def inverse(affine: torch.Tensor) -> torch.Tensor:
+    """The affine map (2, 3) that leads back."""
+    back = torch.linalg.inv(affine[:, :2])
+    return torch.cat([back, -back @ affine[:, 2:]], dim=1)
+
+
+def clip(boxes: torch.Tensor, width: float, height: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes cut at the border of width x height, and which of them keep enough of their area to count: (n,) bool."""
+    inside = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+    remains = box_area(inside)
+    return inside, (remains > 0) & (remains >= VISIBLE * box_area(boxes))
+
+
+def to_view(boxes: torch.Tensor, affine: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes in pixels of an image as a head sees them.
+
+    Args:
+        boxes: (n, 4).
+        affine: (2, 3), from pixels of the image to pixels of the view.
+        size: of the view, in pixels a side.
+
+    Returns:
+        (n, 4) in [0, 1] of the view, cut at its border, and which are still there (VISIBLE): (n,) bool.
+    """
+    return clip(through(boxes, affine) / size, 1, 1)
+
+
+def to_image(boxes: torch.Tensor, affine: torch.Tensor, size: int, width: int, height: int) -> torch.Tensor:
+    """Boxes (n, 4) in [0, 1] of a view of `size` pixels back in pixels of the image, cut at the image's border."""
+    back = through(boxes * size, inverse(affine))
+    return clip(back, width, height)[0]
+
+
+def suppress(found: Found, iou: float, most: int) -> Found:
+    """Class-wise non-maximum suppression: the `most` best boxes, none of which overlaps a better one by more than IoU.
+
+    Boxes should be in pixels: float32 tells classes apart by moving their boxes, which costs small boxes digits.
+    """
+    return found.pick(batched_nms(found.boxes, found.scores, found.labels, iou)[:most])
+
+
+def firsts(keys: torch.Tensor) -> torch.Tensor:
+    """(n,) bool: where a value occurs for the first time."""
+    same = keys[:, None] == keys[None, :]
+    return ~same.tril(-1).any(1)

@@ -1,0 +1,43 @@
+"""Scores of the largest object's box and class, one of each an image."""
+
+import torch
+from torch.nn import functional as F
+from torchvision.ops import box_convert, box_iou
+
+from stages.metrics.boxes import HIT
+
+
+def box_scores(found: torch.Tensor, truth: torch.Tensor, size: int) -> dict[str, float]:
+    """mean_iou, box_smooth_l1 (beta 1, of centre and size) and box_l1_px (of the corners).
+
+    Args:
+        found: (N, 4) corners in [0, 1] of the view.
+        truth: the same.
+        size: of the view, in pixels a side.
+    """
+    centres = (box_convert(boxes, "xyxy", "cxcywh") for boxes in (found, truth))
+    return {
+        "mean_iou": float(box_iou(found, truth).diagonal().mean()),
+        "box_smooth_l1": float(F.smooth_l1_loss(*centres)),
+        "box_l1_px": float(F.l1_loss(found, truth)) * size,
+    }
+
+
+def class_scores(found: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
+    """Accuracy of labels (N,)."""
+    return {"accuracy": float((found == truth).double().mean())}
+
+
+def both_scores(
+    boxes: torch.Tensor, true_boxes: torch.Tensor, labels: torch.Tensor, true_labels: torch.Tensor
+) -> dict[str, float]:
+    """correct_at_iou50: the share of images with the right class and an IoU of at least 0.5.
+
+    Args:
+        boxes: (N, 4) corners.
+        true_boxes: the same.
+        labels: (N,).
+        true_labels: the same.
+    """
+    right = (box_iou(boxes, true_boxes).diagonal() >= HIT) & (labels == true_labels)
+    return {"correct_at_iou50": float(right.double().mean())}

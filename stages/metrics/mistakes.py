@@ -1,0 +1,117 @@
+"""What a detector does wrong, by kind, and what each kind costs (TIDE: Bolya et al. 2020)."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+
+from stages.boxes.geometry import Found, firsts
+from stages.metrics.boxes import HIT, Truth, area, curves, kept, match, overlaps
+
+BACKGROUND = 0.1  # at an IoU below this a box touches nothing
+Kind = Literal["class", "place", "both", "double", "background", "missed"]
+KINDS: tuple[Kind, ...] = ("class", "place", "both", "double", "background", "missed")
+
+
+class Mistakes(NamedTuple):
+    """The mistakes in one image.
+
+    Attributes:
+        found: the boxes that are scored, the highest score first.
+        kinds: for each of them the position in KINDS, or -1 where it hits or counts neither way.
+        meant: for each of them the object that it hits, or would were its class or place mended, or -1.
+        missed: (objects,) bool, objects that no box hits and no box would hit were it mended.
+    """
+
+    found: Found
+    kinds: torch.Tensor
+    meant: torch.Tensor
+    missed: torch.Tensor
+
+
+def sort(truth: Truth, found: Found) -> Mistakes:
+    """Sorts the mistakes in an image, each into the first kind that fits.
+
+    - place: touches an object of its class (IoU from BACKGROUND to HIT);
+    - class: on an object of another class (IoU of at least HIT);
+    - double: on an object of its class that a box with a higher score hit;
+    - background: touches nothing;
+    - both: touches an object of another class.
+    """
+    found = kept(found)
+    matched = match(truth, found)
+    objects = ~(truth.ignored | truth.crowd)
+    kinds = torch.full_like(found.labels, -1)
+    wrong = matched.counted & (matched.truth < 0)
+    if not objects.any():
+        kinds[wrong] = KINDS.index("background")
+        return Mistakes(found, kinds, matched.truth, objects)
+    same = found.labels[:, None] == truth.labels[None, :]
+    overlap = overlaps(found, truth) * objects
+    iou_same, nearest_same = (overlap * same).max(1)
+    iou_other, nearest_other = (overlap * ~same).max(1)
+    fits: dict[Kind, torch.Tensor] = {
+        "place": (iou_same >= BACKGROUND) & (iou_same < HIT),
+        "class": iou_other >= HIT,
+        "double": iou_same >= HIT,
+        "background": torch.maximum(iou_same, iou_other) < BACKGROUND,
+        "both": torch.ones_like(wrong),
+    }
+    for kind, fit in fits.items():
+        kinds[wrong & (kinds < 0) & fit] = KINDS.index(kind)
+    meant = torch.where(_is(kinds, "class"), nearest_other, matched.truth)
+    meant = torch.where(_is(kinds, "place"), nearest_same, meant)
+    missed = objects.clone()
+    missed[meant[meant >= 0]] = False
+    return Mistakes(found, kinds, meant, missed)
+
+
+def counts(truths: Sequence[Truth], found: Sequence[Found]) -> dict[Kind, int]:
+    """How many mistakes of each kind."""
+    images = [sort(truth, item) for truth, item in zip(truths, found, strict=True)]
+    kinds = torch.cat([image.kinds for image in images])
+    number = {kind: int(_is(kinds, kind).sum()) for kind in KINDS}
+    return number | {"missed": sum(int(image.missed.sum()) for image in images)}
+
+
+def costs(truths: Sequence[Truth], found: Sequence[Found], classes: int) -> dict[Kind, float]:
+    """How far map_50 would rise were all mistakes of one kind mended, and nothing else."""
+    images = [sort(truth, item) for truth, item in zip(truths, found, strict=True)]
+    now = _map_50(truths, found, classes)
+    risen = {}
+    for kind in KINDS:
+        pairs = [mended(truth, image, kind) for truth, image in zip(truths, images, strict=True)]
+        risen[kind] = _map_50([pair[0] for pair in pairs], [pair[1] for pair in pairs], classes) - now
+    return risen
+
+
+def mended(truth: Truth, mistakes: Mistakes, kind: Kind) -> tuple[Truth, Found]:
+    """An image without its mistakes of one kind.
+
+    Missed objects no longer count. For an object that nothing hits, the best box of the wrong class or at the wrong
+    place becomes that object. All other mistakes go.
+    """
+    if kind == "missed":
+        return truth._replace(ignored=truth.ignored | mistakes.missed), mistakes.found
+    mistaken = _is(mistakes.kinds, kind)
+    becomes = _first_on_free_objects(mistakes, mistaken)
+    boxes, labels = mistakes.found.boxes.clone(), mistakes.found.labels.clone()
+    boxes[becomes] = truth.boxes[mistakes.meant[becomes]].to(boxes)
+    labels[becomes] = truth.labels[mistakes.meant[becomes]]
+    return truth, mistakes.found._replace(boxes=boxes, labels=labels).pick(~mistaken | becomes)
+
+
+def _first_on_free_objects(mistakes: Mistakes, mistaken: torch.Tensor) -> torch.Tensor:
+    """(boxes,) bool: of the mistaken boxes meant for an object that nothing hits, the one with the highest score."""
+    taken = mistakes.meant[mistakes.kinds < 0]
+    free = mistaken & (mistakes.meant >= 0) & ~torch.isin(mistakes.meant, taken)
+    return free & firsts(torch.where(free, mistakes.meant, -1 - torch.arange(len(free))))
+
+
+def _is(kinds: torch.Tensor, kind: Kind) -> torch.Tensor:
+    return kinds == KINDS.index(kind)
+
+
+def _map_50(truths: Sequence[Truth], found: Sequence[Found], classes: int) -> float:
+    seen = [area(curve) for curve in curves(truths, found, classes) if curve.truths]
+    return sum(seen) / len(seen) if seen else 0.0
