@@ -13,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from stages.boxes.geometry import Found
 from stages.metrics.boxes import COCO_NAMES, FLOOR, MOST, Truth, area, coco, curves, eleven, kept, match, scores
+from tests.boxes.drawing import plain_iou
 from tests.metrics.scenes import FAR, SQUARE, found, scene, truth
 
 
@@ -173,11 +174,6 @@ def plain_ap(truths: list[Truth], items: list[Found], label: int) -> tuple[float
     under = sum(w * max(p for r, p in points if r >= level) for w, level in zip(widths, levels, strict=True))
     steps = [max([p for r, p in points if r >= step / 10], default=0.0) for step in range(11)]
     return under, sum(steps) / 11
-
-
-def plain_iou(a: list[float], b: list[float]) -> float:
-    common = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
 @settings(max_examples=60, deadline=None)

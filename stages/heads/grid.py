@@ -1,0 +1,98 @@
+"""`grid`: each cell of a map predicts one box: whether there is one, its centre in the cell, its size and its class."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.ops import box_area, box_convert
+
+from stages.boxes import dense
+from stages.boxes.geometry import Found, firsts
+
+TAKES = "map"
+Knobs = Mapping[str, Any]
+Shape = tuple[int, int, int]
+
+
+class Grid(nn.Module):
+    """(N, C, H, W) to (N, H, W, 5 + classes)."""
+
+    def __init__(self, inputs: int, classes: int, knobs: Knobs) -> None:
+        super().__init__()
+        self.body = nn.Sequential(dense.narrow(inputs, knobs), dense.tower(knobs))
+        self.predict = dense.Predictor(knobs["hidden"], 1, 5 + classes)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        predictions: torch.Tensor = self.predict(self.body(features)).squeeze(3)
+        return predictions
+
+
+def build(shape: Shape, classes: int, knobs: Knobs) -> nn.Module:
+    """A map (N, C, H, W) to (N, H, W, 5 + classes): 1 x 1 to `hidden` channels, `tower_depth` of 3 x 3, 1 x 1."""
+    return Grid(shape[0], classes, knobs)
+
+
+def targets(boxes: torch.Tensor, labels: torch.Tensor, knobs: Knobs, shape: Shape, classes: int) -> torch.Tensor:
+    """(H, W, 6): 1, centre relative to the cell, size relative to the view, class; zeros in cells without a centre.
+
+    Args:
+        boxes: (n, 4) corners in [0, 1] of the view.
+        labels: (n,).
+        knobs: none is used.
+        shape: (C, H, W) of the map.
+        classes: not used.
+    """
+    height, width = shape[1:]
+    codes = torch.zeros(height * width, 4)
+    assigned = _assign(boxes, height, width)
+    cells = (assigned >= 0).nonzero()[:, 0]
+    centre_size = box_convert(boxes[assigned[cells]], "xyxy", "cxcywh")
+    corner = torch.stack([cells % width, cells // width], dim=1)
+    codes[cells, :2] = centre_size[:, :2] * torch.tensor([width, height]) - corner
+    codes[cells, 2:] = centre_size[:, 2:]
+    return dense.target(assigned, codes, labels).reshape(height, width, 6)
+
+
+def loss(outputs: torch.Tensor, targets: torch.Tensor, knobs: Knobs) -> torch.Tensor:
+    """J of `dense.loss`; boxes are compared as coded, or with giou by their corners."""
+    codes = outputs[..., 1:5].sigmoid(), targets[..., 1:5]
+    if knobs["box_loss"] == "giou":
+        codes = corners(codes[0]), corners(codes[1])
+    boxes = codes[0].flatten(1, 2), codes[1].flatten(1, 2)
+    return dense.loss(dense.split(outputs.flatten(1, 2)), targets.flatten(1, 2), boxes, knobs)
+
+
+def decode(outputs: torch.Tensor, knobs: Knobs) -> list[Found]:
+    """The boxes of each image before suppression, corners in [0, 1] of the view."""
+    prediction = dense.split(outputs.flatten(1, 2))
+    boxes = corners(outputs[..., 1:5].sigmoid()).flatten(1, 2)
+    return dense.found(boxes, prediction.object.sigmoid(), prediction.classes)
+
+
+def corners(codes: torch.Tensor) -> torch.Tensor:
+    """Corners (N, H, W, 4) in [0, 1] of the view from codes (N, H, W, 4)."""
+    height, width = codes.shape[1:3]
+    cell = codes.new_tensor([width, height])
+    corner = dense.cell_centres(height, width).to(codes).reshape(height, width, 2) - 0.5 / cell
+    centre = corner + codes[..., :2] / cell
+    half = codes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def unheld(boxes: torch.Tensor, knobs: Knobs, shape: Shape) -> int:
+    """How many of an image's boxes (n, 4) it cannot hold: those whose centre lies in the cell of a larger one's."""
+    return dense.unheld(len(boxes), [_assign(boxes, *shape[1:])])
+
+
+def _assign(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(H * W,) the largest box with its centre in each cell (of equal ones the first), or BACKGROUND."""
+    order = box_area(boxes).argsort(descending=True, stable=True)
+    centre = (boxes[order, :2] + boxes[order, 2:]) / 2
+    column = (centre[:, 0] * width).long().clamp(0, width - 1)
+    row = (centre[:, 1] * height).long().clamp(0, height - 1)
+    cells = row * width + column
+    assigned = torch.full((height * width,), dense.BACKGROUND)
+    first = firsts(cells)
+    assigned[cells[first]] = order[first]
+    return assigned

@@ -1,0 +1,27 @@
+"""Knobs of the heads that predict at many places."""
+
+from typing import Any
+
+KNOBS: dict[str, Any] = {
+    "hidden": 8,
+    "tower_depth": 1,
+    "dropout": 0.0,
+    "box_loss": "smooth_l1",
+    "box_weight": 2.0,
+    "class_weight": 3.0,
+    "object_weight": 0.5,
+    "mining": 0.0,
+    "loss": "cross_entropy",
+    "focal_gamma": 2.0,
+    "focal_alpha": 0.25,
+    "anchor_sizes": [],
+    "anchor_ratios": [0.5, 1.0, 2.0],
+    "anchor_scales": [0.2, 0.5],
+    "anchor_match": 0.5,
+    "anchor_ignore": 0.4,
+    "fusion": True,
+    "towers": "shared",
+    "centreness": False,
+    "centre_radius": 1.5,
+    "level_cells": 4.0,
+}

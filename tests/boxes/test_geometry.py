@@ -1,0 +1,95 @@
+"""Boxes through views, and suppression against a brute-force reference."""
+
+from math import cos, radians, sin
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.boxes.geometry import VISIBLE, Found, clip, firsts, inverse, suppress, through, to_image, to_view
+from stages.features.views import Drawn, affine
+from tests.boxes.drawing import boxes_at_random, plain_iou
+
+
+def view(angle: float = 0.0, flip: bool = False, crop: tuple[int, int, int, int] = (0, 0, 200, 100)) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(affine(Drawn(crop, flip, angle, 1.0, 1.0), 50)))
+
+
+def test_squashing_and_flipping_by_hand() -> None:
+    box = torch.tensor([[20.0, 10.0, 60.0, 100.0]])
+    assert through(box, view()).tolist() == [[5, 5, 15, 50]]
+    assert through(box, view(flip=True)).tolist() == [[35, 5, 45, 50]]
+
+
+@pytest.mark.parametrize("angle", [90.0, 30.0])
+def test_a_rotated_box_becomes_the_bounding_box_of_its_corners(angle: float) -> None:
+    box = torch.tensor([[10.0, 20.0, 30.0, 25.0]])
+    c, s = cos(radians(angle)), sin(radians(angle))
+    turned = [(25 + c * (x - 25) + s * (y - 25), 25 - s * (x - 25) + c * (y - 25)) for x in (10, 30) for y in (20, 25)]
+    expected = [
+        min(x for x, _ in turned),
+        min(y for _, y in turned),
+        max(x for x, _ in turned),
+        max(y for _, y in turned),
+    ]
+    found = through(box, view(angle, crop=(0, 0, 50, 50)))
+    assert found[0].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_box_is_cut_at_the_border_and_dropped_if_little_remains() -> None:
+    assert VISIBLE == 0.3
+    boxes = torch.tensor(
+        [[-6.0, 0.0, 4.0, 10.0], [-7.1, 0.0, 2.9, 10.0], [20.0, 0.0, 30.0, 10.0], [2.0, 12.0, 8.0, 18.0]]
+    )
+    inside, visible = clip(boxes, 20, 20)
+    assert visible.tolist() == [True, False, False, True]  # 40 %, 29 %, none, all
+    assert inside[0].tolist() == [0, 0, 4, 10] and inside[3].tolist() == boxes[3].tolist()
+
+
+@given(st.integers(0, 10_000), st.booleans(), st.sampled_from([0.0, 90.0, 180.0, -90.0]))
+def test_there_and_back_again(seed: int, flip: bool, angle: float) -> None:
+    """Quarter turns keep boxes; any other turn can only make them larger."""
+    generator = torch.Generator().manual_seed(seed)
+    boxes = 100 * boxes_at_random(5, generator)
+    map_ = view(angle, flip, crop=(-10, -20, 150, 150))  # all of the image is in view
+    seen, visible = to_view(boxes, map_, 50)
+    assert visible.all() and ((seen >= 0) & (seen <= 1)).all()
+    torch.testing.assert_close(to_image(seen, map_, 50, 100, 100), boxes, atol=1e-3, rtol=0)
+
+
+@given(st.integers(0, 10_000), st.floats(-45, 45))
+def test_a_turned_box_comes_back_around_itself(seed: int, angle: float) -> None:
+    boxes = 100 * boxes_at_random(5, torch.Generator().manual_seed(seed))
+    map_ = view(angle)
+    back = through(through(boxes, map_), inverse(map_))
+    assert (back[:, :2] <= boxes[:, :2] + 1e-3).all() and (back[:, 2:] >= boxes[:, 2:] - 1e-3).all()
+
+
+def test_no_boxes_pass_through_everything() -> None:
+    none = torch.zeros(0, 4)
+    seen, visible = to_view(none, view(30.0), 50)
+    assert seen.shape == (0, 4) and visible.shape == (0,)
+    assert to_image(none, view(30.0), 50, 9, 9).shape == (0, 4)
+    assert len(suppress(Found(none, torch.zeros(0), torch.zeros(0, dtype=torch.long)), 0.5, 9).boxes) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(0, 30), iou=st.floats(0.1, 0.9), most=st.integers(1, 40))
+def test_suppression_is_the_greedy_one(seed: int, count: int, iou: float, most: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    boxes = 100 * boxes_at_random(count, generator)
+    found = Found(boxes, torch.rand(count, generator=generator), torch.randint(3, (count,), generator=generator))
+    kept: list[int] = []
+    for place in found.scores.argsort(descending=True).tolist():
+        rivals = [other for other in kept if found.labels[other] == found.labels[place]]
+        if all(plain_iou(boxes[place].tolist(), boxes[other].tolist()) <= iou for other in rivals):
+            kept.append(place)
+    assert torch.equal(suppress(found, iou, most).boxes, boxes[kept[:most]])
+
+
+@given(st.lists(st.integers(0, 5)))
+def test_first_occurrences(keys: list[int]) -> None:
+    expected = [key not in keys[:place] for place, key in enumerate(keys)]
+    assert firsts(torch.tensor(keys, dtype=torch.long)).tolist() == expected
