@@ -147,7 +147,7 @@ def assign(boxes: torch.Tensor, places: torch.Tensor, knobs: Knobs) -> torch.Ten
     """
     if not len(boxes):
         return torch.full((len(places),), dense.BACKGROUND)
-    iou = box_iou(box_convert(places, "cxcywh", "xyxy"), boxes)
+    iou: torch.Tensor = box_iou(box_convert(places, "cxcywh", "xyxy"), boxes)
     best, assigned = iou.max(1)
     assigned[best < knobs["anchor_match"]] = dense.IGNORED
     assigned[best < knobs["anchor_ignore"]] = dense.BACKGROUND

@@ -1,4 +1,4 @@
-"""Scores of the largest object's box and class, one of each an image."""
+"""Scores of the largest object's box and class, one of each for every image with an object."""
 
 import torch
 from torch.nn import functional as F
@@ -17,7 +17,7 @@ def box_scores(found: torch.Tensor, truth: torch.Tensor, size: int) -> dict[str,
     """
     centres = (box_convert(boxes, "xyxy", "cxcywh") for boxes in (found, truth))
     return {
-        "mean_iou": float(box_iou(found, truth).diagonal().mean()),
+        "mean_iou": float(_iou(found, truth).mean()),
         "box_smooth_l1": float(F.smooth_l1_loss(*centres)),
         "box_l1_px": float(F.l1_loss(found, truth)) * size,
     }
@@ -39,5 +39,11 @@ def both_scores(
         labels: (N,).
         true_labels: the same.
     """
-    right = (box_iou(boxes, true_boxes).diagonal() >= HIT) & (labels == true_labels)
+    right = (_iou(boxes, true_boxes) >= HIT) & (labels == true_labels)
     return {"correct_at_iou50": float(right.double().mean())}
+
+
+def _iou(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """(N,) the IoU of each pair: as N matrices of one by one, not one of N by N."""
+    pairs: torch.Tensor = box_iou(boxes[:, None], others[:, None])
+    return pairs.flatten()
