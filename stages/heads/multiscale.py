@@ -74,16 +74,12 @@ def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], knobs
 
     Boxes are compared by their distances in cells, or with giou by their corners.
     """
-    truth = torch.cat([target.flatten(1, 2) for target in targets], dim=1)
-    raw = torch.cat([output.flatten(1, 2) for output in outputs], dim=1)
-    prediction, centre = _apart(raw, knobs)
-    codes = F.softplus(prediction.code), truth[..., 1:5]
+    truth = _flat(targets)
+    prediction, centre = _apart(_flat(outputs), knobs)
+    distances = [F.softplus(output[..., 1:5]) for output in outputs], [target[..., 1:5] for target in targets]
     if knobs["box_loss"] == "giou":
-        codes = (
-            _all_corners([F.softplus(each[..., 1:5]) for each in outputs]),
-            _all_corners([target[..., 1:5] for target in targets]),
-        )
-    total = dense.loss(prediction, truth, codes, knobs)
+        distances = [corners(each) for each in distances[0]], [corners(each) for each in distances[1]]
+    total = dense.loss(prediction, truth, (_flat(distances[0]), _flat(distances[1])), knobs)
     if knobs["centreness"]:
         objects = truth[..., 0] > 0
         quality = centreness(truth[..., 1:5][objects])
@@ -93,8 +89,8 @@ def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], knobs
 
 def decode(outputs: Sequence[torch.Tensor], knobs: Knobs) -> list[Found]:
     """The boxes of each image before suppression, corners in [0, 1] of the view; centreness lowers their scores."""
-    prediction, centre = _apart(torch.cat([output.flatten(1, 2) for output in outputs], dim=1), knobs)
-    boxes = _all_corners([F.softplus(output[..., 1:5]) for output in outputs])
+    prediction, centre = _apart(_flat(outputs), knobs)
+    boxes = _flat([corners(F.softplus(output[..., 1:5])) for output in outputs])
     sure = prediction.object.sigmoid()
     if knobs["centreness"]:
         sure = (sure * centre.sigmoid()).sqrt()
@@ -113,6 +109,8 @@ def assign(boxes: torch.Tensor, knobs: Knobs, shape: Shapes) -> list[torch.Tenso
     it takes the points inside it that are less than `centre_radius` cells from its centre, in x and in y; a point in
     several boxes takes the smallest.
     """
+    if not len(boxes):
+        return [torch.full((height * width,), dense.BACKGROUND) for _, height, width in shape]
     levels = _levels(boxes, knobs["level_cells"], shape)
     area = box_area(boxes)
     found = []
@@ -121,9 +119,6 @@ def assign(boxes: torch.Tensor, knobs: Knobs, shape: Shapes) -> list[torch.Tenso
         inside = ((points > boxes[:, :2]) & (points < boxes[:, 2:])).all(2)
         away = (points - (boxes[:, :2] + boxes[:, 2:]) / 2).abs() * torch.tensor([width, height])
         fits = inside & (away < knobs["centre_radius"]).all(2) & (levels == level)
-        if not len(boxes):
-            found.append(torch.full((height * width,), dense.BACKGROUND))
-            continue
         smallest, which = torch.where(fits, area, torch.inf).min(1)
         found.append(torch.where(smallest.isfinite(), which, dense.BACKGROUND))
     return found
@@ -156,8 +151,9 @@ def _distances(boxes: torch.Tensor, height: int, width: int, where: torch.Tensor
     return torch.cat([(points - boxes[:, :2]) * cells, (boxes[:, 2:] - points) * cells], dim=1)
 
 
-def _all_corners(distances: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([corners(each).flatten(1, 2) for each in distances], dim=1)
+def _flat(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """All places of all maps, (N, P, …), from (N, H, W, …) each."""
+    return torch.cat([each.flatten(1, 2) for each in maps], dim=1)
 
 
 def _apart(raw: torch.Tensor, knobs: Knobs) -> tuple[dense.Prediction, torch.Tensor]:

@@ -183,8 +183,9 @@ def _silent(*_: object) -> None:
 def _inside(boxes: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
     """(boxes, regions): the share of each box that lies in each region."""
     boxes, regions = boxes.double(), regions.double()
-    corners = torch.maximum(boxes[:, None, :2], regions[None, :, :2]), torch.minimum(boxes[:, None, 2:], regions[:, 2:])
-    common = (corners[1] - corners[0]).clamp(min=0).prod(2)
+    left_top = torch.maximum(boxes[:, None, :2], regions[:, :2])
+    right_bottom = torch.minimum(boxes[:, None, 2:], regions[:, 2:])
+    common = (right_bottom - left_top).clamp(min=0).prod(2)
     areas: torch.Tensor = box_area(boxes)
     return common / areas[:, None].clamp(min=torch.finfo(torch.float64).tiny)
 
