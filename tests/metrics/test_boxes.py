@@ -57,6 +57,12 @@ def test_what_lies_in_a_crowd_by_half_counts_neither_way() -> None:
     assert verdicts(truth([[0.0, 0.0, 100.0, 100.0]], crowd=(0,)), found([SQUARE], [0.9], [1])) == "F"
 
 
+def test_a_crowd_is_never_hit_itself() -> None:
+    crowd_and_object = truth([SQUARE, [0.0, 0.0, 10.0, 8.0]], crowd=(0,))
+    assert verdicts(truth([SQUARE, FAR], crowd=(0,)), found([SQUARE], [0.9])) == "-"
+    assert match(crowd_and_object, found([SQUARE], [0.9])).truth.tolist() == [1]  # though it fits the crowd better
+
+
 def test_average_precision_by_hand() -> None:
     """Three objects; hit, false, hit, false: precision 1, 1/2, 2/3, 1/2 at recall 1/3, 1/3, 2/3, 2/3."""
     objects = truth([SQUARE, FAR, [100.0, 0.0, 110.0, 10.0]])
