@@ -32,10 +32,12 @@ from stages.datasets import (
 from stages.datasets.base import Block, Source
 from stages.datasets.images import has_source
 from stages.errors import UserError, nearest
-from stages.heads import TAKES, those_for
+from stages.heads import BOXES, SOLVED, TAKES, those_for
 
 MAX_BYTES = 1 << 20
 Fraction = Annotated[float, Field(ge=0, le=1)]
+WANTED = {"vector": "a vector", "map": "a map", "pyramid": "maps at several strides"}
+GIVEN = {"vector": "a vector an image", "map": "one map", "pyramid": "several maps"}
 Place = Annotated[str, AfterValidator(names.named)]  # of a cut or a tap; whether a network has it, only torch can tell
 
 
@@ -99,10 +101,44 @@ class LrSweep(Block):
         return self
 
 
+class Boxes(Block):
+    """What heads for boxes are made of; stages/heads tells what each means."""
+
+    predict: Literal["both", "class", "box"]
+    pool: Literal["none", "avg"]
+    largest_hidden: Annotated[int, Field(ge=0)]
+    box_sigmoid: bool
+    box_loss: Literal["smooth_l1", "l1", "mse", "giou"]
+    box_weight: Annotated[float, Field(ge=0)]
+    class_weight: Annotated[float, Field(ge=0)]
+    object_weight: Annotated[float, Field(ge=0)]
+    tower_depth: Annotated[int, Field(ge=0, le=8)]
+    mining: Annotated[float, Field(ge=0)]
+    focal_alpha: Annotated[float, Field(le=1)]
+    anchor_count: Annotated[int, Field(ge=0, le=32)]
+    anchor_sizes: list[tuple[Fraction, Fraction]]
+    anchor_scales: list[Fraction]
+    anchor_ratios: list[Annotated[float, Field(gt=0)]]
+    anchor_match: Fraction
+    anchor_ignore: Fraction
+    fusion: bool
+    towers: Literal["shared", "separate"]
+    centreness: bool
+    centre_radius: Annotated[float, Field(gt=0)]
+    level_cells: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _ignored_below_matched(self) -> "Boxes":
+        if self.anchor_ignore > self.anchor_match:
+            raise ValueError("anchor_ignore must not be above anchor_match")
+        return self
+
+
 class Decide(Block):
     """What turns scores into decisions: read by evaluate alone."""
 
     confidence: Fraction
+    nms_iou: Fraction
     tta: bool
 
 
@@ -166,7 +202,8 @@ class Params(Block):
     plateau_patience: Annotated[int, Field(ge=0)]
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
-    monitor: Literal["val_loss", "val_accuracy"]
+    monitor: Literal["val_loss", "val_accuracy", "val_map_50"]
+    refit: Literal["none", "trainval"]
     early_stopping_patience: Annotated[int, Field(ge=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     standardize: bool
@@ -177,6 +214,7 @@ class Params(Block):
     split: Split
     augment: Augment
     extract: Extract
+    boxes: Boxes
     lr_sweep: LrSweep
     decide: Decide
     bad_images: BadImages
@@ -315,11 +353,22 @@ def _check_across(params: Params, path: str) -> None:
 def _check_head(params: Params, path: str) -> None:
     if params.head not in TAKES:
         raise UserError(f"{path}: `head` {params.head!r} is unknown; {nearest(params.head, list(TAKES))}")
-    if TAKES[params.head] == "map" and params.cut == "pooled":
+    takes, place = TAKES[params.head], params.cut if params.tap == "same" else params.tap
+    has = "vector" if place == "pooled" else "pyramid" if place == "pyramid" else None  # of others only torch can tell
+    if (takes == "map" and has) or (has == "pyramid") != (takes == "pyramid"):
+        fitting = ", ".join(those_for(has or "map"))
         raise UserError(
-            f"{path}: `head` {params.head} takes a map, and `cut` pooled keeps a vector an image: take cut=map, or a "
-            f"head for vectors ({', '.join(those_for('vector'))})."
+            f"{path}: `head` {params.head} takes {WANTED[takes]}, and `cut` {place} keeps {GIVEN[has or 'map']}: take "
+            f"cut={'pooled' if takes == 'vector' else takes}, or a head for that ({fitting})."
         )
+    if params.monitor == "val_map_50" and params.head not in BOXES:
+        raise UserError(f"{path}: `monitor` val_map_50 is of heads for boxes, found {params.head}.")
+    if params.monitor == "val_accuracy" and params.head in BOXES[1:]:
+        raise UserError(f"{path}: `monitor` val_accuracy is of heads for one class an image, found {params.head}.")
+    if params.refit != "none" and (params.head in SOLVED or params.phases):
+        raise UserError(f"{path}: `refit` is for heads that train in epochs, without phases: set refit=none.")
+    if params.seeds > 1 and params.head in BOXES:
+        raise UserError(f"{path}: `seeds` is for heads that name the class of an image so far: set seeds=1.")
 
 
 def _check_root(params: Params) -> None:

@@ -3,21 +3,25 @@
 import shutil
 from importlib import import_module
 
+import torch
+
 from stages import paths
 from stages.backbones.device import pick_device
 from stages.errors import UserError
 from stages.features.h5 import INPUT
-from stages.heads import ridge
+from stages.heads import BOXES, SOLVED, ridge
 from stages.params import Params
 from stages.stage import run
-from stages.training import data, fitted, history
+from stages.training import data, fitted, history, loop
+from stages.training.data import Data
+from stages.training.fitted import Fitted
 
 KNOBS = (  # what the head depends on, kept with it
     "dataset", "backbone", "weights", "cut", "tap", "image_size", "resize", "views", "head", "hidden", "dropout",
     "lr", "lr_backbone", "layer_decay", "freeze_batchnorm", "phases", "optimizer", "weight_decay", "momentum",
     "clip_grad", "loss", "focal_gamma", "class_weights", "schedule", "warmup", "step_size", "step_factor", "cycle_len",
-    "cycle_mult", "plateau_factor", "plateau_patience", "epochs", "batch_size", "monitor", "early_stopping_patience",
-    "label_smoothing", "standardize", "precision", "seed", "seeds",
+    "cycle_mult", "plateau_factor", "plateau_patience", "epochs", "batch_size", "monitor", "refit",
+    "early_stopping_patience", "label_smoothing", "standardize", "precision", "seed", "seeds",
 )  # fmt: skip
 
 
@@ -27,13 +31,18 @@ def main(params: Params) -> dict[str, object]:
     train, val = found.parts["train"], found.parts["val"]
     if not len(train.y) or not len(val.y):
         raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
-    fit, device = import_module(f"stages.heads.{params.head}").fit, pick_device(params.device)
+    device = pick_device(params.device)
     head, *others = [fit(found, with_seed(params, number), device) for number in range(params.seeds)]
-    kept_knobs = {*KNOBS, "augment"} if params.cut == INPUT else set(KNOBS)  # of pixels, training draws the views
-    common = {"classes": found.classes, "shape": found.shape, "tap": params.tap, "features": found.provenance}
-    baseline = head if params.head == "ridge" else ridge.fit(found, params, device)
-    kept = [(paths.HEAD, params.head, head), (paths.HEAD / "ridge", "ridge", baseline)]
+    kept = [(paths.HEAD, params.head, head)]
+    if params.refit == "trainval":
+        kept = [(paths.HEAD, params.head, loop.refit(params.head, found, params, device, head.best_epoch))]
+        kept += [(paths.HEAD / "chosen", params.head, head)]
     kept += [(paths.HEAD / f"seed-{number}", params.head, other) for number, other in enumerate(others, 1)]
+    if params.head not in BOXES:
+        kept += [(paths.HEAD / "ridge", "ridge", head if params.head == "ridge" else ridge.fit(found, params, device))]
+    kept_knobs = {*KNOBS, "augment"} if params.cut == INPUT else set(KNOBS)  # of pixels, training draws the views
+    kept_knobs |= {"boxes"} if params.head in BOXES else set()
+    common = {"classes": found.classes, "shape": found.shape, "tap": params.tap, "features": found.provenance}
     shutil.rmtree(paths.HEAD, ignore_errors=True)  # heads of more seeds than now
     for folder, name, result in kept:
         fitted.store(
@@ -45,7 +54,17 @@ def main(params: Params) -> dict[str, object]:
         )
     history.write(paths.PLOTS / "history.csv", head.history)
     best = head.history[head.best_epoch - 1]
-    return {"train images": len(train.y), "epochs": len(head.history), "val accuracy": round(best.val_accuracy, 4)}
+    scores = {"val accuracy": best.val_accuracy, "val map_50": best.val_map_50, "val loss": best.val_loss}
+    said = {name: round(score, 4) for name, score in scores.items() if score is not None}
+    return {"train images": len(train.y), "epochs": len(head.history), **said}
+
+
+def fit(found: Data, params: Params, device: torch.device) -> Fitted:
+    """Solves or trains the head that params name."""
+    if params.head in SOLVED:
+        solved: Fitted = import_module(f"stages.heads.{params.head}").fit(found, params, device)
+        return solved
+    return loop.fit(params.head, found, params, device)
 
 
 def with_seed(params: Params, number: int) -> Params:

@@ -34,7 +34,7 @@ FROM_SPLIT = {"split", *FROM_HEAD}
 FROM_INDEX = {"index", "split", *FROM_EXTRACT}
 FROM_EVALUATE = {"evaluate", "report"}
 NOTHING: set[str] = set()
-AUGMENT = {"extract", "lr_sweep", "train"}  # with one view of each image nothing comes out otherwise
+AUGMENT = {"extract", "boxes", "lr_sweep", "train"}  # with one view of each image nothing comes out otherwise
 
 # knob -> value (or several knobs that must change together), and the stages that run beside `check`, which looks at
 # params.yaml after every change. The order matters: each run starts where the last one ended.
@@ -210,7 +210,7 @@ def turned(project: Project, knob: str) -> dict[str, object]:
 
 
 def test_the_table_names_every_knob() -> None:
-    blocks = {"split", "augment", "extract", "lr_sweep", "decide", "bad_images", "datasets"}
+    blocks = {"split", "augment", "extract", "boxes", "lr_sweep", "decide", "bad_images", "datasets"}
     wanted = set(Params.model_fields) - blocks
     for block in blocks - {"datasets"}:
         wanted |= {f"{block}.{name}" for name in Params.model_fields[block].annotation.model_fields}  # type: ignore[union-attr]

@@ -13,7 +13,7 @@ from stages import recipe
 from stages.errors import UserError
 from stages.params import Params, load
 
-BLOCKS = ("split", "augment", "extract", "lr_sweep", "decide", "bad_images", "datasets")
+BLOCKS = ("split", "augment", "extract", "boxes", "lr_sweep", "decide", "bad_images", "datasets")
 
 
 def values(name: str) -> dict[str, Any]:

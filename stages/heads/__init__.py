@@ -1,16 +1,30 @@
 """One module a head.
 
-A head has `build(shape, classes, knobs)`, its layers from features of one image's `shape` to logits, and
-`fit(data, params, device)`, which trains or solves it. What it takes stands here, where no torch is imported.
+A head has `build(shape, classes, knobs)`: its layers, from features of the `shape` that one image has to logits. One
+that is solved at once has `fit(data, params, device)` too. One for boxes has
+
+- `targets(boxes, labels, knobs, shape, classes)`: what it should give for one view;
+- `loss(outputs, targets, knobs)`: the mean over a batch;
+- `decode(outputs, knobs)`: what it found in each view of a batch, before suppression;
+- `unheld(boxes, knobs, shape)`: how many objects it cannot hold;
+- `classified(outputs, targets, knobs)`, where it names one class an image: how many are right.
+
+What a head takes stands here, where no torch is imported.
 """
 
-TAKES = {  # head -> a vector an image (maps are averaged over positions for it), or a map (C, H, W)
+# head -> a vector an image (maps are averaged over positions for it), a map (C, H, W), or maps at several strides
+TAKES = {
     "linear": "vector",
     "mlp": "vector",
     "ridge": "vector",
     "knn": "vector",
     "squeezenet": "map",
+    "largest": "map",
+    "grid": "map",
+    "anchors": "map",
+    "multiscale": "pyramid",
 }
+BOXES = ("largest", "grid", "anchors", "multiscale")  # find objects; the others name the class of an image
 SOLVED = ("ridge", "knn")  # at once: no epochs, no learning rate
 
 

@@ -14,7 +14,6 @@ from stages.boxes import dense
 from stages.boxes.geometry import Found
 from stages.errors import UserError
 
-TAKES = "map"
 MOST_GROWTH = 4.0  # e to the power of it is the most that a box outgrows its anchor: wild weights stay finite
 CLUSTER_STEPS = 100
 Knobs = Mapping[str, Any]

@@ -10,7 +10,6 @@ from torchvision.ops import box_area, box_convert
 from stages.boxes import dense
 from stages.boxes.geometry import Found, firsts
 
-TAKES = "map"
 Knobs = Mapping[str, Any]
 Shape = tuple[int, int, int]
 

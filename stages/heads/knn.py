@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from stages.params import Params
 from stages.training.data import Data
-from stages.training.fitted import Fitted, assemble, embed, knobs
+from stages.training.fitted import Fitted, Standardize, assemble, embed, knobs
 from stages.training.history import Epoch
-from stages.training.loop import judge
 from stages.training.rest import build as build_rest
+from stages.training.tasks import Labels
 
 TEMPERATURE = 0.07
 NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100, 200)
@@ -65,17 +65,16 @@ def fit(data: Data, params: Params, device: torch.device) -> Fitted:
     shaped = knobs(params, data, device) | {"rows": images * views, "k": 1}
     rest = build_rest(data.provenance, params.tap, params.weights)
     module = assemble("knn", data.shape, len(data.classes), shaped, rest).to(device)
-    vectors = embed(module, train)
-    module.standardize.fit([vectors.flatten(0, 1)])
-    neighbours = module.head
-    assert isinstance(neighbours, Neighbours)
-    neighbours.vectors.copy_(F.normalize(module.standardize(vectors.flatten(0, 1))))
+    vectors, neighbours, standardize = embed(module, train).flatten(0, 1), module.head, module.standardize
+    assert isinstance(neighbours, Neighbours) and isinstance(standardize, Standardize)
+    standardize.fit([vectors])
+    neighbours.vectors.copy_(F.normalize(standardize(vectors)))
     neighbours.labels.copy_(train.y.repeat_interleave(views))
-    found = []
+    judge, found = Labels(params, None).judge, []
     for neighbours.k in [k for k in NEIGHBOURS if k <= images * views]:
-        loss, accuracy = judge(module, val)
-        found.append((-accuracy, loss, neighbours.k))
-    val_accuracy, val_loss, neighbours.k = min(found)
-    train_loss, train_accuracy = judge(module, train)
-    history = [Epoch(1, 1, None, train_loss, val_loss, train_accuracy, -val_accuracy)]
+        judged = judge(module, val)
+        found.append((-(judged.accuracy or 0.0), judged.loss, neighbours.k))
+    accuracy, loss, neighbours.k = min(found)
+    trained = judge(module, train)
+    history = [Epoch(1, 1, None, trained.loss, loss, trained.accuracy, -accuracy)]
     return Fitted(module.eval(), history, 1, {"k": neighbours.k}, shaped | {"k": neighbours.k})

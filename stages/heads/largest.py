@@ -13,7 +13,6 @@ from torchvision.ops import box_area, box_convert
 from stages.boxes.geometry import Found
 from stages.boxes.losses import box_loss, class_loss
 
-TAKES = "map"
 Knobs = Mapping[str, Any]
 
 
@@ -84,6 +83,14 @@ def decode(outputs: torch.Tensor, knobs: Knobs) -> list[Found]:
         logits = outputs.new_zeros(len(outputs), 1)
     scores, labels = logits.softmax(1).max(1)
     return [Found(boxes[[place]], scores[[place]], labels[[place]]) for place in range(len(outputs))]
+
+
+def classified(outputs: torch.Tensor, targets: torch.Tensor, knobs: Knobs) -> torch.Tensor | None:
+    """How many images with an object have their class right; None where no class is predicted."""
+    if knobs["predict"] == "box":
+        return None
+    there = targets[:, 0] > 0
+    return (_apart(outputs, knobs)[1].argmax(1) == targets[:, 5])[there].sum()
 
 
 def unheld(boxes: torch.Tensor, knobs: Knobs, shape: tuple[int, int, int]) -> int:

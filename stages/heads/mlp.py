@@ -6,13 +6,7 @@ With VGG-16's 4,096 inputs, hidden 256, dropout 0.4 and 100 classes it is the pu
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
-
-from stages.params import Params
-from stages.training import loop
-from stages.training.data import Data
-from stages.training.fitted import Fitted
 
 
 def build(shape: Sequence[int], classes: int, knobs: Mapping[str, Any]) -> nn.Module:
@@ -21,8 +15,3 @@ def build(shape: Sequence[int], classes: int, knobs: Mapping[str, Any]) -> nn.Mo
     return nn.Sequential(
         nn.Linear(shape[0], hidden), nn.ReLU(), nn.Dropout(knobs["dropout"]), nn.Linear(hidden, classes)
     )
-
-
-def fit(data: Data, params: Params, device: torch.device) -> Fitted:
-    """Trains it."""
-    return loop.fit("mlp", data, params, device)

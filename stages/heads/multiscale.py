@@ -14,7 +14,6 @@ from torchvision.ops import box_area
 from stages.boxes import dense
 from stages.boxes.geometry import Found
 
-TAKES = "pyramid"
 Knobs = Mapping[str, Any]
 Shapes = Sequence[tuple[int, int, int]]
 

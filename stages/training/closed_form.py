@@ -5,10 +5,10 @@ from torch.nn import functional as F
 
 from stages.params import Params
 from stages.training.data import Data
-from stages.training.fitted import Fitted, assemble, embed, knobs
+from stages.training.fitted import Fitted, Standardize, assemble, embed, knobs
 from stages.training.history import Epoch
-from stages.training.loop import judge
 from stages.training.rest import build
+from stages.training.tasks import Labels
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # λ, as a multiple of the number of rows
 SCALES = tuple(10 ** (step / 20) for step in range(61))  # 1 to 1,000: what turns regression values into logits
@@ -28,12 +28,13 @@ def fit(data: Data, params: Params, device: torch.device) -> Fitted:
     rest = build(data.provenance, params.tap, params.weights)
     module = assemble("ridge", data.shape, len(data.classes), shaped, rest).to(device)
     standardize, linear = module.standardize, module.head
-    assert isinstance(linear, torch.nn.Linear)
+    assert isinstance(linear, torch.nn.Linear) and isinstance(standardize, Standardize)
     vectors, labels = embed(module, train).flatten(0, 1), train.y.repeat_interleave(train.x.shape[1])
     x = standardize.fit([vectors])(vectors).double()
     unseen = standardize(embed(module, val)[:, 0]).double()
     frequencies = torch.bincount(labels, minlength=len(data.classes)).double() / len(labels)
     y = F.one_hot(labels, len(data.classes)).double() - frequencies
+    judge = Labels(params, None).judge
     found: list[tuple[float, float, float, float]] = []
     states: list[dict[str, torch.Tensor]] = []
     for strength, weights in zip(STRENGTHS, _solve(x, y), strict=True):
@@ -41,14 +42,13 @@ def fit(data: Data, params: Params, device: torch.device) -> Fitted:
         with torch.no_grad():
             linear.weight.copy_((scale * weights.T).float())
             linear.bias.copy_((scale * frequencies).float())
-        found.append((-judge(module, val)[1], loss, strength, scale))
+        found.append((-(judge(module, val).accuracy or 0.0), loss, strength, scale))
         states.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
     best = min(range(len(found)), key=found.__getitem__)
     module.load_state_dict(states[best])
     module.requires_grad_(False)
-    train_loss, train_accuracy = judge(module, train)
-    val_loss, val_accuracy = judge(module, val)
-    history = [Epoch(1, 1, None, train_loss, val_loss, train_accuracy, val_accuracy)]
+    trained, judged = judge(module, train), judge(module, val)
+    history = [Epoch(1, 1, None, trained.loss, judged.loss, trained.accuracy, judged.accuracy)]
     module.eval()
     return Fitted(module, history, 1, {"strength": found[best][2], "scale": found[best][3]}, shaped)
 

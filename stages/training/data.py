@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,14 @@ import torch
 from stages import paths
 from stages.backbones import names
 from stages.datasets import listing, parts
+from stages.datasets.listing import Row
 from stages.errors import UserError
 from stages.features import h5
 from stages.features.pipeline import Preprocessing
-from stages.heads import TAKES
+from stages.heads import BOXES, TAKES
 from stages.params import Augment, Params
-from stages.training import pixels
+from stages.training import pixels, scenes
+from stages.training.scenes import Scenes
 
 BATCH = 256  # images that are judged at a time
 BLOCK = 512  # views read at a time: a block of float16 maps in float32 stays small
@@ -37,6 +39,23 @@ class Pixels:
     how: Preprocessing
     augment: Augment
 
+    def evaluation(self, x: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """(n, 3, S, S) of kept images (n, 3, H, W) at these positions."""
+        return pixels.evaluation(x, self.sizes[images], self.how)
+
+    def training(self, x: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, drawn anew, and the maps (n, 2, 3) from pixels of what is kept to pixels of the view."""
+        drawn = pixels.draw(self.sizes[images], self.augment, torch.default_generator)
+        return pixels.view(x, self.sizes[images], drawn, self.how.crop), drawn.affine(self.how.crop)
+
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
+        """The maps (n, 2, 3) of evaluation views."""
+        return pixels.centred(self.sizes[images], self.how).affine(self.how.crop)
+
+    def join(self, other: "Pixels") -> "Pixels":
+        """These, then those of another part."""
+        return replace(self, sizes=torch.cat([self.sizes, other.sizes]))
+
 
 @dataclass(frozen=True)
 class Part:
@@ -48,39 +67,71 @@ class Part:
         y: (N,) int64, positions in the list of classes; where it lies, batches go.
         rows: (N,) positions in the index.
         pixels: how images are looked at; None for features.
+        scenes: the objects in the images; None where no head asks for them.
     """
 
     x: torch.Tensor
     y: torch.Tensor
     rows: list[int]
     pixels: Pixels | None = None
+    scenes: Scenes | None = None
 
     @property
     def evaluation(self) -> torch.Tensor:
         """(N, …) float32, the evaluation view of each image."""
         return self.x[:, 0].float()
 
-    def batch(self, images: torch.Tensor, views: torch.Tensor | int = 0, *, training: bool = False) -> torch.Tensor:
-        """Float32 features (n, …) of some images, each in its view; of pixels a view (n, 3, S, S), 0 to 255.
+    @property
+    def with_objects(self) -> int:
+        """How many images have an object that counts."""
+        assert self.scenes is not None
+        return sum(bool((~(truth.ignored | truth.crowd)).any()) for truth in self.scenes.truths)
 
-        In training a view of pixels is drawn anew, else it is the evaluation view.
+    def batch(self, images: torch.Tensor, views: torch.Tensor | int = 0) -> torch.Tensor:
+        """Float32 features (n, …) of some images, each in its view; of pixels their evaluation views, 0 to 255."""
+        x = self._rows(images, views)
+        return x.float() if self.pixels is None else self.pixels.evaluation(x, images)
+
+    def drawn(self, images: torch.Tensor, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What training sees of some images, and where there are scenes, the map (n, 2, 3) from image to view.
+
+        A view of features is one of those that were kept; a view of pixels is drawn anew.
         """
-        x = self.x[images.to(self.x.device), views].to(self.y.device)
         if self.pixels is None:
-            return x.float()
-        sizes, how = self.pixels.sizes[images], self.pixels.how
-        if training:
-            return pixels.augmented(x, sizes, self.pixels.augment, how.crop, torch.default_generator)
-        return pixels.evaluation(x, sizes, how)
+            return self.batch(images, views), self.maps(images, views)
+        x, maps = self.pixels.training(self._rows(images, views), images)
+        return x, None if self.scenes is None else composed(maps, self.scenes.affine[images, 0])
+
+    def maps(self, images: torch.Tensor, views: torch.Tensor | int = 0) -> torch.Tensor | None:
+        """(n, 2, 3) from pixels of the image to pixels of what `batch` gives; None where there are no scenes."""
+        if self.scenes is None:
+            return None
+        affine = self.scenes.affine[images, views]
+        return affine if self.pixels is None else composed(self.pixels.maps(images), affine)
+
+    def places(self) -> tuple[torch.Tensor, ...]:
+        """The positions of all images, some at a time."""
+        found: tuple[torch.Tensor, ...] = torch.arange(len(self.y)).split(BATCH)  # type: ignore[no-untyped-call]
+        return found
 
     def batches(self, view: int = 0) -> Iterator[torch.Tensor]:
         """Float32 features of one view of every image, in order, some at a time."""
-        for images in torch.arange(len(self.y)).split(BATCH):  # type: ignore[no-untyped-call]
+        for images in self.places():
             yield self.batch(images, view)
+
+    def join(self, other: "Part") -> "Part":
+        """These images, then those of another part."""
+        pixels = self.pixels and other.pixels and self.pixels.join(other.pixels)
+        scenes = self.scenes and other.scenes and self.scenes.join(other.scenes)
+        x = torch.cat([self.x, other.x])
+        return Part(x, torch.cat([self.y, other.y]), self.rows + other.rows, pixels, scenes)
 
     def to(self, device: torch.device) -> "Part":
         """The part on a device; maps stay where they are and follow batch by batch."""
         return replace(self, x=self.x.to(device) if self.x.ndim == 3 else self.x, y=self.y.to(device))
+
+    def _rows(self, images: torch.Tensor, views: torch.Tensor | int) -> torch.Tensor:
+        return self.x[images.to(self.x.device), views].to(self.y.device)
 
 
 @dataclass(frozen=True)
@@ -91,16 +142,20 @@ class Data:
         parts: train, val and test.
         provenance: of the features.
         identity: a digest of which images, labels and parts these are.
+        levels: the shapes of a pyramid's maps, whose numbers stand one after the other in the features.
     """
 
     classes: list[str]
     parts: dict[str, Part]
     provenance: dict[str, Any]
     identity: str = ""
+    levels: tuple[tuple[int, ...], ...] = ()
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the features of one image: (D,), (C, H, W) or (T, C); of pixels (3, S, S)."""
+    def shape(self) -> tuple[Any, ...]:
+        """Of the features of one image: (D,), (C, H, W) or (T, C); of pixels (3, S, S); of a pyramid each map."""
+        if self.levels:
+            return self.levels
         if found := self.parts["train"].pixels:
             return 3, found.how.crop, found.how.crop
         return tuple(self.parts["train"].x.shape[2:])
@@ -119,19 +174,38 @@ def load(params: Params) -> Data:
     if features.sha256 != [row.sha256 for row in rows]:
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
     split = parts.read(params.dataset)
-    classes = sorted({row.label for row in rows})
+    boxes = params.head in BOXES
+    if boxes and not any(row.objects for row in rows):
+        raise UserError(f"`head`: {params.head} finds objects, and dataset {params.dataset} has no boxes.")
+    named = [{box.label for box in row.objects} if boxes else {row.label} for row in rows]
+    classes = sorted(set().union(*named) - {""})
     number = {label: place for place, label in enumerate(classes)}
     place_of = {row.sha256: place for place, row in enumerate(rows)}
-    layer = features.layers[params.cut]
-    if layer.ndim == 3 or (TAKES[params.head] == "vector" and params.tap == "same" and params.cut != h5.INPUT):
-        layer = _vectors(layer)
+    layer, levels = _layer(features, params)
     made = {}
     for name, images in split.items():
-        places = [place for image in images if features.ok[place := place_of[image]]]
-        labels = torch.tensor([number[rows[place].label] for place in places], dtype=torch.long)
-        made[name] = Part(torch.from_numpy(layer[places]), labels, places, _pixels(features, places, params))
-    labelled = [[(rows[place].sha256, rows[place].label) for place in part.rows] for part in made.values()]
-    return Data(classes, made, features.provenance, hashlib.sha256(json.dumps(labelled).encode()).hexdigest())
+        places = [place for image in images if features.ok[place := place_of[image]] and (boxes or rows[place].label)]
+        labels = torch.tensor([0 if boxes else number[rows[place].label] for place in places], dtype=torch.long)
+        found = None
+        if boxes:
+            affine = torch.from_numpy(np.array(features.members["views"])[places])
+            found = scenes.of([rows[place] for place in places], classes, affine, features.provenance["image_size"])
+        x = torch.from_numpy(layer[places])
+        made[name] = Part(x, labels, places, _pixels(features, places, params), found)
+    labelled = [[_said(rows[place]) for place in part.rows] for part in made.values()]
+    identity = hashlib.sha256(json.dumps(labelled).encode()).hexdigest()
+    return Data(classes, made, features.provenance, identity, levels)
+
+
+def composed(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """Affine maps (n, 2, 3) one after the other."""
+    turn = second[:, :, :2] @ first[:, :, :2]
+    return torch.cat([turn, second[:, :, :2] @ first[:, :, 2:] + second[:, :, 2:]], 2)
+
+
+def _said(row: Row) -> list[Any]:
+    """What a head may learn of an image."""
+    return [row.sha256, row.label, [asdict(box) for box in row.objects]]
 
 
 def check_provenance(found: Mapping[str, Any], params: Params, path: str) -> None:
@@ -170,6 +244,17 @@ def _pixels(features: h5.Features, places: list[int], params: Params) -> Pixels 
         return None
     how = Preprocessing.parse(features.provenance["preprocessing"])
     return Pixels(torch.from_numpy(features.sizes[places]), how, params.augment)
+
+
+def _layer(features: h5.Features, params: Params) -> tuple[h5.Array, tuple[tuple[int, ...], ...]]:
+    """The features as a head takes them, and the shapes of a pyramid's maps, the finest first."""
+    if params.cut == "pyramid":
+        found = sorted(features.layers.values(), key=lambda layer: -layer.shape[-1])
+        joined = np.concatenate([layer.reshape(*layer.shape[:2], -1) for layer in found], 2)
+        return joined, tuple(layer.shape[2:] for layer in found)
+    layer = features.layers[params.cut]
+    wants_vectors = TAKES[params.head] == "vector" and params.tap == "same" and params.cut != h5.INPUT
+    return _vectors(layer) if layer.ndim == 3 or wants_vectors else layer, ()
 
 
 def _vectors(layer: h5.Array) -> h5.Array:

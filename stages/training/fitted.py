@@ -1,9 +1,10 @@
 """A trained head: a module from features as they are cached to logits, and how it came about."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from torch import nn
 from stages.backbones.device import training_precision
 from stages.errors import UserError
 from stages.features import io
-from stages.heads import TAKES, those_for
+from stages.heads import BOXES, TAKES, those_for
+from stages.heads.anchors import cluster
 from stages.params import Params
 from stages.training.data import Data, Part
 from stages.training.history import Epoch
 from stages.training.rest import Rest, build
 
+NAMES = {"vector": "a vector", "map": "a map (C, H, W)", "pyramid": "maps at several strides"}
 SMALLEST = 1e-6  # a deviation: features that are all the same are left alone
 
 
@@ -57,41 +60,79 @@ class Standardize(nn.Module):
         return self
 
 
+class StandardizeLevels(nn.ModuleList):
+    """Standardisation of several maps, each by itself."""
+
+    def forward(self, levels: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        return tuple(one(level) for one, level in zip(self, levels, strict=True))
+
+
 class Whole(nn.Module):
     """All that lies between the cached features and the logits: the rest, standardisation, the head's own layers.
 
     Attributes:
         rest: of the backbone, from the cut to the tap; None where the head sits on the features.
+        shape: of what the head takes of one image.
         takes: what the head takes; maps are averaged over positions for one that takes a vector.
         precision: `float32`, or `bfloat16` in which products and convolutions are then computed.
     """
 
     def __init__(
-        self, head: nn.Module, standardize: Standardize, rest: Rest | None = None, *, takes: str, precision: str
+        self,
+        head: nn.Module,
+        standardize: Standardize | StandardizeLevels,
+        rest: Rest | None = None,
+        *,
+        shape: Sequence[Any],
+        takes: str,
+        precision: str,
     ) -> None:
         super().__init__()
         self.rest, self.standardize, self.head = rest, standardize, head
+        self.shape: tuple[Any, ...] = tuple(shape)
         self.takes, self.precision = takes, precision
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """What the head takes, before standardisation: float32 (N, D) or (N, C, H, W)."""
+    def features(self, x: torch.Tensor) -> Any:
+        """What the head takes, before standardisation: float32 (N, D), (N, C, H, W), or maps at several strides."""
         with self._autocast(x):
-            x = self.rest(x) if self.rest else x
-        return pooled(x.float()) if self.takes == "vector" else x.float()
+            found = self.rest(x) if self.rest else x
+        if self.takes == "pyramid":
+            return tuple(found.values()) if isinstance(found, dict) else levels(found, self.shape)
+        return pooled(found.float()) if self.takes == "vector" else found.float()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes) in float32."""
+    def fit_standardize(self, train: Part) -> None:
+        """Takes the statistics of what the head sees of every view of the train part, in eval mode."""
+        self.eval()
+        ones = list(self.standardize) if isinstance(self.standardize, StandardizeLevels) else [self.standardize]
+        with torch.inference_mode():
+            for level, one in enumerate(ones):
+                assert isinstance(one, Standardize)
+                one.fit(self._level(batch, level) for view in range(train.x.shape[1]) for batch in train.batches(view))
+
+    def _level(self, x: torch.Tensor, level: int) -> torch.Tensor:
+        found = self.features(x)
+        taken: torch.Tensor = found[level].float() if isinstance(found, tuple) else found
+        return taken
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """What the head gives, in float32: logits (N, classes), or what its loss takes."""
         standard = self.standardize(self.features(x))
         with self._autocast(x):
-            logits: torch.Tensor = self.head(standard)
-        return logits.float()
+            found = self.head(standard)
+        return tuple(level.float() for level in found) if isinstance(found, tuple) else found.float()
 
     def without_rest(self) -> "Whole":
         """The same layers, not a copy, for what `features` gave."""
-        return Whole(self.head, self.standardize, takes=self.takes, precision=self.precision)
+        return Whole(self.head, self.standardize, shape=self.shape, takes=self.takes, precision=self.precision)
 
     def _autocast(self, x: torch.Tensor) -> torch.autocast:
         return torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def levels(x: torch.Tensor, shapes: Sequence[Sequence[int]]) -> tuple[torch.Tensor, ...]:
+    """Maps (N, C, H, W) of these shapes, from their numbers one after the other (N, …)."""
+    parts = torch.split(x, [prod(shape) for shape in shapes], dim=1)
+    return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
 
 
 def pooled(x: torch.Tensor) -> torch.Tensor:
@@ -121,29 +162,54 @@ def knobs(params: Params, data: Data, device: torch.device) -> dict[str, Any]:
     """What shapes a head and how it computes; stored with it, so that it can be built again."""
     heavy = len(data.shape) > 1 or params.tap != "same"
     precision = training_precision(params.precision, device) if heavy else "float32"
-    return {"hidden": params.hidden, "dropout": params.dropout, "precision": precision}
+    shaped = {"hidden": params.hidden, "dropout": params.dropout, "precision": precision}
+    if params.head not in BOXES:
+        return shaped
+    shaped |= {"loss": params.loss, "focal_gamma": params.focal_gamma, **params.boxes.model_dump()}
+    if params.head == "anchors" and params.boxes.anchor_count:
+        shaped["anchor_sizes"], shaped["anchor_iou"] = cluster(
+            _train_boxes(data.parts["train"]), params.boxes.anchor_count
+        )
+    return shaped
+
+
+def _train_boxes(train: Part) -> torch.Tensor:
+    """The boxes (n, 4) of all images in their evaluation views, in [0, 1]."""
+    assert train.scenes is not None
+    maps = train.maps(torch.arange(len(train.y)))
+    assert maps is not None
+    return torch.cat([train.scenes.seen(image, affine)[0] for image, affine in enumerate(maps)])
 
 
 def assemble(
-    head: str, shape: Sequence[int], classes: int, knobs: Mapping[str, Any], rest: Rest | None = None
+    head: str, shape: Sequence[Any], classes: int, knobs: Mapping[str, Any], rest: Rest | None = None
 ) -> Whole:
-    """A whole head, by name, on features of the shape that one image has at the cut.
+    """A whole head, by name, on features of the shape (or shapes) that one image has at the cut.
 
     Raises:
-        UserError: the head takes a map and the features at the tap are none.
+        UserError: the features at the tap are not what the head takes.
     """
     takes = TAKES[head]
     if rest:
         with torch.inference_mode():
-            shape = rest.eval()(torch.zeros(1, *shape)).shape[1:]
-    if takes == "map" and len(shape) != 3:
+            found = rest.eval()(torch.zeros(1, *shape))
+        shape = [tuple(level.shape[1:]) for level in found.values()] if isinstance(found, dict) else found.shape[1:]
+    several = isinstance(shape[0], Sequence)
+    if (takes == "map" and (several or len(shape) != 3)) or (takes == "pyramid") != several:
+        place = {"map": "cut=map or tap=map", "pyramid": "cut=pyramid", "vector": "cut=pooled"}[takes]
+        fitting = those_for("pyramid" if several else "map" if len(shape) == 3 else "vector")
         raise UserError(
-            f"`head`: {head} takes a map (C, H, W), and the features are of shape {tuple(shape)}: take cut=map or "
-            f"tap=map, or a head for vectors ({', '.join(those_for('vector'))})."
+            f"`head`: {head} takes {NAMES[takes]}, and the features are of shape {tuple(shape)}: take {place}, or a "
+            f"head for these ({', '.join(fitting)})."
         )
-    channels = shape[1] if len(shape) == 2 else shape[0]
-    layers = import_module(f"stages.heads.{head}").build(shape if takes == "map" else (channels,), classes, knobs)
-    return Whole(layers, Standardize(channels), rest, takes=takes, precision=knobs["precision"])
+    if several:
+        standardize: Standardize | StandardizeLevels = StandardizeLevels(Standardize(level[0]) for level in shape)
+        taken = tuple(map(tuple, shape))
+    else:
+        channels = shape[1] if len(shape) == 2 else shape[0]
+        standardize, taken = Standardize(channels), tuple(shape) if takes == "map" else (channels,)
+    layers = import_module(f"stages.heads.{head}").build(taken, classes, knobs)
+    return Whole(layers, standardize, rest, shape=taken, takes=takes, precision=knobs["precision"])
 
 
 @torch.inference_mode()
@@ -155,10 +221,16 @@ def embed(module: Whole, part: Part) -> torch.Tensor:
 
 
 @torch.inference_mode()
+def outputs(module: nn.Module, part: Part, view: int = 0) -> Iterator[Any]:
+    """What a head gives for one view of every image, a batch of the part at a time, in eval mode."""
+    module.eval()
+    for batch in part.batches(view):
+        yield module(batch)
+
+
 def logits(module: nn.Module, part: Part, view: int = 0) -> torch.Tensor:
     """Logits (N, C) of one view of every image, in eval mode."""
-    module.eval()
-    return torch.cat([module(batch) for batch in part.batches(view)])
+    return torch.cat(list(outputs(module, part, view)))
 
 
 def store(folder: Path, module: nn.Module, description: Mapping[str, Any]) -> None:

@@ -11,15 +11,16 @@ from stages.features import io
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch. A head that is solved at once has one, without a learning rate."""
+    """An epoch. A head that is solved at once has one, without a learning rate; not every task has every score."""
 
     epoch: int
     phase: int
     lr: float | None
     train_loss: float
     val_loss: float
-    train_accuracy: float
-    val_accuracy: float
+    train_accuracy: float | None = None
+    val_accuracy: float | None = None
+    val_map_50: float | None = None
 
 
 def write(path: Path, history: Sequence[Epoch]) -> None:
@@ -34,8 +35,8 @@ def write(path: Path, history: Sequence[Epoch]) -> None:
 
 def parse(row: dict[str, str]) -> Epoch:
     """A row as csv.DictReader gives it."""
-    losses = (float(row[name]) for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy"))
-    return Epoch(int(row["epoch"]), int(row["phase"]), float(row["lr"]) if row["lr"] else None, *losses)
+    numbers = {name: float(value) if value else None for name, value in row.items() if name not in ("epoch", "phase")}
+    return Epoch(epoch=int(row["epoch"]), phase=int(row["phase"]), **numbers)  # type: ignore[arg-type]
 
 
 def _items(epoch: Epoch) -> list[tuple[str, float | int | str]]:

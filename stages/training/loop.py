@@ -2,23 +2,24 @@
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.optim import lr_scheduler
 from tqdm import tqdm
 
 from stages.errors import UserError
 from stages.params import Params, Phase
-from stages.training import losses, schedules
+from stages.training import schedules, tasks
 from stages.training.checkpoint import Checkpoint
 from stages.training.data import Data, Part
-from stages.training.fitted import Fitted, Whole, assemble, embed, knobs, logits
+from stages.training.fitted import Fitted, Whole, assemble, embed, knobs
 from stages.training.history import Epoch
 from stages.training.rest import build
+from stages.training.tasks import Judged, Task
 
 
 @dataclass
@@ -40,8 +41,9 @@ class Progress:
     def add(self, epoch: Epoch, module: nn.Module, monitor: str) -> None:
         """Takes an epoch in, and the weights after it where it is the best."""
         self.history.append(epoch)
-        loss, accuracy = epoch.val_loss, epoch.val_accuracy
-        score = (loss, -accuracy) if monitor == "val_loss" else (-accuracy, loss)
+        loss, accuracy = epoch.val_loss, -(epoch.val_accuracy or 0.0)
+        map_50 = -(epoch.val_map_50 or 0.0)
+        score = {"val_loss": (loss, accuracy), "val_accuracy": (accuracy, loss), "val_map_50": (map_50, loss)}[monitor]
         if self.best is None or score < self.best:
             self.best, self.best_epoch = score, epoch.epoch
             self.state = copy.deepcopy(module.state_dict())
@@ -55,16 +57,16 @@ class Run:
     train: Part
     val: Part
     params: Params
-    weights: torch.Tensor | None
+    task: Task
     checkpoint: Checkpoint
 
 
-def fit(head: str, data: Data, params: Params, device: torch.device) -> Fitted:
+def fit(head: str, data: Data, params: Params, device: torch.device, *, last: bool = False) -> Fitted:
     """Trains a head, and of the rest of the backbone what each phase unfreezes.
 
     The best epoch by `monitor` on the validation part is kept, and a phase begins with the best of those before it.
     The same input gives the same head, bit for bit, on the same machine, killed in the middle or not: an interrupted
-    run goes on from its checkpoint.
+    run goes on from its checkpoint. With `last` the last epoch is kept, and validation chooses nothing.
 
     Raises:
         UserError: the loss is not finite.
@@ -73,9 +75,8 @@ def fit(head: str, data: Data, params: Params, device: torch.device) -> Fitted:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(params.seed)
         module, shaped = start(head, data, train, params, device)
-        weights = losses.class_weights(train.y, len(data.classes), params.class_weights)
-        checkpoint = Checkpoint(inputs(head, data, params, device))
-        run, progress, saved = Run(module, train, val, params, weights, checkpoint), Progress(), checkpoint.load()
+        task, checkpoint = tasks.of(head, module, shaped, data, params), Checkpoint(inputs(head, data, params, device))
+        run, progress, saved = Run(module, train, val, params, task, checkpoint), Progress(), checkpoint.load()
         if saved:
             progress = Progress(**saved["progress"])
             progress.history = [Epoch(**row) for row in saved["history"]]
@@ -84,10 +85,23 @@ def fit(head: str, data: Data, params: Params, device: torch.device) -> Fitted:
             if number >= progress.phase:
                 _phase(run, phase, number, progress, saved)
                 saved = None
-    module.load_state_dict(progress.state)
+    if not last:
+        module.load_state_dict(progress.state)
     checkpoint.drop()
     module.eval()
-    return Fitted(module, progress.history, progress.best_epoch, {}, shaped)
+    kept = len(progress.history) if last else progress.best_epoch
+    notes = {"anchor_iou": shaped["anchor_iou"]} if "anchor_iou" in shaped else {}
+    return Fitted(module, progress.history, kept, notes, shaped)
+
+
+def refit(head: str, data: Data, params: Params, device: torch.device, epochs: int) -> Fitted:
+    """Trains again on train and val together, for as many epochs as val has chosen; the last is kept."""
+    both = data.parts["train"].join(data.parts["val"])
+    joined = replace(data, parts=data.parts | {"train": both}, identity=f"{data.identity} trainval")
+    again = params.model_copy(
+        update={"epochs": epochs, "early_stopping_patience": epochs, "warmup": min(params.warmup, epochs - 1)}
+    )
+    return fit(head, joined, again, device, last=True)
 
 
 def start(head: str, data: Data, train: Part, params: Params, device: torch.device) -> tuple[Whole, dict[str, Any]]:
@@ -96,10 +110,7 @@ def start(head: str, data: Data, train: Part, params: Params, device: torch.devi
     rest = build(data.provenance, params.tap, params.weights)
     module = assemble(head, data.shape, len(data.classes), shaped, rest).to(device)
     if params.standardize:
-        module.eval()
-        with torch.inference_mode():
-            views = range(train.x.shape[1])
-            module.standardize.fit(module.features(batch) for view in views for batch in train.batches(view))
+        module.fit_standardize(train)
     return module, shaped
 
 
@@ -163,13 +174,14 @@ def _phase(run: Run, phase: Phase, number: int, progress: Progress, saved: dict[
         if epoch - 1 - max(progress.best_epoch, before) >= params.early_stopping_patience:
             break
         lr = optimizer.param_groups[0]["lr"]
-        trained = _one_epoch(net, train, optimizer, schedule, params, run.weights)
-        judged = judge(net, val)
-        if not math.isfinite(trained[0]) or not math.isfinite(judged[0]):
+        loss, accuracy = _one_epoch(net, train, optimizer, schedule, params, run.task)
+        judged = judge(net, val, run.task)
+        if not math.isfinite(loss) or not math.isfinite(judged.loss):
             raise UserError(f"The loss is not finite in epoch {epoch}: try a smaller `lr` (now {params.lr:g}).")
-        progress.add(Epoch(epoch, number, lr, trained[0], judged[0], trained[1], judged[1]), module, params.monitor)
+        row = Epoch(epoch, number, lr, loss, judged.loss, accuracy, judged.accuracy, judged.map_50)
+        progress.add(row, module, params.monitor)
         if isinstance(schedule, lr_scheduler.ReduceLROnPlateau):
-            schedule.step(judged[0])
+            schedule.step(judged.loss)
         run.checkpoint.save(_state(progress, module, optimizer, schedule, run.train.y.device))
 
 
@@ -182,29 +194,31 @@ def _shortest(module: Whole, train: Part, val: Part) -> tuple[Whole, Part, Part]
     return module.without_rest(), train, val
 
 
-def judge(module: nn.Module, part: Part) -> tuple[float, float]:
-    """Cross-entropy and accuracy on the evaluation views of a part, in eval mode."""
-    found = logits(module, part)
-    return float(F.cross_entropy(found, part.y)), float((found.argmax(1) == part.y).float().mean())
+def judge(net: nn.Module, part: Part, task: Task) -> Judged:
+    """The scores of a part after an epoch."""
+    return task.judge(net, part)
 
 
 def step(
-    module: nn.Module,
-    batch: torch.Tensor,
-    labels: torch.Tensor,
-    optimizer: torch.optim.Optimizer,
-    params: Params,
-    weights: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One step of the optimizer on a batch; the loss and the logits from before it."""
+    module: nn.Module, batch: torch.Tensor, targets: Any, optimizer: torch.optim.Optimizer, params: Params, task: Task
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One step of the optimizer on a batch; the loss, and how many images were right, before it."""
     found = module(batch)
-    loss = losses.loss(found, labels, params, weights)
+    loss = task.loss(found, targets)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if params.clip_grad:
         nn.utils.clip_grad_norm_(module.parameters(), params.clip_grad)
     optimizer.step()
-    return loss.detach(), found.detach()
+    return loss.detach(), task.right(found, targets)
+
+
+def draw(train: Part, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One pass over the images of a part in random order, each in a view drawn anew: positions and views of a batch."""
+    images, views = train.x.shape[:2]
+    drawn = torch.randint(views, (images,)) if views > 1 else torch.zeros(images, dtype=torch.long)
+    for chosen in torch.randperm(images).split(size):  # type: ignore[no-untyped-call]
+        yield chosen, drawn[chosen]
 
 
 def _one_epoch(
@@ -213,24 +227,22 @@ def _one_epoch(
     optimizer: torch.optim.Optimizer,
     schedule: lr_scheduler.LRScheduler,
     params: Params,
-    weights: torch.Tensor | None,
-) -> tuple[float, float]:
-    """One pass, each image in a view drawn anew; the mean loss and accuracy of the batches as trained on."""
+    task: Task,
+) -> tuple[float, float | None]:
+    """One pass; the mean loss and accuracy of the batches as trained on."""
     module.train()
-    images, views = train.x.shape[:2]
     device = train.y.device
-    drawn = torch.randint(views, (images,)) if views > 1 else torch.zeros(images, dtype=torch.long)
-    loss_sum, hits = torch.zeros((), device=device), torch.zeros((), device=device)
-    for chosen in torch.randperm(images).split(params.batch_size):  # type: ignore[no-untyped-call]
-        labels = train.y[chosen.to(device)]
-        loss, found = step(
-            module, train.batch(chosen, drawn[chosen], training=True), labels, optimizer, params, weights
-        )
+    loss_sum, hits, counted = torch.zeros((), device=device), torch.zeros((), device=device), False
+    for chosen, views in draw(train, params.batch_size):
+        batch, affine = train.drawn(chosen, views)
+        loss, right = step(module, batch, task.targets(train, chosen, views, affine), optimizer, params, task)
         if not isinstance(schedule, lr_scheduler.ReduceLROnPlateau):
             schedule.step()
         loss_sum += loss * len(chosen)
-        hits += (found.argmax(1) == labels).sum()
-    return float(loss_sum) / images, float(hits) / images
+        if right is not None:
+            hits, counted = hits + right, True
+    images = len(train.y) if train.scenes is None else train.with_objects
+    return float(loss_sum) / len(train.y), float(hits) / images if counted else None
 
 
 def _state(

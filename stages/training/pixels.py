@@ -125,13 +125,16 @@ def evaluation(images: torch.Tensor, sizes: torch.Tensor, how: Preprocessing) ->
     Returns:
         float32 (N, 3, S, S), 0 to 255, on the device of the images.
     """
+    return view(images, sizes, centred(sizes, how), how.crop)
+
+
+def centred(sizes: torch.Tensor, how: Preprocessing) -> Drawn:
+    """The evaluation views of images of these sizes (N, 2)."""
     room = sizes.cpu().float().flip(1)
     crop = room if how.resize is None else room.amin(1, keepdim=True).expand(-1, 2) * how.crop / how.resize
-    same = torch.ones(len(images))
-    drawn = Drawn(
-        torch.cat([(room - crop) / 2, crop], 1), torch.zeros(len(images), dtype=torch.bool), 0 * same, same, same
-    )
-    return view(images, sizes, drawn, how.crop)
+    same = torch.ones(len(sizes))
+    flip = torch.zeros(len(sizes), dtype=torch.bool)
+    return Drawn(torch.cat([(room - crop) / 2, crop], 1), flip, 0 * same, same, same)
 
 
 def normalized(pixels: torch.Tensor, how: Preprocessing) -> torch.Tensor:

@@ -6,8 +6,9 @@ It trains a head of its own under a random state of its own: nothing of it is le
 import csv
 import io as streams
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ import torch
 
 from stages.features import io
 from stages.params import Params
-from stages.training import loop, losses
-from stages.training.data import Data, Part
+from stages.training import loop, tasks
+from stages.training.data import Data
 
 SMOOTHING = 0.95  # of the running mean of the losses
 DIVERGED = 4.0  # times the lowest smoothed loss: the test stops there
@@ -43,19 +44,22 @@ def range_test(head: str, data: Data, params: Params, device: torch.device) -> l
     train, how, points = data.parts["train"].to(device), params.lr_sweep, list[Point]()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(params.seed)
-        module, _ = loop.start(head, data, train, params, device)
+        module, shaped = loop.start(head, data, train, params, device)
         groups = loop.unfreeze(module, loop.plan(params)[0], params)
         optimizer = loop.make_optimizer(groups, params)
         shares = [group["lr"] / groups[0]["lr"] for group in groups]
-        weights = losses.class_weights(train.y, len(data.classes), params.class_weights)
+        task = tasks.of(head, module, shaped, data, params)
         module.train()
         mean = lowest = math.inf
         running = 0.0
-        for number, (batch, labels) in zip(range(how.steps), _batches(train, params.batch_size), strict=False):
+        passes = chain.from_iterable(loop.draw(train, params.batch_size) for _ in count())
+        for number, (images, views) in zip(range(how.steps), passes, strict=False):
             lr = how.low * (how.high / how.low) ** (number / (how.steps - 1))
             for group, share in zip(optimizer.param_groups, shares, strict=True):
                 group["lr"] = share * lr
-            loss = float(loop.step(module, batch, labels, optimizer, params, weights)[0])
+            batch, affine = train.drawn(images, views)
+            targets = task.targets(train, images, views, affine)
+            loss = float(loop.step(module, batch, targets, optimizer, params, task)[0])
             running = SMOOTHING * running + (1 - SMOOTHING) * loss
             mean = running / (1 - SMOOTHING ** (number + 1))
             if not math.isfinite(loss) or mean > DIVERGED * lowest:
@@ -83,12 +87,3 @@ def write(path: Path, points: Sequence[Point]) -> None:
     writer.writerow(("lr", "loss", "smoothed"))
     writer.writerows((f"{point.lr:.6g}", f"{point.loss:.6g}", f"{point.smoothed:.6g}") for point in points)
     io.write_bytes(path, text.getvalue().encode())
-
-
-def _batches(train: Part, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches without end, each image in a view drawn anew."""
-    images, views = train.x.shape[:2]
-    while True:
-        drawn = torch.randint(views, (images,))
-        for chosen in torch.randperm(images).split(size):  # type: ignore[no-untyped-call]
-            yield train.batch(chosen, drawn[chosen], training=True), train.y[chosen.to(train.y.device)]

@@ -1,0 +1,1 @@
+"""What evaluate writes, for each task: metrics, plots and predictions."""

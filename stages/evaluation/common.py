@@ -1,0 +1,53 @@
+"""What the evaluation of every task shares."""
+
+import csv
+import io as streams
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stages import paths
+from stages.features import io
+from stages.params import Params
+from stages.training.data import Data
+
+PLOTS = {  # the header of every plot that dvc.yaml names; a task without one writes the header alone
+    "confusion": ("actual", "predicted"),
+    "per_class": ("class", "n_train", "n_val", "n_test", "accuracy", "precision", "ap_50"),
+    "calibration": ("confidence", "accuracy", "count"),
+    "views": ("views", "accuracy", "map_50"),
+    "precision_recall": ("class", "recall", "precision"),
+}
+
+
+def about(task: str, params: Params, found: Data, described: Mapping[str, Any]) -> dict[str, Any]:
+    """What was judged, on how many images."""
+    named = {"task": task, "dataset": params.dataset, "backbone": params.backbone, "cut": params.cut}
+    counts = {f"n_{name}": len(part.y) for name, part in found.parts.items()}
+    return named | {"tap": params.tap, "head": described["head"], "classes": len(found.classes)} | counts
+
+
+def sizes(head: nn.Module, found: Data) -> dict[str, int]:
+    """Parameters in all, the frozen ones too, and those of the head."""
+    own = sum(parameter.numel() for parameter in head.parameters())
+    return {"parameters_total": own + found.provenance["parameters"], "parameters_trainable": own}
+
+
+def write_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes `reports/metrics.json`, floats to six digits, and returns what it holds."""
+    rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in metrics.items()}
+    io.write_bytes(paths.REPORTS / "metrics.json", (json.dumps(rounded, indent=2) + "\n").encode())
+    return rounded
+
+
+def write_plots(rows: Mapping[str, Iterable[Mapping[str, object]]]) -> None:
+    """Writes every plot; rows by the names of PLOTS, missing cells empty."""
+    for name, header in PLOTS.items():
+        text = streams.StringIO()
+        writer = csv.DictWriter(text, header, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows.get(name, ()))
+        io.write_bytes(Path(paths.PLOTS / f"{name}.csv"), text.getvalue().encode())

@@ -1,0 +1,79 @@
+"""Images with objects: their boxes in every view, and boxes found in a view back in the image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from stages.boxes.geometry import Found, suppress, to_image, to_view
+from stages.datasets.listing import Row
+from stages.metrics.boxes import MOST, Truth
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """The objects of the images of a part.
+
+    Attributes:
+        truths: of each of N images, boxes in its pixels.
+        affine: (N, V, 2, 3) from pixels of the image to pixels of each view; of images kept as pixels, of what is kept.
+        extents: (N, 2) width and height in pixels.
+        size: of a view, in pixels a side.
+    """
+
+    truths: list[Truth]
+    affine: torch.Tensor
+    extents: torch.Tensor
+    size: int
+
+    def seen(self, image: int, affine: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The objects of an image that count and are in a view: boxes (n, 4) in [0, 1] of it, and labels (n,)."""
+        truth = self.truths[image]
+        counts = ~(truth.ignored | truth.crowd)
+        boxes, there = to_view(truth.boxes[counts], affine, self.size)
+        return boxes[there], truth.labels[counts][there]
+
+    def back(self, image: int, found: Found, affine: torch.Tensor) -> Found:
+        """What was found in a view, in pixels of the image."""
+        width, height = self.extents[image].tolist()
+        return found._replace(boxes=to_image(found.boxes, affine, self.size, width, height))
+
+    def pick(self, images: Sequence[int]) -> "Scenes":
+        """Those of some images."""
+        truths = [self.truths[image] for image in images]
+        return replace(self, truths=truths, affine=self.affine[images], extents=self.extents[images])
+
+    def join(self, other: "Scenes") -> "Scenes":
+        """These, then those of another part."""
+        return replace(
+            self,
+            truths=self.truths + other.truths,
+            affine=torch.cat([self.affine, other.affine]),
+            extents=torch.cat([self.extents, other.extents]),
+        )
+
+
+def of(rows: Sequence[Row], classes: Sequence[str], affine: torch.Tensor, size: int) -> Scenes:
+    """The scenes of indexed images.
+
+    Args:
+        rows: N of them.
+        classes: names, by label.
+        affine: (N, V, 2, 3).
+        size: of a view, in pixels a side.
+    """
+    number = {name: label for label, name in enumerate(classes)}
+    truths = []
+    for row in rows:
+        boxes = torch.tensor([box.box for box in row.objects], dtype=torch.float32).reshape(-1, 4)
+        labels = torch.tensor([number[box.label] for box in row.objects], dtype=torch.long)
+        ignored = torch.tensor([box.difficult or box.ignore for box in row.objects], dtype=torch.bool)
+        truths.append(Truth(boxes, labels, ignored, torch.tensor([box.crowd for box in row.objects], dtype=torch.bool)))
+    extents = torch.tensor([(row.width, row.height) for row in rows], dtype=torch.long).reshape(-1, 2)
+    return Scenes(truths, affine, extents, size)
+
+
+def merge(each: Sequence[Found], iou: float) -> Found:
+    """What several views of one image found, in its pixels, after class-wise non-maximum suppression."""
+    boxes, scores, labels = (torch.cat(parts) for parts in zip(*each, strict=True))
+    return suppress(Found(boxes, scores, labels), iou, MOST)

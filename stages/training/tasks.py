@@ -1,0 +1,179 @@
+"""What a head is asked for, and how it is judged: the label of an image, or the boxes of its objects.
+
+The trainer knows no more of a task than `targets`, `loss`, `right` and `judge`.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from stages.boxes.geometry import Found
+from stages.heads import BOXES
+from stages.metrics.boxes import area, curves
+from stages.params import Params
+from stages.training import losses, scenes
+from stages.training.data import Data, Part
+from stages.training.fitted import Whole, outputs
+
+NMS_IOU = 0.45  # of boxes that are scored while training: no threshold of `decide` may change a head
+KEPT_TARGETS = 1 << 29  # bytes: targets of views that come again are computed once
+
+
+class Judged(NamedTuple):
+    """A part's scores after an epoch; None where the task has none, or it was not asked for."""
+
+    loss: float
+    accuracy: float | None = None
+    map_50: float | None = None
+
+
+class Task(Protocol):
+    """One of the two below."""
+
+    def targets(self, part: Part, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
+        """What the head should give for some images in these views."""
+
+    def loss(self, found: Any, targets: Any) -> torch.Tensor:
+        """The mean loss of a batch."""
+
+    def right(self, found: Any, targets: Any) -> torch.Tensor | None:
+        """How many images of a batch have the right class; None where that cannot be told."""
+
+    def judge(self, net: nn.Module, part: Part) -> Judged:
+        """The scores of a part on its evaluation views."""
+
+
+class Labels:
+    """The label of each image."""
+
+    def __init__(self, params: Params, weights: torch.Tensor | None) -> None:
+        self.params, self.weights = params, weights
+
+    def targets(self, part: Part, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
+        """(n,) int64."""
+        return part.y[images.to(part.y.device)]
+
+    def loss(self, found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy or focal loss."""
+        return losses.loss(found, targets, self.params, self.weights)
+
+    def right(self, found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """How many labels are the most probable class."""
+        return (found.argmax(1) == targets).sum()
+
+    def judge(self, net: nn.Module, part: Part) -> Judged:
+        """Cross-entropy, without smoothing or weights, and accuracy."""
+        found = torch.cat(list(outputs(net, part)))
+        loss = float(F.cross_entropy(found, part.y))
+        return Judged(loss, float((found.argmax(1) == part.y).float().mean()))
+
+
+class Boxes:
+    """The boxes and classes of the objects of each image.
+
+    Args:
+        head: one of heads.BOXES.
+        whole: it, for the shape of what it takes.
+        knobs: that it was built with.
+        classes: how many.
+        params: `monitor`.
+    """
+
+    def __init__(self, head: str, whole: Whole, knobs: dict[str, Any], classes: int, params: Params) -> None:
+        self.head, self.shape, self.knobs, self.classes = (
+            import_module(f"stages.heads.{head}"),
+            whole.shape,
+            knobs,
+            classes,
+        )
+        self.scored, self.suppress = params.monitor == "val_map_50", params.decide.nms_iou
+        self._kept: dict[tuple[int, int], Any] = {}
+        self._bytes = 0
+
+    def targets(self, part: Part, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
+        """As the head's own `targets` makes them, stacked over images."""
+        assert affine is not None
+        each = [self._targets(part, *place) for place in zip(images.tolist(), views.tolist(), affine, strict=True)]
+        return _to(_stack(each), part.y.device)
+
+    def loss(self, found: Any, targets: Any) -> torch.Tensor:
+        """The head's own."""
+        loss: torch.Tensor = self.head.loss(found, targets, self.knobs)
+        return loss
+
+    def right(self, found: Any, targets: Any) -> torch.Tensor | None:
+        """Of a head that names one class an image."""
+        if not hasattr(self.head, "classified"):
+            return None
+        right: torch.Tensor | None = self.head.classified(found, targets, self.knobs)
+        return right
+
+    def judge(self, net: nn.Module, part: Part) -> Judged:
+        """The loss; accuracy of a head that names one class an image; map_50 where `monitor` asks for it."""
+        total, right, images = 0.0, list[torch.Tensor](), torch.arange(len(part.y))
+        for places, found in zip(part.places(), outputs(net, part), strict=True):
+            views = torch.zeros_like(places)
+            wanted = self.targets(part, places, views, part.maps(places))
+            total += float(self.loss(found, wanted)) * len(places)
+            if (hits := self.right(found, wanted)) is not None:
+                right.append(hits)
+        accuracy = float(torch.stack(right).sum() / part.with_objects) if right else None
+        score = self.map_50(part, self.find(net, part, NMS_IOU)) if self.scored else None
+        return Judged(total / len(images), accuracy, score)
+
+    def map_50(self, part: Part, found: Sequence[Found]) -> float:
+        """The mean over classes with objects of the average precision at an IoU of 0.5."""
+        assert part.scenes is not None
+        seen = [area(curve) for curve in curves(part.scenes.truths, found, self.classes) if curve.truths]
+        return sum(seen) / len(seen) if seen else 0.0
+
+    @torch.inference_mode()
+    def find(self, net: nn.Module, part: Part, iou: float, views: int = 1) -> list[Found]:
+        """What is found in the first so many views of each image, in its pixels, after suppression at this IoU."""
+        assert part.scenes is not None
+        each = [list[Found]() for _ in part.rows]
+        for view in range(views):
+            for places, found in zip(part.places(), outputs(net, part, view), strict=True):
+                affine = part.maps(places, view)
+                assert affine is not None
+                decoded = self.head.decode(_to(found, torch.device("cpu")), self.knobs)
+                for image, one, way in zip(places.tolist(), decoded, affine, strict=True):
+                    each[image].append(part.scenes.back(image, one, way))
+        return [scenes.merge(found, iou) for found in each]
+
+    def _targets(self, part: Part, image: int, view: int, affine: torch.Tensor) -> Any:
+        key = part.rows[image], view
+        if key in self._kept:
+            return self._kept[key]
+        assert part.scenes is not None
+        boxes, labels = part.scenes.seen(image, affine)
+        made = self.head.targets(boxes, labels, self.knobs, self.shape, self.classes)
+        size = sum(tensor.nbytes for tensor in (made if isinstance(made, tuple) else (made,)))
+        if part.pixels is None and self._bytes + size <= KEPT_TARGETS:
+            self._kept[key] = made
+            self._bytes += size
+        return made
+
+
+def of(head: str, whole: Whole, knobs: dict[str, Any], data: Data, params: Params) -> Task:
+    """The task that a head is for."""
+    if head in BOXES:
+        return Boxes(head, whole, knobs, len(data.classes), params)
+    train = data.parts["train"]
+    device = next(iter(whole.state_dict().values())).device
+    weights = losses.class_weights(train.y.to(device), len(data.classes), params.class_weights)
+    return Labels(params, weights)
+
+
+def _stack(each: Sequence[Any]) -> Any:
+    if isinstance(each[0], tuple):
+        return tuple(torch.stack(level) for level in zip(*each, strict=True))
+    return torch.stack(list(each))
+
+
+def _to(values: Any, device: torch.device) -> Any:
+    return tuple(value.to(device) for value in values) if isinstance(values, tuple) else values.to(device)
