@@ -46,9 +46,7 @@ def evaluate(params: Params, found: Data, head: nn.Module, described: Mapping[st
 
 def _logits(head: nn.Module, part: Part, views: int) -> torch.Tensor:
     """Logits (N, C) of the first `views` views of each image: the logarithm of their mean probability."""
-    if not len(part.y):
-        return torch.zeros(0, 1)
-    if views == 1:
+    if views == 1 or not len(part.y):
         return fitted.logits(head, part)
     each = torch.stack([fitted.logits(head, part, view).softmax(1) for view in range(views)]).mean(0)
     return each.clamp(min=torch.finfo(each.dtype).tiny).log()

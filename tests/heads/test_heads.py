@@ -1,13 +1,13 @@
 """The heads: their size, what is kept of them, and that a kept head answers as the trained one did."""
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from stages import train
 from stages.errors import UserError
 from stages.heads import linear, mlp, ridge
 from stages.training import fitted
@@ -35,7 +35,7 @@ def toy(columns: int = 6) -> Data:
 def trained(workplace: Path, params: Make) -> Make:
     def make(head: str, **turned: Any) -> tuple[fitted.Fitted, Any]:
         chosen = params(head=head, epochs=3, hidden=7, batch_size=16, **turned)
-        return import_module(f"stages.heads.{head}").fit(toy(), chosen, torch.device("cpu"))
+        return train.fit(toy(), chosen, torch.device("cpu"))
 
     return make
 

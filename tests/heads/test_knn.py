@@ -11,6 +11,7 @@ import torch
 from stages.heads import knn
 from stages.training.data import Data, Part
 from stages.training.fitted import logits
+from stages.training.tasks import Judged, Labels
 
 CPU = torch.device("cpu")
 FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
@@ -52,8 +53,10 @@ def test_votes_by_hand(chosen: Any, views: int) -> None:
 
 
 def test_the_best_number_on_validation_is_kept(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = iter([(0.9, 0.5), (0.8, 0.7), (0.5, 0.7), (0.4, 0.6), (0.3, 0.6), (0.2, 0.6), (0.1, 1.0)])
-    monkeypatch.setattr(knn, "judge", lambda module, part: next(told))  # 1, 3, 5, 10, 20, 50 fit into 80, then train
+    told = map(Judged, [0.9, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1], [0.5, 0.7, 0.7, 0.6, 0.6, 0.6, 1.0])
+    monkeypatch.setattr(
+        Labels, "judge", lambda self, net, part: next(told)
+    )  # 1, 3, 5, 10, 20, 50 fit into 80, then train
     found = knn.fit(data(1.0), chosen, CPU)
     assert found.notes == {"k": 5} and found.knobs["k"] == 5
     assert found.history[0].val_accuracy == 0.7 and found.history[0].val_loss == 0.5

@@ -67,5 +67,5 @@ def test_maps_are_standardised_by_channel(turned: Make) -> None:
 
 def test_vectors_are_refused_with_what_fits(turned: Make) -> None:
     vectors = {name: Part(part.x.mean((-2, -1)).float(), part.y, part.rows) for name, part in toy().parts.items()}
-    with pytest.raises(UserError, match=r"squeezenet takes a map.* take cut=map or tap=map, or a head for vectors"):
+    with pytest.raises(UserError, match=r"squeezenet takes a map.* take cut=map or tap=map, or a head for these"):
         loop.fit("squeezenet", Data(["a", "b", "c"], vectors, FEATURES), turned(), CPU)

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from stages import paths
-from stages.heads import mlp
 from stages.training import checkpoint, loop
 from stages.training.checkpoint import Checkpoint
 from stages.training.data import Data, Part
@@ -72,16 +71,16 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, chosen: Any, after: int) -> None:
     """Trains until so many epochs are kept."""
     judge, calls = loop.judge, list[int]()
 
-    def counted(module: Any, part: Part) -> tuple[float, float]:
+    def counted(module: Any, part: Part, task: Any) -> Any:
         calls.append(1)
         if len(calls) > after:
             raise Killed
-        return judge(module, part)
+        return judge(module, part, task)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "judge", counted)
         with pytest.raises(Killed):
-            mlp.fit(toy(), chosen, CPU)
+            loop.fit("mlp", toy(), chosen, CPU)
 
 
 def same(one: Fitted, other: Fitted) -> bool:
@@ -95,10 +94,10 @@ def test_it_goes_on_with_the_same_result(
     turned: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], optimizer: str, schedule: str
 ) -> None:
     chosen = turned(optimizer=optimizer, schedule=schedule)
-    expected = mlp.fit(toy(), chosen, CPU)
+    expected = loop.fit("mlp", toy(), chosen, CPU)
     cut_off(monkeypatch, chosen, after=2)
     cut_off(monkeypatch, chosen, after=1)
-    found = mlp.fit(toy(), chosen, CPU)
+    found = loop.fit("mlp", toy(), chosen, CPU)
     assert "resumed after epoch 3" in capsys.readouterr().out
     assert same(found, expected)
     assert not list((paths.store() / "train").iterdir())  # a finished run leaves nothing behind
@@ -109,18 +108,18 @@ def test_another_run_does_not_take_it(
     turned: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
 ) -> None:
     cut_off(monkeypatch, turned(), after=2)
-    mlp.fit(toy(), turned(**change), CPU)
+    loop.fit("mlp", toy(), turned(**change), CPU)
     assert "resumed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("size", [0, 100])
 def test_a_damaged_one_is_passed_over(turned: Make, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     chosen = turned()
-    expected = mlp.fit(toy(), chosen, CPU)
+    expected = loop.fit("mlp", toy(), chosen, CPU)
     cut_off(monkeypatch, chosen, after=2)
     (path,) = (paths.store() / "train").iterdir()
     path.write_bytes(path.read_bytes()[:size])
-    assert same(mlp.fit(toy(), chosen, CPU), expected)
+    assert same(loop.fit("mlp", toy(), chosen, CPU), expected)
 
 
 def test_a_second_passes_between_two(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

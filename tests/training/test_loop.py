@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from stages.errors import UserError
-from stages.heads import linear, mlp
+from stages.heads import linear
 from stages.training import loop
 from stages.training.data import Data, Part
 from stages.training.fitted import Fitted, Standardize, Whole
+from stages.training.tasks import Judged, Labels, Task
 
 CPU = torch.device("cpu")
 Make = Callable[..., Any]
@@ -42,7 +43,7 @@ def turned(workplace: Any, params: Make) -> Make:
 
 
 def fit(chosen: Any, data: Data | None = None) -> Fitted:
-    return (mlp if chosen.head == "mlp" else linear).fit(data or toy(), chosen, CPU)
+    return loop.fit(chosen.head, data or toy(), chosen, CPU)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])
@@ -72,10 +73,10 @@ def test_twice_is_bit_identical_and_the_seed_matters(turned: Make) -> None:
 def test_the_best_epoch_is_kept(turned: Make, monkeypatch: pytest.MonkeyPatch, monitor: str) -> None:
     losses = [0.9, 0.5, 0.7, 0.4, 0.6, 0.8]
     accuracies = [0.5, 0.8, 0.9, 0.7, 0.9, 0.9]
-    told = iter(zip(losses, accuracies, strict=True))
+    told = map(Judged, losses, accuracies)
     states: list[dict[str, torch.Tensor]] = []
 
-    def judge(module: torch.nn.Module, part: Part) -> tuple[float, float]:
+    def judge(module: torch.nn.Module, part: Part, task: Task) -> Judged:
         states.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
         return next(told)
 
@@ -90,15 +91,15 @@ def test_the_best_epoch_is_kept(turned: Make, monkeypatch: pytest.MonkeyPatch, m
 
 
 def test_it_stops_early(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = iter([(0.9, 0.1), (0.5, 0.1), (0.6, 0.1), (0.6, 0.1), (0.6, 0.1), (0.1, 0.9)])
-    monkeypatch.setattr(loop, "judge", lambda module, part: next(told))
+    told = map(Judged, [0.9, 0.5, 0.6, 0.6, 0.6, 0.1], [0.1, 0.1, 0.1, 0.1, 0.1, 0.9])
+    monkeypatch.setattr(loop, "judge", lambda module, part, task: next(told))
     found = fit(turned(epochs=50, early_stopping_patience=3))
     assert len(found.history) == 5  # three epochs without a better one than the second
     assert found.best_epoch == 2
 
 
 def test_plateau_lowers_the_rate(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "judge", lambda module, part: (1.0, 0.5))
+    monkeypatch.setattr(loop, "judge", lambda module, part, task: Judged(1.0, 0.5))
     chosen = turned(epochs=8, schedule="plateau", plateau_factor=0.5, plateau_patience=2, lr=0.08)
     rates = [epoch.lr for epoch in fit(chosen).history]
     assert rates == pytest.approx([0.08, 0.08, 0.08, 0.08, 0.04, 0.04, 0.04, 0.02])
@@ -130,10 +131,11 @@ def test_the_losses_of_the_first_epoch(turned: Make) -> None:
     """With a rate of next to nothing the loss of training is the cross-entropy of the first weights."""
     data = toy()
     found = fit(turned(lr=1e-12, epochs=1, schedule="constant"), data)
-    loss, accuracy = loop.judge(found.module, data.parts["train"])
+    task = Labels(turned(), None)
+    loss, accuracy, _ = task.judge(found.module, data.parts["train"])
     assert found.history[0].train_loss == pytest.approx(loss, rel=1e-5)
     assert found.history[0].train_accuracy == pytest.approx(accuracy)
-    assert found.history[0].val_loss == pytest.approx(loop.judge(found.module, data.parts["val"])[0], rel=1e-5)
+    assert found.history[0].val_loss == pytest.approx(task.judge(found.module, data.parts["val"]).loss, rel=1e-5)
 
 
 def test_label_smoothing_is_in_the_training_loss_alone(turned: Make) -> None:
@@ -157,10 +159,11 @@ def test_a_last_batch_of_one(turned: Make) -> None:
     assert fit(turned(batch_size=59, head="mlp", epochs=20)).history[-1].val_accuracy == 1
 
 
-def test_judge_counts_by_hand() -> None:
+def test_judge_counts_by_hand(turned: Make) -> None:
     x = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.0]]])
     part = Part(x, torch.tensor([0, 1, 1]), [0, 1, 2])
-    loss, accuracy = loop.judge(Whole(torch.nn.Identity(), Standardize(2), takes="vector", precision="float32"), part)
+    whole = Whole(torch.nn.Identity(), Standardize(2), shape=(2,), takes="vector", precision="float32")
+    loss, accuracy, _ = Labels(turned(), None).judge(whole, part)
     assert accuracy == pytest.approx(2 / 3)
     assert loss == pytest.approx((0.126928 + 0.313262 + 1.313262) / 3, rel=1e-5)
 
