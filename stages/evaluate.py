@@ -35,7 +35,7 @@ def main(params: Params) -> dict[str, object]:
     views = params.views if params.decide.tta else 1
     logits = {name: _logits(head, part, views) for name, part in found.parts.items()}
     judged = "test" if len(found.parts["test"].y) else "val"
-    metrics = _about(params, found, described) | _sizes(head, found)
+    metrics = _about(params, found, described) | _sizes(head, found, described)
     if judged == "test":
         metrics |= classification.scores(logits["test"], found.parts["test"].y)
     validation = classification.scores(logits["val"], found.parts["val"].y)
@@ -74,9 +74,10 @@ def _about(params: Params, found: Data, described: Mapping[str, Any]) -> dict[st
     return about | {"tap": params.tap, "head": described["head"], "classes": len(found.classes)} | counts
 
 
-def _sizes(head: nn.Module, found: Data) -> dict[str, int]:
+def _sizes(head: nn.Module, found: Data, described: Mapping[str, Any]) -> dict[str, int]:
+    """The parameters of trunk, rest and head, and how many of them trained."""
     own = sum(parameter.numel() for parameter in head.parameters())
-    return {"parameters_total": own + found.provenance["parameters"], "parameters_trainable": own}
+    return {"parameters_total": own + found.provenance["parameters"], "parameters_trainable": described["trained"]}
 
 
 def _spread(part: Part, views: int) -> dict[str, float]:

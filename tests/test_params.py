@@ -128,7 +128,7 @@ def test_a_missing_knob_is_named(text: str, knob: str) -> None:
         ("optimizer: adamm", "`optimizer` must be one of adamw, adam, sgd, found 'adamm'; did you mean adam"),
         (
             "head: squeezenet",
-            "takes a map, and `cut` pooled keeps a vector an image: take cut=map, or a head for vectors",
+            "takes a map, and `cut` pooled is a vector an image: take cut=map, or a head for vectors",
         ),
         ("head: mpl", "`head` 'mpl' is unknown; did you mean mlp"),
         (
