@@ -315,9 +315,10 @@ def _check_across(params: Params, path: str) -> None:
 def _check_head(params: Params, path: str) -> None:
     if params.head not in TAKES:
         raise UserError(f"{path}: `head` {params.head!r} is unknown; {nearest(params.head, list(TAKES))}")
-    if TAKES[params.head] == "map" and params.cut == "pooled":
+    key = "cut" if params.tap == "same" else "tap"
+    if TAKES[params.head] == "map" and getattr(params, key) == "pooled":
         raise UserError(
-            f"{path}: `head` {params.head} takes a map, and `cut` pooled keeps a vector an image: take cut=map, or a "
+            f"{path}: `head` {params.head} takes a map, and `{key}` pooled is a vector an image: take {key}=map, or a "
             f"head for vectors ({', '.join(those_for('vector'))})."
         )
 

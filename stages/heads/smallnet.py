@@ -1,0 +1,30 @@
+"""`smallnet`: the least of convolutional networks, for images of 32 pixels or so, trained from scratch.
+
+A convolution of 3 × 3 with 18 channels, padded, ReLU, pooling, then 64 and the classes: with 32 pixels and 10 classes
+296,130 parameters.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from stages.params import Params
+from stages.training import loop
+from stages.training.data import Data
+from stages.training.fitted import Fitted
+
+
+def build(shape: Sequence[int], classes: int, knobs: Mapping[str, Any]) -> nn.Module:
+    """(N, C, H, W), from 2 pixels a side, to logits (N, classes); no knob shapes it."""
+    channels, height, width = shape
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 18, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(18 * (height // 2) * (width // 2), 64), nn.ReLU(), nn.Linear(64, classes)),
+    )
+
+
+def fit(data: Data, params: Params, device: torch.device) -> Fitted:
+    """Trains it."""
+    return loop.fit("smallnet", data, params, device)
