@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -283,7 +283,7 @@ def _siblings(where: list[str]) -> list[str]:
     """The keys that are valid beside the one at `where`."""
     model: Any = Params
     for part in where[:-1]:
-        model = model.model_fields[part].annotation
+        model = get_args(model)[0] if part.isdigit() else model.model_fields[part].annotation  # list[Phase] has numbers
     return list(model.model_fields)
 
 
