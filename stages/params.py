@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -321,7 +321,7 @@ def _siblings(where: list[str]) -> list[str]:
     """The keys that are valid beside the one at `where`."""
     model: Any = Params
     for part in where[:-1]:
-        model = model.model_fields[part].annotation
+        model = get_args(model)[0] if part.isdigit() else model.model_fields[part].annotation  # list[Phase] has numbers
     return list(model.model_fields)
 
 
@@ -353,13 +353,14 @@ def _check_across(params: Params, path: str) -> None:
 def _check_head(params: Params, path: str) -> None:
     if params.head not in TAKES:
         raise UserError(f"{path}: `head` {params.head!r} is unknown; {nearest(params.head, list(TAKES))}")
-    takes, place = TAKES[params.head], params.cut if params.tap == "same" else params.tap
+    key = "cut" if params.tap == "same" else "tap"
+    takes, place = TAKES[params.head], getattr(params, key)
     has = "vector" if place == "pooled" else "pyramid" if place == "pyramid" else None  # of others only torch can tell
     if (takes == "map" and has) or (has == "pyramid") != (takes == "pyramid"):
         fitting = ", ".join(those_for(has or "map"))
         raise UserError(
-            f"{path}: `head` {params.head} takes {WANTED[takes]}, and `cut` {place} keeps {GIVEN[has or 'map']}: take "
-            f"cut={'pooled' if takes == 'vector' else takes}, or a head for that ({fitting})."
+            f"{path}: `head` {params.head} takes {WANTED[takes]}, and `{key}` {place} is {GIVEN[has or 'map']}: take "
+            f"{key}={'pooled' if takes == 'vector' else takes}, or a head for that ({fitting})."
         )
     if params.monitor == "val_map_50" and params.head not in BOXES:
         raise UserError(f"{path}: `monitor` val_map_50 is of heads for boxes, found {params.head}.")

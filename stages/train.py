@@ -50,6 +50,7 @@ def main(params: Params) -> dict[str, object]:
             result.module,
             common
             | {"head": name, "knobs": result.knobs, "best_epoch": result.best_epoch, "notes": result.notes}
+            | {"trained": result.trained}
             | {"params": params.model_dump(include=kept_knobs)},
         )
     history.write(paths.PLOTS / "history.csv", head.history)

@@ -120,6 +120,7 @@ def evaluated(workplace: Path, params: Make) -> Make:
             module.head.weight.copy_(torch.eye(3))  # type: ignore[operator]
             module.head.bias.zero_()  # type: ignore[operator]
         described = {"head": "linear", "shape": [3], "tap": "same", "classes": CLASSES, "features": provenance}
+        described["trained"] = 12
         described["knobs"] = {"precision": "float32"}
         for folder in (paths.HEAD, paths.HEAD / "ridge"):
             fitted.store(folder, module, described)

@@ -128,8 +128,13 @@ def test_a_missing_knob_is_named(text: str, knob: str) -> None:
         ("optimizer: adamm", "`optimizer` must be one of adamw, adam, sgd, found 'adamm'; did you mean adam"),
         (
             "head: squeezenet",
-            "takes a map, and `cut` pooled keeps a vector an image: take cut=map, or a head for that (linear",
+            "takes a map, and `cut` pooled is a vector an image: take cut=map, or a head for that (linear",
         ),
+        ("phases: [{epochs: 3, trian_from: head}]", "`phases.0.trian_from` is no parameter; did you mean train_from"),
+        ("phases: [{train_from: head}]", "`phases.0.epochs` is missing"),
+        ("phases: [{epochs: 3}, {epochs: 0}]", "`phases.1.epochs` must be greater than or equal to 1, found 0"),
+        ("phases: [{epochs: 3, groups: {layer4: -1.0}}]", "`phases.0.groups.layer4` must be greater than 0"),
+        ("phases: [{epochs: 3}]", "`phases` unfreeze what lies between cut and tap, and tap=same leaves nothing there"),
         ("head: mpl", "`head` 'mpl' is unknown; did you mean mlp"),
         (
             "cut: map@4",

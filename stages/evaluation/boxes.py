@@ -32,7 +32,7 @@ def evaluate(params: Params, found: Data, head: Whole, described: Mapping[str, A
     task = _task(head, described, found, params)
     each = {name: task.find(head, found.parts[name], iou, views) for name in ("val", "test")}
     kind = "largest" if described["head"] == "largest" else "detection"
-    metrics = common.about(kind, params, found, described) | common.sizes(head, found)
+    metrics = common.about(kind, params, found, described) | common.sizes(head, found, described)
     metrics |= {"n_objects": _objects(found.parts[judged]), **_unheld(task, found.parts["train"])}
     score, predict = _largest if kind == "largest" else _detection, task.knobs["predict"]
     if judged == "test":

@@ -30,10 +30,10 @@ def about(task: str, params: Params, found: Data, described: Mapping[str, Any]) 
     return named | {"tap": params.tap, "head": described["head"], "classes": len(found.classes)} | counts
 
 
-def sizes(head: nn.Module, found: Data) -> dict[str, int]:
-    """Parameters in all, the frozen ones too, and those of the head."""
+def sizes(head: nn.Module, found: Data, described: Mapping[str, Any]) -> dict[str, int]:
+    """The parameters of trunk, rest and head, and how many of them trained."""
     own = sum(parameter.numel() for parameter in head.parameters())
-    return {"parameters_total": own + found.provenance["parameters"], "parameters_trainable": own}
+    return {"parameters_total": own + found.provenance["parameters"], "parameters_trainable": described["trained"]}
 
 
 def write_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def evaluate(params: Params, found: Data, head: nn.Module, described: Mapping[st
     views = params.views if params.decide.tta else 1
     logits = {name: _logits(head, found.parts[name], views) for name in ("val", "test")}
     judged = "test" if len(found.parts["test"].y) else "val"
-    metrics = common.about("classification", params, found, described) | common.sizes(head, found)
+    metrics = common.about("classification", params, found, described) | common.sizes(head, found, described)
     if judged == "test":
         metrics |= classification.scores(logits["test"], found.parts["test"].y)
     validation = classification.scores(_chosen(head, logits["val"], found, views), found.parts["val"].y)

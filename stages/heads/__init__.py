@@ -19,6 +19,8 @@ TAKES = {
     "ridge": "vector",
     "knn": "vector",
     "squeezenet": "map",
+    "lenet5": "map",
+    "smallnet": "map",
     "largest": "map",
     "grid": "map",
     "anchors": "map",

@@ -50,7 +50,8 @@ def fit(data: Data, params: Params, device: torch.device) -> Fitted:
     trained, judged = judge(module, train), judge(module, val)
     history = [Epoch(1, 1, None, trained.loss, judged.loss, trained.accuracy, judged.accuracy)]
     module.eval()
-    return Fitted(module, history, 1, {"strength": found[best][2], "scale": found[best][3]}, shaped)
+    notes = {"strength": found[best][2], "scale": found[best][3]}
+    return Fitted(module, history, 1, notes, shaped, sum(parameter.numel() for parameter in linear.parameters()))
 
 
 def _solve(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:

@@ -149,6 +149,7 @@ class Fitted:
         best_epoch: the epoch that was kept, counted from 1.
         notes: what the head's own method has to tell, e.g. ridge's strength.
         knobs: what the head's layers are built from.
+        trained: how many parameters trained, in any phase.
     """
 
     module: Whole
@@ -156,6 +157,7 @@ class Fitted:
     best_epoch: int
     notes: dict[str, Any]
     knobs: dict[str, Any] = field(default_factory=dict)
+    trained: int = 0
 
 
 def knobs(params: Params, data: Data, device: torch.device) -> dict[str, Any]:

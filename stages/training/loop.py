@@ -69,12 +69,13 @@ def fit(head: str, data: Data, params: Params, device: torch.device, *, last: bo
     run goes on from its checkpoint. With `last` the last epoch is kept, and validation chooses nothing.
 
     Raises:
-        UserError: the loss is not finite.
+        UserError: a phase names a module that the rest has not, or the loss is not finite.
     """
     train, val = (data.parts[name].to(device) for name in ("train", "val"))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(params.seed)
         module, shaped = start(head, data, train, params, device)
+        trained = _trained(module, params)
         task, checkpoint = tasks.of(head, module, shaped, data, params), Checkpoint(inputs(head, data, params, device))
         run, progress, saved = Run(module, train, val, params, task, checkpoint), Progress(), checkpoint.load()
         if saved:
@@ -91,7 +92,7 @@ def fit(head: str, data: Data, params: Params, device: torch.device, *, last: bo
     module.eval()
     kept = len(progress.history) if last else progress.best_epoch
     notes = {"anchor_iou": shaped["anchor_iou"]} if "anchor_iou" in shaped else {}
-    return Fitted(module, progress.history, kept, notes, shaped)
+    return Fitted(module, progress.history, kept, notes, shaped, trained)
 
 
 def refit(head: str, data: Data, params: Params, device: torch.device, epochs: int) -> Fitted:
@@ -138,6 +139,12 @@ def unfreeze(module: Whole, phase: Phase, params: Params) -> list[dict[str, Any]
         module.rest.freeze(phase.train_from, batchnorm=params.freeze_batchnorm)
         groups += module.rest.groups(phase, params)
     return groups
+
+
+def _trained(module: Whole, params: Params) -> int:
+    """How many parameters train in any phase; a slip in a late phase shows before the first has begun."""
+    groups = [group for phase in plan(params) for group in unfreeze(module, phase, params)]
+    return sum(parameter.numel() for parameter in {one for group in groups for one in group["params"]})
 
 
 def make_optimizer(groups: list[dict[str, Any]], params: Params) -> torch.optim.Optimizer:
@@ -208,7 +215,8 @@ def step(
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if params.clip_grad:
-        nn.utils.clip_grad_norm_(module.parameters(), params.clip_grad)
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(trained, params.clip_grad)  # what is frozen may hold gradients of an earlier phase
     optimizer.step()
     return loss.detach(), task.right(found, targets)
 

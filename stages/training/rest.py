@@ -65,11 +65,9 @@ class Rest(nn.Module):
             return
         every = list(self.body.parameters())
         chosen = {"head": list[nn.Parameter](), "all": every}.get(train_from)
-        if chosen is None and not (chosen := parameters_from(self.body, train_from)):
-            names = [
-                name for name, module in self.body.named_modules() if name and any(True for _ in module.children())
-            ]
-            raise UserError(f"`phases`: train_from {train_from!r} is not in the rest; {nearest(train_from, names)}")
+        if chosen is None:
+            self._check("train_from", train_from)
+            chosen = parameters_from(self.body, train_from)
         trains = set(chosen)
         for parameter in every:
             parameter.requires_grad_(parameter in trains)
@@ -84,9 +82,14 @@ class Rest(nn.Module):
 
         A parameter's rate is that of `phase.groups` for the longest module name that it begins with, else
         `lr_backbone`, times `layer_decay` once for each block between it and the head.
+
+        Raises:
+            UserError: the rest has no such module.
         """
         if self.body is None:
             return []
+        for module in phase.groups:
+            self._check("groups", module)
         named = {parameter: name for name, parameter in self.body.named_parameters()}
         rate_of: dict[float, list[nn.Parameter]] = {}
         for depth, block in enumerate(reversed(depth_groups(self.body))):
@@ -96,6 +99,13 @@ class Rest(nn.Module):
                     rate = _rate(named[parameter], phase.groups, general)
                     rate_of.setdefault(rate, []).append(parameter)
         return [{"params": parameters, "lr": rate} for rate, parameters in rate_of.items()]
+
+    def _check(self, key: str, module: str) -> None:
+        """Refuses the name of a module that the rest has not, or that has no parameters."""
+        names = [name for name, found in self.named_modules() if any(True for _ in found.parameters())]
+        names = [name.removeprefix("body.") for name in names if name.startswith("body.")]
+        if module not in names:
+            raise UserError(f"`phases`: {key} {module!r} has no parameters in the rest; {nearest(module, names)}")
 
 
 def _rate(name: str, groups: Mapping[str, float], general: float) -> float:
