@@ -22,6 +22,11 @@ class Epoch:
     val_accuracy: float
 
 
+def score(loss: float, accuracy: float, monitor: str) -> tuple[float, float]:
+    """How good a result on validation is by `monitor`, the other one deciding a tie: smaller is better."""
+    return (loss, -accuracy) if monitor == "val_loss" else (-accuracy, loss)
+
+
 def write(path: Path, history: Sequence[Epoch]) -> None:
     """Writes the rows, floats to six digits, no learning rate as an empty cell."""
     text = streams.StringIO()

@@ -17,7 +17,7 @@ from stages.training import losses, schedules
 from stages.training.checkpoint import Checkpoint
 from stages.training.data import Data, Part
 from stages.training.fitted import Fitted, Whole, assemble, embed, knobs, logits
-from stages.training.history import Epoch
+from stages.training.history import Epoch, score
 from stages.training.rest import build
 
 
@@ -40,10 +40,9 @@ class Progress:
     def add(self, epoch: Epoch, module: nn.Module, monitor: str) -> None:
         """Takes an epoch in, and the weights after it where it is the best."""
         self.history.append(epoch)
-        loss, accuracy = epoch.val_loss, epoch.val_accuracy
-        score = (loss, -accuracy) if monitor == "val_loss" else (-accuracy, loss)
-        if self.best is None or score < self.best:
-            self.best, self.best_epoch = score, epoch.epoch
+        found = score(epoch.val_loss, epoch.val_accuracy, monitor)
+        if self.best is None or found < self.best:
+            self.best, self.best_epoch = found, epoch.epoch
             self.state = copy.deepcopy(module.state_dict())
 
 
