@@ -60,9 +60,9 @@ def stacked(
         gradient, value = torch.func.vmap(of_one)(logits)
         return value, gradient
     classes = logits.shape[1]
-    target = F.one_hot(labels, classes).T * (1 - params.label_smoothing) + params.label_smoothing / classes
+    one_hot = F.one_hot(labels, classes).T.contiguous()
+    target = one_hot * (1 - params.label_smoothing) + params.label_smoothing / classes
     weight = torch.ones_like(target[0]) if weights is None else weights[labels]
     share = weight / weight.sum()
-    log_p = logits.log_softmax(1)
-    value = -(log_p.flatten(1) @ (share * target).flatten())
-    return value, log_p.exp_().sub_(target).mul_(share)
+    value = -(logits.log_softmax(1).flatten(1) @ (share * target).flatten())
+    return value, logits.softmax(1).sub_(target).mul_(share)
