@@ -11,7 +11,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from itertools import product
 from statistics import mean, stdev
 
@@ -21,9 +20,10 @@ from stages import paths
 from stages.backbones.device import pick_device
 from stages.errors import UserError
 from stages.features import io
+from stages.features.h5 import INPUT
 from stages.params import Params, load
 from stages.reporting import heatmap
-from stages.training import data, sweep
+from stages.training import data, history, sweep
 
 AXES = ("lr", "weight_decay", "dropout", "label_smoothing")
 FACTORS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # of `lr`, where no axis is given
@@ -58,7 +58,7 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Row
 
     Raises:
         UserError: an axis is empty, does not matter to the head or has values that params.yaml could not have, or the
-            head is none that can be trained in a stack; or every setting diverged.
+            head is none that can be trained in a stack on vectors; or every setting diverged.
     """
     settings = grid(params, axes)
     many = [vary(setting, "seed", params.seed + number) for setting in settings for number in range(seeds)]
@@ -66,10 +66,10 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Row
     if not len(found.parts["train"].y) or not len(found.parts["val"].y):
         raise UserError("There are no train or no val images: both are needed (see `split`).")
     epochs: list[tuple[float, float, int] | None] = [None] * len(many)
-    for place, head in sweep.fit(import_module(f"stages.heads.{params.head}").build, found, many, device):
+    for place, head in sweep.fit(params.head, found, many, device):
         if head:
             best = head.history[head.best_epoch - 1]
-            epochs[place] = best.val_loss, best.val_accuracy, head.best_epoch
+            epochs[place] = best.val_loss, best.val_accuracy or 0.0, head.best_epoch
     results = [epochs[first : first + seeds] for first in range(0, len(many), seeds)]
     rows = sorted(map(_row, settings, results), key=lambda row: _score(row, params.monitor))
     if rows[0].val_loss is None:
@@ -86,6 +86,11 @@ def grid(params: Params, axes: Mapping[str, str | None]) -> list[Params]:
     """
     if params.head not in sweep.HEADS:
         raise UserError(f"`sweep` trains heads {' and '.join(sweep.HEADS)}, found head: {params.head}.")
+    if params.tap != "same" or params.cut == INPUT:
+        raise UserError(
+            f"`sweep` trains heads on vectors that are kept, found cut={params.cut}, tap={params.tap}: take tap=same "
+            "(and no `phases`) with any cut but input, or change `lr` and `lr_backbone` by `dvc exp run -S`."
+        )
     if params.head == "linear" and axes["dropout"] is not None:
         raise UserError("`--dropout` does not matter to head linear: leave it out, or take head: mlp.")
     default = {
@@ -163,7 +168,7 @@ def _score(row: Row, monitor: str) -> tuple[float, float]:
     """The lower the better; what diverged comes last."""
     if row.val_loss is None or row.val_accuracy is None:
         return float("inf"), 0.0
-    return (row.val_loss, -row.val_accuracy) if monitor == "val_loss" else (-row.val_accuracy, row.val_loss)
+    return history.score(row.val_loss, row.val_accuracy, monitor)
 
 
 def _write(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) -> None:

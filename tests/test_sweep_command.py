@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from stages import paths, sweep
 from stages.errors import UserError
-from stages.heads import mlp
 from stages.params import Params, load
 from stages.training import data as loading
+from stages.training import loop
 from stages.training.data import Data, Part
 
 Make = Callable[..., Params]
+FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64}
 NONE: dict[str, str | None] = dict.fromkeys(sweep.AXES)
 
 
@@ -32,7 +33,7 @@ def turned(workplace: Path, params: Make, monkeypatch: pytest.MonkeyPatch) -> Ma
         x = torch.nn.functional.one_hot(y, 6) + 0.8 * torch.randn(count, 6, generator=generator)
         return Part(x[:, None], y, list(range(count)))
 
-    found = Data(["a", "b", "c"], {"train": part(60), "val": part(30), "test": part(3)}, {})
+    found = Data(["a", "b", "c"], {"train": part(60), "val": part(30), "test": part(3)}, FEATURES)
     monkeypatch.setattr(loading, "load", lambda params: found)
     return lambda **knobs: params(**({"epochs": 3, "hidden": 8, "batch_size": 16} | knobs))
 
@@ -60,7 +61,7 @@ def test_results_are_means_over_the_seeds(turned: Make) -> None:
     found = loading.load(chosen)
     best = []
     for seed in (4, 5, 6):
-        head = mlp.fit(found, chosen.model_copy(update={"seed": seed}), torch.device("cpu"))
+        head = loop.fit("mlp", found, chosen.model_copy(update={"seed": seed}), torch.device("cpu"))
         best.append(head.history[head.best_epoch - 1])
     assert row.val_loss == pytest.approx(sum(epoch.val_loss for epoch in best) / 3, rel=1e-5)
     assert row.val_accuracy == pytest.approx(sum(epoch.val_accuracy for epoch in best) / 3, rel=1e-5)
@@ -133,6 +134,12 @@ def test_bad_axes_are_refused(
 def test_a_head_that_cannot_be_stacked_is_refused_by_name(turned: Make) -> None:
     with pytest.raises(UserError, match="heads linear and mlp, found head: ridge"):
         sweep.grid(turned(head="ridge"), NONE)
+
+
+@pytest.mark.parametrize("knobs", [{"cut": "layer3", "tap": "pooled"}, {"cut": "input"}], ids=["tap", "pixels"])
+def test_features_that_are_no_vectors_are_refused_with_what_fits(turned: Make, knobs: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=r"found cut=\w+, tap=\w+: take tap=same \(and no `phases`\)"):
+        sweep.grid(turned(head="mlp", **knobs), NONE)
 
 
 def test_an_axis_that_does_not_matter_is_refused(turned: Make) -> None:

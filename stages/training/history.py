@@ -23,6 +23,13 @@ class Epoch:
     val_map_50: float | None = None
 
 
+def score(loss: float, accuracy: float | None, monitor: str, map_50: float | None = None) -> tuple[float, float]:
+    """How good a result on validation is by `monitor`, another one deciding a tie: smaller is better."""
+    if monitor == "val_loss":
+        return loss, -(accuracy or 0.0)
+    return -((accuracy if monitor == "val_accuracy" else map_50) or 0.0), loss
+
+
 def write(path: Path, history: Sequence[Epoch]) -> None:
     """Writes the rows, floats to six digits, no learning rate as an empty cell."""
     text = streams.StringIO()

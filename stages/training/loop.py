@@ -17,7 +17,7 @@ from stages.training import schedules, tasks
 from stages.training.checkpoint import Checkpoint
 from stages.training.data import Data, Part
 from stages.training.fitted import Fitted, Whole, assemble, embed, knobs
-from stages.training.history import Epoch
+from stages.training.history import Epoch, score
 from stages.training.rest import build
 from stages.training.tasks import Judged, Task
 
@@ -41,11 +41,9 @@ class Progress:
     def add(self, epoch: Epoch, module: nn.Module, monitor: str) -> None:
         """Takes an epoch in, and the weights after it where it is the best."""
         self.history.append(epoch)
-        loss, accuracy = epoch.val_loss, -(epoch.val_accuracy or 0.0)
-        map_50 = -(epoch.val_map_50 or 0.0)
-        score = {"val_loss": (loss, accuracy), "val_accuracy": (accuracy, loss), "val_map_50": (map_50, loss)}[monitor]
-        if self.best is None or score < self.best:
-            self.best, self.best_epoch = score, epoch.epoch
+        found = score(epoch.val_loss, epoch.val_accuracy, monitor, epoch.val_map_50)
+        if self.best is None or found < self.best:
+            self.best, self.best_epoch = found, epoch.epoch
             self.state = copy.deepcopy(module.state_dict())
 
 

@@ -1,20 +1,20 @@
 """Many heads at once: those that share batches and dropout masks are trained as stacks of tensors.
 
-A batch meets the first layer of every head in a single product, (N, D) by (D, heads · outputs), and each head has its
+A batch meets the first layer of every head in a single product, (heads · outputs, D) by (D, N), and each head has its
 own rate and weight decay in the optimizer. On a CPU the heads are cut in small stacks, which run side by side on a
 single thread each: that spares the cores from waiting for each other at every small operation.
 """
 
+import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
 from tqdm import tqdm
@@ -22,48 +22,35 @@ from tqdm import tqdm
 from stages.params import Params
 from stages.training import loop, losses, schedules
 from stages.training.data import Data, Part
-from stages.training.fitted import Build, Epoch, Fitted, Standardize, assemble
+from stages.training.fitted import Fitted, Whole, assemble, knobs
+from stages.training.history import Epoch, score
 
-HEADS = ("linear", "mlp")  # what `_logits` knows: a linear layer, or two with a ReLU and dropout between them
+HEADS = ("linear", "mlp")  # what `_Stack` knows: a linear layer, or two with a ReLU and dropout between them
 AXES = ("lr", "weight_decay", "dropout", "label_smoothing", "seed")  # what heads may differ in
 MAX_BYTES = 1 << 30  # of parameters, gradients, two moments and best parameters held at a time; more is not faster
 COPIES = 5
-Make = Callable[[], nn.Sequential]
 STACK = 16  # heads in a stack on a CPU: twice as many fall out of the cache and take a tenth longer each
 ROWS = 256  # of the validation part judged at a time, so that the logits of a stack stay in the cache
 
 
-def fit(
-    build: Build, data: Data, settings: Sequence[Params], device: torch.device
-) -> Iterator[tuple[int, Fitted | None]]:
+def fit(head: str, data: Data, settings: Sequence[Params], device: torch.device) -> Iterator[tuple[int, Fitted | None]]:
     """Trains a head for each of the settings and yields (place in settings, head) as they are done.
 
     Each is what `loop.fit` gives for these settings, within float tolerance; None where the loss is not finite.
 
     Args:
-        build: of a head in `HEADS`.
-        data: train and val are read.
-        settings: alike in all but `AXES`.
+        head: one of `HEADS`.
+        data: with vectors; train and val are read.
+        settings: alike in all but `AXES`, with `tap: same`.
         device: where to train.
     """
-    train, val = data.parts["train"], data.parts["val"]
-    inputs, classes = train.x.shape[2], len(data.classes)
-    standardize = Standardize(inputs)
-    if settings[0].standardize:
-        standardize.fit(train.x.flatten(0, 1))
-    standardize.to(device)
-    ready = [Part(standardize(part.x.to(device)), part.y.to(device), part.rows) for part in (train, val)]
-    weights = losses.class_weights(ready[0].y, classes, settings[0].class_weights)
+    at_once = _at_once(head, data, settings[0], device)
     order = sorted(range(len(settings)), key=lambda place: _shared(settings[place]))
     for _, group in groupby(order, key=lambda place: _shared(settings[place])):
-        shared = settings[(places := list(group))[0]]
-        make = partial(assemble, build, inputs, classes, loop.knobs(shared))
-        at_once = _at_once(make)
+        places = list(group)
         for first in range(0, len(places), at_once):
             some = places[first : first + at_once]
-            heads = _train(make, [settings[place] for place in some], ready[0], ready[1], weights)
-            for place, head in zip(some, heads, strict=True):
-                yield place, _fitted(head, make, standardize)
+            yield from zip(some, _train(head, data, [settings[place] for place in some], device), strict=True)
 
 
 def _shared(params: Params) -> tuple[int, float, float]:
@@ -71,11 +58,11 @@ def _shared(params: Params) -> tuple[int, float, float]:
     return params.seed, params.dropout, params.label_smoothing
 
 
-def _at_once(make: Make) -> int:
+def _at_once(head: str, data: Data, params: Params, device: torch.device) -> int:
     """How many heads to hold in memory."""
     with torch.device("meta"):
-        numbers = sum(parameter.numel() for parameter in make().parameters())
-    return max(1, MAX_BYTES // (COPIES * 4 * numbers))
+        layers = assemble(head, data.shape, len(data.classes), knobs(params, data, device)).head
+    return max(1, MAX_BYTES // (COPIES * 4 * sum(parameter.numel() for parameter in layers.parameters())))
 
 
 @dataclass
@@ -99,13 +86,13 @@ class _Head:
 
     def __post_init__(self) -> None:
         rate = torch.optim.SGD([torch.zeros(1)], lr=self.params.lr)
-        self.plateau = loop.make_schedule(rate, self.params, 1)
+        self.plateau = loop.make_schedule(rate, self.params, self.params.epochs, 1)
 
     def lr(self, step: int, steps: int) -> float:
         """The rate of a step, counted over all epochs of so many steps."""
         if isinstance(self.plateau, lr_scheduler.ReduceLROnPlateau):
             return float(self.plateau.optimizer.param_groups[0]["lr"])
-        return self.params.lr * schedules.factor(step, steps, self.params)
+        return self.params.lr * schedules.factor(step, steps, self.params.epochs, self.params)
 
     def note(self, epoch: Epoch) -> None:
         """Takes in the result of an epoch."""
@@ -115,10 +102,9 @@ class _Head:
         self.history.append(epoch)
         if isinstance(self.plateau, lr_scheduler.ReduceLROnPlateau):
             self.plateau.step(epoch.val_loss)
-        by_loss = self.params.monitor == "val_loss"
-        score = (epoch.val_loss, -epoch.val_accuracy) if by_loss else (-epoch.val_accuracy, epoch.val_loss)
-        if self.best is None or score < self.best[0]:
-            self.best = score, epoch.epoch, [weight.clone() for weight in self.weights]
+        found = score(epoch.val_loss, epoch.val_accuracy, self.params.monitor)
+        if self.best is None or found < self.best[0]:
+            self.best = found, epoch.epoch, [weight.clone() for weight in self.weights]
 
     @property
     def goes_on(self) -> bool:
@@ -136,17 +122,18 @@ class _Draw:
     Attributes:
         batches: positions in the train part, a tensor a step.
         views: (N,), the view of each image.
-        masks: (batch, hidden) a step, what dropout multiplies with; none where there is no dropout.
+        masks: (hidden, batch) a step, what dropout multiplies with; none where there is no dropout.
     """
 
     batches: Sequence[torch.Tensor]
     views: torch.Tensor
-    masks: Sequence[torch.Tensor] | None
+    masks: Sequence[torch.Tensor | None]
 
 
 class _Stack:
     """Heads whose parameters lie in one tensor (heads, …) for each layer's weight and bias.
 
+    Values are (heads, outputs, N), images last: the products are fastest that way round, and softmax runs along memory.
     Gradients are written in place: a fresh tensor of that size costs more in page faults than the product in it.
     """
 
@@ -164,13 +151,16 @@ class _Stack:
                 [tensor[place] for tensor in tensors] for tensors in (weights, self.gradients, *moments)
             )
 
+    @torch.no_grad()
     def epoch(self, number: int, train: Part, val: Part, draw: _Draw, class_weights: torch.Tensor | None) -> None:
         """Trains all heads for an epoch, judges them and drops those that have stopped."""
         rates = [head.lr((number - 1) * len(draw.batches), len(draw.batches)) for head in self.active]
         trained, judged = self._train(number, train, draw, class_weights), self._judge(val)
-        for head, *row in zip(self.active, rates, *(values.tolist() for values in (*trained, *judged)), strict=True):
-            lr, train_loss, train_accuracy, val_loss, val_accuracy = row
-            head.note(Epoch(number, lr, train_loss, val_loss, train_accuracy, val_accuracy))
+        for head, lr, *row in zip(
+            self.active, rates, *(values.tolist() for values in (*trained, *judged)), strict=True
+        ):
+            train_loss, train_accuracy, val_loss, val_accuracy = row
+            head.note(Epoch(number, 1, lr, train_loss, val_loss, train_accuracy, val_accuracy))
         self._drop_stopped()
 
     def _train(
@@ -178,52 +168,47 @@ class _Stack:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pass; mean loss and accuracy of the batches as trained on, (active,) each."""
         shared, steps = self.heads[0].params, len(draw.batches)
-        loss_of_each = torch.func.vmap(lambda some, labels: losses.loss(some, labels, shared, class_weights), (0, None))
         loss_sum, hits = torch.zeros(2, len(self.active), device=train.x.device)
-        for step, rows in enumerate(draw.batches):
+        for step, (rows, mask) in enumerate(zip(draw.batches, draw.masks, strict=True)):
             x, labels = train.x[rows, draw.views[rows]], train.y[rows]
-            first = self._first(x).requires_grad_()
-            later = [tensor.detach().requires_grad_() for tensor in self.weights[2:]]
-            logits = self._logits(first, later, draw.masks[step] if draw.masks else None)
-            loss = loss_of_each(logits, labels)
-            self._set_gradients(x, *torch.autograd.grad(loss.sum(), [first, *later]))
+            hidden, logits = self._forward(x, mask)
+            loss, gradient = losses.stacked(logits, labels, shared, class_weights)
+            self._backward(x, hidden, mask, gradient)
             self._update((number - 1) * steps + step, steps)
-            loss_sum += loss.detach() * len(rows)
-            hits += (logits.argmax(2) == labels).sum(1)
+            loss_sum += loss * len(rows)
+            hits += _hits(logits, labels)
         return loss_sum / len(train.y), hits / len(train.y)
 
-    @torch.inference_mode()
     def _judge(self, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy and accuracy on the evaluation views of a part, (active,) each."""
         loss_sum, hits = torch.zeros(2, len(self.active), device=part.x.device)
         for x, labels in zip(part.evaluation.split(ROWS), part.y.split(ROWS), strict=True):  # type: ignore[no-untyped-call]
-            logits = self._logits(self._first(x), self.weights[2:], None)
-            repeated = labels.expand(len(self.active), -1)
-            loss_sum += F.cross_entropy(logits.transpose(1, 2), repeated, reduction="none").sum(1)
-            hits += (logits.argmax(2) == labels).sum(1)
+            _, logits = self._forward(x, None)
+            loss_sum += F.cross_entropy(logits, labels.expand(len(logits), -1), reduction="none").sum(1)
+            hits += _hits(logits, labels)
         return loss_sum / len(part.y), hits / len(part.y)
 
-    def _first(self, x: torch.Tensor) -> torch.Tensor:
-        """The first layer of all heads: (N, D) to (N, active · outputs)."""
-        weight, bias = (tensor.flatten(0, 1) for tensor in self.weights[:2])
-        return torch.addmm(bias, x, weight.T)
-
-    def _logits(self, first: torch.Tensor, later: Sequence[torch.Tensor], mask: torch.Tensor | None) -> torch.Tensor:
-        """What follows the first layer: to (active, N, classes)."""
-        values = first.view(len(first), len(self.active), -1).transpose(0, 1)
+    def _forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """What enters the second layer, if there is one, and the logits, of inputs (N, D)."""
+        weight, bias, *later = self.weights
+        first = torch.mm(weight.flatten(0, 1), x.T).view(*bias.shape, len(x)).add_(bias[:, :, None])
         if not later:
-            return values
-        weight, bias = later
-        hidden = values.relu() if mask is None else values.relu() * mask
-        return torch.baddbmm(bias[:, None], hidden, weight.transpose(1, 2))
+            return None, first
+        hidden = first.relu_() if mask is None else first.relu_().mul_(mask)
+        return hidden, torch.baddbmm(later[1][:, :, None], later[0], hidden)
 
-    def _set_gradients(self, x: torch.Tensor, first: torch.Tensor, *later: torch.Tensor) -> None:
-        """Gradients of the stacked tensors, from those of the first layer's outputs and of the tensors after it."""
-        weight, bias, *others = self.gradients
-        torch.mm(first.T, x, out=weight.view(-1, x.shape[1]))
-        torch.sum(first, 0, out=bias.view(-1))
-        for gradient, found in zip(others, later, strict=True):
-            gradient.copy_(found)
+    def _backward(
+        self, x: torch.Tensor, hidden: torch.Tensor | None, mask: torch.Tensor | None, gradient: torch.Tensor
+    ) -> None:
+        """Sets the gradients of all parameters, from the one of the logits."""
+        weight, bias, *later = self.gradients
+        if hidden is not None:
+            torch.bmm(gradient, hidden.transpose(1, 2), out=later[0])
+            torch.sum(gradient, 2, out=later[1])
+            gradient = torch.bmm(self.weights[2].transpose(1, 2), gradient).mul_(hidden > 0)
+            gradient = gradient if mask is None else gradient.mul_(mask)
+        torch.mm(gradient.flatten(0, 1), x, out=weight.flatten(0, 1))
+        torch.sum(gradient, 2, out=bias)
 
     def _update(self, step: int, steps: int) -> None:
         """A step of the optimizer, each head at its own rate."""
@@ -241,6 +226,12 @@ class _Stack:
         if len(stay) < len(self.active):
             weights, *moments = ([tensor[stay] for tensor in tensors] for tensors in (self.weights, *self.moments))
             self._hold([self.active[place] for place in stay], weights, moments)
+
+
+def _hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """How many labels each head gives the largest logit, (heads,); argmax would take ten times as long."""
+    of_label = logits.gather(1, labels.expand(len(logits), 1, -1))[:, 0]
+    return (of_label == logits.amax(1)).sum(1)
 
 
 def _descend(head: _Head, lr: float, count: torch.Tensor) -> None:
@@ -265,16 +256,17 @@ def _descend(head: _Head, lr: float, count: torch.Tensor) -> None:
     )  # fmt: skip
 
 
-def _train(
-    make: Make, settings: Sequence[Params], train: Part, val: Part, class_weights: torch.Tensor | None
-) -> list[_Head]:
+def _train(head: str, data: Data, settings: Sequence[Params], device: torch.device) -> list[Fitted | None]:
     """Heads that share chance and loss, in the order of the settings."""
-    shared, device = settings[0], train.x.device
+    shared, (train, val) = settings[0], (data.parts[name].to(device) for name in ("train", "val"))
+    class_weights = losses.class_weights(train.y, len(data.classes), shared.class_weights)
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     count = min(len(settings), max(workers, -(-len(settings) // STACK))) if device.type == "cpu" else 1
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _pool(workers) as pool:
         torch.manual_seed(shared.seed)
-        start = [parameter.detach().to(device) for parameter in make().parameters()]
+        module, shaped = loop.start(head, data, train, shared, device)
+        train, val = (_standardized(part, module) for part in (train, val))
+        start = [parameter.detach() for parameter in module.head.parameters()]
         hidden = len(start[0]) if len(start) > 2 and shared.dropout else 0
         stacks = [_Stack(settings[first::count], start) for first in range(count)]
         for number in tqdm(range(1, shared.epochs + 1), f"{len(settings)} heads", unit=" epochs", leave=False, delay=2):
@@ -283,7 +275,13 @@ def _train(
             draw = _draw(shared, train, hidden)
             for done in [pool.submit(stack.epoch, number, train, val, draw, class_weights) for stack in going]:
                 done.result()
-    return [stacks[place % count].heads[place // count] for place in range(len(settings))]
+    heads = [stacks[place % count].heads[place // count] for place in range(len(settings))]
+    return [_fitted(trained, module, shaped) for trained in heads]
+
+
+def _standardized(part: Part, module: Whole) -> Part:
+    """The part as the head's own layers see it."""
+    return replace(part, x=module.standardize(part.x.flatten(0, 1)).view_as(part.x))
 
 
 def _draw(params: Params, train: Part, hidden: int) -> _Draw:
@@ -293,8 +291,8 @@ def _draw(params: Params, train: Part, hidden: int) -> _Draw:
     drawn = torch.randint(views, (images,)).to(device) if views > 1 else torch.zeros_like(train.y)
     batches = torch.randperm(images).to(device).split(params.batch_size)  # type: ignore[no-untyped-call]
     if not hidden:
-        return _Draw(batches, drawn, None)
-    masks = [F.dropout(torch.ones(len(rows), hidden, device=device), params.dropout) for rows in batches]
+        return _Draw(batches, drawn, [None] * len(batches))
+    masks = [F.dropout(torch.ones(len(rows), hidden, device=device), params.dropout).T.contiguous() for rows in batches]
     return _Draw(batches, drawn, masks)
 
 
@@ -310,14 +308,13 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def _fitted(head: _Head, make: Make, standardize: Standardize) -> Fitted | None:
+def _fitted(head: _Head, start: Whole, shaped: dict[str, Any]) -> Fitted | None:
     """A head's best weights in a module of its own."""
     if head.diverged or head.best is None:
         return None
     _, best_epoch, weights = head.best
-    with torch.device("meta"):  # which draws no first weights
-        module = make()
-    module[0] = standardize
-    names = [name for name, _ in module.named_parameters()]
-    module.load_state_dict(dict(zip(names, weights, strict=True)), strict=False, assign=True)
-    return Fitted(module.eval(), head.history, best_epoch, {})
+    module = copy.deepcopy(start).eval()
+    with torch.no_grad():
+        for parameter, weight in zip(module.head.parameters(), weights, strict=True):
+            parameter.copy_(weight)
+    return Fitted(module, head.history, best_epoch, {}, shaped)

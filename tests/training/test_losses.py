@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from stages.training.losses import class_weights, loss
+from stages.training.losses import class_weights, loss, stacked
 
 LABELS = torch.tensor([0, 0, 0, 1, 2, 2])
 
@@ -53,3 +53,24 @@ def test_balanced_weights_give_every_class_the_same_say() -> None:
     totals = torch.zeros(4).index_add(0, LABELS, weights[LABELS])
     assert totals[:3].tolist() == pytest.approx([1.5] * 3)
     assert class_weights(LABELS, 4, "none") is None
+
+
+@settings(deadline=None)  # torch.func takes a second to import its parts
+@given(
+    kind=st.sampled_from(["cross_entropy", "focal"]),
+    smoothing=st.floats(0, 0.9),
+    weighted=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_the_loss_of_many_heads_and_its_gradient_are_those_of_each(
+    kind: str, smoothing: float, weighted: bool, seed: int
+) -> None:
+    from types import SimpleNamespace
+
+    chosen: Any = SimpleNamespace(loss=kind, focal_gamma=2.0, label_smoothing=smoothing)
+    weights = torch.tensor([0.5, 2.0, 1.0, 3.0]) if weighted else None
+    heads = torch.stack([logits(seed), 5 * logits(seed + 1)]).requires_grad_()
+    alone = torch.stack([loss(head, LABELS, chosen, weights) for head in heads])
+    (gradient,) = torch.autograd.grad(alone.sum(), [heads])
+    found = stacked(heads.detach().transpose(1, 2), LABELS, chosen, weights)
+    torch.testing.assert_close(found, (alone.detach(), gradient.transpose(1, 2)))

@@ -10,12 +10,12 @@ from torchvision import models
 
 from stages.backbones import zoo
 from stages.errors import UserError
-from stages.heads import linear
 from stages.params import Phase
 from stages.training import checkpoint, loop
 from stages.training.data import Data, Part
 from stages.training.fitted import Fitted, assemble
 from stages.training.rest import Rest, build
+from stages.training.tasks import Judged, Labels, Task
 from tests.backbones.networks import output_of, randomised
 
 Make = Callable[..., Any]
@@ -77,7 +77,7 @@ def data(network: Make) -> Data:
 
 
 def fit(chosen: Any, data: Data) -> Fitted:
-    return linear.fit(data, chosen, CPU)
+    return loop.fit("linear", data, chosen, CPU)
 
 
 def body(found: Fitted) -> dict[str, torch.Tensor]:
@@ -158,7 +158,7 @@ FROZEN = {"head": ("stage3.", "stage4.", "conv5."), "conv5": ("stage3.", "stage4
 def test_what_is_frozen_is_bit_identical_afterwards(
     data: Data, turned: Make, monkeypatch: pytest.MonkeyPatch, order: list[str], freeze_batchnorm: bool
 ) -> None:
-    told = iter((1 / epoch, 0.0) for epoch in range(1, 9))
+    told = iter(Judged(1 / epoch, 0.0) for epoch in range(1, 9))
     monkeypatch.setattr(loop, "judge", lambda *_: next(told))  # the last epoch is the best, and kept
     before = build(data.provenance, "pooled", "random")
     assert before and before.body
@@ -205,10 +205,10 @@ def test_history_tells_phase_and_rate(data: Data, turned: Make) -> None:
 
 def test_each_phase_begins_with_the_best_before_it(data: Data, turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three epochs the second is the best; a rate of next to nothing shows where the next phase began."""
-    told = iter([(0.9, 0.1), (0.5, 0.1), (0.7, 0.1), (0.4, 0.1)])
+    told = iter([Judged(0.9, 0.1), Judged(0.5, 0.1), Judged(0.7, 0.1), Judged(0.4, 0.1)])
     states: list[dict[str, torch.Tensor]] = []
 
-    def judge(module: nn.Module, part: Part) -> tuple[float, float]:
+    def judge(module: nn.Module, part: Part, task: Task) -> Judged:
         states.append({name: value.clone() for name, value in module.state_dict().items()})
         return next(told)
 
@@ -244,10 +244,10 @@ def test_a_phase_of_the_head_alone_trains_as_through_the_frozen_rest(data: Data,
         module.train()
         total = 0.0
         for batch in torch.randperm(TRAIN).split(chosen.batch_size):
-            loss, _ = loop.step(module, train.batch(batch), train.y[batch], optimizer, chosen, None)
+            loss, _ = loop.step(module, train.batch(batch), train.y[batch], optimizer, chosen, Labels(chosen, None))
             total += float(loss) * len(batch)
         assert epoch.train_loss == pytest.approx(total / TRAIN, rel=1e-5)
-        assert epoch.val_loss == pytest.approx(loop.judge(module, data.parts["val"])[0], rel=1e-5)
+        assert epoch.val_loss == pytest.approx(Labels(chosen, None).judge(module, data.parts["val"]).loss, rel=1e-5)
 
 
 def rates(rest: Rest, phase: Phase, chosen: Any) -> dict[str, float]:
@@ -303,7 +303,7 @@ def test_gradients_of_an_earlier_phase_have_no_part_in_the_norm(rest: Rest, turn
         optimizer = loop.make_optimizer(loop.unfreeze(module, Phase(epochs=1, train_from="head"), chosen), chosen)
         for parameter in module.rest.parameters():
             parameter.grad = torch.full_like(parameter, left)
-        loop.step(module, x, y, optimizer, chosen, None)
+        loop.step(module, x, y, optimizer, chosen, Labels(chosen, None))
         moved.append(module.head.weight.detach().clone())  # type: ignore[operator]
     assert torch.equal(*moved)
 
@@ -341,11 +341,11 @@ def test_killed_in_any_phase_it_goes_on_with_the_same_result(
     chosen = turned(phases=order, optimizer="adamw", standardize=True, freeze_batchnorm=False, clip_grad=clip_grad)
     expected, judge, calls = fit(chosen, data), loop.judge, list[int]()
 
-    def counted(module: nn.Module, part: Part) -> tuple[float, float]:
+    def counted(module: nn.Module, part: Part, task: Task) -> Judged:
         calls.append(1)
         if len(calls) == killed_in:
             raise Killed
-        return judge(module, part)
+        return judge(module, part, task)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "judge", counted)
