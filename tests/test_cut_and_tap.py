@@ -20,7 +20,7 @@ from stages.training import data, fitted
 Make = Callable[..., Any]
 SMALL = "shufflenet_v2_x0_5"  # conv1, stage2, stage3, stage4, conv5
 WHOLE, LAST = 341_792, 1024  # its parameters without the classifier, and what that takes
-PLACES = {  # what is kept, and how the head sits on it
+PLACES: dict[str, dict[str, Any]] = {  # what is kept, and how the head sits on it
     "vector": {"cut": "pooled", "head": "mlp", "hidden": 8},
     "map": {"cut": "map", "head": "squeezenet"},
     "map averaged": {"cut": "map", "head": "linear"},
@@ -67,9 +67,12 @@ def test_a_kept_head_gives_identical_logits_and_fetches_nothing(
 ) -> None:
     trained: list[nn.Module] = []
     store = fitted.store
-    monkeypatch.setattr(
-        fitted, "store", lambda folder, module, about: [trained.append(module), store(folder, module, about)]
-    )
+
+    def spy(folder: Path, module: nn.Module, about: Any) -> None:
+        trained.append(module)
+        store(folder, module, about)
+
+    monkeypatch.setattr(fitted, "store", spy)
     chosen = run(until="train", **PLACES[place])
 
     def refuse(*_: Any) -> None:

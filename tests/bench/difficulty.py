@@ -12,7 +12,7 @@ from PIL import Image
 from stages.datasets import images, listing, parts
 from stages.heads import ridge
 from stages.params import Params, load
-from stages.training import data
+from stages.training import data, loop
 from stages.training.data import Data, Part
 from stages.training.fitted import Fitted, logits
 

@@ -22,14 +22,14 @@ def test_lenet5_by_hand() -> None:
     layers = lenet5.build((3, 224, 224), 33, {})
     kinds = "Conv2d ReLU MaxPool2d Conv2d ReLU MaxPool2d Flatten Linear ReLU Linear ReLU Linear"
     assert [type(layer).__name__ for layer in layers.children()] == kinds.split()
-    shapes = [tuple(layer.weight.shape) for layer in layers.children() if hasattr(layer, "weight")]
+    shapes = [tuple(value.shape) for name, value in layers.named_parameters() if name.endswith("weight")]
     assert shapes == [(6, 3, 5, 5), (16, 6, 5, 5), (120, 16 * 53 * 53), (84, 120), (33, 84)]
 
 
 def test_the_small_network_by_hand() -> None:
     layers = smallnet.build((3, 32, 32), 10, {})
     assert size(layers) == 296_130
-    shapes = [tuple(layer.weight.shape) for layer in layers.children() if hasattr(layer, "weight")]
+    shapes = [tuple(value.shape) for name, value in layers.named_parameters() if name.endswith("weight")]
     assert shapes == [(18, 3, 3, 3), (64, 18 * 16 * 16), (10, 64)]
 
 

@@ -46,3 +46,18 @@ def test_command_tells_what_views_were_drawn_from(made: Made) -> None:
     for setting in ("augment.crop=0.5", "augment.flip=true", "augment.rotate=10.0", "augment.lighting=0.2"):
         assert f"-S {setting}" in text
     assert "-S extract.seed=3" in text
+
+
+def test_command_has_what_training_drew_where_images_are_kept(made: Made) -> None:
+    """Nothing was computed then, so that `extract` has no part in it; phases come out as they went in."""
+    made.write()
+    run = gather.load("folder")
+    phases = [{"epochs": 2, "train_from": "layer4.0", "lr": None, "groups": {"layer4.1": 0.1}}]
+    run.head["params"] |= {"cut": "input", "phases": phases, "augment": {"crop": 0.25, "flip": False}}
+    kept = {"engine", "precision", "batch_size", "weights_sha256"}
+    run.head["features"] = {name: value for name, value in run.head["features"].items() if name not in kept}
+    words = shlex.split(command.shell(run).replace("\\\n", ""))
+    parser = pytest.importorskip("hydra.core.override_parser.overrides_parser").OverridesParser.create()
+    found = {override.key_or_group: override.value() for override in parser.parse_overrides(words[4::2])}
+    assert found["phases"] == phases and found["augment.crop"] == 0.25 and found["augment.flip"] is False
+    assert not [key for key in found if key.startswith("extract")]

@@ -62,9 +62,9 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Make:
 @pytest.fixture
 def turned(workplace: Any, params: Make) -> Make:
     def make(**overrides: Any) -> Any:
-        plain = {"head": "linear", "tap": "pooled", "weights": "random", "precision": "float32", "optimizer": "sgd"}
+        plain: dict[str, Any] = {"head": "linear", "tap": "pooled", "weights": "random", "optimizer": "sgd"}
         plain |= {"epochs": 3, "batch_size": 8, "lr": 0.02, "lr_backbone": 0.002, "weight_decay": 0.0}
-        plain |= {"schedule": "constant", "standardize": False, "early_stopping_patience": 100}
+        plain |= {"precision": "float32", "schedule": "constant", "standardize": False, "early_stopping_patience": 100}
         return params(**(plain | overrides))
 
     return make
@@ -82,7 +82,8 @@ def fit(chosen: Any, data: Data) -> Fitted:
 
 def body(found: Fitted) -> dict[str, torch.Tensor]:
     assert found.module.rest and found.module.rest.body
-    return found.module.rest.body.state_dict()
+    state: dict[str, torch.Tensor] = found.module.rest.body.state_dict()
+    return state
 
 
 # --- the same as plain torch
@@ -109,10 +110,10 @@ def trained_plainly(model: Any, classifier: str, frozen: list[str], chosen: Any)
             if name in frozen or (chosen.freeze_batchnorm and isinstance(module, nn.BatchNorm2d)):
                 module.eval()
         total = 0.0
-        for batch in torch.randperm(TRAIN).split(chosen.batch_size):
+        for batch in torch.randperm(TRAIN).split(chosen.batch_size):  # type: ignore[no-untyped-call]
             loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += loss.item() * len(batch)
         model.eval()
@@ -243,7 +244,7 @@ def test_a_phase_of_the_head_alone_trains_as_through_the_frozen_rest(data: Data,
     for epoch in found.history:
         module.train()
         total = 0.0
-        for batch in torch.randperm(TRAIN).split(chosen.batch_size):
+        for batch in torch.randperm(TRAIN).split(chosen.batch_size):  # type: ignore[no-untyped-call]
             loss, _ = loop.step(module, train.batch(batch), train.y[batch], optimizer, chosen, Labels(chosen, None))
             total += float(loss) * len(batch)
         assert epoch.train_loss == pytest.approx(total / TRAIN, rel=1e-5)
