@@ -18,6 +18,7 @@ MAX_RATIO = 200  # unpacked to packed bytes; image archives are near 1
 SLACK = 64 << 20  # bytes an archive may unpack to whatever its ratio
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 BLOCK = 1 << 20
+UNPACKING = ".unpacking"
 Member = tuple[str, Callable[[], IO[bytes] | None]]
 
 
@@ -34,7 +35,7 @@ def unpack(archive: Path, destination: Path) -> None:
     Raises:
         UserError: the archive is damaged, holds a link, a device, a bad name, two equal names, or too much.
     """
-    temporary = destination.with_name(f"{destination.name}.{uuid.uuid4().hex[:8]}.unpacking")
+    temporary = destination.with_name(f"{destination.name}.{uuid.uuid4().hex[:8]}{UNPACKING}")
     temporary.mkdir(parents=True)
     try:
         _unpack_into(archive, temporary)

@@ -30,6 +30,7 @@ from stages.errors import UserError
 from stages.features import io
 
 USER_BLOCK = 512
+MENDED = "`python -m stages.store verify --repair`, then `dvc repro`"
 MAGIC = b"coldcut features, sha256 of all bytes after the first 512: "
 BLOCK = 1 << 22
 LAYER = "features/"
@@ -138,7 +139,7 @@ def read(path: Path) -> Features:
         UserError: the disk fails; the file may be good.
     """
     if not verify(path):
-        raise Damaged(f"{path} is missing or damaged: `dvc repro -f extract` makes it anew.")
+        raise Damaged(f"{path} is missing or damaged: {MENDED}.")
     try:
         with h5py.File(path, "r") as file:
             members = {name: _member(file, name, path) for name in _names(file)}

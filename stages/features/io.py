@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def whole(path: Path, size: int | None = None) -> Iterator[int]:
     Raises:
         Unwritable: the disk is full or fails.
     """
-    temporary = _beside(path)
+    temporary = beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
@@ -56,7 +56,7 @@ def whole(path: Path, size: int | None = None) -> Iterator[int]:
         discard(temporary)
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A name that nothing has, in the folder of `path`."""
     return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
 
@@ -161,7 +161,7 @@ def link(source: Path, target: Path) -> None:
     Raises:
         Unwritable: the disk is full or fails.
     """
-    temporary = _beside(target)
+    temporary = beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.link(source, temporary)
@@ -184,6 +184,53 @@ def copy(source: Path, target: Path) -> None:
         while block := file.read(1 << 20):
             write_at(descriptor, block, offset)
             offset += len(block)
+
+
+@contextmanager
+def appending(partial: Path, first: int) -> Iterator[Callable[[bytes], None]]:
+    """A function that adds to a file which grows under its temporary name; it is cut to `first` bytes before.
+
+    Raises:
+        Unwritable: by that function too: the disk is full or fails. What has come stays.
+    """
+    end = first
+
+    def append(data: bytes) -> None:
+        nonlocal end
+        try:
+            write_at(descriptor, data, end)
+        except OSError as error:
+            raise _unwritable(partial, None, error) from error
+        end += len(data)
+
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o644)
+        os.ftruncate(descriptor, first)
+    except OSError as error:
+        raise _unwritable(partial, None, error) from error
+    try:
+        yield append
+    finally:
+        os.close(descriptor)
+
+
+def publish(partial: Path, path: Path) -> None:
+    """A file that has grown to its end gets its final name.
+
+    Raises:
+        Unwritable: the disk is full or fails.
+    """
+    try:
+        descriptor = os.open(partial, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(partial, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _unwritable(path, None, error) from error
 
 
 def sync_folder(folder: Path) -> None:

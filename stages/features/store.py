@@ -31,7 +31,7 @@ class RowStore:
 
     def __init__(self, provenance: dict[str, Any]) -> None:
         self.provenance = provenance
-        self.home = paths.store() / "features" / fingerprint(provenance)
+        self.home = _home(provenance)
         self._files: dict[Path, h5.Features] = {}
         self._where: dict[tuple[str, str], tuple[Path, int, int]] = {}  # image and view -> file, row, column
 
@@ -173,9 +173,18 @@ def check(path: Path) -> h5.Features:
     return file
 
 
+def place(file: h5.Features) -> Path:
+    """Where a feature file lies in the store, were it a part."""
+    return _home(common(file.provenance)) / f"{_name(file.sha256, _views(file))}.h5"
+
+
 def common(provenance: dict[str, Any]) -> dict[str, Any]:
     """The provenance that the parts of one folder share: all but the views."""
     return {key: value for key, value in provenance.items() if key != "views"}
+
+
+def _home(provenance: dict[str, Any]) -> Path:
+    return paths.store() / "features" / fingerprint(provenance)
 
 
 def _name(sha256: Sequence[str], views: Sequence[str]) -> str:
