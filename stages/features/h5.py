@@ -171,14 +171,21 @@ def verify(path: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            head = os.pread(descriptor, USER_BLOCK, 0)
-            return head == (MAGIC + _digest(descriptor).encode() + b"\n").ljust(USER_BLOCK)
+            return _head(descriptor) == (MAGIC + _digest(descriptor).encode() + b"\n").ljust(USER_BLOCK)
         finally:
             os.close(descriptor)
     except FileNotFoundError:
         return False
     except OSError as error:  # not damage: what is dropped for it would be lost
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def _head(descriptor: int) -> bytes:
+    """The user block; short reads are continued."""
+    head = b""
+    while block := os.pread(descriptor, USER_BLOCK - len(head), len(head)):
+        head += block
+    return head
 
 
 def _digest(descriptor: int) -> str:

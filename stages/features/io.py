@@ -93,7 +93,8 @@ def locked(folder: Path, waiting: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(descriptor)
+        with suppress(OSError):
+            os.close(descriptor)
 
 
 def _lock(folder: Path, waiting: str | None) -> int:

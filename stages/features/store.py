@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from stages import paths
+from stages.errors import UserError
 from stages.features import h5, io
 
 GATHER_BYTES = 64 << 20  # copied at a time while assembling
@@ -64,12 +65,17 @@ class RowStore:
             arrays: member -> rows, without `sha256`.
             sha256: of the images, a row each.
             views: their names, a column each.
+
+        Raises:
+            UserError: the disk is full or fails.
         """
         rows = arrays | {"sha256": np.array(list(sha256), dtype="S64")}
         path = self._path(sha256, views)
         members = {name: (array.shape, array.dtype.str[1:]) for name, array in rows.items()}
         h5.write(path, members=members, provenance=self._with(views), pieces=iter([(0, rows)]))
         self._open(path)
+        if path not in self._files:
+            raise UserError(f"{path} does not come back as it was written: the disk fails.")
 
     def assemble(self, sha256: Sequence[str], views: Sequence[str], out: Path) -> None:
         """Writes the rows of the given images and views, in their order, to `out`.
