@@ -5,7 +5,6 @@ no half file under a final name, no wrong row, and a run without faults ends wit
 """
 
 import errno
-import hashlib
 import os
 import shutil
 import signal
@@ -19,17 +18,14 @@ import pytest
 
 from stages import paths
 from stages.errors import UserError
-from stages.features import extraction, h5, views
-from stages.features.extraction import Machine, Spec, extract
-from stages.features.pipeline import Preprocessing
-from stages.params import Augment
-from tests.conftest import encode, picture
+from stages.features import extraction, h5
+from stages.features.extraction import extract
+from tests.faults import toy
+from tests.faults.toy import FINISHED, KILLED, OUT, REFUSED, WRONG, forked
 
 OPERATIONS = ("open", "posix_fallocate", "pwrite", "pread", "fsync", "replace", "link", "unlink", "close")
 FAULTS = ("kill before", "kill after", "torn", "ENOSPC", "EIO", "short")
-OUT = Path("cache/features/toy/toy.h5")
 IMAGES, PART = 9, 4  # parts of 4, 4 and 1
-FINISHED, KILLED, REFUSED, WRONG = 0, 1, 2, 3
 Rows = dict[str, h5.Array]
 
 
@@ -69,72 +65,38 @@ class Faulty:
         return done
 
 
-def features(pixels: Any) -> list[np.ndarray[Any, Any]]:
-    """A network in little: sums of the pixels."""
-    return [pixels.float().mean((2, 3)).numpy().repeat(3, 1)]
-
-
-def ready(spec: Spec) -> Machine:
-    how = Preprocessing(16, 16, "bilinear", (0, 0, 0), (1, 1, 1))
-    return Machine(features, how, {"pooled": ((9,), "f4")}, {"backbone": "toy"})  # type: ignore[arg-type]
-
-
 @pytest.fixture
-def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[extraction.Image]:
     """Images in `photos`, and an extraction of three parts."""
-    monkeypatch.setattr(extraction, "machine", ready)
+    monkeypatch.setattr(extraction, "machine", toy.machine(3))
     monkeypatch.setattr(extraction, "PART_VIEWS", PART)
-    (workplace / "photos").mkdir()
-    found = []
-    for number in range(IMAGES):
-        data = encode(picture(number, (24, 20)), "JPEG")
-        (workplace / "photos" / f"{number}.jpg").write_bytes(data)
-        found.append((f"{number}.jpg", hashlib.sha256(data).hexdigest()))
-    return found
+    return toy.photos(workplace / "photos", IMAGES)
 
 
-def spec() -> Spec:
-    return Spec(
-        Path("photos").resolve(), "toy", "random", "pooled", 16, "crop", "float32", "float32", PART, "cpu",
-        tuple(views.names(1, Augment(crop=0.4, flip=True, rotate=0.0, lighting=0.2), 0)),
-        Augment(crop=0.4, flip=True, rotate=0.0, lighting=0.2),
-    )  # fmt: skip
+def run(wanted: Sequence[extraction.Image]) -> int:
+    """How many images were computed."""
+    computed, _ = extract(toy.spec(Path("photos").resolve(), PART), wanted, OUT)
+    return computed
 
 
-def forked(work: Callable[[], int]) -> int:
-    """The exit code of some work in a process of its own; a process that a signal ended counts as WRONG."""
-    child = os.fork()
-    if not child:
-        code = WRONG
-        try:
-            with open(os.devnull, "w") as null:
-                os.dup2(null.fileno(), 1)
-                os.dup2(null.fileno(), 2)
-            code = work()
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
-
-
-def faulty_run(wanted: Sequence[tuple[str, str]], faulty: Faulty) -> int:
+def faulty_run(wanted: Sequence[extraction.Image], faulty: Faulty) -> int:
     with pytest.MonkeyPatch.context() as patch:
         for name in OPERATIONS:
             patch.setattr(os, name, faulty.wrap(name))
         try:
-            extract(spec(), wanted, OUT)
+            run(wanted)
         except UserError as error:
             return REFUSED if str(error).strip() else WRONG
     return FINISHED
 
 
-def count_operations(wanted: Sequence[tuple[str, str]]) -> list[str]:
+def count_operations(wanted: Sequence[extraction.Image]) -> list[str]:
     faulty = Faulty(None, "")
     assert faulty_run(wanted, faulty) == FINISHED
     return faulty.names
 
 
-def violations(truth: Rows, reference: bytes, code: int, wanted: Sequence[tuple[str, str]]) -> list[str]:
+def violations(truth: Rows, reference: bytes, code: int, wanted: Sequence[extraction.Image]) -> list[str]:
     """What a faulty run has broken; ends with a run without faults."""
     found = []
     if code not in (FINISHED, KILLED, REFUSED):
@@ -152,7 +114,7 @@ def violations(truth: Rows, reference: bytes, code: int, wanted: Sequence[tuple[
         rows = {image: file.layers["pooled"][row] for row, image in enumerate(file.sha256)}
         if any(not np.array_equal(values, truth[image]) for image, values in rows.items()):
             found.append(f"{path} has wrong rows")
-    computed, _ = extract(spec(), wanted, OUT)
+    computed = run(wanted)
     if computed != IMAGES - len(kept):
         found.append(f"{computed} images computed again, {len(kept)} of {IMAGES} were there")
     if OUT.read_bytes() != reference:
@@ -166,7 +128,7 @@ def violations(truth: Rows, reference: bytes, code: int, wanted: Sequence[tuple[
 @pytest.mark.parametrize(
     "stride", [pytest.param(1, marks=pytest.mark.slow), pytest.param(9, id="every ninth")]
 )
-def test_every_operation_fails_in_every_way(wanted: list[tuple[str, str]], stride: int) -> None:
+def test_every_operation_fails_in_every_way(wanted: list[extraction.Image], stride: int) -> None:
     names = count_operations(wanted)
     reference = OUT.read_bytes()
     file = h5.read(OUT)
