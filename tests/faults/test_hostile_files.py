@@ -119,7 +119,9 @@ def test_tensors_of_other_shapes_are_refused(workplace: Path) -> None:
         zoo.load("squeezenet1_1", str(path))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"shape": 4}', "[" * 100_000, '{"shape": [4], "classes": 3}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "null", '{"shape": 4}', "[" * 100_000, '{"shape": [4], "classes": 3}']
+)
 def test_malformed_descriptions_of_heads_are_refused(workplace: Path, text: str) -> None:
     (workplace / "head.json").write_text(text)
     with pytest.raises(UserError, match="holds no whole head"):
