@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from stages.datasets.base import Box
-from stages.datasets.listing import Row
+from stages.datasets.listing import FLAGS, Row
 from stages.reporting import choose
 from stages.reporting.figures import BLUE, ORANGE, TITLED, _figure, _make_logarithmic, _short, _style, _svg, _tag
 from stages.reporting.gather import Run
@@ -37,15 +37,25 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A box on a canvas, in its units, and where its name stands; the name is empty where there is no room."""
+class Outline:
+    """A box to be drawn, with the name that stands beside it and what its tooltip says."""
 
     box: Box
+    colour: str
+    name: str
+    title: str
+    broken: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An outline on a canvas, in its units, and where its name stands; the name is empty where there is no room."""
+
+    outline: Outline
     x: float
     y: float
     width: float
     height: float
-    colour: str
     name: str
     name_x: float
     name_y: float
@@ -206,7 +216,20 @@ def spread(title: str, unit: str, named: Mapping[str, npt.NDArray[np.float64]]) 
 
 
 def example(picture: Picture, colour: Mapping[str, str]) -> Example:
-    """An image with its boxes, largest first, so that small ones lie on top."""
+    """An image with its objects."""
+    return outlined(
+        picture, [annotated(box, colour.get(box.label, COLOURS[0]), box.label) for box in picture.row.objects]
+    )
+
+
+def annotated(box: Box, colour: str, name: str) -> Outline:
+    """An object, its flags in the tooltip, with a broken line where it counts neither way."""
+    title = ", ".join([box.label, *(flag for flag in FLAGS if getattr(box, flag))])
+    return Outline(box, colour, name, title, broken=box.difficult or box.crowd or box.ignore)
+
+
+def outlined(picture: Picture, outlines: Sequence[Outline]) -> Example:
+    """An image with boxes, largest first, so that small ones lie on top."""
     row = picture.row
     if picture.uri is None:
         return Example(picture, 0, 0, [])
@@ -216,13 +239,13 @@ def example(picture: Picture, colour: Mapping[str, str]) -> Example:
         return Example(picture, width, height, [])  # of such a long image only the middle is shown
     across, down = width / row.width, height / row.height
     marks = []
-    for place, box in enumerate(sorted(row.objects, key=lambda box: -box.area)):
-        x1, y1, x2, y2 = (side * ratio for side, ratio in zip(box.box, (across, down) * 2, strict=True))
+    for place, outline in enumerate(sorted(outlines, key=lambda outline: -outline.box.area)):
+        x1, y1, x2, y2 = (side * ratio for side, ratio in zip(outline.box.box, (across, down) * 2, strict=True))
         right = x1 > width / 2  # the name grows towards the middle
         marks.append(
             Mark(
-                box, x1, y1, x2 - x1, y2 - y1, colour.get(box.label, COLOURS[0]),
-                name=box.label if place < NAMED else "",
+                outline, x1, y1, x2 - x1, y2 - y1,
+                name=outline.name if place < NAMED else "",
                 name_x=min(x2, width - 2) if right else max(x1, 2),
                 name_y=y1 - 4 if y1 > LETTER + 4 else min(y1 + LETTER, height - 3),
                 anchor="end" if right else "start",
