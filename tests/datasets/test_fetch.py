@@ -12,8 +12,8 @@ import pytest
 
 from stages import paths
 from stages.datasets import fetch as module
-from stages.datasets.base import Source
 from stages.datasets import web
+from stages.datasets.base import Source
 from stages.datasets.fetch import digest, fetch
 from stages.errors import UserError
 from stages.features import io

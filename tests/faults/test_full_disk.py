@@ -36,7 +36,9 @@ def test_at_ten_sizes_of_the_disk(tmp_path: Path, repository: Path) -> None:
         else:
             assert case["code"] == toy.REFUSED and "bytes" in case["said"] and "free" in case["said"], case
     early = sum(case["forecasts"] and case["code"] == toy.REFUSED and not case["files"] for case in cases)
-    print(f"{len(cases)} disks: {early} refused before the work, {len(cases) - 2 - early} in the middle of it, 2 finished")
+    print(
+        f"{len(cases)} disks: {early} refused before the work, {len(cases) - 2 - early} in the middle of it, 2 finished"
+    )
 
 
 def test_a_disk_without_room_is_refused_before_the_work(

@@ -88,9 +88,13 @@ MALFORMED = {
     "no JSON": framed(b"{not json"),
     "truncated": GOOD[:-3],
     "bytes beyond the end": GOOD + b"more",
-    "offsets that overlap": framed({"a": ONE | {"data_offsets": [0, 16]}, "b": ONE | {"data_offsets": [8, 24]}}, bytes(24)),
+    "offsets that overlap": framed(
+        {"a": ONE | {"data_offsets": [0, 16]}, "b": ONE | {"data_offsets": [8, 24]}}, bytes(24)
+    ),
     "offsets beyond the file": framed({"a": ONE | {"data_offsets": [0, 1 << 40]}}, bytes(16)),
-    "a shape that is more than its bytes": framed({"a": ONE | {"shape": [1 << 40, 1 << 40], "data_offsets": [0, 16]}}, bytes(16)),
+    "a shape that is more than its bytes": framed(
+        {"a": ONE | {"shape": [1 << 40, 1 << 40], "data_offsets": [0, 16]}}, bytes(16)
+    ),
     "an unknown type": framed({"a": ONE | {"dtype": "X9", "data_offsets": [0, 16]}}, bytes(16)),
     "a negative shape": framed({"a": ONE | {"shape": [-2, -2], "data_offsets": [0, 16]}}, bytes(16)),
 }  # fmt: skip
@@ -119,7 +123,9 @@ def test_tensors_of_other_shapes_are_refused(workplace: Path) -> None:
         zoo.load("squeezenet1_1", str(path))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"shape": 4}', "[" * 100_000, '{"shape": [4], "classes": 3}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "null", '{"shape": 4}', "[" * 100_000, '{"shape": [4], "classes": 3}']
+)
 def test_malformed_descriptions_of_heads_are_refused(workplace: Path, text: str) -> None:
     (workplace / "head.json").write_text(text)
     with pytest.raises(UserError, match="holds no whole head"):

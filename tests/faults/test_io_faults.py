@@ -42,7 +42,9 @@ class Faulty:
         def call(*arguments: Any, **named: Any) -> Any:
             self.names.append(name)
             self.count += 1
-            return real(*arguments, **named) if self.count - 1 != self.at else self.fail(name, real, *arguments, **named)
+            return (
+                real(*arguments, **named) if self.count - 1 != self.at else self.fail(name, real, *arguments, **named)
+            )
 
         return call
 
@@ -125,9 +127,7 @@ def violations(truth: Rows, reference: bytes, code: int, wanted: Sequence[extrac
     return found
 
 
-@pytest.mark.parametrize(
-    "stride", [pytest.param(1, marks=pytest.mark.slow), pytest.param(9, id="every ninth")]
-)
+@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), pytest.param(9, id="every ninth")])
 def test_every_operation_fails_in_every_way(wanted: list[extraction.Image], stride: int) -> None:
     names = count_operations(wanted)
     reference = OUT.read_bytes()
@@ -142,7 +142,9 @@ def test_every_operation_fails_in_every_way(wanted: list[extraction.Image], stri
         ended[{FINISHED: "finished", KILLED: "killed", REFUSED: "refused"}.get(code, f"code {code}")] += 1
         if found := violations(truth, reference, code, wanted):
             broken[f"{kind} at operation {at} ({names[at]})"] = found
-    print(f"{len(names)} operations ({dict(Counter(names))}), {len(cases)} cases: {dict(ended)}; {len(broken)} violations")
+    print(
+        f"{len(names)} operations ({dict(Counter(names))}), {len(cases)} cases: {dict(ended)}; {len(broken)} violations"
+    )
     assert not broken
     assert len(cases) >= 400 // stride
     assert ended["killed"] and ended["refused"] and ended["finished"]

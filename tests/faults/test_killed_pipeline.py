@@ -124,6 +124,8 @@ def test_killed_again_and_again_it_ends_the_same(template: Path) -> None:
         assert len(list((project / "cache/store/features").glob("*/*.h5"))) == 1
         assert not list((project / "cache").rglob("*.partial"))
         shutil.rmtree(project.parent)
-    print(f"{RUNS} runs, {killed} killed ({alone} times dvc alone), {lost} kept rows lost, {rest} left to the last runs")
+    print(
+        f"{RUNS} runs, {killed} killed ({alone} times dvc alone), {lost} kept rows lost, {rest} left to the last runs"
+    )
     assert lost == 0
     assert killed

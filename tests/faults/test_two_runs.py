@@ -45,7 +45,9 @@ def computed() -> list[int]:
 @pytest.mark.parametrize("out", [toy.OUT, Path("elsewhere/toy.h5")], ids=["the same out", "in another experiment"])
 def test_two_runs_at_once_compute_each_part_once(wanted: list[extraction.Image], out: Path) -> None:
     codes: list[int] = []
-    runs = [threading.Thread(target=lambda o=o: codes.append(toy.forked(lambda: run(wanted, o)))) for o in (toy.OUT, out)]  # type: ignore[misc]
+    runs = [
+        threading.Thread(target=lambda o=o: codes.append(toy.forked(lambda: run(wanted, o)))) for o in (toy.OUT, out)
+    ]  # type: ignore[misc]
     for one in runs:
         one.start()
     for one in runs:

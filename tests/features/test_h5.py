@@ -148,7 +148,9 @@ def test_appended_bytes_are_found(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_is_damaged(tmp_path: Path) -> None:
     assert not h5.verify(tmp_path / "none.h5")
-    with pytest.raises(h5.Damaged, match=r"none.h5 is missing or damaged: `python -m stages.store verify --repair`, then `dvc repro`"):
+    with pytest.raises(
+        h5.Damaged, match=r"none.h5 is missing or damaged: `python -m stages.store verify --repair`, then `dvc repro`"
+    ):
         h5.read(tmp_path / "none.h5")
 
 

@@ -94,7 +94,9 @@ def test_a_full_disk_shows_before_the_work(tmp_path: Path, monkeypatch: pytest.M
         with io.whole(tmp_path / "file", 1000) as descriptor:
             begun.append(descriptor)
 
-    with pytest.raises(io.Unwritable, match=r"file cannot be written, the disk is full: 1,000 bytes are needed, [\d,]+ are"):
+    with pytest.raises(
+        io.Unwritable, match=r"file cannot be written, the disk is full: 1,000 bytes are needed, [\d,]+ are"
+    ):
         write()
     assert begun == []
     assert list(tmp_path.iterdir()) == []
