@@ -130,8 +130,8 @@ def _starts_at(headers: Any, first: int) -> bool:
 
 def _validator(headers: Any) -> str:
     """What tells whether the file is still the same; empty where the server gives nothing that can be relied on."""
-    tag = headers.get("ETag", "")
-    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
+    tag = str(headers.get("ETag", ""))
+    return tag if tag and not tag.startswith("W/") else str(headers.get("Last-Modified", ""))
 
 
 def _size(path: Path) -> int:

@@ -58,7 +58,7 @@ def refuse_where_full(path: Path, layers: h5.Shapes, *, rows: int) -> None:
 
 
 def last_speed(backbone: str, cut: str) -> float | None:
-    """About how many views of images a second in the last extraction of this checkout, where it was one of the same network."""
+    """About how many views a second the last extraction of this checkout made, where it was of the same network."""
     try:
         found = json.loads((paths.main_checkout() / paths.TIMINGS / "extract.json").read_text())
         same = (found["of"]["backbone"], found["of"]["cut"]) == (backbone, cut)

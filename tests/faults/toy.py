@@ -1,4 +1,4 @@
-"""A small extraction for fault tests: real images, parts, files and locks; instead of a network, means of the pixels."""
+"""A small extraction for fault tests: real images, parts, files, locks; instead of a network, means of the pixels."""
 
 import hashlib
 import os
