@@ -183,9 +183,9 @@ class Made:
             late |= {"typical_mean_iou": 0.65, "majority": 0.2}
         self._write_metrics(labels, parts, scores, late)
         n = [self.sizes[part] for part in ("train", "val", "test")]
-        first = [(labels[0], 0, 0, 0, "", "", "")]  # a class that no part has
-        rows = [(label, *n, "", "", 0.5) for label in labels[1:]]
-        _csv(paths.PLOTS / "per_class.csv", PLOTS["per_class"], first + rows)
+        first = (labels[0], 0, 0, 0, "", "", "")  # a class that no part has
+        rows = [first, *((label, *n, "", "", 0.5) for label in labels[1:])]
+        _csv(paths.PLOTS / "per_class.csv", PLOTS["per_class"], rows)
         curve = [(label, recall, 1 - recall / 2) for label in labels[2:] for recall in (0.2, 0.5)]
         _csv(paths.PLOTS / "precision_recall.csv", PLOTS["precision_recall"], curve)
         by_views = [(count, "", score, score) for count, score in self.views] if len(self.views) > 1 else []
