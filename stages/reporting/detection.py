@@ -68,7 +68,7 @@ class Page:
         ]
         sizes = ("small", "medium", "large")
         by_size = ", ".join(f"{size} {percent(score(f'map_{size}'))}" for size in sizes)
-        facts = [*words.facts(self.run), ("Objects", self._objects()), ("mAP by size (IoU 0.5 to 0.95)", by_size)]
+        facts = [*words.facts(self.run), ("Objects", self._objects()), ("mAP by size", by_size)]
         if self.run.part == "test":
             both = (percent(self.run.metrics.get(name)) for name in ("val_map_50", "val_map_50_95"))
             facts.append(("On validation", "mAP {} at IoU 0.5, {} at 0.5 to 0.95".format(*both)))
