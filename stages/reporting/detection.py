@@ -68,7 +68,7 @@ class Page:
         ]
         sizes = ("small", "medium", "large")
         by_size = ", ".join(f"{size} {percent(score(f'map_{size}'))}" for size in sizes)
-        facts = [*words.facts(self.run), ("Objects", self._objects()), ("mAP by size (IoU 0.5 to 0.95)", by_size)]
+        facts = [*words.facts(self.run), ("Objects", self._objects()), ("mAP by size", by_size)]
         if self.run.part == "test":
             both = (percent(self.run.metrics.get(name)) for name in ("val_map_50", "val_map_50_95"))
             facts.append(("On validation", "mAP {} at IoU 0.5, {} at 0.5 to 0.95".format(*both)))
@@ -92,12 +92,12 @@ class Page:
 
     def figures(self) -> dict[str, str]:
         """The figures that this run has data for, by name."""
-        curves, groups = judged.precision_recall(), self.run.predictions["recall_by_size"]
-        found = {"per_class": figures.per_class(self.run.classes, "objects")}
-        if any(row.ap_50 is not None for row in self.run.classes):
-            found["by_score"] = figures.scores_of_classes(self.run.classes, "ap_50", "objects")
-        if curves:
-            found["precision_recall"] = figures.precision_recall(curves)
+        points, groups = judged.precision_recall(), self.run.predictions["recall_by_size"]
+        there = [row for row in self.run.classes if row.ap_50 is not None]
+        found = dict[str, str]()
+        if there:
+            found["precision_recall"] = figures.precision_recall({row.name: points.get(row.name, []) for row in there})
+            found["by_score"] = figures.scores_of_classes(there, "ap_50", "objects")
         if groups:
             found["recall_by_size"] = figures.recall_by_size(groups)
         return found
@@ -214,7 +214,7 @@ class Page:
         return f"{self.run.head['classes'][self.boxes.labels[place]]} {self.boxes.scores[place]:.0%}"
 
     def _drawn(self, album: Album, image: int) -> Example:
-        """The objects of an image, and over them the boxes shown."""
+        """The objects of an image and the boxes shown; names first of missed objects, then of the surest boxes."""
         outlines = [self._object(int(place)) for place in np.flatnonzero(self.boxes.object_images == image)]
         there = self.shown.there & (self.boxes.images == image)
         outlines += [self._box(int(place)) for place in np.flatnonzero(there)]

@@ -231,19 +231,19 @@ def per_class(classes: Sequence[Class], of: str) -> str:
 
 
 def precision_recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Precision against recall of each class: a few by colour, many as thin lines; the mean over classes bold."""
+    """The best precision at each recall or more of each class: a few by colour, many thin; the mean of them bold."""
     few, grid, titles = len(curves) <= len(COLOURED), np.linspace(0, 1, 101), {}
     with _style():
         figure, axes = _figure(260)
         best = []
         for place, (name, points) in enumerate(curves.items()):
-            recall, precision = np.array(points).T
+            recall, precision = np.array([(0, 0), *points]).T
+            highest = np.maximum.accumulate(precision[::-1])[::-1]  # at this recall or more
             colour, dash = (COLOURED[place], DASHES[place]) if few else (GREY, "-")
             width, label = (1.5, _short(name)) if few else (0.7, None)
-            (line,) = axes.plot(recall, precision, color=colour, linestyle=dash, linewidth=width, label=label)
+            (line,) = axes.step(recall, highest, color=colour, linestyle=dash, linewidth=width, label=label)
             titles[_tag(line, place)] = name
-            highest = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)  # at this recall or more
-            best.append(highest[np.searchsorted(recall, grid)])
+            best.append(np.append(highest, 0)[np.searchsorted(recall, grid)])
         if len(curves) > 1:
             axes.plot(grid, np.mean(best, 0), color=INK if few else BLUE, linewidth=2.4, label="mean of the classes")
         axes.set(title="Precision and recall", xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
@@ -263,7 +263,11 @@ def recall_by_size(groups: Sequence[Mapping[str, float]]) -> str:
         for place, bar in enumerate(axes.bar(places, recalls, 0.8, color=BLUE)):
             titles[_tag(bar, place)] = f"{groups[place]['objects']} objects of {names[place]} pixels"
             axes.text(place, recalls[place] + 0.02, f"{recalls[place]:.0%}", ha="center")
-        axes.set(title="Objects found, by their size", xlabel="side in pixels: the root of the area", ylim=(0, 1.12))
+        axes.set(
+            title="Objects found by any box, by their size",
+            xlabel="side in pixels: the root of the area",
+            ylim=(0, 1.12),
+        )
         axes.set_xticks(places, names)
         axes.set_yticks(np.linspace(0, 1, 5))
         axes.yaxis.set_major_formatter(PercentFormatter(1))

@@ -89,7 +89,7 @@ class Page:
         others = list[str]()
         for what, (own, other) in self._baselines().items():
             if what == "right class":
-                others.append(f"{other.name} would get {of_100(other.score)} right")
+                others.append(f"{other.name} would get {of_100(other.score)} of 100 classes right")
             else:
                 others.append(f"boxes overlap by {own.score:.0%} on average, {other.name} would by {other.score:.0%}")
         right = of_100(float(self.judged.right[there].mean()))
