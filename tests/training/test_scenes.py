@@ -42,7 +42,7 @@ def perfect(head: str, targets: Any) -> Any:
         return torch.cat([targets[1:5].logit(eps=1e-6), classes])[None]
     if head == "multiscale":
         return tuple(test_multiscale.as_outputs(level) for level in targets)
-    return {"grid": test_grid, "anchors": test_anchors}[head].as_outputs(targets)[None]  # type: ignore[attr-defined]
+    return {"grid": test_grid, "anchors": test_anchors}[head].as_outputs(targets)[None]
 
 
 def seen_through(kind: str, seed: int, width: int, height: int, rotate: float = 0.0) -> torch.Tensor:

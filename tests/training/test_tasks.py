@@ -246,7 +246,7 @@ def test_anchors_are_clustered_from_the_boxes_of_train(turned: Make) -> None:
     shapes = {(30 / SIZE, 32 / SIZE), *((16 / SIZE, height / SIZE) for height in (12, 13, 14))}
     assert len(found.knobs["anchor_sizes"]) == 2
     assert found.knobs["anchor_sizes"][1] == pytest.approx(max(shapes))
-    assert 16 / SIZE == pytest.approx(found.knobs["anchor_sizes"][0][0])
+    assert found.knobs["anchor_sizes"][0][0] == pytest.approx(16 / SIZE)
     assert 0.9 < found.notes["anchor_iou"] == found.knobs["anchor_iou"] <= 1
     few = on_maps(train=[truth([[0, 0, 8, 8]], [0])] * TRAIN)
     with pytest.raises(UserError, match="2 anchors need as many boxes of different sizes, train has 1"):
