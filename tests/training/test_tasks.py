@@ -264,6 +264,14 @@ def test_the_accuracy_of_the_largest_is_over_images_with_an_object(turned: Make)
     assert task.judge(Fixed(), part(logits, truths)).accuracy == 0.5
 
 
+def test_the_accuracy_is_over_objects_in_the_view_and_of_none_there_is_none(turned: Make) -> None:
+    task = task_of("largest", turned(head="largest", boxes={"predict": "class"}))
+    logits = torch.tensor([[9.0, 0, 0], [9, 0, 0]])[:, None]
+    beside = truth([[100, 100, 120, 120]], [0])  # of an image larger than the view
+    assert task.judge(Fixed(), part(logits, [truth([[0, 0, 9, 9]], [0]), beside])).accuracy == 1
+    assert task.judge(Fixed(), part(logits, [truth([], []), beside])).accuracy is None
+
+
 def test_boxes_alone_have_no_accuracy(turned: Make) -> None:
     task = task_of("largest", turned(head="largest", boxes={"predict": "box"}))
     judged = task.judge(Fixed(), part(torch.zeros(2, 1, 4), [scene(0), scene(1)]))
@@ -299,7 +307,7 @@ def test_a_part_without_any_object_trains_and_is_judged(turned: Make, head: str)
     chosen = turned(head=head, monitor="val_map_50", boxes={"anchor_count": 0})
     empty = on_maps(val=[truth([], [])] * VAL, train=[scene(0), truth([], [])] * 3)
     found = loop.fit(head, empty, chosen, CPU)
-    assert found.history[0].val_map_50 == 0
+    assert found.history[0].val_map_50 == 0 and found.history[0].val_accuracy is None
     task = boxes_task(found, head, empty, chosen)
     assert len(task.find(found.module, empty.parts["val"], 0.5)) == VAL
 
