@@ -34,6 +34,7 @@ def main(params: Params) -> dict[str, object]:
         )
     io.write_bytes(out.with_suffix(".bad.json"), (json.dumps(bad, indent=1, ensure_ascii=False) + "\n").encode())
     speed = {"images/s": round(computed / seconds, 1)} if computed else {}
+    speed |= {"views": params.views} if params.views > 1 else {}
     return {"images": len(rows), "computed": computed, "bad": len(bad), **speed, "bytes": out.stat().st_size}
 
 

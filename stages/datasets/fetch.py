@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from stages import paths
+from stages.datasets import web
 from stages.datasets.base import Source
 from stages.errors import UserError
 from stages.features import io
@@ -27,17 +28,21 @@ def fetch(source: Source, *, key: str) -> Path:
         UserError: there is no such file, the network failed, or the checksum is another.
     """
     if source.url.startswith(("https://", "http://", "pypi:")):
-        kept = paths.store() / "downloads" / f"{_slug(source.checksum or source.url)}" / _file_name(source.url)
-        if not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            (_from_pypi if source.url.startswith("pypi:") else _from_web)(source, kept, key)
-        found = kept
+        found = paths.store() / "downloads" / kept_in(source) / _file_name(source.url)
+        with io.locked(found.parent, f"another run fetches {source.url}: waiting for it"):
+            if not found.exists():
+                (_from_pypi if source.url.startswith("pypi:") else _from_web)(source, found, key)
     else:
         found = paths.resolve(source.url)
         if not found.is_file():
             raise UserError(f"`{key}.url`: there is no file {source.url!r} ({found}).")
     _verify(found, source, key)
     return found
+
+
+def kept_in(source: Source) -> str:
+    """The folder of `cache/store/downloads` that a source is kept in."""
+    return _slug(source.checksum or source.url)
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
@@ -66,20 +71,14 @@ def _slug(text: str) -> str:
 
 
 def _from_web(source: Source, target: Path, key: str) -> None:
-    import pooch
-    import requests
-
     try:
-        pooch.retrieve(
-            source.url, source.checksum, fname=target.name, path=target.parent,
-            downloader=pooch.HTTPDownloader(progressbar=True, timeout=60),
-        )  # fmt: skip
-    except ValueError as error:  # pooch: the checksum differs; nothing was put in place
-        raise UserError(f"`{key}.checksum`: {source.url} is not what was expected. {error}") from None
-    except requests.RequestException as error:
+        web.download(source.url, target, source.checksum)
+    except web.Mismatch as error:
+        raise UserError(f"`{key}.checksum`: {source.url} is not what was expected: {error}. {OTHER}") from None
+    except web.Refused as error:
         raise UserError(
-            f"`{key}.url`: {source.url} cannot be fetched ({error}). Fetch it by hand and point the source at the "
-            f"file: -S {key}.url=/path/to/{target.name}"
+            f"`{key}.url`: {source.url} cannot be fetched ({error}). Run again and it goes on from what has come, or "
+            f"fetch it by hand and point the source at the file: -S {key}.url=/path/to/{target.name}"
         ) from None
 
 

@@ -45,7 +45,7 @@ def read(dataset: str) -> list[Row]:
     path = paths.index(dataset)
     try:
         return [_row(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): `dvc repro -f index` makes it anew.") from None
 
 
@@ -60,5 +60,12 @@ def _object(box: Box) -> dict[str, Any]:
 
 
 def _row(values: dict[str, Any]) -> Row:
-    objects = tuple(Box(**item | {"box": tuple(item["box"])}) for item in values.pop("objects"))
-    return Row(objects=objects, **values)
+    objects = tuple(Box(**item | {"box": tuple(map(float, item["box"]))}) for item in values.pop("objects"))
+    row = Row(objects=objects, **values)
+    texts = (row.path, row.sha256, row.label, row.split or "", *(box.label for box in objects))
+    sides = (row.width, row.height)
+    if not all(isinstance(text, str) for text in texts) or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(f"the line of {row.path!r} has a value of another type")
+    if any(len(box.box) != 4 or not box.area >= 0 for box in objects):
+        raise ValueError(f"the line of {row.path!r} has a box that is none")
+    return row

@@ -17,7 +17,9 @@ MAX_BYTES = 1 << 40  # of all members together
 MAX_RATIO = 200  # unpacked to packed bytes; image archives are near 1
 SLACK = 64 << 20  # bytes an archive may unpack to whatever its ratio
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MEMBER = 512  # bytes that a member counts for beside its content: empty files fill a disk too
 BLOCK = 1 << 20
+UNPACKING = ".unpacking"
 Member = tuple[str, Callable[[], IO[bytes] | None]]
 
 
@@ -34,12 +36,13 @@ def unpack(archive: Path, destination: Path) -> None:
     Raises:
         UserError: the archive is damaged, holds a link, a device, a bad name, two equal names, or too much.
     """
-    temporary = destination.with_name(f"{destination.name}.{uuid.uuid4().hex[:8]}.unpacking")
+    temporary = destination.with_name(f"{destination.name}.{uuid.uuid4().hex[:8]}{UNPACKING}")
     temporary.mkdir(parents=True)
     try:
-        _unpack_into(archive, temporary)
+        budget = min(MAX_BYTES, max(SLACK, MAX_RATIO * archive.stat().st_size))
+        left = _unpack_into(archive, temporary, budget)
         for nested in [path for path in sorted(temporary.rglob("*")) if path.is_file() and is_archive(path.name)]:
-            _unpack_into(nested, nested.parent)
+            left = _unpack_into(nested, nested.parent, left)
             nested.unlink()
         if destination.exists():  # another experiment was faster
             return
@@ -48,8 +51,8 @@ def unpack(archive: Path, destination: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _unpack_into(archive: Path, folder: Path) -> None:
-    budget = min(MAX_BYTES, max(SLACK, MAX_RATIO * archive.stat().st_size))
+def _unpack_into(archive: Path, folder: Path, budget: int) -> int:
+    """Unpacks one archive; of the bytes that may come out of all of them together, returns what is left."""
     seen: set[str] = set()
     try:
         for name, opened in _members(archive):
@@ -62,13 +65,17 @@ def _unpack_into(archive: Path, folder: Path) -> None:
             if source is None:
                 raise UserError(f"{archive.name}: {name!r} cannot be read.")
             with source, target.open("xb") as file:
-                while block := source.read(BLOCK):
+                budget -= MEMBER
+                while budget >= 0 and (block := source.read(BLOCK)):
                     budget -= len(block)
-                    if budget < 0:
-                        raise UserError(f"{archive.name} unpacks to more than {MAX_RATIO} times its size: refused.")
                     file.write(block)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{archive.name} cannot be unpacked: {error}") from None
+            if budget < 0:
+                raise UserError(f"{archive.name} unpacks to more than {MAX_RATIO} times its size: refused.")
+    except UserError:
+        raise
+    except Exception as error:  # the readers raise a dozen kinds on damaged archives: zlib.error, struct.error, …
+        raise UserError(f"{archive.name} cannot be unpacked: {error or type(error).__name__}") from None
+    return budget
 
 
 def _members(archive: Path) -> Iterator[Member]:

@@ -1,7 +1,7 @@
 """Judging a head that finds objects."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ from stages.training.fitted import Whole
 
 POINTS = 101  # of a precision-recall curve as it is drawn
 SIZES = 5  # groups of objects by area
+BY_VIEWS = ("accuracy", "map_50", "mean_iou")  # what is told of each number of views, as far as a head has it
+Score = Callable[[Part, Sequence[Found], Data, str], dict[str, float]]
 
 
 def evaluate(params: Params, found: Data, head: Whole, described: Mapping[str, Any]) -> dict[str, object]:
@@ -34,7 +36,8 @@ def evaluate(params: Params, found: Data, head: Whole, described: Mapping[str, A
     kind = "largest" if described["head"] == "largest" else "detection"
     metrics = common.about(kind, params, found, described) | common.sizes(head, found, described)
     metrics |= {"n_objects": _objects(found.parts[judged]), **_unheld(task, found.parts["train"])}
-    score, predict = _largest if kind == "largest" else _detection, task.knobs["predict"]
+    score: Score = _largest if kind == "largest" else _detection
+    predict = task.knobs["predict"]
     if judged == "test":
         metrics |= score(found.parts["test"], each["test"], found, predict)
     validation = score(found.parts["val"], _chosen(each["val"], found, params, views), found, predict)
@@ -42,8 +45,9 @@ def evaluate(params: Params, found: Data, head: Whole, described: Mapping[str, A
     if kind == "largest":
         metrics |= _typical(found, judged)
     written = common.write_metrics(metrics)
-    _write_predictions(params, found, each, judged)
-    common.write_plots(_plots(found, each[judged], judged) | {"views": _views(task, head, found.parts[judged], params)})
+    _write_predictions(params, found, each, judged, _asked(found) if kind == "largest" else {})
+    views_rows = _views(task, head, found, found.parts[judged], score, params)
+    common.write_plots(_plots(found, each[judged], judged) | {"views": views_rows})
     name = "map_50" if kind == "detection" else "mean_iou" if predict != "class" else "accuracy"
     return {f"{judged} images": len(each[judged]), name: written.get(name, written.get(f"val_{name}"))}
 
@@ -140,11 +144,33 @@ def _typical(data: Data, judged: str) -> dict[str, float]:
     return {"typical_mean_iou": scores["mean_iou"], "majority": float((labels == frequent).double().mean())}
 
 
-def _views(task: tasks.Boxes, head: Whole, part: Part, params: Params) -> Iterator[dict[str, object]]:
-    """map_50 when the first so many views are merged."""
+def _asked(data: Data) -> dict[str, torch.Tensor]:
+    """The largest object in the evaluation view of each val and test image, in pixels of the image: its box and label.
+
+    An image without one has the label -1. In these pixels overlaps are those of the view.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name in ("val", "test"):
+        part = data.parts[name]
+        maps = part.maps(torch.arange(len(part.y)))
+        assert maps is not None and part.scenes is not None
+        boxes, labels = torch.zeros(len(part.y), 4), torch.full((len(part.y),), -1)
+        for image, answer in enumerate(_answers(part)):
+            if answer is not None:
+                box, labels[image] = answer
+                whole = Found(box[None], torch.ones(1), labels[[image]])
+                boxes[image] = part.scenes.back(image, whole, maps[image]).boxes[0]
+        tensors |= {f"{name}_asked_boxes": boxes, f"{name}_asked_labels": labels}
+    return tensors
+
+
+def _views(
+    task: tasks.Boxes, head: Whole, data: Data, part: Part, score: Score, params: Params
+) -> Iterator[dict[str, object]]:
+    """The scores when the first so many views are merged."""
     for count in range(1, params.views + 1) if params.views > 1 else ():
-        merged = task.map_50(part, task.find(head, part, params.decide.nms_iou, count))
-        yield {"views": count, "map_50": f"{merged:.6f}"}
+        scores = score(part, task.find(head, part, params.decide.nms_iou, count), data, task.knobs["predict"])
+        yield {"views": count, **{name: f"{scores[name]:.6f}" for name in BY_VIEWS if name in scores}}
 
 
 def _plots(data: Data, found: Sequence[Found], judged: str) -> dict[str, list[dict[str, object]]]:
@@ -175,10 +201,16 @@ def _drawn(curve: Curve) -> Iterator[dict[str, object]]:
         yield {"recall": f"{curve.recall[place]:.4f}", "precision": f"{curve.precision[place]:.4f}"}
 
 
-def _write_predictions(params: Params, data: Data, each: Mapping[str, Sequence[Found]], judged: str) -> None:
+def _write_predictions(
+    params: Params,
+    data: Data,
+    each: Mapping[str, Sequence[Found]],
+    judged: str,
+    asked: Mapping[str, torch.Tensor],
+) -> None:
     """The boxes of all images one after the other, with the image and the kind of mistake of each."""
     rows = listing.read(params.dataset)
-    tensors: dict[str, torch.Tensor] = {}
+    tensors = dict(asked)
     for name, found in each.items():
         sorted_out = [mistakes.sort(truth, one) for truth, one in zip(_truths(data.parts[name]), found, strict=True)]
         kept = [one.found for one in sorted_out]

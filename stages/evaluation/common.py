@@ -18,7 +18,7 @@ PLOTS = {  # the header of every plot that dvc.yaml names; a task without one wr
     "confusion": ("actual", "predicted"),
     "per_class": ("class", "n_train", "n_val", "n_test", "accuracy", "precision", "ap_50"),
     "calibration": ("confidence", "accuracy", "count"),
-    "views": ("views", "accuracy", "map_50"),
+    "views": ("views", "accuracy", "map_50", "mean_iou"),
     "precision_recall": ("class", "recall", "precision"),
 }
 

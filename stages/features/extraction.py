@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from stages.backbones.device import pick_device
 from stages.backbones.engine import TorchEngine, pick_precision
 from stages.datasets import images
 from stages.errors import UserError
-from stages.features import h5, views
+from stages.features import forecast, h5, io, views
 from stages.features.header import BadImage
 from stages.features.pipeline import KEPT_RATIO, PIPELINE, Preprocessing, decode, keep, kept_side
 from stages.features.store import RowStore
@@ -220,10 +219,13 @@ def _decoded(spec: Spec, image: Image) -> torch.Tensor | None:
 
 
 def extract(spec: Spec, wanted: Sequence[Image], out: Path) -> tuple[int, list[int]]:
-    """Computes the rows that the store lacks and writes all rows, in order, to `out`.
+    """Computes the rows that the store lacks and writes all rows, in order, to `out`; says before what it will cost.
 
     Returns:
         How many images had a view computed, and the positions of the images that cannot be decoded.
+
+    Raises:
+        UserError: the disk cannot hold it, or fails.
     """
     ready = machine(spec)
     sha256 = [image for _, image in wanted]
@@ -231,11 +233,14 @@ def extract(spec: Spec, wanted: Sequence[Image], out: Path) -> tuple[int, list[i
         missing = store.missing(sha256, spec.views)
         computed = sum(map(len, missing.values()))
         print(f"{len(wanted):,} images, {len(wanted) - computed:,} in the store, {computed:,} to compute", flush=True)
-        if computed and len(spec.views) > 1:
-            print(
-                ", ".join(f"{len(names)} view(s) of {len(places):,}" for names, places in missing.items()), flush=True
-            )
         total = sum(len(names) * len(places) for names, places in missing.items())
+        kept, speed = len(wanted) * len(spec.views), forecast.last_speed(spec.backbone, spec.cut)
+        print(
+            forecast.describe(ready.layers, images=len(wanted), views=len(spec.views), missing=total, speed=speed),
+            flush=True,
+        )
+        assembled = 0 if store.has_file(sha256, spec.views) else kept
+        forecast.refuse_where_full(store.home / io.LOCK, ready.layers, rows=total + assembled)
         with tqdm(total=total, unit=" views" if len(spec.views) > 1 else " images", disable=not missing) as progress:
             for names, places in missing.items():
                 step = _part_images(spec, ready, len(names))
@@ -249,8 +254,7 @@ def extract(spec: Spec, wanted: Sequence[Image], out: Path) -> tuple[int, list[i
 
 def _part_images(spec: Spec, ready: Machine, views: int) -> int:
     """How many images make a part: a few hundred views, fewer when they are large, whole batches."""
-    view_bytes = sum(prod(shape) * np.dtype(dtype).itemsize for shape, dtype in ready.layers.values())
-    most = min(PART_VIEWS, PART_BYTES // view_bytes) // views
+    most = min(PART_VIEWS, PART_BYTES // forecast.view_bytes(ready.layers)) // views
     return max(1, most // spec.batch_size) * spec.batch_size
 
 

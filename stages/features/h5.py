@@ -30,6 +30,7 @@ from stages.errors import UserError
 from stages.features import io
 
 USER_BLOCK = 512
+MENDED = "`python -m stages.store verify --repair`, then `dvc repro`"
 MAGIC = b"coldcut features, sha256 of all bytes after the first 512: "
 BLOCK = 1 << 22
 LAYER = "features/"
@@ -69,7 +70,7 @@ class Features:
     @cached_property
     def sha256(self) -> list[str]:
         """(N,) of the images."""
-        return [value.decode() for value in self.members["sha256"].tolist()]
+        return [value.decode(errors="replace") for value in self.members["sha256"].tolist()]
 
     @cached_property
     def ok(self) -> Array:
@@ -135,33 +136,52 @@ def read(path: Path) -> Features:
 
     Raises:
         Damaged: the file is not there, not whole, or not one of ours.
+        UserError: the disk fails; the file may be good.
     """
     if not verify(path):
-        raise Damaged(f"{path} is missing or damaged: `dvc repro -f extract` makes it anew.")
+        raise Damaged(f"{path} is missing or damaged: {MENDED}.")
     try:
         with h5py.File(path, "r") as file:
             members = {name: _member(file, name, path) for name in _names(file)}
-            provenance = json.loads(file.attrs["provenance"])
-    except (OSError, KeyError, ValueError, TypeError) as error:
+            provenance = _provenance(file)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise Damaged(f"{path} is no feature file of coldcut: {error}") from None
-    layers = {name.removeprefix(LAYER) for name in members if name.startswith(LAYER)}
-    expected = layout(0, 0, dict.fromkeys(layers, ((), "")))
-    if not layers or members.keys() != expected.keys() or len({len(a) for a in members.values()}) > 1:
-        raise Damaged(f"{path} is no feature file of coldcut: it holds {', '.join(sorted(members))}.")
+    _check_shapes(members, path)
     return Features(members, provenance)
 
 
+def provenance(path: Path) -> dict[str, Any] | None:
+    """What a feature file says of itself; None where it is not whole: HDF5 can loop for ever on a damaged file."""
+    try:
+        return read(path).provenance
+    except UserError:
+        return None
+
+
 def verify(path: Path) -> bool:
-    """Whether the file is there and its checksum holds."""
+    """Whether the file is there and its checksum holds.
+
+    Raises:
+        UserError: the disk fails.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY)
+        try:
+            return _head(descriptor) == (MAGIC + _digest(descriptor).encode() + b"\n").ljust(USER_BLOCK)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return False
-    try:
-        head = os.pread(descriptor, USER_BLOCK, 0)
-        return head == (MAGIC + _digest(descriptor).encode() + b"\n").ljust(USER_BLOCK)
-    finally:
-        os.close(descriptor)
+    except OSError as error:  # not damage: what is dropped for it would be lost
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def _head(descriptor: int) -> bytes:
+    """The user block; short reads are continued."""
+    head = b""
+    while block := os.pread(descriptor, USER_BLOCK - len(head), len(head)):
+        head += block
+    return head
 
 
 def _digest(descriptor: int) -> str:
@@ -191,9 +211,43 @@ def _skeleton(members: Shapes, provenance: str) -> tuple[list[tuple[int, bytes]]
 
 
 def _names(file: h5py.File) -> list[str]:
+    """The datasets: at the top or in the group `features`, reached by hard links, nothing else beside them."""
     found: list[str] = []
-    file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+    for name, item in _links(file):
+        below = [(f"{LAYER}{leaf}", layer) for leaf, layer in _links(item)] if f"{name}/" == LAYER else [(name, item)]
+        if others := [other for other, dataset in below if not isinstance(dataset, h5py.Dataset)]:
+            raise ValueError(f"{others[0]!r} is no dataset")
+        found += [dataset for dataset, _ in below]
     return found
+
+
+def _links(group: h5py.Group) -> Iterator[tuple[str, Any]]:
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{name!r} is a link to elsewhere")
+        yield name, group[name]
+
+
+def _provenance(file: h5py.File) -> dict[str, Any]:
+    if list(file.attrs) != ["provenance"]:
+        raise ValueError(f"its attributes are {', '.join(file.attrs) or 'none'}")
+    found = json.loads(file.attrs["provenance"])
+    if not isinstance(found, dict):
+        raise ValueError("its provenance is no object of JSON")
+    return found
+
+
+def _check_shapes(members: Mapping[str, Array], path: Path) -> None:
+    """Exactly the members of `layout`, of one number of images and one of views."""
+    layers = {name.removeprefix(LAYER) for name in members if name.startswith(LAYER)}
+    expected = layout(0, 0, dict.fromkeys(layers, ((), "")))
+    if not layers or members.keys() != expected.keys():
+        raise Damaged(f"{path} is no feature file of coldcut: it holds {', '.join(sorted(members))}.")
+    rows, views = (*members["views"].shape, 0, 0)[:2]
+    wanted = layout(rows, views, {name: (members[LAYER + name].shape[2:], "") for name in layers})
+    if wrong := [name for name, (shape, _) in wanted.items() if members[name].shape != shape]:
+        found = ", ".join(f"{name} {members[name].shape}" for name in ("views", *wrong))
+        raise Damaged(f"{path} is no feature file of coldcut: shapes disagree, {found}.")
 
 
 def _member(file: h5py.File, name: str, path: Path) -> Array:

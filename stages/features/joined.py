@@ -22,6 +22,7 @@ def extract_joined(specs: Sequence[Spec], wanted: Sequence[Image], out: Path) ->
     Returns:
         How many images had a view computed by any of them, and the positions of the images that cannot be decoded.
     """
+    io.sweep(out)
     single = [out.with_name(f"{out.name}.{number}{io.TEMPORARY}") for number in range(len(specs))]
     try:
         found = [extract(spec, wanted, path) for spec, path in zip(specs, single, strict=True)]

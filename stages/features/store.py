@@ -5,10 +5,8 @@ small parts; once a whole file is assembled it is hard-linked here as one big pa
 is found by the sha256 of its image and the name of its view.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from stages import paths
+from stages.errors import UserError
 from stages.features import h5, io
 
 GATHER_BYTES = 64 << 20  # copied at a time while assembling
@@ -33,28 +32,23 @@ class RowStore:
 
     def __init__(self, provenance: dict[str, Any]) -> None:
         self.provenance = provenance
-        self.home = paths.store() / "features" / fingerprint(provenance)
+        self.home = _home(provenance)
         self._files: dict[Path, h5.Features] = {}
         self._where: dict[tuple[str, str], tuple[Path, int, int]] = {}  # image and view -> file, row, column
 
     @contextmanager
     def locked(self) -> Iterator["RowStore"]:
         """Waits for any other run of the same extraction; the lock of a killed run is gone with it."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print("another run computes these features: waiting for it", file=sys.stderr)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with io.locked(self.home, "another run computes these features: waiting for it"):
             for leftover in self.home.glob(f"*{io.TEMPORARY}"):
-                leftover.unlink()
+                io.discard(leftover)
             for path in sorted(self.home.glob("*.h5")):
                 self._open(path)
             yield self
-        finally:
-            os.close(descriptor)
+
+    def has_file(self, sha256: Sequence[str], views: Sequence[str]) -> bool:
+        """Whether one file holds just these images and views, so that nothing is left to assemble."""
+        return self._path(sha256, views) in self._files
 
     def missing(self, sha256: Sequence[str], views: Sequence[str]) -> dict[tuple[str, ...], list[int]]:
         """The positions of the images that lack views, by the views they lack."""
@@ -71,30 +65,38 @@ class RowStore:
             arrays: member -> rows, without `sha256`.
             sha256: of the images, a row each.
             views: their names, a column each.
+
+        Raises:
+            UserError: the disk is full or fails.
         """
         rows = arrays | {"sha256": np.array(list(sha256), dtype="S64")}
         path = self._path(sha256, views)
         members = {name: (array.shape, array.dtype.str[1:]) for name, array in rows.items()}
         h5.write(path, members=members, provenance=self._with(views), pieces=iter([(0, rows)]))
         self._open(path)
+        if path not in self._files:
+            raise UserError(f"{path} does not come back as it was written: the disk fails.")
 
     def assemble(self, sha256: Sequence[str], views: Sequence[str], out: Path) -> None:
         """Writes the rows of the given images and views, in their order, to `out`.
 
-        `out` is then the store's one big part too, and the parts that it contains go.
+        `out` is then the store's one big part too, and the parts that it contains go. Killed anywhere, the next call
+        ends the same.
         """
+        io.sweep(out)
         path = self._path(sha256, views)
-        if path in self._files:
-            io.link(path, out)
+        if path not in self._files:
+            members = h5.layout(len(sha256), len(views), self._layers(sha256, views))
+            h5.write(path, members=members, provenance=self._with(views), pieces=self._gather(sha256, views, members))
+        io.link(path, out)
+        held = set(sha256), set(views)
+        others = {other: _held(file) for other, file in self._files.items() if other != path}
+        if any(_within(held, more) for more in others.values()):
+            io.discard(path)  # one file of the store holds all of it and more
             return
-        members = h5.layout(len(sha256), len(views), self._layers(sha256, views))
-        h5.write(out, members=members, provenance=self._with(views), pieces=self._gather(sha256, views, members))
-        if any(set(sha256) <= set(file.sha256) and set(views) <= set(_views(file)) for file in self._files.values()):
-            return  # one file of the store holds all of it and more
-        io.link(out, path)
-        for old, file in self._files.items():
-            if set(sha256) >= set(file.sha256) and set(views) >= set(_views(file)):
-                old.unlink()
+        for other, less in others.items():
+            if _within(less, held):
+                io.discard(other)
 
     def bad(self, sha256: Sequence[str], view: str) -> list[int]:
         """Positions of the images that could not be decoded."""
@@ -143,12 +145,10 @@ class RowStore:
 
     def _open(self, path: Path) -> None:
         try:
-            file = h5.read(path)
-        except h5.Damaged:
-            file = None
-        if file is None or file.provenance != self._with(_views(file)):
-            print(f"{path} is damaged: dropped, its rows are computed again", file=sys.stderr)
-            path.unlink()
+            file = check(path)
+        except h5.Damaged as error:
+            print(f"{error} Dropped: its rows are computed again.", file=sys.stderr)
+            io.discard(path)
             return
         self._files[path] = file
         for column, view in enumerate(_views(file)):
@@ -158,11 +158,59 @@ class RowStore:
         return self.provenance | {"views": list(views)}
 
     def _path(self, sha256: Sequence[str], views: Sequence[str]) -> Path:
-        return self.home / f"{hashlib.sha256(json.dumps([*sha256, *views]).encode()).hexdigest()[:16]}.h5"
+        return self.home / f"{_name(sha256, views)}.h5"
+
+
+def check(path: Path) -> h5.Features:
+    """A part that is whole and lies where its content belongs.
+
+    Raises:
+        Damaged: its bytes, its provenance or its rows are not those that its place and name stand for.
+    """
+    try:
+        file = h5.read(path)
+    except h5.Damaged:
+        raise h5.Damaged(f"{path} is damaged.") from None
+    views = _views(file)
+    if path.stem != _name(file.sha256, views) or file.members["views"].shape[1] != len(views):
+        raise h5.Damaged(f"{path} holds other rows than its name stands for.")
+    if path.parent.name != fingerprint(common(file.provenance)):
+        raise h5.Damaged(f"{path} holds features of another provenance than its folder.")
+    return file
+
+
+def place(file: h5.Features) -> Path:
+    """Where a feature file lies in the store, were it a part."""
+    return _home(common(file.provenance)) / f"{_name(file.sha256, _views(file))}.h5"
+
+
+def common(provenance: dict[str, Any]) -> dict[str, Any]:
+    """The provenance that the parts of one folder share: all but the views."""
+    return {key: value for key, value in provenance.items() if key != "views"}
+
+
+def _home(provenance: dict[str, Any]) -> Path:
+    return paths.store() / "features" / fingerprint(provenance)
+
+
+def _name(sha256: Sequence[str], views: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([*sha256, *views]).encode()).hexdigest()[:16]
+
+
+Held = tuple[set[str], set[str]]  # images and views
+
+
+def _held(file: h5.Features) -> Held:
+    return set(file.sha256), set(_views(file))
+
+
+def _within(less: Held, more: Held) -> bool:
+    return less[0] <= more[0] and less[1] <= more[1]
 
 
 def _views(file: h5.Features) -> list[str]:
-    return list(file.provenance.get("views", ()))
+    found = file.provenance.get("views")
+    return [str(view) for view in found] if isinstance(found, list) else []
 
 
 def fingerprint(provenance: dict[str, Any]) -> str:

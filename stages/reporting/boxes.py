@@ -10,16 +10,16 @@ from markupsafe import Markup
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from stages.datasets.base import Box
-from stages.datasets.listing import Row
+from stages.datasets.listing import FLAGS, Row
 from stages.reporting import choose
 from stages.reporting.figures import BLUE, ORANGE, TITLED, _figure, _make_logarithmic, _short, _style, _svg, _tag
 from stages.reporting.gather import Run
 from stages.reporting.pictures import LONGEST, SIDE, Album, Picture
 
 EXAMPLES = 12  # annotated images
-NAMED = 15  # boxes of an image that carry their class, the largest ones
+NAMED = 15  # boxes of an image that carry their class, at most
 COLOURS = ("#f0e442", "#56b4e9", "#e69f00", "#2fc39b", "#ff8ac4", "#ffffff")  # light: each box has a dark rim
-LETTER = 13  # the height of a name on a canvas
+LETTER, LETTER_WIDTH = 13, 7  # the height of a name on a canvas, and about the width of its letters
 LISTS = ("train", "val", "test", "all")
 BINS = 32
 DECADES = 500  # highest to lowest, above which an axis has room for powers of ten alone
@@ -37,15 +37,25 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A box on a canvas, in its units, and where its name stands; the name is empty where there is no room."""
+class Outline:
+    """A box to be drawn, with the name that stands beside it and what its tooltip says."""
 
     box: Box
+    colour: str
+    name: str
+    title: str
+    broken: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An outline on a canvas, in its units, and where its name stands; the name is empty where there is no room."""
+
+    outline: Outline
     x: float
     y: float
     width: float
     height: float
-    colour: str
     name: str
     name_x: float
     name_y: float
@@ -206,7 +216,19 @@ def spread(title: str, unit: str, named: Mapping[str, npt.NDArray[np.float64]]) 
 
 
 def example(picture: Picture, colour: Mapping[str, str]) -> Example:
-    """An image with its boxes, largest first, so that small ones lie on top."""
+    """An image with its objects; the largest have the first claim to a name."""
+    largest = sorted(picture.row.objects, key=lambda box: -box.area)
+    return outlined(picture, [annotated(box, colour.get(box.label, COLOURS[0]), box.label) for box in largest])
+
+
+def annotated(box: Box, colour: str, name: str) -> Outline:
+    """An object, its flags in the tooltip, with a broken line where it counts neither way."""
+    title = ", ".join([box.label, *(flag for flag in FLAGS if getattr(box, flag))])
+    return Outline(box, colour, name, title, broken=box.difficult or box.crowd or box.ignore)
+
+
+def outlined(picture: Picture, outlines: Sequence[Outline]) -> Example:
+    """An image with boxes, largest first, so that small ones lie on top; no name stands where an earlier one does."""
     row = picture.row
     if picture.uri is None:
         return Example(picture, 0, 0, [])
@@ -215,17 +237,21 @@ def example(picture: Picture, colour: Mapping[str, str]) -> Example:
     if max(row.width, row.height) > LONGEST * min(row.width, row.height):
         return Example(picture, width, height, [])  # of such a long image only the middle is shown
     across, down = width / row.width, height / row.height
-    marks = []
-    for place, box in enumerate(sorted(row.objects, key=lambda box: -box.area)):
-        x1, y1, x2, y2 = (side * ratio for side, ratio in zip(box.box, (across, down) * 2, strict=True))
+    marks, taken = list[Mark](), list[tuple[float, float, float]]()
+    for outline in outlines:
+        x1, y1, x2, y2 = (side * ratio for side, ratio in zip(outline.box.box, (across, down) * 2, strict=True))
         right = x1 > width / 2  # the name grows towards the middle
-        marks.append(
-            Mark(
-                box, x1, y1, x2 - x1, y2 - y1, colour.get(box.label, COLOURS[0]),
-                name=box.label if place < NAMED else "",
-                name_x=min(x2, width - 2) if right else max(x1, 2),
-                name_y=y1 - 4 if y1 > LETTER + 4 else min(y1 + LETTER, height - 3),
-                anchor="end" if right else "start",
-            )
-        )  # fmt: skip
-    return Example(picture, width, height, marks)
+        x = min(x2, width - 2) if right else max(x1, 2)
+        y = y1 - 4 if y1 > LETTER + 4 else min(y1 + LETTER, height - 3)
+        long = len(outline.name) * LETTER_WIDTH
+        room = (x - long, x, y) if right else (x, x + long, y)
+        named = len(taken) < NAMED and bool(outline.name) and not any(_meet(room, other) for other in taken)
+        taken += [room] if named else []
+        name, anchor = outline.name if named else "", "end" if right else "start"
+        marks.append(Mark(outline, x1, y1, x2 - x1, y2 - y1, name, x, y, anchor))
+    return Example(picture, width, height, sorted(marks, key=lambda mark: -mark.outline.box.area))
+
+
+def _meet(room: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
+    """Whether two names, each from x to x at y, would overlap."""
+    return room[0] < other[1] and other[0] < room[1] and abs(room[2] - other[2]) < LETTER

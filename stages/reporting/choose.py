@@ -1,12 +1,14 @@
 """Which images and classes are worth a look. Every choice follows from the numbers: the same run, the same page."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from stages.datasets.listing import Row
-from stages.reporting.gather import Class, Judged, Run
+from stages.reporting.gather import Class, Run
+from stages.reporting.judged import Labels, Shown
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Confused:
     example: int
 
 
-def right(judged: Judged, count: int) -> list[int]:
+def right(judged: Labels, count: int) -> list[int]:
     """Right answers from the surest to the least sure, each of another class as far as there are enough."""
     order = _by(-judged.confidence, judged.right)
     if len(order) <= count:
@@ -33,12 +35,12 @@ def right(judged: Judged, count: int) -> list[int]:
     return picked
 
 
-def wrong(judged: Judged, count: int) -> list[int]:
+def wrong(judged: Labels, count: int) -> list[int]:
     """Wrong answers, the surest first."""
     return _by(-judged.confidence, ~judged.right)[:count]
 
 
-def uncertain(judged: Judged, count: int) -> list[int]:
+def uncertain(judged: Labels, count: int) -> list[int]:
     """The answers with the highest entropy."""
     p = judged.probabilities.astype(np.float64)
     return _by((p * np.log(np.maximum(p, 1e-12))).sum(1), np.ones(len(p), bool))[:count]
@@ -50,13 +52,13 @@ def weakest(run: Run, count: int) -> list[Class]:
     return sorted(known, key=lambda row: (row.accuracy or 0, row.name))[:count]
 
 
-def members(judged: Judged, number: int, count: int) -> list[int]:
+def members(judged: Labels, number: int, count: int) -> list[int]:
     """Images of one class, mistakes first, the surest of them first."""
     order = np.lexsort((-judged.confidence, judged.right))
     return [int(place) for place in order if judged.labels[place] == number][:count]
 
 
-def confused(judged: Judged, names: list[str], count: int) -> list[Confused]:
+def confused(judged: Labels, names: list[str], count: int) -> list[Confused]:
     """The pairs of classes that are mistaken most often."""
     counts = judged.confusion()
     mistakes = [(int(counts[a, p]), int(a), int(p)) for a, p in np.argwhere(counts) if a != p]
@@ -65,6 +67,41 @@ def confused(judged: Judged, names: list[str], count: int) -> list[Confused]:
         example = _by(-judged.confidence, (judged.labels == a) & (judged.chosen == p))[0]
         found.append(Confused(names[a], names[p], times, int(counts[a].sum()), example))
     return found
+
+
+def ranked(scores: npt.NDArray[np.floating], among: npt.NDArray[np.bool_], count: int) -> dict[str, list[int]]:
+    """The `best`, the `middle` and the `worst` positions by score, none in two of them; few where there are few."""
+    order = _by(-scores, among)
+    size = min(count, len(order) // 3 or 1)
+    start = max(size, (len(order) - size) // 2)
+    return {"best": order[:size], "middle": order[start:-size][:size], "worst": order[size:][-size:][::-1]}
+
+
+def missed(shown: Shown, count: int) -> list[int]:
+    """Objects that no shown box hits, the largest first, each in another image."""
+    areas = np.array([box.area for box in shown.all.objects])
+    return _of_images(_by(-areas, shown.missed), shown.all.object_images, count)
+
+
+def false_alarms(shown: Shown, kinds: list[str], count: int) -> list[int]:
+    """Shown boxes with mistakes of these kinds, the surest first, each in another image."""
+    among = shown.wrong & np.isin(shown.all.kinds, [shown.all.names.index(kind) for kind in kinds])
+    return _of_images(_by(-shown.all.scores, among), shown.all.images, count)
+
+
+def misnamed(shown: Shown, names: list[str], count: int) -> list[Confused]:
+    """The pairs of classes that shown boxes on an object confuse most often; the example is the surest such box."""
+    boxes = shown.all
+    among = np.flatnonzero(shown.wrong & (boxes.kinds == boxes.names.index("class")))
+    pairs = Counter[tuple[int, int]]()
+    example = dict[tuple[int, int], int]()
+    for place in among[np.argsort(-boxes.scores[among], kind="stable")]:
+        pair = int(boxes.object_labels[boxes.meant[place]]), int(boxes.labels[place])
+        pairs[pair] += 1
+        example.setdefault(pair, int(place))
+    objects = np.bincount(boxes.object_labels[boxes.counts], minlength=len(names))
+    most = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:count]
+    return [Confused(names[a], names[p], times, int(objects[a]), example[a, p]) for (a, p), times in most]
 
 
 def samples(rows: list[Row], count: int) -> list[Row]:
@@ -83,3 +120,11 @@ def samples(rows: list[Row], count: int) -> list[Row]:
 def _by(keys: npt.NDArray[np.floating], among: npt.NDArray[np.bool_]) -> list[int]:
     """Positions where `among` holds, lowest key first, equal ones in index order."""
     return [int(place) for place in np.argsort(keys, kind="stable") if among[place]]
+
+
+def _of_images(places: list[int], images: npt.NDArray[np.int64], count: int) -> list[int]:
+    """The first of each image, `count` at most."""
+    first = dict[int, int]()
+    for place in places:
+        first.setdefault(int(images[place]), place)
+    return list(first.values())[:count]

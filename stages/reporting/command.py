@@ -29,15 +29,13 @@ def settings(run: Run) -> Iterator[tuple[str, Any]]:
     knobs, made = dict(run.head["params"]), run.head["features"]
     for first in ("dataset", "root", "backbone", "weights", "cut", "head"):
         yield first, run.index["root"] if first == "root" else knobs.pop(first)
-    augment = knobs.pop("augment", {})  # a knob of training where images themselves are kept
-    yield from sorted(knobs.items())
-    yield from _flat("split", run.split["params"])
+    yield from _flat("", dict(sorted(knobs.items())))  # augment too, where images themselves are kept
+    yield from _flat("split.", run.split["params"])
     yield from _drawn(made["views"])
-    yield from _flat("augment", augment)
     if "precision" in made:
-        yield from _flat("extract", {name: made[name] for name in ("precision", "dtype", "batch_size")})
-    yield from _flat("decide", run.decide)
-    yield from _flat(f"datasets.{run.index['dataset']}", run.index["options"])
+        yield from _flat("extract.", {name: made[name] for name in ("precision", "dtype", "batch_size")})
+    yield from _flat("decide.", run.decide)
+    yield from _flat(f"datasets.{run.index['dataset']}.", run.index["options"])
 
 
 def _drawn(views: list[str]) -> Iterator[tuple[str, Any]]:
@@ -68,6 +66,6 @@ def hydra(value: Any) -> str:
 def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(f"{prefix}.{name}", value)
+            yield from _flat(f"{prefix}{name}.", value)
         else:
-            yield f"{prefix}.{name}", value
+            yield f"{prefix}{name}", value

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
-from stages.reporting.gather import Bin, Class
+from stages.reporting.gather import Class
+from stages.reporting.judged import Bin
 from stages.reporting.words import Bar
 from stages.training.history import Epoch
 
@@ -41,63 +42,85 @@ STYLE: Any = {
 }  # fmt: skip
 WIDTH = 340  # points; about the width of a phone, so that text keeps its size there
 NAME = 20  # characters of a class name in a figure
+SCORES = {  # of which there are curves
+    "loss": "Loss",
+    "accuracy": "Accuracy",
+    "map_50": "Average precision",
+    "mean_iou": "Overlap of boxes",
+}
 SUGGESTED = {"lr_steepest": "steepest", "lr_minimum_tenth": "a tenth of the lowest"}
+OF_A_CLASS = {"accuracy": "accuracy", "ap_50": "AP"}
+COLOURED, DASHES = (BLUE, ORANGE, GREEN, RED), ("-", "--", "-.", ":")
 COUNTED, TITLED = 40, 60  # classes up to which cells carry their count, and bars their names
 
 
-def baselines(bars: Sequence[Bar], low: float, high: float) -> str:
-    """Top-1 of the head, with its 95% interval, beside what needs no training."""
+def baselines(bars: Sequence[Bar], what: str, interval: tuple[float, float] | None = None) -> str:
+    """A score of the head, with its 95% interval where it is known, beside what needs no training."""
     with _style():
-        figure, axes = _figure(34 * len(bars) + 24)
+        figure, axes = _figure(34 * len(bars) + 42)
         places = np.arange(len(bars))
         colours = [BLUE] + [GREY] * (len(bars) - 1)
-        axes.barh(places, [bar.accuracy for bar in bars], 0.36, color=colours)
-        axes.plot([low, high], [0, 0], color=INK, linewidth=1.4, marker="|", markersize=8)
-        for place, bar in enumerate(bars):
+        axes.barh(places, [bar.score for bar in bars], 0.36, color=colours)
+        texts = [f"{bar.score:.1%}" for bar in bars]
+        alt = f"Bars of {what}: " + ", ".join(f"{bar.name} {text}" for bar, text in zip(bars, texts, strict=True))
+        if interval:
+            axes.plot(interval, [0, 0], color=INK, linewidth=1.4, marker="|", markersize=8)
+            low, high = (f"{end:.1%}" for end in interval)
+            texts[0] += f"  ({low} – {high})"
+            alt += f"; 95% interval of the head {low} to {high}"
+        for place, (bar, text) in enumerate(zip(bars, texts, strict=True)):
             axes.text(0, place - 0.3, bar.name, verticalalignment="bottom")
-            text = f"{bar.accuracy:.1%}" + (f"  ({low:.1%} – {high:.1%})" if place == 0 else "")
             axes.text(1, place - 0.3, text, horizontalalignment="right", verticalalignment="bottom")
-        axes.set(xlim=(0, 1), ylim=(len(bars) - 0.6, -0.75), yticks=[])
+        axes.set(xlim=(0, 1), ylim=(len(bars) - 0.6, -0.75), yticks=[], title=_capital(what))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
-        compared = ", ".join(f"{bar.name} {bar.accuracy:.1%}" for bar in bars)
-        return _svg(figure, f"Bars of top-1 accuracy: {compared}; 95% interval of the head {low:.1%} to {high:.1%}.")
+        return _svg(figure, f"{alt}.")
+
+
+def curves(history: Sequence[Epoch], best: int) -> list[str]:
+    """Curves of every score that was kept, then the learning rate; nothing of a head that was solved at once."""
+    if len(history) == 1:
+        return []
+    scores = [what for what in SCORES if getattr(history[0], f"val_{what}", None) is not None]
+    return [*(curve(history, best, what) for what in scores), learning_rate(history)]
 
 
 def curve(history: Sequence[Epoch], best: int, what: str) -> str:
-    """Train and validation `what` (loss or accuracy) by epoch, the kept epoch marked."""
+    """Train, where it is known, and validation score by epoch, the kept epoch marked."""
+    title = SCORES[what]
     with _style():
         figure, axes = _figure(210)
         epochs = [epoch.epoch for epoch in history]
         for part, name, colour, dash in (("train", "train", ORANGE, (4, 1.5)), ("val", "validation", BLUE, (1, 0))):
-            values = [getattr(epoch, f"{part}_{what}") for epoch in history]
-            axes.plot(epochs, values, color=colour, dashes=dash, label=name)
+            if getattr(history[0], f"{part}_{what}", None) is not None:
+                values = [getattr(epoch, f"{part}_{what}") for epoch in history]
+                axes.plot(epochs, values, color=colour, dashes=dash, label=name)
         kept = getattr(history[best - 1], f"val_{what}")
         axes.axvline(best, color=MUTED, linewidth=0.8, dashes=(2, 2))
         axes.plot([best], [kept], "o", color=BLUE, label=f"kept: epoch {best}, {kept:.3g}")
-        axes.set(title=f"{what.capitalize()} by epoch", xlabel="epoch")
+        axes.set(title=f"{title} by epoch", xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        if what == "accuracy":
+        if what == "loss":
+            axes.set_ylim(bottom=0)
+        else:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
             axes.set_ylim(0, 1.03)
-        else:
-            axes.set_ylim(bottom=0)
         axes.legend(loc="best")
-        alt = f"Train and validation {what} over {len(history)} epochs; epoch {best} was kept, {kept:.3g}."
-        return _svg(figure, alt)
+        return _svg(figure, f"{title} over {len(history)} epochs; epoch {best} was kept, {kept:.3g}.")
 
 
-def accuracy_by_views(points: Sequence[tuple[int, float]]) -> str:
-    """Accuracy when the first so many views of an image are averaged."""
+def by_views(points: Sequence[Mapping[str, float]], what: str) -> str:
+    """A score when the first so many views of an image are averaged."""
+    title = SCORES[what]
     with _style():
         figure, axes = _figure(150)
-        counts, accuracies = [count for count, _ in points], [accuracy for _, accuracy in points]
-        axes.plot(counts, accuracies, "o-", color=BLUE)
-        axes.set(title="Accuracy and views averaged", xlabel="views", xticks=counts)
+        counts, scores = [int(point["views"]) for point in points], [point[what] for point in points]
+        axes.plot(counts, scores, "o-", color=BLUE)
+        axes.set(title=f"{title} and views averaged", xlabel="views", xticks=counts)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-        compared = ", ".join(f"{count}: {accuracy:.1%}" for count, accuracy in points)
-        return _svg(figure, f"Accuracy by the number of views averaged: {compared}.")
+        compared = ", ".join(f"{count}: {score:.1%}" for count, score in zip(counts, scores, strict=True))
+        return _svg(figure, f"{title} by the number of views averaged: {compared}.")
 
 
 def learning_rate(history: Sequence[Epoch]) -> str:
@@ -132,48 +155,62 @@ def range_test(points: Sequence[tuple[float, float, float]], suggested: Mapping[
         return _svg(figure, f"Loss while the learning rate grows: {compared}; chosen {chosen:g}.")
 
 
-def accuracy_by_images(classes: Sequence[Class]) -> str:
-    """Accuracy of each class against its number of training images, with the trend; two numbers at the least."""
-    known = [row for row in classes if row.accuracy is not None and row.n_train]
-    images = np.array([row.n_train for row in known], float)
-    accuracy = np.array([row.accuracy for row in known], float)
+def by_number(classes: Sequence[Class], what: str, of: str) -> str:
+    """A score of each class against its number of training images or objects, with the trend; two numbers at least.
+
+    Args:
+        classes: rows of per_class.csv.
+        what: accuracy or ap_50.
+        of: images or objects.
+    """
+    known = [row for row in classes if getattr(row, what) is not None and row.n_train]
+    numbers = np.array([row.n_train for row in known], float)
+    scores = np.array([getattr(row, what) for row in known], float)
+    name = OF_A_CLASS[what]
     with _style():
         figure, axes = _figure(230)
         titles = {}
-        for place, row in enumerate(known):
-            (point,) = axes.plot(images[place], accuracy[place], "o", color=BLUE, alpha=0.65, markersize=5.5)
-            titles[_tag(point, place)] = f"{row.name}: {row.n_train} training images, accuracy {row.accuracy:.1%}"
-        x = np.log10(images)
-        slope, start = np.polyfit(x, accuracy, 1)
+        for place, (row, number, score) in enumerate(zip(known, numbers, scores, strict=True)):
+            (point,) = axes.plot(number, score, "o", color=BLUE, alpha=0.65, markersize=5.5)
+            titles[_tag(point, place)] = f"{row.name}: {row.n_train} training {of}, {name} {score:.1%}"
+        x = np.log10(numbers)
+        slope, start = np.polyfit(x, scores, 1)
         ends = np.array([x.min(), x.max()])
         axes.plot(10**ends, slope * ends + start, color=ORANGE, dashes=(4, 2))
-        correlation = float(np.corrcoef(x, accuracy)[0, 1]) if accuracy.std() else 0.0
-        if images.max() > 8 * images.min():
+        correlation = float(np.corrcoef(x, scores)[0, 1]) if scores.std() else 0.0
+        if numbers.max() > 8 * numbers.min():
             _make_logarithmic(axes)
-        axes.set(title="Accuracy and training images", xlabel="training images of the class", ylim=(-0.04, 1.04))
+        axes.set(title=f"{_capital(name)} and training {of}", xlabel=f"training {of} of the class", ylim=(-0.04, 1.04))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-        alt = "Accuracy of each class against its number of training images"
+        alt = f"{_capital(name)} of each class against its number of training {of}"
         return _svg(figure, f"{alt}; correlation with the logarithm of the number {correlation:+.2f}.", titles)
 
 
-def accuracies(classes: Sequence[Class]) -> str:
-    """How many classes have which accuracy: in the place of a trend where all have equally many training images."""
-    known = [row.accuracy for row in classes if row.accuracy is not None]
+def spread(classes: Sequence[Class], what: str) -> str:
+    """How many classes have which score: in the place of a trend where all have equally many training images."""
+    known = [getattr(row, what) for row in classes if getattr(row, what) is not None]
+    name = OF_A_CLASS[what]
     with _style():
         figure, axes = _figure(180)
         middles = np.linspace(0, 1, 11)
         counts, _ = np.histogram(known, np.append(middles, 1.1) - 0.05)
         axes.bar(middles, counts, 0.09, color=BLUE)
-        axes.set(title="Classes by accuracy", xlabel="accuracy of the class", ylabel="classes", xlim=(-0.06, 1.06))
+        axes.set(title=f"Classes by {name}", xlabel=f"{name} of the class", ylabel="classes", xlim=(-0.06, 1.06))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(axis="x", visible=False)
-        alt = f"Histogram of accuracy over {len(known)} classes, from {min(known):.0%} to {max(known):.0%}."
+        alt = f"Histogram of {name} over {len(known)} classes, from {min(known):.0%} to {max(known):.0%}."
         return _svg(figure, alt)
 
 
-def images_per_class(classes: Sequence[Class]) -> str:
-    """Training images of each class, most first; with names where there is room for them."""
+def scores_of_classes(classes: Sequence[Class], what: str, of: str) -> str:
+    """The score of each class against its number of training images or objects, as far as that differs."""
+    numbers = {row.n_train for row in classes if row.n_train and getattr(row, what) is not None}
+    return by_number(classes, what, of) if len(numbers) > 1 else spread(classes, what)
+
+
+def per_class(classes: Sequence[Class], of: str) -> str:
+    """Training images or objects of each class, most first; with names where there is room for them."""
     order = sorted(classes, key=lambda row: (-row.n_train, row.name))
     named = len(order) <= TITLED
     with _style():
@@ -181,16 +218,77 @@ def images_per_class(classes: Sequence[Class]) -> str:
         places, titles = np.arange(len(order)), {}
         draw = axes.barh if named else axes.bar
         for place, bar in enumerate(draw(places, [row.n_train for row in order], 0.72, color=BLUE)):
-            titles[_tag(bar, place)] = f"{order[place].name}: {order[place].n_train} training images"
+            titles[_tag(bar, place)] = f"{order[place].name}: {order[place].n_train} training {of}"
         if named:
             axes.set_yticks(places, [_short(row.name) for row in order], fontsize=8.5)
-            axes.set(ylim=(len(order) - 0.4, -0.6), xlabel="training images")
+            axes.set(ylim=(len(order) - 0.4, -0.6), xlabel=f"training {of}")
             axes.grid(axis="y", visible=False)
         else:
-            axes.set(xticks=[], xlim=(-1, len(order)), xlabel="classes, largest first", ylabel="training images")
-        axes.set_title("Training images per class")
+            axes.set(xticks=[], xlim=(-1, len(order)), xlabel="classes, largest first", ylabel=f"training {of}")
+        axes.set_title(f"Training {of} per class")
         spread = f"from {order[-1].n_train} to {order[0].n_train}"
-        return _svg(figure, f"Bars of training images for {len(order)} classes, {spread}.", titles)
+        return _svg(figure, f"Bars of training {of} for {len(order)} classes, {spread}.", titles)
+
+
+def precision_recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """The best precision at each recall or more of each class: a few by colour, many thin; the mean of them bold."""
+    few, grid, titles = len(curves) <= len(COLOURED), np.linspace(0, 1, 101), {}
+    with _style():
+        figure, axes = _figure(260)
+        best = []
+        for place, (name, points) in enumerate(curves.items()):
+            recall, precision = np.array([(0, 0), *points]).T
+            highest = np.maximum.accumulate(precision[::-1])[::-1]  # at this recall or more
+            colour, dash = (COLOURED[place], DASHES[place]) if few else (GREY, "-")
+            width, label = (1.5, _short(name)) if few else (0.7, None)
+            (line,) = axes.step(recall, highest, color=colour, linestyle=dash, linewidth=width, label=label)
+            titles[_tag(line, place)] = name
+            best.append(np.append(highest, 0)[np.searchsorted(recall, grid)])
+        if len(curves) > 1:
+            axes.plot(grid, np.mean(best, 0), color=INK if few else BLUE, linewidth=2.4, label="mean of the classes")
+        axes.set(title="Precision and recall", xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
+        axes.set(xlabel="recall: share of the objects found", ylabel="precision: share of the boxes right")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1))
+        axes.legend(loc="best")
+        return _svg(figure, f"Precision against recall of {len(curves)} classes, at an overlap of one half.", titles)
+
+
+def recall_by_size(groups: Sequence[Mapping[str, float]]) -> str:
+    """The share of objects that are found, in groups of equal numbers by size."""
+    with _style():
+        figure, axes = _figure(200)
+        places, recalls, titles = range(len(groups)), [group["recall"] for group in groups], {}
+        names = [f"{group['from']:.0f}–{group['to']:.0f}" for group in groups]
+        for place, bar in enumerate(axes.bar(places, recalls, 0.8, color=BLUE)):
+            titles[_tag(bar, place)] = f"{groups[place]['objects']} objects of {names[place]} pixels"
+            axes.text(place, recalls[place] + 0.02, f"{recalls[place]:.0%}", ha="center")
+        axes.set(
+            title="Objects found by any box, by their size",
+            xlabel="side in pixels: the root of the area",
+            ylim=(0, 1.12),
+        )
+        axes.set_xticks(places, names)
+        axes.set_yticks(np.linspace(0, 1, 5))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(axis="x", visible=False)
+        compared = ", ".join(f"{name}: {recall:.0%}" for name, recall in zip(names, recalls, strict=True))
+        return _svg(figure, f"Share of objects found by the side in pixels: {compared}.", titles)
+
+
+def overlaps(values: Sequence[float], typical: float | None) -> str:
+    """How many boxes overlap how much with what they should be, and the mean overlap of the typical box."""
+    with _style():
+        figure, axes = _figure(190)
+        counts, edges = np.histogram(values, np.linspace(0, 1, 21))
+        axes.stairs(counts, edges, fill=True, color=BLUE)
+        axes.axvline(0.5, color=GREEN, linewidth=1, dashes=(1, 1.5), label="counts as found")
+        if typical is not None:
+            axes.axvline(typical, color=ORANGE, linewidth=1.4, dashes=(4, 2), label="the typical box")
+        axes.set(title="Overlap with the largest object", xlabel="IoU", ylabel="images", xlim=(0, 1))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.legend(loc="best")
+        return _svg(figure, f"Distribution of overlap over {len(values)} images, {np.mean(values):.2f} on average.")
 
 
 def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:
@@ -295,6 +393,10 @@ def _short(name: str) -> str:
     """A class name on one line, its end cut off where it is long."""
     name = "".join(letter if letter.isprintable() else " " for letter in name)
     return name if len(name) <= NAME else name[: NAME - 1] + "…"
+
+
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:]
 
 
 def _tag(artist: Any, place: int) -> str:

@@ -4,70 +4,83 @@ import base64
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages.datasets.listing import Row
-from stages.reporting import boxes, choose, command, figures, words
+from stages.reporting import boxes, choose, command, detection, figures, labels, largest, words
 from stages.reporting.gather import Run
-from stages.reporting.pictures import Album, Picture
+from stages.reporting.pictures import Album
 
 TEMPLATES = Path(__file__).parent / "templates"
-SHOWN = 6  # images of each kind: right, wrong, uncertain
-TOP = 5  # classes listed under an image
-WEAKEST, MEMBERS = 3, 8  # classes in the gallery of the weakest, and images of each
-PAIRS = 10  # most confused pairs
 SAMPLES = 24  # training images
 LISTED = 200  # duplicates, bad images and others: the page lists no more of each
 MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![A-Za-z0-9])[_#]|_(?![A-Za-z0-9])")  # a_b is no emphasis
 
 
-@dataclass(frozen=True)
-class Guess:
-    """One of the most probable classes of an image."""
+class Page(Protocol):
+    """What is said and shown of a head, as each task has it.
 
-    name: str
-    probability: float
-    actual: bool
+    Attributes:
+        template: the names of its templates.
+        sections: their headings.
+    """
+
+    template: str
+    sections: tuple[str, ...]
+
+    def summary(self) -> words.Summary:
+        """The headline."""
+
+    def text(self) -> dict[str, Any]:
+        """What page and markdown show besides."""
+
+    def notes(self) -> list[tuple[str, object]]:
+        """Rows of the provenance."""
+
+    def figures(self) -> dict[str, str]:
+        """The figures that this run has data for, by name."""
+
+    def details(self, album: Album) -> dict[str, Any]:
+        """What the page alone shows."""
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A judged image as the page shows it."""
-
-    picture: Picture
-    actual: str
-    predicted: str
-    top: list[Guess]
-
-    @property
-    def right(self) -> bool:
-        """Whether the predicted class is the actual one."""
-        return self.actual == self.predicted
+def of(run: Run) -> Page:
+    """The page of the task that a head is for."""
+    tasks: dict[str, Callable[[Run], Page]] = {
+        "classification": labels.Page,
+        "detection": detection.Page,
+        "largest": largest.Page,
+    }
+    return tasks[run.metrics["task"]](run)
 
 
 def html(run: Run, album: Album) -> str:
     """The page: one file, nothing loaded from anywhere."""
-    script = (TEMPLATES / "script.js.j2").read_text(encoding="utf-8")
+    task, script = of(run), (TEMPLATES / "script.js.j2").read_text(encoding="utf-8")
     objects = boxes.explore(run, album, trained(run))
+    viewed = len(run.views) > 1
+    behind = {"Views": viewed, "Objects": objects is not None, "Data": True, "Provenance": True}
     context = {
-        "figures": drawn(run),
+        "contents": ["Training", *task.sections, *(name for name, there in behind.items() if there)],
+        "figures": {name: Markup(figure) for name, figure in (shared_figures(run) | task.figures()).items()},
+        "curves": [Markup(figure) for figure in figures.curves(run.history, run.head["best_epoch"])],
+        "by_views": [Markup(figures.by_views(run.views, what)) for what in run.views[0] if what != "views"]
+        if viewed
+        else [],
         "objects": objects,
-        "examples": examples(run, album),
-        "weakest": [(row, members(run, album, row.name)) for row in choose.weakest(run, WEAKEST)],
-        "pictures": [album.picture(run.judged.rows[pair.example]) for pair in confused(run)],
         "samples": [album.picture(row) for row in choose.samples(trained(run), 0 if objects else SAMPLES)],
-        "views": album.views(trained(run)[0], run.head["features"]) if len(run.views) > 1 else [],
+        "views": album.views(trained(run)[0], run.head["features"]) if viewed else [],
         "mean_sizes": mean_sizes(run.rows),
         "duplicates": [f"{pair['path']} is {pair['of']}{across(pair)}" for pair in run.index["duplicates"]],
         "bad": [f"{image['path']}: {image['reason']}" for image in run.bad],
         "others": run.index["not_images"],
         "broken": [f"{item['path']}: {item['reason']}" for item in run.index["broken_annotations"]],
+        **task.details(album),
         "missing": [f"{path}: {why}" for path, why in album.missing.items()],  # last: it is known by now
         "album": album,
         "style": Markup((TEMPLATES / "style.css.j2").read_text(encoding="utf-8")),
@@ -75,80 +88,38 @@ def html(run: Run, album: Album) -> str:
         "script_sha256": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "listed": LISTED,
     }
-    return _environment(escape=True).get_template("page.html.j2").render(common(run) | context)
+    template = _environment(escape=True).get_template(f"{task.template}.html.j2")
+    return template.render(common(run, task) | context)
 
 
 def markdown(run: Run) -> str:
     """The same in text: no picture, time or path of this machine, so that it changes only when the result does."""
-    return _environment(escape=False).get_template("page.md.j2").render(common(run))
+    task = of(run)
+    return _environment(escape=False).get_template(f"{task.template}.md.j2").render(common(run, task))
 
 
-def common(run: Run) -> dict[str, Any]:
+def common(run: Run, task: Page) -> dict[str, Any]:
     """What both templates show."""
     return {
         "run": run,
+        "m": run.metrics,
         "words": words,
-        "pairs": confused(run),
-        "provenance": provenance(run),
+        "summary": task.summary(),
+        "provenance": provenance(run, task),
         "command": command.shell(run),
+        **task.text(),
     }
 
 
-def drawn(run: Run) -> dict[str, Markup]:
-    """The figures that this run has data for, by name."""
-    low, high = run.score("top1_low"), run.score("top1_high")
-    found = {"baselines": figures.baselines(words.baselines(run), low, high)}
-    if len(run.history) > 1:
-        best = run.head["best_epoch"]
-        found |= {what: figures.curve(run.history, best, what) for what in ("loss", "accuracy")}
-        found["learning_rate"] = figures.learning_rate(run.history)
+def shared_figures(run: Run) -> dict[str, str]:
+    """Those of every task."""
+    found = {}
     if run.suggested:
         found["range_test"] = figures.range_test(run.rates, run.suggested, run.head["params"]["lr"])
-    if len({row.n_train for row in run.classes if row.n_train and row.accuracy is not None}) > 1:
-        found["by_accuracy"] = figures.accuracy_by_images(run.classes)
-    else:
-        found["by_accuracy"] = figures.accuracies(run.classes)
-    if len({row.n_train for row in run.classes}) > 1:
-        found["per_class"] = figures.images_per_class(run.classes)
-    found["confusion"] = figures.confusion(run.judged.confusion(), run.head["classes"])
-    if len(run.views) > 1:
-        found["by_views"] = figures.accuracy_by_views(run.views)
-    found["reliability"] = figures.reliability(run.bins, run.decide["confidence"])
     widths, heights = [row.width for row in run.rows], [row.height for row in run.rows]
     if len({*widths}) > 1 or len({*heights}) > 1:
         found["sizes"] = figures.sizes(widths, heights)
-    return {name: Markup(figure) for name, figure in found.items()}
-
-
-def examples(run: Run, album: Album) -> list[tuple[str, str, list[Shown]]]:
-    """Title, remark and images of each kind that has any."""
-    judged = run.judged
-    kinds = (
-        ("Right", "from the surest to the least sure", choose.right(judged, SHOWN)),
-        ("Wrong", "the surest mistakes", choose.wrong(judged, SHOWN)),
-        ("Least certain", "probability spread over many classes", choose.uncertain(judged, SHOWN)),
-    )
-    return [(title, text, [shown(run, album, place) for place in places]) for title, text, places in kinds if places]
-
-
-def shown(run: Run, album: Album, place: int) -> Shown:
-    """A judged image by its position."""
-    names, judged = run.head["classes"], run.judged
-    probabilities, label = judged.probabilities[place], int(judged.labels[place])
-    order = (-probabilities).argsort(kind="stable")[:TOP]
-    top = [Guess(names[number], float(probabilities[number]), int(number) == label) for number in order]
-    return Shown(album.picture(judged.rows[place]), names[label], names[judged.chosen[place]], top)
-
-
-def members(run: Run, album: Album, name: str) -> list[Shown]:
-    """Images of a class, mistakes first."""
-    number = run.head["classes"].index(name)
-    return [shown(run, album, place) for place in choose.members(run.judged, number, MEMBERS)]
-
-
-def confused(run: Run) -> list[choose.Confused]:
-    """The most confused pairs."""
-    return choose.confused(run.judged, run.head["classes"], PAIRS)
+    return found
 
 
 def trained(run: Run) -> list[Row]:
@@ -175,7 +146,7 @@ def across(pair: Mapping[str, str]) -> str:
     return f" (across lists: {pair['lists']})" if "lists" in pair else ""
 
 
-def provenance(run: Run) -> list[tuple[str, str]]:
+def provenance(run: Run, task: Page) -> list[tuple[str, str]]:
     """Where features and head come from, by the names they were recorded under."""
     features = dict(run.head["features"])
     versions, views, joined = features.pop("versions"), features.pop("views"), features.pop("joined", [])
@@ -189,8 +160,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
         rows += [(f"{part['backbone']}: {name.replace('_', ' ')}", words.value(found)) for name, found in own.items()]
     rows += [(f"{name} version", words.value(found)) for name, found in versions.items()]
     rows += [(f"head: {name}", words.value(found)) for name, found in run.head["notes"].items()]
-    baseline = run.ridge["notes"] if run.head["head"] != "ridge" else {}
-    return rows + [(f"ridge baseline: {name}", words.value(found)) for name, found in baseline.items()]
+    return rows + [(name, words.value(found)) for name, found in task.notes()]
 
 
 def escaped(value: object) -> str:
@@ -205,16 +175,6 @@ def fence(text: str) -> str:
     return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
-def percent(value: float | None) -> str:
-    """A share; a dash where there is none."""
-    return "–" if value is None else f"{value:.1%}"
-
-
-def number(value: float | None, digits: int = 0) -> str:
-    """With commas between thousands; a dash where there is none."""
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
 def _environment(*, escape: bool) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -224,5 +184,5 @@ def _environment(*, escape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": escaped, "fence": fence, "percent": percent, "number": number}
+    environment.filters |= {"md": escaped, "fence": fence, "percent": words.percent, "number": words.number}
     return environment

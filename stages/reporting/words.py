@@ -5,13 +5,18 @@ from typing import NamedTuple
 from stages.reporting.gather import Run
 
 PART_NAMES = {"test": "unseen", "val": "validation"}
+MONITORS = {
+    "val_loss": "lowest validation loss",
+    "val_accuracy": "highest validation accuracy",
+    "val_map_50": "highest average precision on validation",
+}
 
 
 class Bar(NamedTuple):
     """One bar of the comparison with the baselines."""
 
     name: str
-    accuracy: float
+    score: float
 
 
 class Time(NamedTuple):
@@ -22,51 +27,62 @@ class Time(NamedTuple):
     counts: str
 
 
-def baselines(run: Run) -> list[Bar]:
-    """Top-1 of the head, then of what needs no training, as far as it is not the head itself."""
-    bars = [Bar(f"{run.metrics['head']} head", run.score("top1"))]
-    if run.metrics["head"] != "ridge":
-        bars.append(Bar("ridge regression, same features", run.metrics["ridge_top1"]))
-    return [
-        *bars,
-        Bar("always the most frequent class", run.metrics["majority"]),
-        Bar("a guess", run.metrics["chance"]),
-    ]
+class Score(NamedTuple):
+    """A number of the headline, as text."""
+
+    name: str
+    value: str
+    remark: str
 
 
-def answer(run: Run) -> str:
-    """The result in one sentence."""
-    top1, low, high = (of_100(run.score(name)) for name in ("top1", "top1_low", "top1_high"))
-    ridge = run.metrics["ridge_top1"]
-    others = [f"a guess would get {of_100(run.metrics['chance'])}"]
-    others.append(f"the most frequent class {of_100(run.metrics['majority'])}")
-    if run.metrics["head"] != "ridge":
-        others.append(f"ridge regression on the same features {of_100(ridge)}")
-    kind = PART_NAMES[run.judged.part]
-    return f"{top1} of 100 {kind} images get the right class ({low}–{high} with 95% confidence); {', '.join(others)}."
+class Summary(NamedTuple):
+    """What page and text say first, and with the same words.
+
+    Attributes:
+        answer: the result in one sentence.
+        caveats: what a reader must know before trusting it.
+        scores: the numbers.
+        facts: what they are about: name and text.
+        baselines: the head beside what needs no training, by what is compared.
+    """
+
+    answer: str
+    caveats: list[str]
+    scores: list[Score]
+    facts: list[tuple[str, str]]
+    baselines: dict[str, list[Bar]]
 
 
 def caveats(run: Run) -> list[str]:
-    """What a reader must know before trusting the number."""
-    found, top1 = [], run.score("top1")
-    if run.judged.part == "val":
+    """What limits the numbers of every task."""
+    found = list[str]()
+    if run.part == "val":
+        again = ", and after that the head trained on them as well" if refitted(run) else ""
         found.append(
             "There is no test part. Everything here is judged on the validation images, which also chose what was "
-            "kept: expect a little less on new images."
+            f"kept{again}: expect a little less on new images."
         )
-    ahead = round(run.metrics["ridge_top1"], 4) - round(top1, 4)
-    if run.metrics["head"] != "ridge" and ahead > 0:
-        clearly = run.metrics["ridge_top1"] > run.score("top1_high")
-        found.append(
-            f"Ridge regression, fitted in closed form on the same features, is {100 * ahead:.1f} points better than "
-            f"this head{', outside its interval' if clearly else ', inside its interval'}: "
-            "the head's training has not paid off here."
-        )
-    if top1 <= run.metrics["majority"]:
-        found.append("The head is no better than always answering the most frequent class.")
-    if len(run.judged.rows) < 100:
-        found.append(f"Only {len(run.judged.rows)} images were judged: the interval is wide.")
+    if len(run.judged) < 100:
+        found.append(f"Only {len(run.judged)} images were judged: others could give rather different numbers.")
     return found
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """What the numbers of every task are about."""
+    m = run.metrics
+    trained, total = m["parameters_trainable"], m["parameters_total"]
+    return [
+        ("Judged on", f"{len(run.judged):,} {run.part} images"),
+        ("Images", f"{m['n_train']:,} train, {m['n_val']:,} val, {m['n_test']:,} test"),
+        ("Classes", f"{m['classes']:,}"),
+        ("Parameters", f"{trained:,} trained of {total:,} ({trained / total:.1%})"),
+        ("Split", run.split["source"]),
+    ]
+
+
+def refitted(run: Run) -> bool:
+    """Whether the head was trained again on train and val together."""
+    return bool(run.head["params"].get("refit") == "trainval")
 
 
 def of_100(share: float) -> str:
@@ -83,9 +99,15 @@ def kept(run: Run) -> str:
         text = "The head was solved in closed form: no epochs, no learning rate"
         return f"{text}{f' ({notes}, chosen on validation)' if notes else ''}."
     best, epochs, knobs = run.head["best_epoch"], len(run.history), run.head["params"]
-    lowest = "lowest validation loss" if knobs["monitor"] == "val_loss" else "highest validation accuracy"
-    early = f" of {knobs['epochs']} allowed" if epochs < knobs["epochs"] else ""
-    return f"Epoch {best} was kept, the one with the {lowest}; {epochs} epochs were run{early}."
+    reason = MONITORS[knobs["monitor"]]
+    allowed = sum(phase["epochs"] for phase in knobs.get("phases", [])) or knobs["epochs"]
+    early = f" of {allowed} allowed" if epochs < allowed else ""
+    if refitted(run):
+        return (
+            f"Chosen on val, trained again on train and val: epoch {best} has the {reason} of {epochs}{early}, so the "
+            f"head was trained anew on both parts for {best} epochs. The curves are of the choice."
+        )
+    return f"Epoch {best} was kept, the one with the {reason}; {epochs} epochs were run{early}."
 
 
 def rates(run: Run) -> str:
@@ -95,17 +117,6 @@ def rates(run: Run) -> str:
         f"The loss falls most steeply at {steepest}; a tenth of the rate with the lowest loss is {tenth}. "
         f"This run took lr={run.head['params']['lr']:g}. Both are places to start from: -S lr={steepest}"
         f"{f' or -S lr={tenth}' if tenth != steepest else ''}."
-    )
-
-
-def confident(run: Run) -> str:
-    """What a threshold on the probability buys."""
-    threshold, share = run.decide["confidence"], run.metrics["confident_share"]
-    if not share:
-        return f"No image gets a probability of {threshold:g} or more."
-    return (
-        f"{of_100(share)} of 100 images get a probability of {threshold:g} or more; of these, "
-        f"{of_100(run.metrics['confident_accuracy'])} of 100 are right."
     )
 
 
@@ -145,6 +156,16 @@ def times(run: Run) -> list[tuple[str, Time]]:
         text = ", ".join(f"{value(count)} {name}" for name, count in counts.items())
         found.append((stage, Time(values["seconds"], speed, text)))
     return found
+
+
+def percent(value: float | None) -> str:
+    """A share; a dash where there is none."""
+    return "–" if value is None else f"{value:.1%}"
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """With commas between thousands; a dash where there is none."""
+    return "–" if value is None else f"{value:,.{digits}f}"
 
 
 def value(found: object) -> str:

@@ -254,7 +254,7 @@ def restore(folder: Path) -> tuple[Whole, dict[str, Any]]:
         rest = build(description["features"], description["tap"])
         module = assemble(description["head"], shape, classes, description["knobs"], rest)
         module.load_state_dict(load_file(folder / "head.safetensors"))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder} holds no whole head ({error}): `dvc repro -f train` makes it anew.") from None
     module.eval()
     return module, description

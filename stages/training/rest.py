@@ -124,10 +124,11 @@ def build(features: Mapping[str, Any], tap: str, weights: str | None = None) -> 
     Raises:
         UserError: the tap does not follow the cut, or the weights are other ones than the features were made with.
     """
-    cut, name, size = features["cut"], features["backbone"], features["image_size"]
+    cut, name = features["cut"], features["backbone"]
     how = Preprocessing.parse(features["preprocessing"]) if cut == INPUT else None
     if tap == "same":
         return Rest(None, how) if how else None
+    size = features["image_size"]
     if weights is None:
         return Rest(Network(zoo.architecture(name, features["weights"]), size, name).rest(cut, tap), how)
     backbone = zoo.load(name, weights)

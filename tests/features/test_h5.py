@@ -148,7 +148,9 @@ def test_appended_bytes_are_found(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_is_damaged(tmp_path: Path) -> None:
     assert not h5.verify(tmp_path / "none.h5")
-    with pytest.raises(h5.Damaged, match=r"none.h5 is missing or damaged: `dvc repro -f extract`"):
+    with pytest.raises(
+        h5.Damaged, match=r"none.h5 is missing or damaged: `python -m stages.store verify --repair`, then `dvc repro`"
+    ):
         h5.read(tmp_path / "none.h5")
 
 
@@ -274,10 +276,48 @@ def shorter(file: h5py.File) -> None:
     file["features/pooled"] = np.ones((ROWS - 1, 1, 5), "f2")
 
 
+def a_list_as_provenance(file: h5py.File) -> None:
+    file["features/pooled"] = np.ones((ROWS, 1, 5), "f2")
+    file.attrs["provenance"] = "[]"
+
+
+def one_more_attribute(file: h5py.File) -> None:
+    file["features/pooled"] = np.ones((ROWS, 1, 5), "f2")
+    file.attrs["more"] = "1"
+
+
+def a_soft_link_beside(file: h5py.File) -> None:
+    file["features/pooled"] = np.ones((ROWS, 1, 5), "f2")
+    file["more"] = h5py.SoftLink("/views")
+
+
+def an_external_link_beside(file: h5py.File) -> None:
+    file["features/pooled"] = np.ones((ROWS, 1, 5), "f2")
+    file["features/more"] = h5py.ExternalLink("other.h5", "/x")
+
+
+def a_group_beside(file: h5py.File) -> None:
+    file["features/pooled"] = np.ones((ROWS, 1, 5), "f2")
+    file.create_group("features/more")
+
+
+def other_views(file: h5py.File) -> None:
+    file["features/pooled"] = np.ones((ROWS, 2, 5), "f2")
+
+
+def compressed(file: h5py.File) -> None:
+    file.create_dataset("features/pooled", data=np.ones((ROWS, 1, 5), "f2"), compression="gzip")
+
+
+def huge(file: h5py.File) -> None:  # 2 TB said, nothing stored
+    file.create_dataset("features/pooled", (ROWS, 1, 1 << 37), "f2")
+
+
 @pytest.mark.parametrize(
     "leaf",
     [external, virtual, chunked, compact, soft, elsewhere, nothing, one_more, shorter, text, no_provenance,
-     other_provenance],
+     other_provenance, a_list_as_provenance, one_more_attribute, a_soft_link_beside, an_external_link_beside,
+     a_group_beside, other_views, compressed, huge],
     ids=lambda f: f.__name__,
 )  # fmt: skip
 def test_other_storage_is_refused(

@@ -1,11 +1,13 @@
 """Two backbones as one: their vectors side by side, and nothing computed twice."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from stages import paths
 from stages.datasets import listing, parts
@@ -14,9 +16,10 @@ from stages.errors import UserError
 from stages.features import extraction, h5
 from stages.features.extraction import extract, machine
 from stages.features.joined import extract_joined
-from stages.training import data
+from stages.training import data, loop
 from tests.features.test_extraction import listed, spec_of, truncate, views_of
 
+CPU = torch.device("cpu")
 OUT = Path("cache/features/folder/squeezenet1_1+resnet18-pooled.h5")
 Folder = Callable[..., Path]
 
@@ -87,16 +90,21 @@ def test_what_is_consumed_is_compared_with_params(
 ) -> None:
     folder = class_folder(3)
     wanted = listed(folder)
-    extract_joined(specs_of(folder), wanted, OUT)
+    one, other = specs_of(folder)
+    extract_joined([one, replace(other, image_size=96)], wanted, OUT)  # networks of different input sizes
     rows = [Row(path, sha256, 8, 8, path.split("/")[0], (), None) for path, sha256 in wanted]
     listing.write(paths.index("folder"), rows)
     joined = {"dataset": "folder", "root": str(folder), "backbone": "squeezenet1_1+resnet18"}
-    chosen = params(**joined, weights="random", image_size=64)
+    chosen = params(**joined, weights="random")
     split = {name: [row.sha256 for row in rows[start::3]] for start, name in enumerate(("train", "val", "test"))}
     parts.write(paths.split("folder"), split, "by hand", chosen.split)
-    assert data.load(chosen).shape == (1024,)
+    found = data.load(chosen)
+    assert found.shape == (1024,)
+    assert len(loop.fit("linear", found, chosen.model_copy(update={"epochs": 1}), CPU).history) == 1
     with pytest.raises(UserError, match="was extracted with image_size 64, params ask for 96"):
         data.load(params(**joined, weights="random", image_size=96))
+    with pytest.raises(UserError, match="was extracted with image_size 96, params ask for 64"):
+        data.load(params(**joined, weights="random", image_size=64))
 
 
 @pytest.mark.parametrize(

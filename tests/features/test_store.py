@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages import paths
-from stages.features import h5
+from stages.features import h5, io
 from stages.features.store import RowStore, fingerprint
 
 PROVENANCE = {"backbone": "toy", "cut": "pooled"}
@@ -206,7 +206,7 @@ def test_a_damaged_part_is_dropped_and_computed_again(workplace: Path, capfd: py
     data[-3] ^= 4
     big.write_bytes(data)
     assert run(list(range(6))) == list(range(6))
-    assert f"{big} is damaged: dropped, its rows are computed again" in capfd.readouterr().err
+    assert f"{big} is damaged. Dropped: its rows are computed again." in capfd.readouterr().err
     assert OUT.read_bytes() == expected
     assert small in parts_in_store()
 
@@ -235,12 +235,40 @@ def test_a_part_of_another_provenance_is_dropped(workplace: Path, strange: dict[
     check(OUT, [0, 1])
 
 
+def test_parts_under_each_others_names_are_dropped(workplace: Path) -> None:
+    with RowStore(PROVENANCE).locked() as store:
+        store.add(rows_of([0, 1]), shas([0, 1]), ONE)
+        store.add(rows_of([2, 4]), shas([2, 4]), ONE)
+    one, other = parts_in_store()
+    aside = one.rename(one.with_suffix(".aside"))
+    other.rename(one)
+    aside.rename(other)
+    assert run([0, 1]) == [0, 1]
+    check(OUT, [0, 1])
+
+
+def test_a_run_killed_before_the_small_parts_went_leaves_them_to_the_next(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "discard", lambda path: None)
+        run(list(range(6)))
+    assert len(parts_in_store()) == 4
+    assert run(list(range(6))) == []
+    assert len(parts_in_store()) == 1
+    assert OUT.stat().st_nlink == 2
+
+
 def test_leftovers_of_a_killed_run_are_removed(workplace: Path) -> None:
     home = RowStore(PROVENANCE).home
     home.mkdir(parents=True)
     (home / "0123.h5.deadbeef.partial").write_bytes(b"half")
     run([0, 1])
     assert [path for path in home.iterdir() if path.suffix == ".partial"] == []
+    left = OUT.with_name(f"{OUT.name}.01234567.partial")
+    left.write_bytes(b"half")
+    run([0, 1])
+    assert not left.exists()
 
 
 def test_more_views_are_added_to_those_that_are_there(workplace: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,11 +21,20 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
 @pytest.fixture(scope="module")
 def standard(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Page and markdown of the run as it is by default, for tests that only read."""
-    home = tmp_path_factory.mktemp("standard")
+    return _reported(tmp_path_factory.mktemp("standard"))
+
+
+@pytest.fixture(scope="module", params=["classification", "detection", "largest"])
+def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Page and markdown of a run of each task."""
+    return _reported(tmp_path_factory.mktemp("pages"), task=request.param)
+
+
+def _reported(home: Path, **changed: Any) -> tuple[str, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         patch.delenv("DVC_ROOT", raising=False)
-        report.main(Made(home / "the images").write())
+        report.main(Made(home / "the images", **changed).write())
     return (home / paths.REPORTS / "report.html").read_text(), (home / paths.REPORTS / "report.md").read_text()
 
 

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from stages import paths
 from stages.datasets import folder, listing
 from stages.datasets.base import Box
+from stages.evaluation.common import PLOTS
 from stages.params import Datasets, Params
 
 HOSTILE = ("<script>alert(1)</script>", '"><img onerror=x>', "a|b", "$x_1$ `code`\nline", "long" * 40, "plain")
@@ -31,6 +32,10 @@ class Made:
     root: Path
     classes: tuple[str, ...] = HOSTILE
     sizes: dict[str, int] = field(default_factory=lambda: {"train": 3, "val": 2, "test": 4})
+    task: str = "classification"
+    predict: str = "both"
+    refit: str = "none"
+    confidence: float = 0.5
     head: str = "mlp"
     epochs: int = 5
     ridge_top1: float = 0.9
@@ -52,7 +57,10 @@ class Made:
         lists["objects"] = {"all": {label: {"objects": count, "difficult": 0} for label, count in counts.items()}}
         _json(paths.index("folder").with_suffix(".json"), about | lists | {"classes": counts} | self.index)
         self._write_head(labels)
-        self._write_predictions(labels, parts)
+        if self.task == "classification":
+            self._write_predictions(labels, parts)
+        else:
+            self._write_boxes(labels, parts)
         bad = paths.features("folder", "net", "pooled").with_suffix(".bad.json")
         bad.parent.mkdir(parents=True, exist_ok=True)
         bad.write_text(json.dumps(list(self.undecodable)))
@@ -79,17 +87,23 @@ class Made:
         described = {
             "classes": labels,
             "features": FEATURES | {"views": self._view_names()},
-            "knobs": {},
+            "knobs": {} if self.task == "classification" else {"predict": self.predict},
             "shape": [8],
             "params": KNOBS,
         }
         notes = {"strength": 0.1, "scale": 12.5}
-        own = {"head": self.head, "best_epoch": max(1, self.epochs - 1), "notes": notes if self.head == "ridge" else {}}
-        _json(paths.HEAD / "head.json", described | own | {"params": KNOBS | {"head": self.head}})
-        _json(paths.HEAD / "ridge" / "head.json", described | {"head": "ridge", "best_epoch": 1, "notes": notes})
+        of_head = {"ridge": notes, "anchors": {"anchor_iou": 0.6543}}.get(self.head, {})
+        own = {"head": self.head, "best_epoch": max(1, self.epochs - 1), "notes": of_head}
+        knobs = KNOBS | {"head": self.head, "refit": self.refit}
+        if self.task == "classification":
+            _json(paths.HEAD / "ridge" / "head.json", described | {"head": "ridge", "best_epoch": 1, "notes": notes})
+        else:
+            knobs |= {"boxes": {"predict": self.predict, "anchor_sizes": [[0.1, 0.2]]}}
+        _json(paths.HEAD / "head.json", described | own | {"params": knobs})
         lr = "" if self.head == "ridge" else 0.001
-        history = [(n + 1, 1, lr, 2 / (n + 1), 3 / (n + 1), 0.9, 0.8) for n in range(self.epochs)]
-        names = ("epoch", "phase", "lr", "train_loss", "val_loss", "train_accuracy", "val_accuracy")
+        scores = ("", "", 0.4) if self.task == "detection" else (0.9, 0.8, "")
+        history = [(n + 1, 1, lr, 2 / (n + 1), 3 / (n + 1), *scores) for n in range(self.epochs)]
+        names = ("epoch", "phase", "lr", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "val_map_50")
         _csv(paths.PLOTS / "history.csv", names, history)
         rates = [(10 ** (n / 5 - 5), abs(n - 15) + 2, abs(n - 15) + 1) for n in range(20)] if lr else []
         _csv(paths.PLOTS / "lr_sweep.csv", ("lr", "loss", "smoothed"), rates)
@@ -107,25 +121,75 @@ class Made:
         images = {part: [row.sha256 for row in parts[part]] for part in ("val", "test")}
         decide = {"confidence": 0.5, "tta": False}
         _json(paths.PREDICTIONS / "predictions.json", {"classes": labels, "decide": decide, "images": images})
-        counts = {f"n_{part}": len(found) for part, found in parts.items()}
         scores = {"top1": 2 / 3, "top5": 0.99, "macro_accuracy": 0.66, "cross_entropy": 0.7, "ece": 0.06}
         scores |= {"top1_low": 0.4, "top1_high": 0.8}
-        judged = scores if parts["test"] else {}
-        about = {"dataset": "folder", "backbone": "net", "cut": "pooled", "head": self.head, "classes": len(labels)}
-        sizes = {
-            "parameters_total": 1_000_000,
-            "parameters_trainable": 5_000,
-            "chance": 1 / len(labels),
-            "majority": 0.2,
-        }
-        late = {"ridge_top1": self.ridge_top1, "confident_share": 0.5, "confident_accuracy": 0.8}
-        validation = {f"val_{name}": value for name, value in scores.items()}
-        _json(paths.REPORTS / "metrics.json", about | counts | sizes | judged | validation | late)
-        _csv(paths.PLOTS / "calibration.csv", ("confidence", "accuracy", "count"), [(0.45, 0.5, 8), (0.8, 0.7, 16)])
-        _csv(paths.PLOTS / "views.csv", ("views", "accuracy"), self.views)
+        late = {"chance": 1 / len(labels), "majority": 0.2, "ridge_top1": self.ridge_top1}
+        late |= {"confident_share": 0.5, "confident_accuracy": 0.8}
+        self._write_metrics(labels, parts, scores, late)
+        _csv(paths.PLOTS / "calibration.csv", PLOTS["calibration"], [(0.45, 0.5, 8), (0.8, 0.7, 16)])
+        _csv(paths.PLOTS / "views.csv", PLOTS["views"], [(*pair, "", "") for pair in self.views])
         n = [self.sizes[part] for part in ("train", "val", "test")]
-        rows = [(label, n[0] + place, *n[1:], 0.5 + 0.05 * place, "") for place, label in enumerate(labels)]
-        _csv(paths.PLOTS / "per_class.csv", ("class", "n_train", "n_val", "n_test", "accuracy", "precision"), rows)
+        rows = [(label, n[0] + place, *n[1:], 0.5 + 0.05 * place, "", "") for place, label in enumerate(labels)]
+        _csv(paths.PLOTS / "per_class.csv", PLOTS["per_class"], rows)
+
+    def _write_metrics(
+        self, labels: list[str], parts: dict[str, list[listing.Row]], scores: dict[str, float], late: dict[str, float]
+    ) -> None:
+        about = {"task": self.task, "dataset": "folder", "backbone": "net", "cut": "pooled", "head": self.head}
+        counts = {f"n_{part}": len(found) for part, found in parts.items()} | {"classes": len(labels)}
+        sizes = {"parameters_total": 1_000_000, "parameters_trainable": 5_000}
+        validation = {f"val_{name}": value for name, value in scores.items()}
+        judged = scores if parts["test"] else {}
+        _json(paths.REPORTS / "metrics.json", about | counts | sizes | judged | validation | late)
+
+    def _write_boxes(self, labels: list[str], parts: dict[str, list[listing.Row]]) -> None:
+        """One box an image, in turns right, of the wrong class, and (of a detector) far away; the object is known."""
+        tensors: dict[str, Any] = {}
+        for part in ("val", "test"):
+            actual = np.array([labels.index(row.label) for row in parts[part]], np.int64)
+            turn = np.arange(len(actual)) % 3
+            near, far = np.array([2, 3, 20, 20], np.float32), np.array([30, 24, 38, 29], np.float32)
+            tensors |= {
+                f"{part}_boxes": np.where(turn[:, None] < 2, near, far),
+                f"{part}_scores": np.linspace(0.95, 0.45, len(actual), dtype=np.float32),
+                f"{part}_labels": np.where(turn == 1, (actual + 1) % len(labels), actual),
+                f"{part}_images": np.arange(len(actual)),
+                f"{part}_kinds": np.array([-1, 0, 4])[turn],
+                f"{part}_meant": np.array([0, 0, -1])[turn],
+            }
+            if self.task == "largest":
+                asked = np.tile(np.array([2, 3, 20, 21], np.float32), (len(actual), 1))
+                tensors |= {f"{part}_asked_boxes": asked, f"{part}_asked_labels": actual}
+        paths.PREDICTIONS.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, paths.PREDICTIONS / "boxes.safetensors")
+        kinds = ["class", "place", "both", "double", "background", "missed"]
+        described = {
+            "classes": labels,
+            "decide": {"confidence": self.confidence, "nms_iou": 0.45, "tta": False},
+            "images": {part: [row.sha256 for row in parts[part]] for part in ("val", "test")},
+            "kinds": kinds,
+            "mistakes": dict.fromkeys(kinds, 8),
+            "costs": dict.fromkeys(kinds, 0.05),
+            "recall_by_size": [{"from": 10.0, "to": 20.0, "objects": 24, "recall": 1 / 3}],
+        }
+        _json(paths.PREDICTIONS / "predictions.json", described)
+        late: dict[str, float] = {"n_objects": 24, "unheld": 3, "unheld_share": 3 / 18}
+        if self.task == "detection":
+            scores = dict.fromkeys(("map_50", "map_50_voc07", "map_50_95", "map_75", "map_large"), 0.4321)
+        else:
+            scores = {"accuracy": 0.7} if self.predict != "box" else {}
+            scores |= {"mean_iou": 0.6, "box_smooth_l1": 0.01, "box_l1_px": 12.3} if self.predict != "class" else {}
+            scores |= {"correct_at_iou50": 1 / 3} if self.predict == "both" else {}
+            late |= {"typical_mean_iou": 0.65, "majority": 0.2}
+        self._write_metrics(labels, parts, scores, late)
+        n = [self.sizes[part] for part in ("train", "val", "test")]
+        first = (labels[0], 0, 0, 0, "", "", "")  # a class that no part has
+        rows = [first, *((label, *n, "", "", 0.5) for label in labels[1:])]
+        _csv(paths.PLOTS / "per_class.csv", PLOTS["per_class"], rows)
+        curve = [(label, recall, 1 - recall / 2) for label in labels[2:] for recall in (0.2, 0.5)]
+        _csv(paths.PLOTS / "precision_recall.csv", PLOTS["precision_recall"], curve)
+        by_views = [(count, "", score, score) for count, score in self.views] if len(self.views) > 1 else []
+        _csv(paths.PLOTS / "views.csv", PLOTS["views"], by_views)
 
 
 KNOBS = {"dataset": "folder", "backbone": "net", "weights": "default", "cut": "pooled", "head": "mlp"} | {

@@ -5,7 +5,7 @@ import pytest
 
 from stages.datasets.listing import Row
 from stages.reporting import choose
-from stages.reporting.gather import Judged
+from stages.reporting.judged import Labels
 
 
 def row(label: str, number: int = 0) -> Row:
@@ -13,36 +13,36 @@ def row(label: str, number: int = 0) -> Row:
 
 
 @pytest.fixture
-def judged() -> Judged:
+def judged() -> Labels:
     """Eight images of four classes: two right of each of the first three, two mistakes of the last."""
     labels = np.array([0, 0, 1, 1, 2, 2, 3, 3])
     chosen = np.array([0, 0, 1, 1, 2, 2, 0, 0])
     sure = np.array([0.9, 0.8, 0.95, 0.5, 0.6, 0.7, 0.55, 0.85], np.float32)
     p = np.zeros((8, 4), np.float32) + ((1 - sure) / 3)[:, None].astype(np.float32)
     p[np.arange(8), chosen] = sure
-    return Judged("test", [row("abcd"[label], place) for place, label in enumerate(labels)], labels, p)
+    return Labels(labels, p)
 
 
-def test_right_spreads_over_confidence_and_classes(judged: Judged) -> None:
+def test_right_spreads_over_confidence_and_classes(judged: Labels) -> None:
     picked = choose.right(judged, 3)
     assert picked[0] == 2 and {int(judged.labels[place]) for place in picked} == {0, 1, 2}
     assert sorted(choose.right(judged, 10)) == [0, 1, 2, 3, 4, 5]
     assert len(set(choose.right(judged, 5))) == 5
 
 
-def test_wrong_starts_with_the_surest(judged: Judged) -> None:
+def test_wrong_starts_with_the_surest(judged: Labels) -> None:
     assert choose.wrong(judged, 5) == [7, 6]
 
 
-def test_uncertain_has_the_flattest(judged: Judged) -> None:
+def test_uncertain_has_the_flattest(judged: Labels) -> None:
     assert choose.uncertain(judged, 2) == [3, 6]
 
 
-def test_members_show_mistakes_first(judged: Judged) -> None:
+def test_members_show_mistakes_first(judged: Labels) -> None:
     assert choose.members(judged, 3, 8) == [7, 6] and choose.members(judged, 0, 1) == [0]
 
 
-def test_confused_counts_pairs(judged: Judged) -> None:
+def test_confused_counts_pairs(judged: Labels) -> None:
     assert choose.confused(judged, list("abcd"), 9) == [choose.Confused("d", "a", 2, 2, 7)]
 
 

@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stages import paths
 from stages.datasets import listing
@@ -47,7 +50,7 @@ def test_a_mark_lies_where_the_box_is_whatever_the_size(side: int) -> None:
     found = example.marks[0]
     assert (found.x, found.y, found.width, found.height) == pytest.approx((28, 70, 56, 70))
     assert (found.name_x, found.name_y) == pytest.approx((28, 66))
-    assert (found.anchor, found.colour) == ("start", "#fff")
+    assert (found.anchor, found.outline.colour) == ("start", "#fff")
 
 
 @pytest.mark.parametrize("corners", [(0, 0, 200, 100), (190, 0, 200, 4), (0, 96, 3, 100), (120, 40, 200, 60)])
@@ -58,10 +61,22 @@ def test_a_name_stays_in_the_picture(corners: tuple[float, float, float, float])
 
 
 def test_small_boxes_lie_on_top_and_the_largest_have_names() -> None:
-    many = [Box("ant", (0, 0, side, side)) for side in range(1, 301)]
-    found = boxes.example(Picture(row(*many, size=(300, 300)), "data:", 280, 280), {}).marks
-    assert [mark.box for mark in found] == many[::-1]
-    assert [bool(mark.name) for mark in found] == [True] * boxes.NAMED + [False] * (300 - boxes.NAMED)
+    many = [Box("ant", (0, 14 * place, 50, 14 * place + 14 - place / 9)) for place in range(20)]
+    found = boxes.example(Picture(row(*reversed(many), size=(280, 280)), "data:", 280, 280), {}).marks
+    assert [mark.outline.box for mark in found] == many
+    assert sum(bool(mark.name) for mark in found) == boxes.NAMED and found[0].name
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 199)] * 4), max_size=40))
+def test_no_name_stands_on_another(corners: list[tuple[int, int, int, int]]) -> None:
+    many = [Box("ant", (min(a, c), min(b, d), max(a, c) + 1, max(b, d) + 1)) for a, b, c, d in corners]
+    found = boxes.example(Picture(row(*many, size=(200, 200)), "data:", 280, 280), {}).marks
+    named = [mark for mark in found if mark.name]
+    assert bool(named) == bool(many)
+    for one, other in combinations(named, 2):
+        same_line = abs(one.name_y - other.name_y) < boxes.LETTER
+        ends = [(mark.name_x - (21 if mark.anchor == "end" else 0)) for mark in (one, other)]
+        assert not same_line or abs(ends[0] - ends[1]) >= 3 * boxes.LETTER_WIDTH - 1e-6
 
 
 def test_a_picture_that_is_cut_or_missing_has_no_marks() -> None:

@@ -163,5 +163,8 @@ def test_damaged_features_are_refused(files: Make) -> None:
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"squeezenet1_1-pooled.h5 is missing or damaged: `dvc repro -f extract`"):
+    with pytest.raises(
+        UserError,
+        match=r"squeezenet1_1-pooled.h5 is missing or damaged: `python -m stages.store verify --repair`",
+    ):
         data.load(chosen)

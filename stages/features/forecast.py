@@ -1,0 +1,73 @@
+"""What an extraction is going to cost, before it starts: bytes, seconds, and whether the disk can hold it."""
+
+import json
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from stages import paths
+from stages.errors import UserError
+from stages.features import h5, io
+
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def view_bytes(layers: h5.Shapes) -> int:
+    """Bytes that one view of one image takes."""
+    return sum(prod(shape) * np.dtype(dtype).itemsize for shape, dtype in layers.values())
+
+
+def describe(layers: h5.Shapes, *, images: int, views: int, missing: int, speed: float | None) -> str:
+    """One line: "9,144 images × 1,280 × float16 = 23.4 MB, about 35 s at 268 images/s; 12 rows missing".
+
+    Args:
+        layers: layer -> shape of one view of one image, and dtype.
+        images: all of them.
+        views: of each image.
+        missing: views of images that must be computed.
+        speed: of the last run, in views of images a second; None where it is not known.
+    """
+    shapes = " + ".join(" × ".join(f"{side:,}" for side in shape) for shape, _ in layers.values())
+    dtype = np.dtype(next(iter(layers.values()))[1]).name
+    each = f"{views} views × " if views > 1 else ""
+    most = "at most " if h5.INPUT in layers else ""
+    size = f"{images:,} images × {each}{shapes} × {dtype} = {most}{in_bytes(images * views * view_bytes(layers))}"
+    unit = "views" if views > 1 else "images"
+    time = f", about {missing / speed:.0f} s at {speed:.0f} {unit}/s" if speed and missing else ""
+    return f"{size}{time}; {missing:,} {'views' if views > 1 else 'rows'} missing"
+
+
+def refuse_where_full(path: Path, layers: h5.Shapes, *, rows: int) -> None:
+    """Stops before the work where the disk cannot hold it; images are of many sizes, for these it cannot be told.
+
+    Args:
+        path: a file on the disk in question.
+        layers: as above.
+        rows: views of images, in all files that are going to be written.
+
+    Raises:
+        UserError: with the bytes that are needed.
+    """
+    needed, there = rows * view_bytes(layers), io.free(path)
+    if needed > there and h5.INPUT not in layers:
+        raise UserError(
+            f"{path.parent} has no room for the features: {needed:,} bytes are needed (the file, and its parts while "
+            f"they are computed), {there:,} are free. Make room (`python -m stages.store gc --dry-run`) and run again."
+        )
+
+
+def last_speed(backbone: str, cut: str) -> float | None:
+    """About how many views a second the last extraction of this checkout made, where it was of the same network."""
+    try:
+        found = json.loads((paths.main_checkout() / paths.TIMINGS / "extract.json").read_text())
+        same = (found["of"]["backbone"], found["of"]["cut"]) == (backbone, cut)
+        return found["images/s"] * found.get("views", 1) or None if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def in_bytes(count: float) -> str:
+    """A number of bytes as people write it."""
+    power = min(len(UNITS) - 1, max(0, (len(str(int(count))) - 1) // 3))
+    return f"{count / 1000**power:.3g} {UNITS[power]}"

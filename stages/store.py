@@ -1,0 +1,190 @@
+"""store: what `cache/store` of the main checkout holds, whether it is whole, and what of it nobody needs any more.
+
+`ls` lists the entries: features by provenance, downloads, interrupted training runs, leftovers of killed runs.
+
+`verify` reads every byte of them, of `cache/features` and of the feature files in DVC's cache, and names what is
+damaged. `--repair` removes that under all of its names and takes whole copies of parts from where there are any;
+`dvc repro` makes the rest anew, computing only the rows that are lost.
+
+`gc` drops what nothing refers to: features whose provenance no file in `cache/features` or DVC's cache has (so those of
+every experiment stay until `dvc gc`), downloads that neither params.yaml nor a provenance names, and training runs; and
+all of them only when they have not changed for `--days`, because an interrupted run goes on from them.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages import paths
+from stages.datasets.fetch import kept_in
+from stages.datasets.images import has_source
+from stages.datasets.unpack import UNPACKING
+from stages.errors import UserError
+from stages.features import audit, h5, io
+from stages.features.forecast import in_bytes
+from stages.features.store import common, fingerprint
+from stages.params import load
+
+DAY = 24 * 3600.0
+DAYS = 7.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something that the store keeps.
+
+    Attributes:
+        kind: features, download, training or leftover.
+        path: a file or a folder.
+        what: in words.
+        keys: what is referred to: the fingerprint of features, the folder or the name of a download.
+    """
+
+    kind: str
+    path: Path
+    what: str
+    keys: frozenset[str] = frozenset()
+
+    @property
+    def files(self) -> list[Path]:
+        """What takes room."""
+        return [self.path] if self.path.is_file() else [path for path in self.path.rglob("*") if path.is_file()]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(path.stat().st_size for path in self.files)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it last changed."""
+        return time.time() - max(path.stat().st_mtime for path in (self.path, *self.files))
+
+
+def entries() -> list[Entry]:
+    """Everything in the store, and what killed runs left there, in `cache/features` and in `cache/images`."""
+    home, images = paths.store(), paths.unpacked("")
+    features = [path for path in sorted((home / "features").glob("*")) if path.is_dir()]
+    left = [*home.rglob(f"*{io.TEMPORARY}"), *(paths.main_checkout() / "cache/features").rglob(f"*{io.TEMPORARY}")]
+    left += images.glob(f"*/*{UNPACKING}") if images.is_dir() else []
+    return [
+        *(Entry("features", path, _described(path), frozenset([path.name])) for path in features),
+        *(
+            Entry("download", path, path.name, frozenset([path.parent.name, path.stem]))
+            for path in audit.files(home / "downloads")
+        ),
+        *(Entry("training", path, "an interrupted run") for path in audit.files(home / "train")),
+        *(Entry("leftover", path, "of a killed run") for path in sorted(left)),
+    ]
+
+
+def _described(home: Path) -> str:
+    """The features of a provenance, in words."""
+    parts = sorted(home.glob("*.h5"))
+    known = [found for part in parts if (found := h5.provenance(part))]
+    said = [str(known[0].get(name)) for name in ("backbone", "cut", "dtype")] if known else ["unreadable"]
+    return f"{' '.join(said)}, {len(parts)} part(s)"
+
+
+def unreferenced(days: float) -> list[Entry]:
+    """The entries that nothing refers to and that did not change for so long; leftovers after a day."""
+    known = _referenced()
+    most = {"leftover": min(days * DAY, DAY)}
+    return [one for one in entries() if not known & one.keys and one.age > most.get(one.kind, days * DAY)]
+
+
+def _referenced() -> set[str]:
+    """Fingerprints, folders and names of downloads that params.yaml, an out or DVC's cache refers to."""
+    found = [known for path in (*audit.outs(), *audit.cached()) if (known := h5.provenance(path))]
+    single = [one for known in found for one in known.get("joined", [known])]
+    keys = {fingerprint(common(one)) for one in single} | {str(one.get("weights")) for one in single}
+    sources = [source for _, block in load().datasets if has_source(block) for _, source in block.source]
+    return keys | {kept_in(source) for source in sources}
+
+
+def drop(entry: Entry) -> bool:
+    """Removes an entry; features that a run holds now stay. Whether it is gone."""
+    if entry.path.is_file():
+        io.discard(entry.path)
+        return not entry.path.exists()
+    try:
+        with io.locked(entry.path, waiting=None):
+            shutil.rmtree(entry.path, ignore_errors=True)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def ls() -> None:
+    """Prints the entries."""
+    found = entries()
+    for entry in found:
+        print(f"{entry.kind:10}{in_bytes(entry.size):>10}  {_ago(entry.age):>12}  {entry.what}  ({_shown(entry.path)})")
+    shared = sum(path.stat().st_size for one in found for path in one.files if path.stat().st_nlink > 1)
+    total = sum(one.size for one in found)
+    print(f"{in_bytes(total)}, of which {in_bytes(shared)} are hard links to outs or DVC's cache and take no more room")
+
+
+def verify(*, mend: bool) -> bool:
+    """Prints what is damaged; whether nothing is, or all of it was removed or restored."""
+    found = audit.damaged()
+    for reason in found.values():
+        print(reason)
+    if not found:
+        print("All is whole.")
+    elif mend:
+        restored = audit.repair(found)
+        print(f"{len(found)} removed, {len(restored)} of them restored from a copy. `dvc repro` makes the rest anew.")
+    else:
+        print(f"{len(found)} damaged: `python -m stages.store verify --repair`, then `dvc repro`.")
+    return mend or not found
+
+
+def gc(*, days: float, dry: bool) -> None:
+    """Drops what nothing refers to, and says so."""
+    freed = 0
+    for entry in unreferenced(days):
+        size = sum(path.stat().st_size for path in entry.files if path.stat().st_nlink == 1)
+        if dry or drop(entry):
+            freed += size
+            print(f"{'would drop' if dry else 'dropped'} {entry.kind} {_shown(entry.path)}, {in_bytes(size)}")
+    print(f"{in_bytes(freed)} {'would be ' if dry else ''}freed")
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path, paths.main_checkout())
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds / DAY:.0f} d ago" if seconds > 2 * DAY else f"{seconds / 3600:.0f} h ago"
+
+
+def main() -> None:
+    """Reads the arguments; exits with 1 where something is damaged."""
+    about, *_ = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(prog="python -m stages.store", description=about)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("ls", help="the entries, with their sizes")
+    verifying = commands.add_parser("verify", help="read every byte, name what is damaged")
+    verifying.add_argument("--repair", action="store_true", help="remove it, and restore parts from whole copies")
+    dropping = commands.add_parser("gc", help="drop what nothing refers to")
+    dropping.add_argument("--dry-run", action="store_true", help="only say what would be dropped")
+    dropping.add_argument("--days", type=float, default=DAYS, help=f"unchanged for so many days (default: {DAYS:g})")
+    given = parser.parse_args()
+    try:
+        if given.command == "ls":
+            ls()
+        elif given.command == "gc":
+            gc(days=given.days, dry=given.dry_run)
+        elif not verify(mend=given.repair):
+            sys.exit(1)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

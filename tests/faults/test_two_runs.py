@@ -1,0 +1,79 @@
+"""Two runs of one extraction at once: one waits, nothing is computed twice, both end the same."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.features import extraction
+from tests.faults import toy
+
+PART, IMAGES = 4, 9
+
+
+@pytest.fixture
+def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[extraction.Image]:
+    """An extraction of three parts, each of which takes a while and leaves a line in `computed`."""
+    compute = extraction.compute_part
+
+    def slow(spec: Any, part: Any, names: Any) -> Any:
+        with Path("computed").open("a") as log:
+            log.write(f"{os.getpid()} {len(part)}\n")
+        time.sleep(0.2)
+        return compute(spec, part, names)
+
+    monkeypatch.setattr(extraction, "machine", toy.machine(3))
+    monkeypatch.setattr(extraction, "PART_VIEWS", PART)
+    monkeypatch.setattr(extraction, "compute_part", slow)
+    return toy.photos(workplace / "photos", IMAGES)
+
+
+def run(wanted: list[extraction.Image], out: Path = toy.OUT) -> int:
+    extraction.extract(toy.spec(Path("photos").resolve(), PART), wanted, out)
+    return toy.FINISHED
+
+
+def computed() -> list[int]:
+    """The images of every part that any process has begun."""
+    return [int(line.split()[1]) for line in Path("computed").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("out", [toy.OUT, Path("elsewhere/toy.h5")], ids=["the same out", "in another experiment"])
+def test_two_runs_at_once_compute_each_part_once(wanted: list[extraction.Image], out: Path) -> None:
+    codes: list[int] = []
+    runs = [
+        threading.Thread(target=lambda o=o: codes.append(toy.forked(lambda: run(wanted, o)))) for o in (toy.OUT, out)
+    ]  # type: ignore[misc]
+    for one in runs:
+        one.start()
+    for one in runs:
+        one.join()
+    assert codes == [toy.FINISHED, toy.FINISHED]
+    assert sorted(computed()) == [1, 4, 4]
+    assert toy.OUT.read_bytes() == out.read_bytes()
+    Path("cache").rename("before")
+    run(wanted)
+    assert toy.OUT.read_bytes() == Path("before", *toy.OUT.parts[1:]).read_bytes()
+
+
+def test_who_waits_for_a_run_that_is_killed_goes_on_from_its_parts(wanted: list[extraction.Image]) -> None:
+    first = os.fork()
+    if not first:
+        try:
+            run(wanted)
+        finally:
+            os._exit(0)
+    while not Path("computed").exists() or len(computed()) < 2:
+        time.sleep(0.01)
+    codes: list[int] = []
+    second = threading.Thread(target=lambda: codes.append(toy.forked(lambda: run(wanted))))
+    second.start()
+    os.kill(first, signal.SIGKILL)
+    os.waitpid(first, 0)
+    second.join()
+    assert codes == [toy.FINISHED]
+    assert sum(computed()) - IMAGES == 4  # the part in flight, and no other, was computed twice

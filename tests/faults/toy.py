@@ -1,0 +1,64 @@
+"""A small extraction for fault tests: real images, parts, files, locks; instead of a network, means of the pixels."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.features import views
+from stages.features.extraction import Image, Machine, Spec
+from stages.features.pipeline import Preprocessing
+from stages.params import Augment
+from tests.conftest import encode, picture
+
+OUT = Path("cache/features/toy/toy.h5")
+AUGMENT = Augment(crop=0.4, flip=True, rotate=0.0, lighting=0.2)
+FINISHED, KILLED, REFUSED, WRONG = 0, 1, 2, 3
+
+
+def machine(numbers: int) -> Callable[[Spec], Machine]:
+    """What stands for `extraction.machine`: features of 3 x `numbers` float32."""
+
+    def features(pixels: Any) -> list[np.ndarray[Any, Any]]:
+        return [pixels.float().mean((2, 3)).numpy().repeat(numbers, 1)]
+
+    how = Preprocessing(16, 16, "bilinear", (0, 0, 0), (1, 1, 1))
+    return lambda _: Machine(features, how, {"pooled": ((3 * numbers,), "f4")}, {"backbone": "toy"})  # type: ignore[arg-type]
+
+
+def photos(folder: Path, count: int) -> list[Image]:
+    """Distinct small JPEGs, and how an extraction asks for them."""
+    folder.mkdir()
+    found = []
+    for number in range(count):
+        data = encode(picture(number, (24, 20)), "JPEG")
+        (folder / f"{number}.jpg").write_bytes(data)
+        found.append((f"{number}.jpg", hashlib.sha256(data).hexdigest()))
+    return found
+
+
+def spec(folder: Path, batch_size: int) -> Spec:
+    """All that an extraction needs to know."""
+    return Spec(
+        folder, "toy", "random", "pooled", 16, "crop", "float32", "float32", batch_size, "cpu",
+        tuple(views.names(1, AUGMENT, 0)), AUGMENT,
+    )  # fmt: skip
+
+
+def forked(work: Callable[[], int]) -> int:
+    """The exit code of some work in a process of its own, minus the number of the signal that ended it."""
+    child = os.fork()
+    if not child:
+        code = WRONG
+        try:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
+            code = work()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)

@@ -1,0 +1,144 @@
+"""The page of heads for boxes: what is found, what is missed, and what is said of it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from stages import paths
+from stages.errors import UserError
+from stages.reporting import choose, command, gather, page
+from stages.reporting.judged import Detected, Largest
+from tests.reporting.synthetic import HOSTILE, Made
+
+Reported = Callable[[], tuple[str, str]]
+
+
+@pytest.fixture
+def detector(made: Made) -> Made:
+    """A detector that is right on one in three images."""
+    made.task, made.head, made.confidence = "detection", "anchors", 0.4
+    return made
+
+
+@pytest.fixture
+def largest(made: Made) -> Made:
+    """The same for the largest object."""
+    made.task, made.head = "largest", "largest"
+    return made
+
+
+# --- detectors
+
+
+def test_the_answer_counts_objects_found_and_boxes_right(detector: Made, reported: Reported) -> None:
+    html, markdown = reported()
+    for text in (html, markdown):
+        assert "33 of 100 objects in unseen images are found, and 33 of 100 boxes shown are right" in text
+        assert "43.2%" in text and "mean best IoU of the clustered anchors with the boxes of train: 0.65" in text
+        assert "has no place for 3 objects of train (16.7%)" in text
+        assert "Not in any training image" in text
+
+
+def test_a_higher_threshold_shows_fewer_boxes(detector: Made) -> None:
+    detector.write()
+    run = gather.load("folder")
+    found = Detected.load(run)
+    all_of, some = found.above(0.4), found.above(0.7)
+    assert (all_of.hits.sum(), all_of.wrong.sum(), all_of.missed.sum()) == (8, 16, 16)
+    assert some.there.sum() == 12 and (some.hits.sum(), some.wrong.sum(), some.missed.sum()) == (4, 8, 20)
+    assert all_of.mistakes() == {"class": 8, "place": 0, "both": 0, "double": 0, "background": 8, "missed": 8}
+    assert found.above(1.0).right_share is None and found.above(1.0).found_share == 0
+
+
+def test_pictures_follow_from_the_numbers(detector: Made) -> None:
+    detector.write()
+    run = gather.load("folder")
+    shown = Detected.load(run).above(0.4)
+    f1 = shown.f1(24)
+    assert np.array_equal(f1 == 1, np.arange(24) % 3 == 0)
+    ranked = choose.ranked(f1, ~np.isnan(f1), 6)
+    assert ranked["best"] == [0, 3, 6, 9, 12, 15] and set(f1[ranked["worst"]]) == {0}
+    assert not {*ranked["best"]} & {*ranked["middle"]} and not {*ranked["middle"]} & {*ranked["worst"]}
+    assert choose.false_alarms(shown, ["background"], 3) == [2, 5, 8]
+    assert choose.false_alarms(shown, ["class", "place"], 3) == [1, 4, 7]
+    pair = choose.misnamed(shown, sorted(HOSTILE), 9)[0]
+    assert (pair.actual, pair.count, pair.of) == (sorted(HOSTILE)[1], 2, 4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 100])
+def test_best_middle_and_worst_share_no_image(count: int) -> None:
+    ranked = choose.ranked(np.arange(float(count)), np.ones(count, bool), 6)
+    places = [place for group in ranked.values() for place in group]
+    assert len(places) == len({*places}) and len(places) == min(count, 18 if count >= 18 else count // 3 * 3 or count)
+
+
+def test_without_a_sure_box_the_page_says_so(detector: Made, reported: Reported) -> None:
+    detector.confidence = 0.99
+    html, markdown = reported()
+    assert "No box has a confidence of 0.99 or more" in html and "No box has" in markdown
+
+
+def test_a_refit_and_the_monitor_are_told(detector: Made, reported: Reported) -> None:
+    detector.refit = "trainval"
+    html, markdown = reported()
+    assert "Chosen on val, trained again on train and val" in html and "trained again" in markdown
+    assert "Average precision by epoch" in html and "Accuracy by epoch" not in html
+
+
+def test_every_kind_of_picture_is_shown(detector: Made, reported: Reported) -> None:
+    html, _ = reported()
+    for title in ("Best", "Middling", "Worst", "Missed", "False alarms", "Other mistakes"):
+        assert f"<h3>{title} <small>" in html
+    assert ">missed: " in html and ">✗ " in html and "1 of 1 found" in html
+
+
+def test_views_are_told_by_average_precision(detector: Made, reported: Reported) -> None:
+    detector.views = ((1, 0.4), (2, 0.5))
+    html, _ = reported()
+    assert "Average precision by the number of views averaged: 1: 40.0%, 2: 50.0%." in html
+
+
+def test_boxes_of_other_images_are_refused(detector: Made) -> None:
+    detector.write()
+    run = gather.load("folder")
+    (paths.PREDICTIONS / "boxes.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="dvc repro -f evaluate"):
+        page.markdown(run)
+
+
+def test_knobs_of_boxes_are_settings(detector: Made) -> None:
+    detector.write()
+    text = command.shell(gather.load("folder"))
+    assert "-S boxes.predict=both" in text and "boxes.anchor_sizes=[[0.1,0.2]]" in text
+
+
+# --- the largest object
+
+
+@pytest.mark.parametrize(
+    ("predict", "answer"),
+    [
+        ("both", "33 of 100 unseen images get the class of their largest object right, and a box"),
+        ("box", "67 of 100 unseen images get a box that overlaps their largest object"),
+        ("class", "67 of 100 unseen images get the class of their largest object right;"),
+    ],
+)
+def test_the_answer_is_of_what_is_predicted(largest: Made, reported: Reported, predict: str, answer: str) -> None:
+    largest.predict = predict
+    html, markdown = reported()
+    assert answer in html and answer in markdown
+    assert ("Mean IoU" in markdown) == (predict != "class")
+    assert ("always the most frequent class" in markdown) == (predict != "box")
+
+
+def test_the_overlap_is_of_each_image(largest: Made) -> None:
+    largest.write()
+    found = Largest.load(gather.load("folder"))
+    assert found.iou == pytest.approx(np.where(np.arange(24) % 3 < 2, 17 / 18, 0))
+    assert np.array_equal(found.right, np.arange(24) % 3 == 0)
+
+
+def test_a_better_typical_box_is_admitted(largest: Made, reported: Reported) -> None:
+    html, _ = reported()
+    assert "By mean overlap the head is no better than always the typical box." in html
