@@ -265,11 +265,11 @@ def test_the_accuracy_of_the_largest_is_over_images_with_an_object(turned: Make)
 
 
 def test_the_accuracy_is_over_objects_in_the_view_and_of_none_there_is_none(turned: Make) -> None:
-    task = task_of("largest", turned(head="largest", boxes={"predict": "class"}))
+    chosen = turned(head="largest", boxes={"predict": "class"})
     logits = torch.tensor([[9.0, 0, 0], [9, 0, 0]])[:, None]
     beside = truth([[100, 100, 120, 120]], [0])  # of an image larger than the view
-    assert task.judge(Fixed(), part(logits, [truth([[0, 0, 9, 9]], [0]), beside])).accuracy == 1
-    assert task.judge(Fixed(), part(logits, [truth([], []), beside])).accuracy is None
+    for first, accuracy in ((truth([[0, 0, 9, 9]], [0]), 1.0), (truth([], []), None)):
+        assert task_of("largest", chosen).judge(Fixed(), part(logits, [first, beside])).accuracy == accuracy
 
 
 def test_boxes_alone_have_no_accuracy(turned: Make) -> None:
