@@ -11,7 +11,8 @@ import yaml
 
 from stages import recipe
 from stages.errors import UserError
-from stages.params import Params, load
+from stages.heads import BOXES
+from stages.params import Boxes, Decide, Params, load
 
 BLOCKS = ("split", "augment", "extract", "boxes", "lr_sweep", "decide", "bad_images", "datasets")
 
@@ -49,6 +50,12 @@ def test_the_flat_knobs_are_those_of_params_yaml(repository: Path) -> None:
 def test_a_recipe_sets_every_flat_knob_and_no_other(name: str) -> None:
     flat = [knob for knob in values(name) if "." not in knob]
     assert sorted(flat) == sorted(recipe.flat_knobs())
+
+
+@pytest.mark.parametrize("name", [name for name in recipe.names() if values(name)["head"] in BOXES])
+def test_a_recipe_for_boxes_sets_every_knob_of_boxes_and_of_decisions(name: str) -> None:
+    wanted = {f"boxes.{knob}" for knob in Boxes.model_fields} | {f"decide.{knob}" for knob in Decide.model_fields}
+    assert {knob for knob in values(name) if knob.startswith(("boxes.", "decide."))} == wanted
 
 
 @pytest.mark.parametrize("name", recipe.names())

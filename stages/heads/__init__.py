@@ -7,7 +7,7 @@ that is solved at once has `fit(data, params, device)` too. One for boxes has
 - `loss(outputs, targets, knobs)`: the mean over a batch;
 - `decode(outputs, knobs)`: what it found in each view of a batch, before suppression;
 - `unheld(boxes, knobs, shape)`: how many objects it cannot hold;
-- `classified(outputs, targets, knobs)`, where it names one class an image: how many are right.
+- `classified(outputs, targets, knobs)`, where it names one class an image: which are right.
 
 What a head takes stands here, where no torch is imported.
 """

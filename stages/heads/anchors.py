@@ -69,8 +69,8 @@ def cluster(boxes: torch.Tensor, count: int) -> tuple[list[list[float]], float]:
     different: torch.Tensor = torch.unique(shapes, dim=0)
     if len(different) < count:
         raise UserError(
-            f"`anchor_count`: {count} anchors need as many boxes of different sizes, train has {len(different)}: "
-            f"-S anchor_count={max(1, len(different))}"
+            f"`boxes.anchor_count`: {count} anchors need as many boxes of different sizes, train has {len(different)}: "
+            f"-S boxes.anchor_count={len(different)}"
         )
     order = different.prod(1).argsort(stable=True)
     centres = different[order[torch.linspace(0, len(different) - 1, 2 * count + 1)[1::2].long()]]

@@ -86,11 +86,11 @@ def decode(outputs: torch.Tensor, knobs: Knobs) -> list[Found]:
 
 
 def classified(outputs: torch.Tensor, targets: torch.Tensor, knobs: Knobs) -> torch.Tensor | None:
-    """How many images with an object have their class right; None where no class is predicted."""
+    """Which of the images with an object have their class right: (n,) bool; None where no class is predicted."""
     if knobs["predict"] == "box":
         return None
     there = targets[:, 0] > 0
-    return (_apart(outputs, knobs)[1].argmax(1) == targets[:, 5])[there].sum()
+    return (_apart(outputs, knobs)[1].argmax(1) == targets[:, 5])[there]
 
 
 def unheld(boxes: torch.Tensor, knobs: Knobs, shape: tuple[int, int, int]) -> int:

@@ -81,12 +81,6 @@ class Part:
         """(N, …) float32, the evaluation view of each image."""
         return self.x[:, 0].float()
 
-    @property
-    def with_objects(self) -> int:
-        """How many images have an object that counts."""
-        assert self.scenes is not None
-        return sum(bool((~(truth.ignored | truth.crowd)).any()) for truth in self.scenes.truths)
-
     def batch(self, images: torch.Tensor, views: torch.Tensor | int = 0) -> torch.Tensor:
         """Float32 features (n, …) of some images, each in its view; of pixels their evaluation views, 0 to 255."""
         x = self._rows(images, views)

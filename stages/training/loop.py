@@ -207,7 +207,7 @@ def judge(net: nn.Module, part: Part, task: Task) -> Judged:
 def step(
     module: nn.Module, batch: torch.Tensor, targets: Any, optimizer: torch.optim.Optimizer, params: Params, task: Task
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """One step of the optimizer on a batch; the loss, and how many images were right, before it."""
+    """One step of the optimizer on a batch; the loss, and which images were right, before it."""
     found = module(batch)
     loss = task.loss(found, targets)
     optimizer.zero_grad(set_to_none=True)
@@ -238,7 +238,7 @@ def _one_epoch(
     """One pass; the mean loss and accuracy of the batches as trained on."""
     module.train()
     device = train.y.device
-    loss_sum, hits, counted = torch.zeros((), device=device), torch.zeros((), device=device), False
+    loss_sum, hits = torch.zeros((), device=device), list[torch.Tensor]()
     for chosen, views in draw(train, params.batch_size):
         batch, affine = train.drawn(chosen, views)
         loss, right = step(module, batch, task.targets(train, chosen, views, affine), optimizer, params, task)
@@ -246,9 +246,8 @@ def _one_epoch(
             schedule.step()
         loss_sum += loss * len(chosen)
         if right is not None:
-            hits, counted = hits + right, True
-    images = len(train.y) if train.scenes is None else train.with_objects
-    return float(loss_sum) / len(train.y), float(hits) / images if counted else None
+            hits.append(right)
+    return float(loss_sum) / len(train.y), tasks.share(hits)
 
 
 def _state(

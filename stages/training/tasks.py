@@ -41,7 +41,7 @@ class Task(Protocol):
         """The mean loss of a batch."""
 
     def right(self, found: Any, targets: Any) -> torch.Tensor | None:
-        """How many images of a batch have the right class; None where that cannot be told."""
+        """Which of the images of a batch that have a class were told it: (n,) bool; None where none is predicted."""
 
     def judge(self, net: nn.Module, part: Part) -> Judged:
         """The scores of a part on its evaluation views."""
@@ -62,8 +62,8 @@ class Labels:
         return losses.loss(found, targets, self.params, self.weights)
 
     def right(self, found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """How many labels are the most probable class."""
-        return (found.argmax(1) == targets).sum()
+        """Whose label is the most probable class."""
+        return found.argmax(1) == targets
 
     def judge(self, net: nn.Module, part: Part) -> Judged:
         """Cross-entropy, without smoothing or weights, and accuracy."""
@@ -121,7 +121,7 @@ class Boxes:
             total += float(self.loss(found, wanted)) * len(places)
             if (hits := self.right(found, wanted)) is not None:
                 right.append(hits)
-        accuracy = float(torch.stack(right).sum() / part.with_objects) if right else None
+        accuracy = share(right)
         score = self.map_50(part, self.find(net, part, NMS_IOU)) if self.scored else None
         return Judged(total / len(images), accuracy, score)
 
@@ -157,6 +157,12 @@ class Boxes:
             self._kept[key] = made
             self._bytes += size
         return made
+
+
+def share(right: Sequence[torch.Tensor]) -> float | None:
+    """The share of all that are right; None of nothing."""
+    each = torch.cat([torch.zeros(0, dtype=torch.bool), *(one.cpu() for one in right)])
+    return float(each.double().mean()) if len(each) else None
 
 
 def of(head: str, whole: Whole, knobs: dict[str, Any], data: Data, params: Params) -> Task:

@@ -121,7 +121,9 @@ def test_clusters_find_the_shapes_that_are_there() -> None:
 def test_clusters_are_deterministic_and_their_iou_is_that_of_plain_loops(seed: int, count: int, clusters: int) -> None:
     boxes, _ = drawn(seed, count)
     if clusters > count:
-        with pytest.raises(UserError, match=rf"`anchor_count`.*train has {count}"):
+        with pytest.raises(
+            UserError, match=rf"`boxes.anchor_count`.*train has {count}: -S boxes.anchor_count={count}$"
+        ):
             anchors.cluster(boxes, clusters)
         return
     sizes, iou = anchors.cluster(boxes, clusters)

@@ -1,0 +1,325 @@
+"""Heads for boxes in the trainer: what they are asked for, how they are judged, and that a cache changes nothing."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from stages.boxes.geometry import Found
+from stages.errors import UserError
+from stages.metrics.boxes import Truth
+from stages.training import fitted, loop, tasks
+from stages.training.data import Data, Part
+from stages.training.fitted import Whole
+from stages.training.scenes import Scenes
+from tests.backbones.networks import output_of, randomised
+
+Make = Callable[..., Any]
+CPU = torch.device("cpu")
+SIZE, TRAIN, VAL = 64, 14, 6
+CHANNELS, SIDE = 6, 4
+HEADS = ("largest", "grid", "anchors")
+PYRAMID = ((4, 8, 8), (6, 4, 4), (8, 2, 2))
+
+
+@pytest.fixture
+def turned(workplace: Any, params: Make) -> Make:
+    """`turned(**knobs)`: a plain short training of a head on maps."""
+
+    def make(**knobs: Any) -> Any:
+        plain: dict[str, Any] = {"cut": "map", "head": "grid", "hidden": 8, "dropout": 0.0, "epochs": 3}
+        plain |= {"batch_size": 4, "lr": 0.01, "precision": "float32", "schedule": "constant"}
+        boxes = {"anchor_count": 2} | knobs.pop("boxes", {})
+        return params(boxes=boxes, **(plain | knobs))
+
+    return make
+
+
+def truth(boxes: list[list[float]], labels: list[int], ignored: tuple[int, ...] = ()) -> Truth:
+    left_out = torch.tensor([number in ignored for number in range(len(boxes))], dtype=torch.bool)
+    return Truth(torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels, dtype=torch.long), left_out, left_out & False)
+
+
+def scene(number: int) -> Truth:
+    """Two objects, the first of them at a place that depends on the number; every fifth image has none."""
+    if number % 5 == 4:
+        return truth([], [])
+    shift = 4.0 * (number % 4)
+    return truth([[shift, 8, shift + 30, 40], [44, 44, 60, 56 + number % 3]], [number % 2, 0])
+
+
+def scenes_of(truths: list[Truth], views: int = 1) -> Scenes:
+    """Images of 64 x 64; each view after the first is the mirror image."""
+    flip = torch.tensor([[-1.0, 0, SIZE], [0, 1, 0]])
+    maps = torch.stack([torch.eye(2, 3), *[flip] * (views - 1)])
+    return Scenes(truths, maps.repeat(len(truths), 1, 1, 1), torch.full((len(truths), 2), SIZE), SIZE)
+
+
+def part(x: torch.Tensor, truths: list[Truth], first: int = 0) -> Part:
+    rows = list(range(first, first + len(truths)))
+    return Part(x, torch.zeros(len(x), dtype=torch.long), rows, None, scenes_of(truths, x.shape[1]))
+
+
+def on_maps(shape: tuple[int, ...] = (CHANNELS, SIDE, SIDE), *, views: int = 1, **truths: list[Truth]) -> Data:
+    """Features at random; the scenes of a part are those given, or made up."""
+    parts, first = {}, 0
+    for name, count in (("train", TRAIN), ("val", VAL), ("test", VAL)):
+        seen = truths.get(name) or [scene(number) for number in range(first, first + count)]
+        x = torch.randn(len(seen), views, *shape, generator=torch.Generator().manual_seed(first))
+        parts[name] = part(x, seen, first)
+        first += len(seen)
+    return Data(
+        ["ant", "bee", "cat"], parts, {"cut": "map", "backbone": "resnet18", "weights": "random", "image_size": SIZE}
+    )
+
+
+def pyramid() -> Data:
+    numbers = sum(channels * height * width for channels, height, width in PYRAMID)
+    return replace(on_maps((numbers,)), levels=PYRAMID)
+
+
+def boxes_task(found: fitted.Fitted, head: str, data: Data, chosen: Any) -> tasks.Boxes:
+    return tasks.Boxes(head, found.module, found.knobs, len(data.classes), chosen)
+
+
+# --- training
+
+
+@pytest.mark.parametrize("head", [*HEADS, "multiscale"])
+def test_a_head_learns_its_scenes_by_heart(turned: Make, head: str) -> None:
+    data = on_maps() if head in HEADS else pyramid()
+    data = replace(data, parts=data.parts | {"val": data.parts["train"]})
+    cut = "map" if head in HEADS else "pyramid"
+    chosen = turned(head=head, cut=cut, epochs=60, hidden=32, monitor="val_map_50")
+    found = loop.fit(head, data, chosen, CPU)
+    scores = [epoch.val_map_50 for epoch in found.history]
+    assert scores[found.best_epoch - 1] == max(score for score in scores if score is not None)
+    task = boxes_task(found, head, data, chosen)
+    seen = task.find(found.module, data.parts["train"], tasks.NMS_IOU)
+    assert task.map_50(data.parts["train"], seen) == scores[found.best_epoch - 1]
+    if head != "largest":  # which finds one object an image
+        assert max(score for score in scores if score is not None) > 0.8
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_training_is_deterministic(turned: Make, head: str) -> None:
+    first, second = (loop.fit(head, on_maps(views=2), turned(head=head), CPU) for _ in range(2))
+    for one, two in zip(first.module.state_dict().values(), second.module.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_head_on_cached_maps_trains_as_behind_the_frozen_backbone_image_by_image(turned: Make) -> None:
+    torch.manual_seed(0)
+    model = randomised(models.shufflenet_v2_x0_5(weights=None)).eval()
+    trunk = output_of("conv5")
+    images = torch.randn(TRAIN + VAL, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    began = time.perf_counter()
+    with torch.inference_mode():
+        maps = trunk(model, images)[:, None].clone()
+    extracted = time.perf_counter() - began
+    data = on_maps()
+    data.parts["train"], data.parts["val"] = (
+        replace(data.parts[name], x=x) for name, x in (("train", maps[:TRAIN]), ("val", maps[TRAIN:]))
+    )
+    chosen = turned(head="grid", optimizer="sgd", weight_decay=0.0, standardize=False)
+    began = time.perf_counter()
+    cached = loop.fit("grid", data, chosen, CPU)
+    with_cache = time.perf_counter() - began
+
+    began = time.perf_counter()
+    torch.manual_seed(chosen.seed)
+    module, knobs = loop.start("grid", data, data.parts["train"], chosen, CPU)
+    task = tasks.Boxes("grid", module, knobs, len(data.classes), chosen)
+    optimizer = torch.optim.SGD(module.head.parameters(), lr=chosen.lr, momentum=chosen.momentum)
+    for row in cached.history:
+        total = 0.0
+        for places in torch.randperm(TRAIN).split(chosen.batch_size):  # type: ignore[no-untyped-call]
+            with torch.inference_mode():
+                each = [trunk(model, images[[place]]) for place in places.tolist()]
+            affine = data.parts["train"].maps(places)
+            targets = task.targets(data.parts["train"], places, torch.zeros_like(places), affine)
+            loss = task.loss(module(torch.cat(each).clone()), targets)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += loss.item() * len(places)
+        assert row.train_loss == pytest.approx(total / TRAIN, rel=1e-4)
+        if row.epoch == cached.best_epoch:
+            kept = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    image_by_image = time.perf_counter() - began
+    torch.testing.assert_close(cached.module.state_dict(), kept, rtol=1e-3, atol=1e-4)
+    print(
+        f"an epoch on cached maps takes {with_cache / chosen.epochs:.3f} s (once before: {extracted:.3f} s), "
+        f"image by image {image_by_image / chosen.epochs:.3f} s: {image_by_image / with_cache:.0f} times"
+    )
+
+
+# --- refit
+
+
+def test_a_refit_trains_on_train_and_val_for_the_chosen_epochs(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, chosen = on_maps(views=2), turned(refit="trainval", epochs=5)
+    seen: list[Part] = []
+    one_epoch = loop._one_epoch
+
+    def spy(module: nn.Module, train: Part, *rest: Any) -> Any:
+        seen.append(train)
+        return one_epoch(module, train, *rest)
+
+    monkeypatch.setattr(loop, "_one_epoch", spy)
+    found = loop.refit("grid", data, chosen, CPU, 3)
+    assert found.best_epoch == len(found.history) == len(seen) == 3
+    assert {len(train.y) for train in seen} == {TRAIN + VAL}
+    joined = seen[0]
+    assert joined.rows == list(range(TRAIN + VAL)) and joined.scenes
+    for name, places in (("train", slice(0, TRAIN)), ("val", slice(TRAIN, None))):
+        own = data.parts[name].scenes
+        assert own and joined.scenes.truths[places] == own.truths
+        assert torch.equal(joined.scenes.affine[places], own.affine)
+        assert torch.equal(joined.x[places], data.parts[name].x)
+
+
+def test_a_refit_keeps_the_last_epoch_and_not_the_best(turned: Make) -> None:
+    data, chosen = on_maps(), turned(epochs=2)
+    last = loop.refit("grid", data, chosen, CPU, 2).module.state_dict()
+    data.parts["train"] = data.parts["train"].join(data.parts["val"])
+    trained = loop.fit("grid", data, chosen, CPU, last=True).module.state_dict()
+    assert all(torch.equal(one, trained[name]) for name, one in last.items())
+
+
+# --- what is asked for
+
+
+class Fixed(nn.Module):
+    """A head that gives the numbers of its input."""
+
+    shape = (CHANNELS, SIDE, SIDE)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def task_of(head: str, chosen: Any) -> tasks.Boxes:
+    knobs = {"loss": chosen.loss, "focal_gamma": chosen.focal_gamma, **chosen.boxes.model_dump()}
+    whole: Any = Fixed()
+    return tasks.Boxes(head, whole, knobs, 3, chosen)
+
+
+@pytest.mark.parametrize("head", [*HEADS])
+def test_difficult_objects_are_asked_of_no_head(turned: Make, head: str) -> None:
+    task = task_of(head, turned(head=head, boxes={"anchor_count": 0}))
+    both = truth([[4, 4, 24, 24], [30, 30, 62, 62]], [0, 1], ignored=(1,))
+    one = truth([[4, 4, 24, 24]], [0])
+    nothing = torch.zeros(2, 1, CHANNELS, SIDE, SIDE)
+    made, places = part(nothing, [both, one]), torch.arange(2)
+    asked = task.targets(made, places, torch.zeros(2).long(), made.maps(places))
+    assert torch.equal(asked[0], asked[1])
+
+
+def test_targets_follow_the_view(turned: Make) -> None:
+    """In the mirror image the object of the first column of the grid is asked of the last."""
+    task = task_of("grid", turned())
+    made = part(torch.zeros(1, 2, CHANNELS, SIDE, SIDE), [truth([[0, 0, 12, 12]], [1])])
+    place = torch.tensor([0])
+    for view, column in ((0, 0), (1, SIDE - 1)):
+        views = torch.tensor([view])
+        asked = task.targets(made, place, views, made.maps(place, views))
+        assert asked[0, ..., 0].nonzero().tolist() == [[0, column]]
+
+
+def test_targets_of_a_view_that_comes_again_are_made_once(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, made = task_of("grid", turned()), on_maps(views=2).parts["train"]
+    places = torch.arange(TRAIN)
+    first = task.targets(made, places, torch.ones(TRAIN).long(), made.maps(places, 1))
+    monkeypatch.setattr(task.head, "targets", lambda *_: pytest.fail("made again"))
+    assert torch.equal(first, task.targets(made, places, torch.ones(TRAIN).long(), made.maps(places, 1)))
+
+
+def test_anchors_are_clustered_from_the_boxes_of_train(turned: Make) -> None:
+    data, chosen = on_maps(), turned(head="anchors")
+    found = loop.fit("anchors", data, chosen, CPU)
+    shapes = {(30 / SIZE, 32 / SIZE), *((16 / SIZE, height / SIZE) for height in (12, 13, 14))}
+    assert len(found.knobs["anchor_sizes"]) == 2
+    assert found.knobs["anchor_sizes"][1] == pytest.approx(max(shapes))
+    assert found.knobs["anchor_sizes"][0][0] == pytest.approx(16 / SIZE)
+    assert 0.9 < found.notes["anchor_iou"] == found.knobs["anchor_iou"] <= 1
+    few = on_maps(train=[truth([[0, 0, 8, 8]], [0])] * TRAIN)
+    with pytest.raises(UserError, match="2 anchors need as many boxes of different sizes, train has 1"):
+        loop.fit("anchors", few, chosen, CPU)
+
+
+# --- how they are judged
+
+
+def test_the_accuracy_of_the_largest_is_over_images_with_an_object(turned: Make) -> None:
+    chosen = turned(head="largest", boxes={"predict": "class"})
+    task = task_of("largest", chosen)
+    truths = [truth([[0, 0, 9, 9]], [0]), truth([], []), truth([[0, 0, 9, 9], [0, 0, 30, 30]], [0, 2])]
+    logits = torch.tensor([[9.0, 0, 0], [0, 9, 0], [9, 0, 0]])[:, None]
+    assert task.judge(Fixed(), part(logits, truths)).accuracy == 0.5
+
+
+def test_the_accuracy_is_over_objects_in_the_view_and_of_none_there_is_none(turned: Make) -> None:
+    chosen = turned(head="largest", boxes={"predict": "class"})
+    logits = torch.tensor([[9.0, 0, 0], [9, 0, 0]])[:, None]
+    beside = truth([[100, 100, 120, 120]], [0])  # of an image larger than the view
+    for first, accuracy in ((truth([[0, 0, 9, 9]], [0]), 1.0), (truth([], []), None)):
+        assert task_of("largest", chosen).judge(Fixed(), part(logits, [first, beside])).accuracy == accuracy
+
+
+def test_boxes_alone_have_no_accuracy(turned: Make) -> None:
+    task = task_of("largest", turned(head="largest", boxes={"predict": "box"}))
+    judged = task.judge(Fixed(), part(torch.zeros(2, 1, 4), [scene(0), scene(1)]))
+    assert judged.accuracy is None and judged.map_50 is None
+
+
+def test_what_the_views_of_an_image_find_is_merged_in_its_pixels(turned: Make) -> None:
+    """A head that sees an object at the same place of both views means two objects of the image."""
+    task = task_of("grid", turned(head="grid"))
+    raw = torch.full((1, 2, 1, SIDE, 8), -20.0)  # object, box, three classes
+    raw[:, :, 0, 0, :] = torch.tensor([9.0, 0.0, 0.0, -1.0, -1.0, 9.0, 0.0, 0.0])
+    made = part(raw, [scene(0)])
+    one, both = (task.find(Fixed(), made, 0.5, views)[0] for views in (1, 2))
+    sure = [found.pick(found.scores > 0.5) for found in (one, both)]
+    assert [len(found.boxes) for found in sure] == [1, 2]
+    mirrored = sure[0].boxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([SIZE, 0, SIZE, 0])
+    expected = torch.cat([sure[0].boxes, mirrored])
+    assert torch.allclose(sure[1].boxes[sure[1].boxes[:, 0].argsort()], expected, atol=1e-4)
+
+
+def test_views_that_agree_give_each_object_once(turned: Make) -> None:
+    task = task_of("largest", turned(head="largest", boxes={"box_sigmoid": False}))
+    sees = torch.tensor([[0.25, 0.5, 0.2, 0.2, 5, 0, 0], [0.75, 0.5, 0.2, 0.2, 4, 0, 0]])  # mirror images
+    (found,) = task.find(Fixed(), part(sees[None], [scene(0)]), 0.5, 2)
+    assert len(found.boxes) == 1 and found.boxes[0].tolist() == pytest.approx([9.6, 25.6, 22.4, 38.4], abs=1e-4)
+
+
+# --- scenes that are out of the ordinary
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_part_without_any_object_trains_and_is_judged(turned: Make, head: str) -> None:
+    chosen = turned(head=head, monitor="val_map_50", boxes={"anchor_count": 0})
+    empty = on_maps(val=[truth([], [])] * VAL, train=[scene(0), truth([], [])] * 3)
+    found = loop.fit(head, empty, chosen, CPU)
+    assert found.history[0].val_map_50 == 0 and found.history[0].val_accuracy is None
+    task = boxes_task(found, head, empty, chosen)
+    assert len(task.find(found.module, empty.parts["val"], 0.5)) == VAL
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_three_hundred_objects_in_an_image(turned: Make, head: str) -> None:
+    corners = torch.rand(300, 2, generator=torch.Generator().manual_seed(0)) * 50
+    crowded = truth(torch.cat([corners, corners + 8], 1).tolist(), [number % 3 for number in range(300)])
+    data = on_maps(train=[crowded, *[scene(number) for number in range(5)]])
+    chosen = turned(head=head, boxes={"anchor_count": 1})
+    found = loop.fit(head, data, chosen, CPU)
+    assert found.history and all(epoch.val_loss < float("inf") for epoch in found.history)
+    module: Whole = found.module
+    (first, *_) = boxes_task(found, head, data, chosen).find(module, data.parts["train"], 0.99)
+    assert isinstance(first, Found) and len(first.boxes) <= 100
