@@ -93,7 +93,7 @@ def test_heads_of_other_seeds_do_not_outlive_their_run(run: Make) -> None:
 def test_views_are_averaged_where_it_is_asked_for(run: Make) -> None:
     plain, averaged = run(), run(decide={"tta": True})
     lines = (paths.PLOTS / "views.csv").read_text().split()
-    assert lines[0] == "views,accuracy,map_50"
+    assert lines[0] == "views,accuracy,map_50,mean_iou"
     assert float(lines[1].split(",")[1]) == pytest.approx(plain["top1"], abs=1e-6)
     assert float(lines[2].split(",")[1]) == pytest.approx(averaged["top1"], abs=1e-6)
     assert averaged["cross_entropy"] != plain["cross_entropy"]
