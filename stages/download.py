@@ -4,8 +4,9 @@ import importlib
 import json
 
 from stages import paths
-from stages.datasets.fetch import digest, fetch
+from stages.datasets.fetch import fetch
 from stages.datasets.images import SOURCES, has_source
+from stages.datasets.web import digest
 from stages.features import io
 from stages.params import Params
 from stages.stage import run

@@ -32,12 +32,10 @@ from stages.datasets import (
 from stages.datasets.base import Block, Source
 from stages.datasets.images import has_source
 from stages.errors import UserError, nearest
-from stages.heads import BOXES, SOLVED, TAKES, those_for
+from stages.heads import BOXES, NAMES, SOLVED, TAKES, those_for
 
 MAX_BYTES = 1 << 20
 Fraction = Annotated[float, Field(ge=0, le=1)]
-WANTED = {"vector": "a vector", "map": "a map", "pyramid": "maps at several strides"}
-GIVEN = {"vector": "a vector an image", "map": "one map", "pyramid": "several maps"}
 Place = Annotated[str, AfterValidator(names.named)]  # of a cut or a tap; whether a network has it, only torch can tell
 
 
@@ -116,7 +114,7 @@ class Boxes(Block):
     mining: Annotated[float, Field(ge=0)]
     focal_alpha: Annotated[float, Field(le=1)]
     anchor_count: Annotated[int, Field(ge=0, le=32)]
-    anchor_sizes: list[tuple[Fraction, Fraction]]
+    anchor_sizes: list[Annotated[list[Fraction], Field(min_length=2, max_length=2)]]
     anchor_scales: list[Fraction]
     anchor_ratios: list[Annotated[float, Field(gt=0)]]
     anchor_match: Fraction
@@ -131,6 +129,12 @@ class Boxes(Block):
     def _ignored_below_matched(self) -> "Boxes":
         if self.anchor_ignore > self.anchor_match:
             raise ValueError("anchor_ignore must not be above anchor_match")
+        return self
+
+    @model_validator(mode="after")
+    def _some_anchor(self) -> "Boxes":
+        if not (self.anchor_count or self.anchor_sizes or (self.anchor_scales and self.anchor_ratios)):
+            raise ValueError("no anchor is left: set anchor_count, anchor_sizes, or anchor_scales and anchor_ratios")
         return self
 
 
@@ -224,10 +228,6 @@ class Params(Block):
     def options(self) -> Any:
         """The block of the chosen dataset."""
         return getattr(self.datasets, self.dataset)
-
-    def flat(self) -> dict[str, str | int | float | bool]:
-        """The knobs at the top level, in the file's order."""
-        return {name: value for name, value in self if isinstance(value, str | int | float)}
 
 
 class _Loader(yaml.CSafeLoader):
@@ -342,8 +342,10 @@ def _check_across(params: Params, path: str) -> None:
         )
     if params.phases and params.tap == "same":
         raise UserError(f"{path}: `phases` unfreeze what lies between cut and tap, and tap=same leaves nothing there.")
-    if params.warmup >= params.epochs:
-        raise UserError(f"{path}: `warmup` ({params.warmup} epochs) must end before `epochs` ({params.epochs}).")
+    shortest = min((phase.epochs for phase in params.phases), default=params.epochs)
+    if params.warmup >= shortest:
+        where = "the shortest of `phases`" if params.phases else "`epochs`"
+        raise UserError(f"{path}: `warmup` ({params.warmup} epochs) must end before {where} ({shortest}).")
     _check_root(params)
     if has_source(params.options):
         for name, source in params.options.source:
@@ -359,7 +361,7 @@ def _check_head(params: Params, path: str) -> None:
     if (takes == "map" and has) or (has == "pyramid") != (takes == "pyramid"):
         fitting = ", ".join(those_for(has or "map"))
         raise UserError(
-            f"{path}: `head` {params.head} takes {WANTED[takes]}, and `{key}` {place} is {GIVEN[has or 'map']}: take "
+            f"{path}: `head` {params.head} takes {NAMES[takes]}, and `{key}` {place} is {NAMES[has or 'map']}: take "
             f"{key}={'pooled' if takes == 'vector' else takes}, or a head for that ({fitting})."
         )
     if params.monitor == "val_map_50" and params.head not in BOXES:

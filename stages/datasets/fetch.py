@@ -1,6 +1,5 @@
 """Fetching one source to one file: `https://…`, a local path, or `pypi:NAME==VERSION`; whole or not at all."""
 
-import hashlib
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from stages import paths
 from stages.datasets import web
 from stages.datasets.base import Source
+from stages.datasets.web import digest
 from stages.errors import UserError
 from stages.features import io
 
@@ -43,12 +43,6 @@ def fetch(source: Source, *, key: str) -> Path:
 def kept_in(source: Source) -> str:
     """The folder of `cache/store/downloads` that a source is kept in."""
     return _slug(source.checksum or source.url)
-
-
-def digest(path: Path, algorithm: str = "sha256") -> str:
-    """The checksum of a file as params.yaml writes it, `sha256:…`."""
-    with path.open("rb") as file:
-        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
 def _verify(path: Path, source: Source, key: str) -> None:

@@ -47,11 +47,12 @@ def download(url: str, target: Path, expected: str | None) -> None:
         Unwritable: the disk is full or fails.
     """
     partial, validator = (target.with_name(target.name + suffix + io.TEMPORARY) for suffix in ("", ".validator"))
+    algorithm = (expected or "sha256").partition(":")[0]
     resumed = _fetch(url, partial, validator)
-    if expected and _digest(partial, expected) != expected and resumed:
+    if expected and digest(partial, algorithm) != expected and resumed:
         io.discard(partial)  # what lay there before may have been damaged
         _fetch(url, partial, validator)
-    found = _digest(partial, expected or "sha256:")
+    found = digest(partial, algorithm)
     io.discard(validator)
     if expected and found != expected:
         io.discard(partial)
@@ -142,7 +143,7 @@ def _read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def _digest(path: Path, like: str) -> str:
-    algorithm = like.partition(":")[0]
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """The checksum of a file as params.yaml writes it, `sha256:…`."""
     with path.open("rb") as file:
         return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"

@@ -47,7 +47,8 @@ def evaluate(params: Params, found: Data, head: Whole, described: Mapping[str, A
     written = common.write_metrics(metrics)
     _write_predictions(params, found, each, judged, _asked(found) if kind == "largest" else {})
     views_rows = _views(task, head, found, found.parts[judged], score, params)
-    common.write_plots(_plots(found, each[judged], judged) | {"views": views_rows})
+    plots = {"per_class": _counts(found)} if kind == "largest" else _plots(found, each[judged], judged)
+    common.write_plots(plots | {"views": views_rows})
     name = "map_50" if kind == "detection" else "mean_iou" if predict != "class" else "accuracy"
     return {f"{judged} images": len(each[judged]), name: written.get(name, written.get(f"val_{name}"))}
 
@@ -175,14 +176,21 @@ def _views(
 
 def _plots(data: Data, found: Sequence[Found], judged: str) -> dict[str, list[dict[str, object]]]:
     curves = boxes.curves(_truths(data.parts[judged]), found, len(data.classes))
-    counts = {name: _counted(part, len(data.classes)) for name, part in data.parts.items()}
-    per_class, points = list[dict[str, object]](), list[dict[str, object]]()
-    for label, (name, curve) in enumerate(zip(data.classes, curves, strict=True)):
-        score = f"{boxes.area(curve):.4f}" if curve.truths else ""
-        numbers = {f"n_{one}": counts[one][label] for one in ("train", "val", "test")}
-        per_class.append({"class": name, **numbers, "ap_50": score})
-        points += [{"class": name, **point} for point in _drawn(curve)]
+    per_class = [
+        row | {"ap_50": f"{boxes.area(curve):.4f}" if curve.truths else ""}
+        for row, curve in zip(_counts(data), curves, strict=True)
+    ]
+    named = zip(data.classes, curves, strict=True)
+    points = [{"class": name, **point} for name, curve in named for point in _drawn(curve)]
     return {"per_class": per_class, "precision_recall": points}
+
+
+def _counts(data: Data) -> list[dict[str, object]]:
+    """The objects of each class in each part."""
+    counts = {f"n_{name}": _counted(part, len(data.classes)) for name, part in data.parts.items()}
+    return [
+        {"class": name} | {key: each[label] for key, each in counts.items()} for label, name in enumerate(data.classes)
+    ]
 
 
 def _counted(part: Part, classes: int) -> list[int]:

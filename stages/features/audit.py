@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import paths
-from stages.datasets.fetch import digest
+from stages.datasets.web import digest
 from stages.errors import UserError
 from stages.features import h5, io
 from stages.features.store import check, place

@@ -26,6 +26,7 @@ TAKES = {
     "anchors": "map",
     "multiscale": "pyramid",
 }
+NAMES = {"vector": "a vector", "map": "a map (C, H, W)", "pyramid": "maps at several strides"}  # of what TAKES tells
 BOXES = ("largest", "grid", "anchors", "multiscale")  # find objects; the others name the class of an image
 SOLVED = ("ridge", "knn")  # at once: no epochs, no learning rate
 

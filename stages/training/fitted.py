@@ -16,14 +16,13 @@ from torch import nn
 from stages.backbones.device import training_precision
 from stages.errors import UserError
 from stages.features import io
-from stages.heads import BOXES, TAKES, those_for
+from stages.heads import BOXES, NAMES, TAKES, those_for
 from stages.heads.anchors import cluster
 from stages.params import Params
 from stages.training.data import Data, Part
 from stages.training.history import Epoch
 from stages.training.rest import Rest, build
 
-NAMES = {"vector": "a vector", "map": "a map (C, H, W)", "pyramid": "maps at several strides"}
 SMALLEST = 1e-6  # a deviation: features that are all the same are left alone
 
 

@@ -191,9 +191,12 @@ def _phase(run: Run, phase: Phase, number: int, progress: Progress, saved: dict[
 
 
 def _shortest(module: Whole, train: Part, val: Part) -> tuple[Whole, Part, Part]:
-    """Where nothing of the rest trains it runs once, and the head trains on what came out; pixels change every time."""
-    rest = module.rest
-    if rest is None or train.pixels or any(parameter.requires_grad for parameter in rest.parameters()):
+    """Where nothing of the rest trains it runs once, and the head trains on what came out.
+
+    Not so with pixels, which change every time, and with several maps, which are no single tensor.
+    """
+    rest, several = module.rest, module.takes == "pyramid"
+    if rest is None or several or train.pixels or any(parameter.requires_grad for parameter in rest.parameters()):
         return module, train, val
     train, val = (replace(part, x=embed(module, part)) for part in (train, val))
     return module.without_rest(), train, val

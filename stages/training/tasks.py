@@ -84,13 +84,8 @@ class Boxes:
     """
 
     def __init__(self, head: str, whole: Whole, knobs: dict[str, Any], classes: int, params: Params) -> None:
-        self.head, self.shape, self.knobs, self.classes = (
-            import_module(f"stages.heads.{head}"),
-            whole.shape,
-            knobs,
-            classes,
-        )
-        self.scored, self.suppress = params.monitor == "val_map_50", params.decide.nms_iou
+        self.head, self.shape = import_module(f"stages.heads.{head}"), whole.shape
+        self.knobs, self.classes, self.scored = knobs, classes, params.monitor == "val_map_50"
         self._kept: dict[tuple[int, int], Any] = {}
         self._bytes = 0
 
@@ -114,16 +109,14 @@ class Boxes:
 
     def judge(self, net: nn.Module, part: Part) -> Judged:
         """The loss; accuracy of a head that names one class an image; map_50 where `monitor` asks for it."""
-        total, right, images = 0.0, list[torch.Tensor](), torch.arange(len(part.y))
+        total, right = 0.0, list[torch.Tensor]()
         for places, found in zip(part.places(), outputs(net, part), strict=True):
-            views = torch.zeros_like(places)
-            wanted = self.targets(part, places, views, part.maps(places))
+            wanted = self.targets(part, places, torch.zeros_like(places), part.maps(places))
             total += float(self.loss(found, wanted)) * len(places)
             if (hits := self.right(found, wanted)) is not None:
                 right.append(hits)
-        accuracy = share(right)
         score = self.map_50(part, self.find(net, part, NMS_IOU)) if self.scored else None
-        return Judged(total / len(images), accuracy, score)
+        return Judged(total / len(part.y), share(right), score)
 
     def map_50(self, part: Part, found: Sequence[Found]) -> float:
         """The mean over classes with objects of the average precision at an IoU of 0.5."""

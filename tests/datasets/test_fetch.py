@@ -14,7 +14,8 @@ from stages import paths
 from stages.datasets import fetch as module
 from stages.datasets import web
 from stages.datasets.base import Source
-from stages.datasets.fetch import digest, fetch
+from stages.datasets.fetch import fetch
+from stages.datasets.web import digest
 from stages.errors import UserError
 from stages.features import io
 

@@ -12,26 +12,7 @@ import pytest
 from stages.datasets import unpack as module
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
-
-FILES = {"a/one.jpg": b"1" * 100, "a/b/two.jpg": b"2", "three.txt": b""}
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return stream.getvalue()
-
-
-def tarred(files: dict[str, bytes], mode: str = "w") -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode=mode) as archive:  # type: ignore[call-overload]
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return stream.getvalue()
+from tests.datasets.test_unpack import FILES, contents, tarred, zipped
 
 
 def tar_of(*members: tuple[str, bytes, str]) -> bytes:
@@ -45,10 +26,6 @@ def tar_of(*members: tuple[str, bytes, str]) -> bytes:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return stream.getvalue()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def lying_size() -> bytes:

@@ -106,6 +106,18 @@ def test_a_head_learns_its_scenes_by_heart(turned: Make, head: str) -> None:
         assert max(score for score in scores if score is not None) > 0.8
 
 
+@pytest.mark.parametrize("standardize", [False, True])
+def test_several_maps_behind_a_rest(turned: Make, standardize: bool) -> None:
+    """The head alone, then the rest with it: several maps are no single tensor that could be kept in between."""
+    found = {"cut": "layer1", "backbone": "resnet18", "weights": "random", "image_size": SIZE}
+    data = replace(on_maps((64, 16, 16)), provenance=found)
+    phases = [{"epochs": 1, "train_from": "head"}, {"epochs": 1, "train_from": "layer4"}]
+    knobs = {"cut": "layer1", "tap": "pyramid", "head": "multiscale", "backbone": "resnet18", "weights": "random"}
+    trained = loop.fit("multiscale", data, turned(phases=phases, standardize=standardize, **knobs), CPU)
+    assert [epoch.phase for epoch in trained.history] == [1, 2]
+    assert trained.module.shape == ((128, 8, 8), (256, 4, 4), (512, 2, 2))
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_training_is_deterministic(turned: Make, head: str) -> None:
     first, second = (loop.fit(head, on_maps(views=2), turned(head=head), CPU) for _ in range(2))
