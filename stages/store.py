@@ -166,7 +166,8 @@ def _ago(seconds: float) -> str:
 def main() -> None:
     """Reads the arguments; exits with 1 where something is damaged."""
     about, *_ = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(prog="python -m stages.store", description=about)
+    epilog = "example: python -m stages.store verify --repair"
+    parser = argparse.ArgumentParser(prog="python -m stages.store", description=about, epilog=epilog)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("ls", help="the entries, with their sizes")
     verifying = commands.add_parser("verify", help="read every byte, name what is damaged")
