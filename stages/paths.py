@@ -31,6 +31,16 @@ def unpacked(dataset: str) -> Path:
     return main_checkout() / "cache" / "images" / dataset
 
 
+def maps() -> Path:
+    """Maps of features, which take seconds to draw; safe to remove."""
+    return main_checkout() / "cache" / "maps"
+
+
+def thumbnails() -> Path:
+    """Small pictures for the page; safe to remove."""
+    return main_checkout() / "cache" / "thumbnails"
+
+
 def raw(dataset: str) -> Path:
     """The archives of a dataset as fetched."""
     return Path("data/raw") / dataset

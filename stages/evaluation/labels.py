@@ -6,12 +6,13 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 from torch import nn
 
 from stages import paths
 from stages.datasets import listing
-from stages.evaluation import common
+from stages.evaluation import common, nearest
 from stages.features import io
 from stages.metrics import classification
 from stages.params import Params
@@ -38,6 +39,7 @@ def evaluate(params: Params, found: Data, head: nn.Module, described: Mapping[st
     share, accuracy = classification.confident(probabilities[judged], answers, params.decide.confidence)
     written = common.write_metrics(metrics | {"confident_share": share, "confident_accuracy": accuracy})
     _write_predictions(params, found, probabilities)
+    io.write_bytes(paths.PREDICTIONS / "nearest.safetensors", save_arrays(nearest.find(found, judged)))
     accuracies = [_accuracy(head, found.parts[judged], count) for count in range(1, params.views + 1)]
     views_rows = [{"views": count, "accuracy": f"{value:.6f}"} for count, value in enumerate(accuracies, 1)]
     common.write_plots({"views": views_rows, **_plots(found, probabilities[judged], judged)})

@@ -38,13 +38,22 @@ class Count:
 
 @dataclass(frozen=True)
 class Outline:
-    """A box to be drawn, with the name that stands beside it and what its tooltip says."""
+    """A box to be drawn, with the name that stands beside it and what its tooltip says.
+
+    It is there at thresholds on the confidence that lie above `above` and are at most `upto`.
+    """
 
     box: Box
     colour: str
     name: str
     title: str
     broken: bool = False
+    above: float = -1.0
+    upto: float = 1.0
+
+    def there(self, threshold: float) -> bool:
+        """Whether it is shown at a threshold."""
+        return self.above < threshold <= self.upto
 
 
 @dataclass(frozen=True)
@@ -243,11 +252,12 @@ def outlined(picture: Picture, outlines: Sequence[Outline]) -> Example:
         right = x1 > width / 2  # the name grows towards the middle
         x = min(x2, width - 2) if right else max(x1, 2)
         y = y1 - 4 if y1 > LETTER + 4 else min(y1 + LETTER, height - 3)
-        long = len(outline.name) * LETTER_WIDTH
+        beside = _short(outline.name)
+        long = len(beside) * LETTER_WIDTH
         room = (x - long, x, y) if right else (x, x + long, y)
-        named = len(taken) < NAMED and bool(outline.name) and not any(_meet(room, other) for other in taken)
+        named = len(taken) < NAMED and bool(beside) and not any(_meet(room, other) for other in taken)
         taken += [room] if named else []
-        name, anchor = outline.name if named else "", "end" if right else "start"
+        name, anchor = beside if named else "", "end" if right else "start"
         marks.append(Mark(outline, x1, y1, x2 - x1, y2 - y1, name, x, y, anchor))
     return Example(picture, width, height, sorted(marks, key=lambda mark: -mark.outline.box.area))
 

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib as mpl
@@ -302,7 +303,7 @@ def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:
     with _style():
         figure = Figure(figsize=(size / 72, size / 72))
         axes = figure.add_axes((margin / size, 8 / size, classes * cell / size, classes * cell / size))
-        titles = _cells(axes, counts, names, cell)
+        titles, cells = _cells(axes, counts, names, cell)
         axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), xlabel="predicted", ylabel="actual")
         outside = (margin - 9) / (classes * cell)
         axes.xaxis.set_label_coords(0.5, 1 + outside)
@@ -313,24 +314,28 @@ def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:
         axes.grid(linewidth=0.4)
         right = int(np.trace(counts))
         alt = f"Confusion matrix of {classes} classes: {right} of {counts.sum()} images lie on the diagonal."
-        return _svg(figure, alt, titles, natural=True)
+        return _svg(figure, alt, titles, natural=True, cells=cells)
 
 
-def _cells(axes: Axes, counts: npt.NDArray[np.int64], names: Sequence[str], cell: float) -> dict[str, str]:
-    """Draws every cell that holds anything; returns the tooltips."""
-    totals, titles = counts.sum(1), {}
+def _cells(
+    axes: Axes, counts: npt.NDArray[np.int64], names: Sequence[str], cell: float
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Draws every cell that holds anything; returns the tooltips, and where each is: `row,column`."""
+    totals, titles, cells = counts.sum(1), {}, {}
     for place, (row, column) in enumerate(np.argwhere(counts)):
         share, colour = counts[row, column] / totals[row], BLUE if row == column else RED
         box = Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=0.18 + 0.72 * share, linewidth=0)
         axes.add_patch(box)
         what = "recognised" if row == column else f"taken for {names[column]}"
-        titles[_tag(box, place)] = f"{names[row]} {what}: {counts[row, column]} of {totals[row]}"
+        tag = _tag(box, place)
+        titles[tag] = f"{names[row]} {what}: {counts[row, column]} of {totals[row]}"
+        cells[tag] = f"{row},{column}"
         if len(names) <= COUNTED:
             ink, font = PAPER if share > 0.5 else INK, min(12.0, 0.55 * cell)
             axes.text(
                 column, row, str(counts[row, column]), fontsize=font, color=ink, ha="center", va="center_baseline"
             )
-    return titles
+    return titles, cells
 
 
 def reliability(bins: Sequence[Bin], threshold: float) -> str:
@@ -406,7 +411,14 @@ def _tag(artist: Any, place: int) -> str:
     return tag
 
 
-def _svg(figure: Figure, alt: str, titles: dict[str, str] | None = None, *, natural: bool = False) -> str:
+def _svg(
+    figure: Figure,
+    alt: str,
+    titles: dict[str, str] | None = None,
+    *,
+    natural: bool = False,
+    cells: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """The figure as an element for a page: no header, metadata or ids, colours as variables, tooltips.
 
     Args:
@@ -414,6 +426,7 @@ def _svg(figure: Figure, alt: str, titles: dict[str, str] | None = None, *, natu
         alt: what those read who do not see it.
         titles: tooltip of each tagged artist.
         natural: keep it as wide as it is drawn, for a box that scrolls.
+        cells: what tagged artists that can be clicked say of themselves.
     """
     stream = io.StringIO()
     with warnings.catch_warnings():
@@ -423,7 +436,8 @@ def _svg(figure: Figure, alt: str, titles: dict[str, str] | None = None, *, natu
     text = re.sub("|".join(VARIABLES), lambda match: f"var({VARIABLES[match[0]]})", text)
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", text)
     for tag, title in (titles or {}).items():
-        text = text.replace(f'<g id="{tag}">', f"<g><title>{html.escape(title)}</title>", 1)
+        mark = f' data-cell="{cells[tag]}"' if tag in cells else ""
+        text = text.replace(f'<g id="{tag}">', f"<g{mark}><title>{html.escape(title)}</title>", 1)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     width, height = (round(72 * inches) for inches in figure.get_size_inches())
     style = f' style="min-width:{width}px;max-width:{1.4 * width:.0f}px"' if natural else ""

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +28,13 @@ class Page(Protocol):
 
     Attributes:
         template: the names of its templates.
-        sections: their headings.
     """
 
     template: str
-    sections: tuple[str, ...]
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Their headings."""
 
     def summary(self) -> words.Summary:
         """The headline."""
@@ -170,6 +173,11 @@ def escaped(value: object) -> str:
     return text.replace("<", "&lt;").replace(">", "&gt;")
 
 
+def embedded(value: object) -> Markup:
+    """Data for the script of a page: JSON in which nothing can end the element that it stands in."""
+    return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
+
+
 def fence(text: str) -> str:
     """Backticks that `text` does not hold."""
     return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
@@ -184,5 +192,11 @@ def _environment(*, escape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": escaped, "fence": fence, "percent": words.percent, "number": words.number}
+    environment.filters |= {
+        "json": embedded,
+        "md": escaped,
+        "fence": fence,
+        "percent": words.percent,
+        "number": words.number,
+    }
     return environment
