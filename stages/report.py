@@ -40,4 +40,4 @@ def _encoded(text: str) -> bytes:
 
 
 if __name__ == "__main__":
-    run("report", main)
+    run("report", main, lambda params: f"page, text and figures of {params.dataset}")

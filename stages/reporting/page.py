@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from tqdm import tqdm
 
 from stages.datasets.listing import Row
 from stages.reporting import boxes, choose, command, detection, figures, labels, largest, words
@@ -92,7 +93,8 @@ def html(run: Run, album: Album) -> str:
 
 def pngs(run: Run) -> dict[str, bytes]:
     """The figures as the text refers to them, by their file names."""
-    return {FIGURE.format(name): figure.png() for name, figure in drawings(run, of(run)).items()}
+    drawn = tqdm(drawings(run, of(run)).items(), unit=" figures", leave=False, delay=2)
+    return {FIGURE.format(name): figure.png() for name, figure in drawn}
 
 
 def markdown(run: Run) -> str:
