@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tqdm import tqdm
+
 from stages import paths
 from stages.errors import UserError
 from stages.features import io
@@ -54,14 +56,18 @@ def _row(found: Comparison, one: Revision) -> list[str]:
     return ["*" if one is found.best else "", one.name, score, found.interval(one), val, p, found.changes(one)]
 
 
+def _read(names: list[str]) -> list[Revision]:
+    return [revisions.read(name) for name in tqdm(names, unit=" revisions", leave=False, delay=2)]
+
+
 def _named(names: list[str]) -> list[Revision]:
     """These; of one, the workspace against it."""
-    return [revisions.read(name) for name in (names if len(names) > 1 else dict.fromkeys([*names, WORKSPACE]))]
+    return _read(names if len(names) > 1 else list(dict.fromkeys([*names, WORKSPACE])))
 
 
 def _all() -> list[Revision]:
     """The workspace and the experiments on top of HEAD; the experiment that the workspace holds gives it its name."""
-    workspace, *others = (revisions.read(name) for name in (WORKSPACE, *revisions.experiments()))
+    workspace, *others = _read([WORKSPACE, *revisions.experiments()])
     held = [one for one in others if one.lock == workspace.lock]
     rest = [one for one in others if one not in held]
     if not rest:

@@ -93,7 +93,8 @@ def _expected(name: str, params: Params) -> str:
 
 
 def _of(params: Params) -> dict[str, Any]:
-    return {"dataset": params.dataset, "root": params.root, "backbone": params.backbone, "cut": params.cut}
+    names = ("dataset", "root", "backbone", "cut", "head")
+    return {name: getattr(params, name) for name in names}
 
 
 def _keep(name: str, params: Params, found: Mapping[str, object], seconds: float, made: Path | None) -> None:

@@ -178,8 +178,8 @@ class Comparison:
             found.append("Without a test part, revisions are judged on validation, which also chose their epochs.")
         elif len(self.revisions) > 2:
             found.append(
-                f"The best of {len(self.revisions)} on test is a little worse than it looks here: choose by validation "
-                f"(val), tell test. Of 20 pairs without any difference one falls below p = {RARE}."
+                f"Choosing among {len(self.revisions)} by their test results flatters the one that is chosen: choose by "
+                f"val, tell test. And of 20 pairs without any difference, one falls below p = {RARE} by chance."
             )
         return found
 

@@ -111,7 +111,8 @@ def read(name: str) -> Revision:
     with Repo(rev=commit) as repo, tempfile.TemporaryDirectory() as folder:
         files, home = repo.dvcfs, Path(folder)
         for path in (LOCK, str(METRICS), str(paths.PLOTS), str(paths.REPORTS / "lr_sweep.json")):
-            _fetch(files, path, home)
+            with contextlib.suppress(UserError):  # what is missing shows when it is read
+                _fetch(files, path, home)
         return _described(name, home, lambda dataset: _fetch_outs(files, dataset, home))
 
 
@@ -167,19 +168,18 @@ def _fetch_outs(files: DVCFileSystem, dataset: str, home: Path) -> None:
 
 
 def _fetch(files: DVCFileSystem, path: str, home: Path) -> None:
-    """Puts a file or a folder of a revision below `home`; nothing where the revision does not have it.
+    """Puts a file or a folder of a revision below `home`.
 
     Raises:
-        UserError: git says that it is there, and neither DVC's cache nor a remote has it.
+        UserError: the revision does not have it, or neither DVC's cache nor a remote does.
     """
     (home / path).parent.mkdir(parents=True, exist_ok=True)
     try:
-        if files.exists(path):
-            files.get(path, str(home / path), recursive=files.isdir(path))
+        files.get(path, str(home / path), recursive=files.isdir(path))
     except Exception as error:  # DVC has an exception of its own for each kind of storage
         raise UserError(
-            f"{path} is not in DVC's cache ({type(error).__name__}). `dvc fetch --all-commits` or `dvc exp pull` gets "
-            "it from a remote; else check the revision out and `dvc repro`."
+            f"{path} of that revision is not in DVC's cache ({type(error).__name__}): `dvc fetch --all-commits` or "
+            "`dvc exp pull` gets it from a remote, `git checkout` or `dvc exp apply` and `dvc repro` make it anew."
         ) from None
 
 
