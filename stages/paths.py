@@ -9,6 +9,7 @@ PREDICTIONS = Path("cache/predictions")
 TIMINGS = Path("cache/timings")
 REPORTS = Path("reports")
 PLOTS = REPORTS / "plots"
+FIGURES = REPORTS / "figures"
 
 
 def main_checkout() -> Path:

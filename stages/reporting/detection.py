@@ -8,6 +8,7 @@ import numpy as np
 from stages.datasets.base import Box
 from stages.reporting import boxes, choose, figures, judged, words
 from stages.reporting.boxes import Example, Outline
+from stages.reporting.figures import Drawing
 from stages.reporting.gather import Class, Run
 from stages.reporting.judged import Detected
 from stages.reporting.pictures import Album
@@ -94,11 +95,11 @@ class Page:
         """Rows of the provenance."""
         return []
 
-    def figures(self) -> dict[str, str]:
+    def figures(self) -> dict[str, Drawing]:
         """The figures that this run has data for, by name."""
         points, groups = judged.precision_recall(), self.run.predictions["recall_by_size"]
         there = [row for row in self.run.classes if row.ap_50 is not None]
-        found = dict[str, str]()
+        found = dict[str, Drawing]()
         if there:
             found["precision_recall"] = figures.precision_recall({row.name: points.get(row.name, []) for row in there})
             found["by_score"] = figures.scores_of_classes(there, "ap_50", "objects")

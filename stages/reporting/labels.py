@@ -7,6 +7,7 @@ from typing import Any
 from stages import paths
 from stages.reporting import choose, figures, gather, judged, words
 from stages.reporting import sheet as sheets
+from stages.reporting.figures import Drawing
 from stages.reporting.gather import Run
 from stages.reporting.judged import Labels, Near
 from stages.reporting.pictures import Album, Picture, data_uri
@@ -96,7 +97,7 @@ class Page:
         """Rows of the provenance."""
         return [(f"ridge baseline: {name}", found) for name, found in self.ridge.items()]
 
-    def figures(self) -> dict[str, str]:
+    def figures(self) -> dict[str, Drawing]:
         """The figures that this run has data for, by name."""
         run, bars = self.run, baselines(self.run)
         found = {

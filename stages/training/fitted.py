@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
+from tqdm import tqdm
 
 from stages.backbones.device import training_precision
 from stages.errors import UserError
@@ -225,7 +226,8 @@ def embed(module: Whole, part: Part) -> torch.Tensor:
 def outputs(module: nn.Module, part: Part, view: int = 0) -> Iterator[Any]:
     """What a head gives for one view of every image, a batch of the part at a time, in eval mode."""
     module.eval()
-    for batch in part.batches(view):
+    batches = tqdm(part.batches(view), total=len(part.places()), unit=" batches", leave=False, delay=2)
+    for batch in batches:
         yield module(batch)
 
 
