@@ -31,6 +31,11 @@ def unpacked(dataset: str) -> Path:
     return main_checkout() / "cache" / "images" / dataset
 
 
+def engine() -> Path:
+    """Converted networks, shared by every experiment of the main checkout."""
+    return main_checkout() / "cache" / "engine"
+
+
 def raw(dataset: str) -> Path:
     """The archives of a dataset as fetched."""
     return Path("data/raw") / dataset
