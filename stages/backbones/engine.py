@@ -5,7 +5,7 @@ for an image never depends on the other images of the batch. Here is torch, for 
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
@@ -95,8 +95,10 @@ class TorchEngine:
         self.trunk = trunk.to(device).to(memory_format=torch.channels_last)
         cuda = device.type == "cuda"
         self.parallel = CUDA_STREAMS if cuda else 1
-        self._streams = Turns([torch.cuda.Stream(device) if cuda else None for _ in range(self.parallel)])  # type: ignore[no-untyped-call]
-        if cuda:  # the same input must give the same bytes
+        self._streams = Turns([_stream(device) if cuda else nullcontext() for _ in range(self.parallel)])
+        if cuda:
+            torch.cuda.synchronize(device)  # the weights are there before another stream reads them
+            # the same input must give the same bytes
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
@@ -106,7 +108,7 @@ class TorchEngine:
         Raises:
             UserError: the device has no room for one image.
         """
-        with self._streams.one() as stream, torch.cuda.stream(stream):
+        with self._streams.one() as stream, stream:
             return self._computed(pixels.permute(0, 2, 3, 1))
 
     def _computed(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
@@ -116,7 +118,7 @@ class TorchEngine:
         except torch.OutOfMemoryError:
             if len(pixels) == 1:
                 raise UserError(f"{self.device} has no room for one image: take another device or backbone.") from None
-        halves = [self._computed(half) for half in pixels.chunk(2)]
+        halves = [self._computed(piece) for piece in pixels.chunk(2)]
         return [np.concatenate(both) for both in zip(*halves, strict=True)]
 
     @torch.inference_mode()
@@ -125,3 +127,8 @@ class TorchEngine:
         with torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=self.precision != "float32"):
             layers = self.trunk(batch.to(self.device, non_blocking=True))
         return [layer.float().cpu().contiguous().numpy() for layer in layers]
+
+
+def _stream(device: torch.device) -> AbstractContextManager[None]:
+    """A CUDA stream of its own for what runs inside."""
+    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
