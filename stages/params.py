@@ -59,7 +59,7 @@ class Split(Block):
 class Extract(Block):
     """How the trunk is run."""
 
-    engine: Literal["auto", "torch"]
+    engine: Literal["auto", "torch", "openvino"]
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     dtype: Literal["float16", "float32"]
     batch_size: Annotated[int, Field(ge=1)]

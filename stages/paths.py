@@ -42,6 +42,11 @@ def thumbnails() -> Path:
     return main_checkout() / "cache" / "thumbnails"
 
 
+def engine() -> Path:
+    """Converted networks, shared by every experiment of the main checkout."""
+    return main_checkout() / "cache" / "engine"
+
+
 def raw(dataset: str) -> Path:
     """The archives of a dataset as fetched."""
     return Path("data/raw") / dataset
