@@ -23,7 +23,7 @@ def main(params: Params) -> dict[str, object]:
     from stages.features.joined import extract_joined
 
     folder = images.folder(params.dataset, params.options, params.root)
-    specs = [_spec(params, folder, *named) for named in names.joined(params.backbone, params.weights)]
+    specs = [spec(params, folder, *named) for named in names.joined(params.backbone, params.weights)]
     rows = listing.read(params.dataset)
     wanted = [(row.path, row.sha256) for row in rows]
     out = paths.features(params.dataset, params.backbone, params.cut)
@@ -43,7 +43,8 @@ def main(params: Params) -> dict[str, object]:
     return {"images": len(rows), "computed": computed, "bad": len(bad), **speed, "bytes": out.stat().st_size}
 
 
-def _spec(params: Params, folder: Path, backbone: str, weights: str) -> "Spec":
+def spec(params: Params, folder: Path, backbone: str, weights: str) -> "Spec":
+    """How the images of a folder go through a backbone, as params have it."""
     from stages.features import views
     from stages.features.extraction import Spec
 

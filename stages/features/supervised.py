@@ -28,7 +28,7 @@ from stages.errors import UserError
 from stages.features import io
 from stages.features.header import BadImage
 
-LIMIT = 30.0  # seconds for one image; 50 million pixels take 1 to 3
+LIMIT = 30.0  # seconds for one image; 50 million pixels take 2
 POLL = 0.2  # seconds
 THREADS = 256  # that may decode at once
 ENDED_BY_SOMEONE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
