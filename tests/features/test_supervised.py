@@ -3,6 +3,7 @@
 import ctypes
 import faulthandler
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from PIL import Image as Picture
 
 from stages.features import extraction, h5, pipeline, supervised
 from stages.features.extraction import Image
@@ -126,6 +128,18 @@ def test_images_that_crash_or_hang_are_bad_and_the_others_do_not_notice(wanted: 
 
     code, out, err = Run(wanted, harm, limit=1.0).end()  # the rows are there, nothing is tried again
     assert code == 0 and result(out) == [0, reasons] and "decode" not in out.splitlines() and err == ""
+
+
+def test_a_small_jpeg_that_takes_minutes_is_bad(wanted: list[Image]) -> None:
+    stream = io.BytesIO()
+    Picture.new("L", (7000, 7000), 77).save(stream, "JPEG", progressive=True, quality=90)
+    data = stream.getvalue()
+    data = data[:-2] + data[data.rindex(b"\xff\xda") : -2] * 3000 + data[-2:]  # the last scan again and again, 75 bytes
+    Path("photos/bomb.jpg").write_bytes(data)
+    wanted.insert(6, ("bomb.jpg", hashlib.sha256(data).hexdigest()))
+    code, out, err = Run(wanted, {}, limit=2.0).end()
+    assert code == 0, err
+    assert result(out)[1] == [[6, "decoding took longer than 2 s"]]
 
 
 def test_a_crash_that_is_no_image_s_fault_is_an_error_and_what_was_done_stays(wanted: list[Image]) -> None:
