@@ -3,22 +3,27 @@
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages import paths
 from stages.backbones import names
 from stages.datasets import images, listing
 from stages.errors import UserError
-from stages.features import io, views
-from stages.features.extraction import Spec, extract, reason
-from stages.features.joined import extract_joined
+from stages.features import io, supervised
 from stages.params import Params
 from stages.stage import run
+
+if TYPE_CHECKING:  # torch is imported in the process that works, not in the one that watches over it
+    from stages.features.extraction import Spec
 
 
 def main(params: Params) -> dict[str, object]:
     """Computes the rows that the store lacks and assembles the feature file; images that fail are listed beside it."""
+    from stages.features.extraction import extract, reason
+    from stages.features.joined import extract_joined
+
     folder = images.folder(params.dataset, params.options, params.root)
-    specs = [_spec(params, folder, *named) for named in names.joined(params.backbone, params.weights)]
+    specs = [spec(params, folder, *named) for named in names.joined(params.backbone, params.weights)]
     rows = listing.read(params.dataset)
     wanted = [(row.path, row.sha256) for row in rows]
     out = paths.features(params.dataset, params.backbone, params.cut)
@@ -38,7 +43,11 @@ def main(params: Params) -> dict[str, object]:
     return {"images": len(rows), "computed": computed, "bad": len(bad), **speed, "bytes": out.stat().st_size}
 
 
-def _spec(params: Params, folder: Path, backbone: str, weights: str) -> Spec:
+def spec(params: Params, folder: Path, backbone: str, weights: str) -> "Spec":
+    """How the images of a folder go through a backbone, as params have it."""
+    from stages.features import views
+    from stages.features.extraction import Spec
+
     return Spec(
         folder=folder,
         backbone=backbone,
@@ -57,4 +66,5 @@ def _spec(params: Params, folder: Path, backbone: str, weights: str) -> Spec:
 
 
 if __name__ == "__main__":
+    supervised.start()
     run("extract", main)

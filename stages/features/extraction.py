@@ -25,7 +25,7 @@ from stages.backbones.engine import Engine, TorchEngine, pick_engine, pick_preci
 from stages.backbones.trunk import About
 from stages.datasets import images
 from stages.errors import UserError
-from stages.features import forecast, h5, io, views
+from stages.features import forecast, h5, io, supervised, views
 from stages.features.header import BadImage
 from stages.features.pipeline import KEPT_RATIO, PIPELINE, Preprocessing, decode, keep, kept_side
 from stages.features.store import RowStore
@@ -263,9 +263,16 @@ def _images(spec: Spec, how: Preprocessing, part: Sequence[Image]) -> dict[str, 
 def _decoded(spec: Spec, image: Image) -> torch.Tensor | None:
     """The pixels of an image; None where it cannot be decoded."""
     try:
-        return decode(images.read(spec.folder, *image))
+        return _decode(spec, image)
     except BadImage:
         return None
+
+
+def _decode(spec: Spec, image: Image) -> torch.Tensor:
+    path, sha256 = image
+    data = images.read(spec.folder, path, sha256)
+    with supervised.decoding(spec.folder / path, sha256):
+        return decode(data)
 
 
 def extract(spec: Spec, wanted: Sequence[Image], out: Path) -> tuple[int, list[int]]:
@@ -335,7 +342,7 @@ def _part_images(spec: Spec, ready: Machine, views: int) -> int:
 def reason(spec: Spec, image: Image) -> str:
     """Why an image cannot be decoded."""
     try:
-        decode(images.read(spec.folder, *image))
+        _decode(spec, image)
     except BadImage as error:
         return str(error)
     return "unknown"

@@ -16,6 +16,7 @@ import hashlib
 import io as streams
 import json
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,8 @@ USER_BLOCK = 512
 MENDED = "`python -m stages.store verify --repair`, then `dvc repro`"
 MAGIC = b"coldcut features, sha256 of all bytes after the first 512: "
 BLOCK = 1 << 22
+HEAP = b"GCOL\1\0\0\0"  # HDF5's global heap begins so
+MOST_BESIDE = 1 << 24  # bytes between two members
 LAYER = "features/"
 INPUT = "input"  # the layer of images
 DTYPES = {
@@ -143,7 +146,7 @@ def read(path: Path) -> Features:
     try:
         with h5py.File(path, "r") as file:
             members = {name: _member(file, name, path) for name in _names(file)}
-            provenance = _provenance(file)
+            provenance = _provenance(file, _beside(path, members))
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise Damaged(f"{path} is no feature file of coldcut: {error}") from None
     _check_shapes(members, path)
@@ -228,12 +231,37 @@ def _links(group: h5py.Group) -> Iterator[tuple[str, Any]]:
         yield name, group[name]
 
 
-def _provenance(file: h5py.File) -> dict[str, Any]:
+def _provenance(file: h5py.File, beside: bytes) -> dict[str, Any]:
+    """The attribute's text, taken from HDF5's global heap without HDF5, which loops for ever on a damaged one.
+
+    The heap is a header, then one object (index, references, size, bytes), then free space, whose index is 0. Source:
+    HDF5 File Format Specification 3.0, III.E.
+    """
     if list(file.attrs) != ["provenance"]:
         raise ValueError(f"its attributes are {', '.join(file.attrs) or 'none'}")
-    found = json.loads(file.attrs["provenance"])
+    kind = h5py.h5a.open(file.id, b"provenance").get_type()
+    if not isinstance(kind, h5py.h5t.TypeStringID) or not kind.is_variable_str() or beside.count(HEAP) != 1:
+        raise ValueError("its attribute is not as coldcut writes it")
+    heap = beside[beside.index(HEAP) :]
+    room, number, _, size = struct.unpack_from("<QHH4xQ", heap, len(HEAP))
+    end = 32 + size + -size % 8
+    if number != 1 or end > min(room, len(heap)) or any(heap[end : min(end + 2, room)]):
+        raise ValueError("its attribute is damaged")
+    found = json.loads(heap[32 : 32 + size].rstrip(b"\0"))
     if not isinstance(found, dict):
         raise ValueError("its provenance is no object of JSON")
+    return found
+
+
+def _beside(path: Path, members: Mapping[str, Array]) -> bytes:
+    """What of a file is no rows: HDF5's own bytes, some kB."""
+    rows = sorted((rows.offset, rows.offset + rows.nbytes) for rows in members.values() if isinstance(rows, np.memmap))
+    found, end = b"", USER_BLOCK
+    with path.open("rb") as stream:
+        for first, last in [*rows, (path.stat().st_size,) * 2]:
+            stream.seek(end)
+            found += stream.read(min(MOST_BESIDE, max(0, first - end)))
+            end = max(end, last)
     return found
 
 

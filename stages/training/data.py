@@ -18,8 +18,9 @@ from stages.features import h5
 from stages.features.pipeline import Preprocessing
 from stages.heads import BOXES, TAKES
 from stages.params import Augment, Params
-from stages.training import pixels, scenes
+from stages.training import pixels, scenes, stored
 from stages.training.scenes import Scenes
+from stages.training.stored import Stored
 
 BATCH = 256  # images that are judged at a time
 BLOCK = 512  # views read at a time: a block of float16 maps in float32 stays small
@@ -63,14 +64,14 @@ class Part:
 
     Attributes:
         x: (N, V, …), the features of each view of each image, the first the evaluation view: vectors in float32, maps
-            as they are stored, images as uint8 (N, 1, 3, H, W) with padding.
+            as they are stored, images as uint8 (N, 1, 3, H, W) with padding. On the disk where they are too large.
         y: (N,) int64, positions in the list of classes; where it lies, batches go.
         rows: (N,) positions in the index.
         pixels: how images are looked at; None for features.
         scenes: the objects in the images; None where no head asks for them.
     """
 
-    x: torch.Tensor
+    x: torch.Tensor | Stored
     y: torch.Tensor
     rows: list[int]
     pixels: Pixels | None = None
@@ -78,7 +79,8 @@ class Part:
 
     @property
     def evaluation(self) -> torch.Tensor:
-        """(N, …) float32, the evaluation view of each image."""
+        """(N, D) float32, the evaluation view of each image; of vectors, which are in memory."""
+        assert isinstance(self.x, torch.Tensor)
         return self.x[:, 0].float()
 
     def batch(self, images: torch.Tensor, views: torch.Tensor | int = 0) -> torch.Tensor:
@@ -103,6 +105,10 @@ class Part:
         affine = self.scenes.affine[images, views]
         return affine if self.pixels is None else composed(self.pixels.maps(images), affine)
 
+    def shuffled(self) -> torch.Tensor:
+        """The positions of all images in random order."""
+        return self.x.shuffled() if isinstance(self.x, Stored) else torch.randperm(len(self.y))
+
     def places(self) -> tuple[torch.Tensor, ...]:
         """The positions of all images, some at a time."""
         found: tuple[torch.Tensor, ...] = torch.arange(len(self.y)).split(BATCH)  # type: ignore[no-untyped-call]
@@ -117,12 +123,12 @@ class Part:
         """These images, then those of another part."""
         pixels = self.pixels and other.pixels and self.pixels.join(other.pixels)
         scenes = self.scenes and other.scenes and self.scenes.join(other.scenes)
-        x = torch.cat([self.x, other.x])
-        return Part(x, torch.cat([self.y, other.y]), self.rows + other.rows, pixels, scenes)
+        return Part(_joined(self.x, other.x), torch.cat([self.y, other.y]), self.rows + other.rows, pixels, scenes)
 
     def to(self, device: torch.device) -> "Part":
         """The part on a device; maps stay where they are and follow batch by batch."""
-        return replace(self, x=self.x.to(device) if self.x.ndim == 3 else self.x, y=self.y.to(device))
+        x = self.x.to(device) if isinstance(self.x, torch.Tensor) and self.x.ndim == 3 else self.x
+        return replace(self, x=x, y=self.y.to(device))
 
     def _rows(self, images: torch.Tensor, views: torch.Tensor | int) -> torch.Tensor:
         return self.x[images.to(self.x.device), views].to(self.y.device)
@@ -175,7 +181,7 @@ def load(params: Params) -> Data:
     classes = sorted(set().union(*named) - {""})
     number = {label: place for place, label in enumerate(classes)}
     place_of = {row.sha256: place for place, row in enumerate(rows)}
-    layer, levels = _layer(features, params)
+    layers, levels = _layers(features, params)
     made = {}
     for name, images in split.items():
         places = [place for image in images if features.ok[place := place_of[image]] and (boxes or rows[place].label)]
@@ -184,8 +190,7 @@ def load(params: Params) -> Data:
         if boxes:
             affine = torch.from_numpy(np.array(features.members["views"])[places])
             found = scenes.of([rows[place] for place in places], classes, affine, features.provenance["image_size"])
-        x = torch.from_numpy(layer[places])
-        made[name] = Part(x, labels, places, _pixels(features, places, params), found)
+        made[name] = Part(_rows(layers, places), labels, places, _pixels(features, places, params), found)
     labelled = [[_said(rows[place]) for place in part.rows] for part in made.values()]
     identity = hashlib.sha256(json.dumps(labelled).encode()).hexdigest()
     return Data(classes, made, features.provenance, identity, levels)
@@ -240,15 +245,30 @@ def _pixels(features: h5.Features, places: list[int], params: Params) -> Pixels 
     return Pixels(torch.from_numpy(features.sizes[places]), how, params.augment)
 
 
-def _layer(features: h5.Features, params: Params) -> tuple[h5.Array, tuple[tuple[int, ...], ...]]:
-    """The features as a head takes them, and the shapes of a pyramid's maps, the finest first."""
+def _layers(features: h5.Features, params: Params) -> tuple[list[h5.Array], tuple[tuple[int, ...], ...]]:
+    """The features as a head takes them, and of a pyramid, the finest first, the shapes of the maps."""
     if params.cut == "pyramid":
         found = sorted(features.layers.values(), key=lambda layer: -layer.shape[-1])
-        joined = np.concatenate([layer.reshape(*layer.shape[:2], -1) for layer in found], 2)
-        return joined, tuple(layer.shape[2:] for layer in found)
+        return found, tuple(layer.shape[2:] for layer in found)
     layer = features.layers[params.cut]
     wants_vectors = TAKES[params.head] == "vector" and params.tap == "same" and params.cut != h5.INPUT
-    return _vectors(layer) if layer.ndim == 3 or wants_vectors else layer, ()
+    return [_vectors(layer) if layer.ndim == 3 or wants_vectors else layer], ()
+
+
+def _rows(layers: list[h5.Array], places: list[int]) -> torch.Tensor | Stored:
+    """The features of some images; where those of all would take too much memory, on the disk."""
+    if stored.too_large(layers):
+        return Stored(layers, places)
+    found = [torch.from_numpy(layer[places]) for layer in layers]
+    return found[0] if len(found) == 1 else torch.cat([one.flatten(2) for one in found], 2)
+
+
+def _joined(first: torch.Tensor | Stored, second: torch.Tensor | Stored) -> torch.Tensor | Stored:
+    if isinstance(first, Stored):
+        assert isinstance(second, Stored)  # the parts of one file are stored alike
+        return first.join(second)
+    assert isinstance(second, torch.Tensor)
+    return torch.cat([first, second])
 
 
 def _vectors(layer: h5.Array) -> h5.Array:

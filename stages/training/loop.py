@@ -226,7 +226,7 @@ def draw(train: Part, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """One pass over the images of a part in random order, each in a view drawn anew: positions and views of a batch."""
     images, views = train.x.shape[:2]
     drawn = torch.randint(views, (images,)) if views > 1 else torch.zeros(images, dtype=torch.long)
-    for chosen in torch.randperm(images).split(size):  # type: ignore[no-untyped-call]
+    for chosen in train.shuffled().split(size):  # type: ignore[no-untyped-call]
         yield chosen, drawn[chosen]
 
 

@@ -281,6 +281,7 @@ def _train(head: str, data: Data, settings: Sequence[Params], device: torch.devi
 
 def _standardized(part: Part, module: Whole) -> Part:
     """The part as the head's own layers see it."""
+    assert isinstance(part.x, torch.Tensor)  # vectors
     return replace(part, x=module.standardize(part.x.flatten(0, 1)).view_as(part.x))
 
 

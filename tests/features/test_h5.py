@@ -95,6 +95,33 @@ def test_provenance_is_sorted_so_that_its_order_is_nothing(tmp_path: Path) -> No
         assert file.attrs["provenance"] == json.dumps(PROVENANCE, sort_keys=True)
 
 
+@pytest.mark.parametrize("length", [1, 4000, 5000, 100_000])
+def test_provenance_of_any_length(tmp_path: Path, length: int) -> None:
+    provenance = {"text": "GCOL\x01\x00 é" * length}
+    path = written(tmp_path / "f.h5", provenance=provenance)
+    assert h5.read(path).provenance == provenance
+    with h5py.File(path) as file:
+        assert json.loads(file.attrs["provenance"]) == provenance
+
+
+def test_a_heap_that_hdf5_walks_for_ever(tmp_path: Path) -> None:
+    path = written(tmp_path / "f.h5", provenance={"a": 1})
+    data = path.read_bytes()
+    after = data.index(h5.HEAP) + 16 + 16 + 8  # the object with the provenance
+    path.write_bytes(data[:after] + bytes(16) + data[after + 16 :])
+    assert h5.read(sealed(path)).provenance == {"a": 1}
+
+
+@pytest.mark.parametrize(("at", "value"), [(8, b"\x20"), (16, b"\2"), (24, b"\xff" * 8), (24, b"\3"), (0, b"g")])
+def test_a_damaged_heap_is_refused(tmp_path: Path, at: int, value: bytes) -> None:
+    path = written(tmp_path / "f.h5", provenance={"a": 1})
+    data = path.read_bytes()
+    place, size = data.index(h5.HEAP) + at, 8 if at in (8, 24) else 1
+    path.write_bytes(data[:place] + value.ljust(size, b"\0") + data[place + size :])
+    with pytest.raises(h5.Damaged, match="no feature file of coldcut"):
+        h5.read(sealed(path))
+
+
 def test_other_provenance_other_bytes(tmp_path: Path) -> None:
     one, other = written(tmp_path / "a"), written(tmp_path / "b", provenance=PROVENANCE | {"backbone": "joy"})
     assert one.read_bytes() != other.read_bytes()
