@@ -73,10 +73,8 @@ def test_a_probability_of_nothing_has_a_finite_logarithm() -> None:
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_a_part_without_images(views: int) -> None:
-    assert judging.averaged_logits(IDENTITY, Part(torch.zeros(0, 3, 5), torch.zeros(0).long(), []), views).shape == (
-        0,
-        5,
-    )
+    part = Part(torch.zeros(0, 3, 5), torch.zeros(0).long(), [])
+    assert judging.averaged_logits(IDENTITY, part, views).shape == (0, 5)
 
 
 # --- the stage

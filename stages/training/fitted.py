@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from math import prod
@@ -124,8 +125,8 @@ class Whole(nn.Module):
         """The same layers, not a copy, for what `features` gave."""
         return Whole(self.head, self.standardize, shape=self.shape, takes=self.takes, precision=self.precision)
 
-    def _autocast(self, x: torch.Tensor) -> torch.autocast:
-        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+    def _autocast(self, x: torch.Tensor) -> AbstractContextManager[object]:
+        return torch.autocast(x.device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
 
 
 def levels(x: torch.Tensor, shapes: Sequence[Sequence[int]]) -> tuple[torch.Tensor, ...]:
