@@ -29,7 +29,7 @@ def parser(name: str, description: str | None, example: str) -> argparse.Argumen
 def run(main: Callable[[argparse.Namespace], int], given: argparse.Namespace) -> None:
     """Runs a command and exits with its code; 1 after a user's error, and where nobody reads the output any more."""
     level = logging.WARNING if given.quiet else logging.DEBUG if given.verbose else logging.INFO
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)  # other libraries: warnings alone
+    LOG.handlers, LOG.propagate = [logging.StreamHandler(sys.stderr)], False
     LOG.setLevel(level)
     try:
         code = main(given)

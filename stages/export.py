@@ -34,7 +34,7 @@ def main(given: argparse.Namespace) -> int:
         raise UserError(f"`--out` must end in {chosen.suffix} with `--format {given.format}`, found {out.name!r}.")
     pixels = check.some_pixels(asked)
     LOG.info("%s to %s, to be checked on %d images", asked.described["head"], given.format, len(pixels))
-    made = formats.program(Network(asked), asked.provenance["image_size"])
+    made = formats.program(Network(asked), pixels.shape[-1])
     LOG.debug("outputs: %s", ", ".join(made.outputs))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

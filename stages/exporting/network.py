@@ -47,7 +47,7 @@ class Answers(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.knobs, self.size = model.described["knobs"], model.provenance["image_size"]
+        self.knobs, self.size = model.described["knobs"], preprocessing(model.specs[0]).crop
         self.head = import_module(f"stages.heads.{model.described['head']}") if model.finds_boxes else None
 
     def forward(self, raw: torch.Tensor) -> Outputs:

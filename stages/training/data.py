@@ -199,9 +199,10 @@ def unlabelled(features: h5.Features, extents: torch.Tensor, params: Params) -> 
         extents: (N, 2) width and height in pixels of each image.
         params: `cut`, `tap` and `head` say what the head takes.
     """
-    count = len(extents)
-    affine, size = torch.from_numpy(np.array(features.members["views"])), features.provenance["image_size"]
-    found = Scenes([], affine, extents, size) if params.head in BOXES else None
+    count, found = len(extents), None
+    if params.head in BOXES:
+        affine = torch.from_numpy(np.array(features.members["views"]))
+        found = Scenes([], affine, extents, features.provenance["image_size"])
     x = torch.from_numpy(np.array(_layer(features, params)[0]))
     places = list(range(count))
     return Part(x, torch.zeros(count, dtype=torch.long), places, _pixels(features, places, params), found)
