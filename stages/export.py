@@ -50,13 +50,12 @@ def main(given: argparse.Namespace) -> int:
             checked = card.Checked(out.name, given.format, len(pixels), found, as_trained)
             metrics = card.metrics_of(asked, read_json(paths.REPORTS / "metrics.json"))
             (Path(folder) / f"{out.name}.md").write_text(card.write(asked, checked, metrics), "utf-8")
-            written = sorted(Path(folder).iterdir(), key=lambda path: path.suffix == out.suffix)  # that one last
-            for path in written:
+            for path in sorted(Path(folder).iterdir(), key=lambda path: path.suffix == out.suffix):  # that one last
                 io.publish(path, out.parent / path.name)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}.") from None
     LOG.info("agrees to %.1e; scores of the training's precision differ by up to %.1e", found, as_trained)
-    print(", ".join(str(out.parent / path.name) for path in reversed(written)))
+    print(f"{out}, and its card {out}.md")
     return 0
 
 

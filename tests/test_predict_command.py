@@ -1,10 +1,11 @@
 """`python -m stages.predict`: evaluate's answers for every kind of head, and what is made of them."""
 
+import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from stages import paths, predict
 from stages.datasets import listing, parts
 from stages.features.extraction import machine
+from stages.prediction import model
 from tests import trained
 from tests.trained import OBJECTS, SMALL
 
@@ -202,19 +204,34 @@ def test_pictures_have_the_boxes_in_them(run_boxes: Make, ask: Make, workplace: 
     assert code == 0 and lines(out)[0]["boxes"] == []  # nothing is sure enough: the picture as it is
 
 
-def test_paths_come_from_standard_input_one_by_one(run: Make, workplace: Path, repository: Path, jpeg: Make) -> None:
+def test_paths_come_from_standard_input(
+    run: Make, ask: Make, workplace: Path, jpeg: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(head="linear")
     odd = os.fsencode(workplace) + b"/\xff.jpg"
     with open(odd, "wb") as file:
         file.write(jpeg(3))
-    command = [sys.executable, "-m", "stages.predict", "--json", "--quiet", "-"]
-    environment = os.environ | {"PYTHONPATH": str(repository), "LC_ALL": "C"}
-    sent = odd + b"\n\nabsent.jpg\n"
-    done = subprocess.run(command, input=sent, capture_output=True, check=False, env=environment, cwd=workplace)
-    first, second = lines(done.stdout.decode("ascii"))
-    assert os.fsencode(first["path"]) == odd and first["label"] in {"ant", "bee", "cat"}
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(odd + b"\n\nabsent.jpg\n")))
+    code, out, err = ask("--json", "--quiet", "-")
+    first, second = lines(out)
+    assert os.fsencode(first["path"]) == odd and first["label"] in {"ant", "bee", "cat"} and out.isascii()
     assert second == {"path": "absent.jpg", "error": "No such file or directory"}
-    assert done.returncode == 1 and done.stderr == b""
+    assert code == 1 and not err
+
+
+def test_results_come_before_the_last_path_is_known(
+    run: Make, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(head="linear")
+    asked, given = model.load(), list[str]()
+
+    def paths_of_images() -> Iterator[str]:
+        for path in sorted(str(path) for path in (workplace / "photos").rglob("*.jpg")) * 3:
+            given.append(path)
+            yield path
+
+    next(predict.answered(asked, paths_of_images()))
+    assert len(given) == predict.BATCHES * 8 < 72
 
 
 def test_what_differs_from_training_is_said(run: Make, ask: Make, workplace: Path) -> None:
@@ -264,9 +281,10 @@ def test_without_a_run_it_says_what_to_do(workplace: Path, ask: Make) -> None:
     assert code == 1 and "error: cache/head holds no whole head" in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_nobody_reads_on(run: Make, workplace: Path, repository: Path) -> None:
     run(head="linear")
     script = f"{sys.executable} -m stages.predict -q photos photos photos | head -n 1"
-    environment = os.environ | {"PYTHONPATH": str(repository)}
+    environment = os.environ | {"PYTHONPATH": str(repository), "LC_ALL": "C"}
     done = subprocess.run(script, shell=True, capture_output=True, check=False, env=environment, cwd=workplace)
     assert done.stdout.startswith(b"photos/ant/000.jpg: ") and done.stderr == b""

@@ -51,7 +51,7 @@ def some_pixels(model: Model) -> Pixels:
 
 def exact(model: Model) -> Model:
     """The same, computed and kept in float32, as files compute."""
-    head = copy.deepcopy(model.head)
+    head = copy.deepcopy(model.head).eval()  # a copied rest of a backbone would be in train mode
     head.precision = "float32"
     specs = tuple(replace(spec, precision="float32", dtype="float32") for spec in model.specs)
     return replace(model, head=head, specs=specs)

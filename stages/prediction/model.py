@@ -20,7 +20,6 @@ from stages.backbones import names
 from stages.backbones.device import pick_device
 from stages.boxes.geometry import Found
 from stages.errors import UserError
-from stages.evaluation.labels import averaged_logits
 from stages.features import h5, joined, views
 from stages.features.extraction import Image, Spec, compute_part, machine
 from stages.heads import BOXES
@@ -104,7 +103,7 @@ class Model:
         part = data.unlabelled(features, extents, self.params).to(next(iter(self.head.state_dict().values())).device)
         count = len(self.specs[0].views)
         if not self.finds_boxes:
-            return list(averaged_logits(self.head, part, count).softmax(1).cpu())
+            return list(fitted.averaged_logits(self.head, part, count).softmax(1).cpu())
         described = self.described
         task = tasks.Boxes(described["head"], self.head, described["knobs"], len(self.classes), self.params)
         return task.find(self.head, part, self.decide.nms_iou, count)

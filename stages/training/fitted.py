@@ -235,6 +235,14 @@ def logits(module: nn.Module, part: Part, view: int = 0) -> torch.Tensor:
     return torch.cat(list(outputs(module, part, view)))
 
 
+def averaged_logits(module: nn.Module, part: Part, views: int) -> torch.Tensor:
+    """Logits (N, C) of the first `views` views of each image: the logarithm of their mean probability."""
+    if views == 1 or not len(part.y):
+        return logits(module, part)
+    each = torch.stack([logits(module, part, view).softmax(1) for view in range(views)]).mean(0)
+    return each.clamp(min=torch.finfo(each.dtype).tiny).log()
+
+
 def store(folder: Path, module: nn.Module, description: Mapping[str, Any]) -> None:
     """Writes `<folder>/head.safetensors` and `head.json`; equal input gives equal bytes."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
