@@ -40,21 +40,23 @@ def main(given: argparse.Namespace) -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out.parent, suffix=io.TEMPORARY) as folder:
             run = formats.write(given.format, made, card.told(asked), Path(folder) / out.name)
-            found = check.difference(run, check.ours(check.exact(asked), pixels), pixels, made.outputs)
+            exact, as_trained = check.ours(check.exact(asked), pixels), check.ours(asked, pixels)
+            found = check.difference(run, exact, pixels, made.outputs)
             if not found <= TOLERANCE:
                 raise UserError(
                     f"The {given.format} file does not agree with coldcut: a number differs by {found:.1e}, more than "
                     f"{TOLERANCE:g}. Nothing was written; try another format."
                 )
-            as_trained = check.difference(run, check.ours(asked, pixels), pixels, SCORES)
-            checked = card.Checked(out.name, given.format, len(pixels), found, as_trained)
+            moved = check.difference(run, as_trained, pixels, SCORES)
+            same = check.same_class(exact, as_trained)
+            checked = card.Checked(out.name, given.format, len(pixels), found, moved, same)
             metrics = card.metrics_of(asked, read_json(paths.REPORTS / "metrics.json"))
             (Path(folder) / f"{out.name}.md").write_text(card.write(asked, checked, metrics), "utf-8")
             for path in sorted(Path(folder).iterdir(), key=lambda path: path.suffix == out.suffix):  # that one last
                 io.publish(path, out.parent / path.name)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}.") from None
-    LOG.info("agrees to %.1e; scores of the training's precision differ by up to %.1e", found, as_trained)
+    LOG.info("agrees to %.1e; from the precision of training, scores differ by up to %.1e", found, moved)
     print(f"{out}, and its card {out}.md")
     return 0
 

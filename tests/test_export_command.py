@@ -162,6 +162,7 @@ def test_the_card_says_what_matters(run: Make, write: Make) -> None:
         "batched_nms",
         "map_50",
         "Only 7 images",
+        "the head in bfloat16",
         "random weights",
     ):
         assert said in text

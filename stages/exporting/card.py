@@ -40,15 +40,17 @@ class Checked(NamedTuple):
         file: the file's name.
         format: one of `formats.FORMATS`.
         images: how many it was asked about.
-        difference: the largest from our answers in float32, and
-        as_trained: from those at the precision of training and evaluation.
+        difference: the largest from our answers in float32.
+        moved: the largest difference of a score from our answers at the precision of training and evaluation.
+        same_class: for how many images those name the same class; None of boxes.
     """
 
     file: str
     format: str
     images: int
     difference: float
-    as_trained: float
+    moved: float
+    same_class: int | None
 
 
 def told(model: Model) -> dict[str, Any]:
@@ -166,8 +168,9 @@ def _limits(model: Model, checked: Checked, metrics: Mapping[str, Any] | None) -
     """What a user of the file must know."""
     found = [
         f"It computes in float32. On {checked.images} images it differs from coldcut in float32 by at most "
-        f"{checked.difference:.1e}{', boxes relative to their coordinates' if model.finds_boxes else ''}; its scores "
-        f"from coldcut as it was trained and judged ({_precision(model)}) by up to {checked.as_trained:.1e}.",
+        f"{checked.difference:.1e}{', boxes relative to their coordinates' if model.finds_boxes else ''}.",
+        f"The head was trained and judged with {_precision(model)}: from that its scores differ by up to "
+        f"{checked.moved:.2g}{_same(checked)}.",
         "It knows its classes and nothing else: an image of anything else is taken for one of them, or for nothing.",
     ]
     if model.decide.tta:
@@ -188,9 +191,15 @@ def _limits(model: Model, checked: Checked, metrics: Mapping[str, Any] | None) -
     return found
 
 
+def _same(checked: Checked) -> str:
+    if checked.same_class is None:
+        return ""
+    return f", and the most probable class is the same for {checked.same_class} of {checked.images} images"
+
+
 def _precision(model: Model) -> str:
     made, head = model.provenance.get("joined", [model.provenance])[0], model.described["knobs"]["precision"]
-    return f"features {made['precision']}, head {head}" if "precision" in made else f"network {head}"
+    return f"features in {made['precision']} and the head in {head}" if "precision" in made else f"all in {head}"
 
 
 def _licences(model: Model) -> list[str]:

@@ -82,6 +82,13 @@ def largest(found: object, wanted: torch.Tensor) -> float:
     return float(((torch.as_tensor(found) - wanted).abs() / wanted.abs().clamp(min=1)).max())
 
 
+def same_class(one: Values, other: Values) -> int | None:
+    """For how many images two answers name the same class; None of boxes."""
+    if "probabilities" not in one:
+        return None
+    return int((one["probabilities"].argmax(1) == other["probabilities"].argmax(1)).sum())
+
+
 def _features(model: Model, pixels: Pixels) -> torch.Tensor:
     """What the head takes of views, as the stage extract keeps it."""
     if model.provenance["cut"] == h5.INPUT:
