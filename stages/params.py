@@ -408,7 +408,8 @@ def main() -> None:
     """Checks params.yaml; with `--mark FILE` (the check stage) writes a file that is always the same."""
     import argparse
 
-    parser = argparse.ArgumentParser(prog="python -m stages.params", description=main.__doc__)
+    example = "example: python -m stages.params"
+    parser = argparse.ArgumentParser(prog="python -m stages.params", description=main.__doc__, epilog=example)
     parser.add_argument("--mark", type=Path, help="file to write once all is well")
     arguments = parser.parse_args()
     try:

@@ -23,6 +23,9 @@ MOST = 1000  # nor are more than these of an image
 GROUPS = 32  # of group normalisation, where the channels can be parted so
 
 
+Places = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # what `found` takes: boxes, objects, class logits
+
+
 class Prediction(NamedTuple):
     """A prediction taken apart, for any leading dimensions."""
 
@@ -119,14 +122,18 @@ def found(boxes: torch.Tensor, objects: torch.Tensor, classes: torch.Tensor) -> 
         objects: (N, P) how sure it is that there is one, in [0, 1].
         classes: (N, P, C) logits.
     """
-    scores = (objects[..., None] * classes.softmax(-1)).flatten(1)
     each = []
-    for image_boxes, image_scores in zip(boxes, scores, strict=True):
+    for image_boxes, image_scores in zip(boxes, scores(objects, classes).flatten(1), strict=True):
         best, which = image_scores.topk(min(MOST, len(image_scores)))
         which = which[best >= FLOOR]
         number = classes.shape[-1]
         each.append(Found(image_boxes[which // number], image_scores[which], which % number))
     return each
+
+
+def scores(objects: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """How sure it is of an object of each class, (N, P, C): of an object (N, P), times its class's probability."""
+    return objects[..., None] * classes.softmax(-1)
 
 
 def cell_centres(height: int, width: int) -> torch.Tensor:

@@ -25,7 +25,7 @@ SPREAD = ("top1", "top5", "macro_accuracy", "cross_entropy")  # what several see
 def evaluate(params: Params, found: Data, head: nn.Module, described: Mapping[str, Any]) -> dict[str, object]:
     """Writes metrics, plots, and the probabilities of every val and test image."""
     views = params.views if params.decide.tta else 1
-    logits = {name: _logits(head, found.parts[name], views) for name in ("val", "test")}
+    logits = {name: fitted.averaged_logits(head, found.parts[name], views) for name in ("val", "test")}
     judged = "test" if len(found.parts["test"].y) else "val"
     metrics = common.about("classification", params, found, described) | common.sizes(head, found, described)
     if judged == "test":
@@ -46,23 +46,15 @@ def evaluate(params: Params, found: Data, head: nn.Module, described: Mapping[st
     return {f"{judged} images": len(answers), "top1": written.get("top1", written["val_top1"])}
 
 
-def _logits(head: nn.Module, part: Part, views: int) -> torch.Tensor:
-    """Logits (N, C) of the first `views` views of each image: the logarithm of their mean probability."""
-    if views == 1 or not len(part.y):
-        return fitted.logits(head, part)
-    each = torch.stack([fitted.logits(head, part, view).softmax(1) for view in range(views)]).mean(0)
-    return each.clamp(min=torch.finfo(each.dtype).tiny).log()
-
-
 def _accuracy(head: nn.Module, part: Part, views: int) -> float:
     """Top-1 when the first `views` views are averaged."""
-    return float((_logits(head, part, views).argmax(1) == part.y).double().mean())
+    return float((fitted.averaged_logits(head, part, views).argmax(1) == part.y).double().mean())
 
 
 def _chosen(head: nn.Module, logits: torch.Tensor, found: Data, views: int) -> torch.Tensor:
     """Validation logits of the head as validation has chosen it: after a refit the kept head has trained on them."""
     folder = paths.HEAD / "chosen"
-    return _logits(_restored(folder, found), found.parts["val"], views) if folder.is_dir() else logits
+    return fitted.averaged_logits(_restored(folder, found), found.parts["val"], views) if folder.is_dir() else logits
 
 
 def _restored(folder: Any, found: Data) -> nn.Module:
@@ -75,7 +67,7 @@ def _spread(head: nn.Module, part: Part, views: int) -> dict[str, float]:
     if not folders:
         return {}
     heads = [fitted.restore(folder)[0].to(part.y.device) for folder in folders]
-    each = [classification.scores(_logits(one, part, views), part.y) for one in (*heads, head)]
+    each = [classification.scores(fitted.averaged_logits(one, part, views), part.y) for one in (*heads, head)]
     found: dict[str, float] = {"seeds": len(each)}
     for name in SPREAD:
         values = [scores[name] for scores in each if name in scores]
@@ -91,7 +83,7 @@ def _baselines(found: Data, judged: str, views: int) -> dict[str, float]:
     return {
         "chance": 1 / len(found.classes),
         "majority": float((part.y == frequent).double().mean()),
-        "ridge_top1": float((_logits(ridge, part, views).argmax(1) == part.y).double().mean()),
+        "ridge_top1": float((fitted.averaged_logits(ridge, part, views).argmax(1) == part.y).double().mean()),
     }
 
 
