@@ -67,7 +67,7 @@ class _Square(torch.autograd.Function):
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """torch computes on one thread."""
+    """Computes on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
