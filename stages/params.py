@@ -144,6 +144,7 @@ class Decide(Block):
     confidence: Fraction
     nms_iou: Fraction
     tta: bool
+    merge: Literal["nms", "fusion"]
 
 
 class BadImages(Block):

@@ -128,14 +128,14 @@ class Boxes:
         return sum(seen) / len(seen) if seen else 0.0
 
     @torch.inference_mode()
-    def find(self, net: nn.Module, part: Part, iou: float, views: int = 1) -> list[Found]:
-        """What is found in the first so many views of each image, in its pixels, after suppression at this IoU."""
+    def find(self, net: nn.Module, part: Part, iou: float, views: int = 1, how: str = "nms") -> list[Found]:
+        """What is found in the first so many views of each image, in its pixels, merged at this IoU."""
         each = [list[Found]() for _ in part.rows]
         for view in range(views):
             for places, found in zip(part.places(), outputs(net, part, view), strict=True):
                 for image, one in zip(places.tolist(), self._back(part, places, view, found), strict=True):
                     each[image].append(one)
-        return [scenes.merge(found, iou) for found in each]
+        return [scenes.merge(found, iou, how) for found in each]
 
     def _back(self, part: Part, images: torch.Tensor, view: int, found: Any) -> Iterator[Found]:
         """What the head found in a view of some images, in pixels of each, before suppression."""
