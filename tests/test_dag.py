@@ -104,6 +104,7 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "lr_sweep.steps": (20, {"lr_sweep", "report"}),
     "decide.nms_iou": (0.6, FROM_EVALUATE),
     "decide.tta": ("true", FROM_EVALUATE),
+    "decide.merge": ("fusion", FROM_EVALUATE),
     "bad_images.max_fraction": (0.02, {"index", "extract"}),
     "datasets.logos": ({"datasets.logos.scenes": 3, "datasets.logos.size": 64, "datasets.logos.seed": 1}, NOTHING),
     "datasets.caltech101": ({"datasets.caltech101.exclude": "[BACKGROUND_Google]"}, NOTHING),

@@ -121,7 +121,7 @@ class Made:
         paths.PREDICTIONS.mkdir(parents=True, exist_ok=True)
         save_file(probabilities, paths.PREDICTIONS / "probabilities.safetensors")
         images = {part: [row.sha256 for row in parts[part]] for part in ("val", "test")}
-        decide = {"confidence": 0.5, "tta": False}
+        decide = {"confidence": 0.5, "tta": False, "merge": "nms"}
         _json(paths.PREDICTIONS / "predictions.json", {"classes": labels, "decide": decide, "images": images})
         scores = {"top1": 2 / 3, "top5": 0.99, "macro_accuracy": 0.66, "cross_entropy": 0.7, "ece": 0.06}
         scores |= {"top1_low": 0.4, "top1_high": 0.8}
@@ -175,7 +175,7 @@ class Made:
         kinds = ["class", "place", "both", "double", "background", "missed"]
         described = {
             "classes": labels,
-            "decide": {"confidence": self.confidence, "nms_iou": 0.45, "tta": False},
+            "decide": {"confidence": self.confidence, "nms_iou": 0.45, "tta": False, "merge": "nms"},
             "images": {part: [row.sha256 for row in parts[part]] for part in ("val", "test")},
             "kinds": kinds,
             "mistakes": dict.fromkeys(kinds, 8),
