@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import comb
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -85,9 +84,11 @@ def mcnemar(better: int, worse: int) -> float:
 
     For images whose number of mistakes changed, it is the sign test.
     """
-    count, few = better + worse, min(better, worse)
-    ways: int = sum(comb(count, heads) for heads in range(few + 1))
-    return min(1.0, float(2 * ways / 2**count))
+    count, ways, term = better + worse, 1, 1
+    for heads in range(min(better, worse)):
+        term = term * (count - heads) // (heads + 1)  # count over heads + 1
+        ways += term
+    return min(1.0, 2 * ways / (1 << count))
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Comparison:
             return f"{count} revisions that were not judged on the same images: no one of them can be called the best."
         interval = self.interval(self.best)
         score = f"{percent(self.best.score(self.headline))} {what}{f' ({interval})' if interval else ''}"
-        found = self.pair_of(self.best)
+        found = self.pair_of(self.best) or (self.pairs[0] if count == 2 and self.pairs else None)
         return f"{self.best.name} is the best of {count}: {score}. {found.sentence if found else ''}".strip()
 
     def caveats(self) -> list[str]:
@@ -176,9 +177,9 @@ class Comparison:
                   if one.answers is None]  # fmt: skip
         if any(one.part == "val" for one in self.revisions):
             found.append("Without a test part, revisions are judged on validation, which also chose their epochs.")
-        elif len(self.revisions) > 2:
+        elif self.alike and len(self.revisions) > 2:
             found.append(
-                f"Choosing among {len(self.revisions)} by their test results flatters the chosen one: choose by "
+                f"Choosing among {len(self.revisions)} by their test results flatters the one chosen: choose by "
                 f"val, tell test. And of 20 pairs without any difference, one falls below p = {RARE} by chance."
             )
         return found

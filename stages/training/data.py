@@ -208,9 +208,14 @@ def unlabelled(features: h5.Features, extents: torch.Tensor, params: Params) -> 
     if params.head in BOXES:
         affine = torch.from_numpy(np.array(features.members["views"]))
         found = Scenes([], affine, extents, features.provenance["image_size"])
-    x = torch.from_numpy(np.array(_layer(features, params)[0]))
     places = list(range(count))
-    return Part(x, torch.zeros(count, dtype=torch.long), places, _pixels(features, places, params), found)
+    return Part(
+        _rows(_layers(features, params)[0], places),
+        torch.zeros(count, dtype=torch.long),
+        places,
+        _pixels(features, places, params),
+        found,
+    )
 
 
 def composed(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
