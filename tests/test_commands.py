@@ -10,7 +10,7 @@ import pytest
 from stages.__main__ import TEXT
 
 NAMED = sorted(set(re.findall(r"python -m stages\.(\w+)", TEXT)))
-ENTRY = {"predict": "run", "export": "run", "sweep": "run"}  # the others have main
+ENTRY = dict.fromkeys(("predict", "export", "sweep", "plan", "compare"), "run")  # the others have main
 
 
 def test_every_command_is_listed(repository: Path) -> None:

@@ -299,7 +299,7 @@ def extract(spec: Spec, wanted: Sequence[Image], out: Path) -> tuple[int, list[i
         assembled = 0 if store.has_file(sha256, spec.views) else kept
         forecast.refuse_where_full(store.home / io.LOCK, ready.layers, rows=total + assembled)
         progress = tqdm(total=total, unit=" views" if len(spec.views) > 1 else " images", disable=not missing)
-        with progress, closing(_computed(spec, _parts(spec, ready, wanted, missing))) as parts:
+        with progress, closing(computed_parts(spec, parts_of(spec, ready, wanted, missing))) as parts:
             for part, rows in parts:
                 store.add(rows, [image for _, image in part.images], part.views)
                 progress.update(len(part.images) * len(part.views))
@@ -314,16 +314,17 @@ class Part(NamedTuple):
     views: tuple[str, ...]
 
 
-def _parts(
-    spec: Spec, ready: Machine, wanted: Sequence[Image], missing: dict[tuple[str, ...], list[int]]
+def parts_of(
+    spec: Spec, ready: Machine, wanted: Sequence[Image], missing: Mapping[tuple[str, ...], Sequence[int]]
 ) -> Iterator[Part]:
+    """The work, cut in parts: for each choice of views the positions of the images that lack them."""
     for names, places in missing.items():
         step = _part_images(spec, ready, len(names))
         for first in range(0, len(places), step):
             yield Part([wanted[place] for place in places[first : first + step]], names)
 
 
-def _computed(spec: Spec, parts: Iterable[Part]) -> Generator[tuple[Part, dict[str, h5.Array]], None, None]:
+def computed_parts(spec: Spec, parts: Iterable[Part]) -> Generator[tuple[Part, dict[str, h5.Array]], None, None]:
     """The rows of parts, in order; the next ones are computed while one is written."""
 
     def compute(part: Part) -> tuple[Part, dict[str, h5.Array]]:
