@@ -1,7 +1,7 @@
 """Extraction: which rows are missing, compute them part by part, assemble the file.
 
 The unit of work is a part: `compute_part(spec, images)` is pure and idempotent, so the same function serves a loop in
-this process and, later, many machines.
+this process and, later, many machines. Two parts are computed at a time, so that the engine never waits for one to end.
 """
 
 import os

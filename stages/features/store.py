@@ -20,7 +20,7 @@ from stages import paths
 from stages.errors import UserError
 from stages.features import h5, io
 
-GATHER_BYTES = 64 << 20  # copied at a time while assembling
+GATHER_BYTES = 8 << 20  # copied at a time while assembling, three times over
 PER_IMAGE = ("ok", "sha256", "sizes")  # members without a column for each view
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -218,6 +219,40 @@ def test_twice_gives_the_same_file_whatever_the_parts(
     assert extract(spec, wanted, OUT) == (12, [])
     assert [len(part) for part in calls[1:]] == [4, 4, 4]
     assert OUT.read_bytes() == expected
+
+
+def test_the_next_part_is_computed_while_one_is_written(
+    workplace: Path, class_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, begun = class_folder(4), threading.Event()
+    wanted, add = listed(folder), extraction.RowStore.add
+
+    def noticed(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dict[str, h5.Array]:
+        if part[0] == wanted[4]:
+            begun.set()
+        return compute_part(spec, part, names)
+
+    def late(self: Any, *arguments: Any) -> None:
+        assert begun.wait(60)
+        add(self, *arguments)
+
+    monkeypatch.setattr(extraction, "compute_part", noticed)
+    monkeypatch.setattr(extraction.RowStore, "add", late)
+    monkeypatch.setattr(extraction, "PART_VIEWS", 4)
+    assert extract(spec_of(folder), wanted, OUT) == (12, [])
+
+
+def test_a_part_that_fails_ends_the_run_and_the_parts_before_it_are_kept(
+    workplace: Path, class_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = class_folder(4)
+    wanted = listed(folder)
+    truncate(folder / wanted[9][0])
+    monkeypatch.setattr(extraction, "PART_VIEWS", 4)
+    with pytest.raises(UserError, match=r"has changed since it was indexed"):
+        extract(spec_of(folder), wanted, OUT)
+    kept = [h5.read(part).sha256 for part in (paths.store() / "features").glob("*/*.h5")]
+    assert {sha256 for part in kept for sha256 in part} == {sha256 for _, sha256 in wanted[:8]} and not OUT.exists()
 
 
 def test_the_file_holds_what_was_computed(workplace: Path, class_folder: Folder) -> None:
