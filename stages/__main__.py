@@ -10,7 +10,13 @@ coldcut: the frozen part of a network runs once, heads train in seconds.
   python -m stages.recipe NAME        a recipe as arguments: dvc exp run $(python -m stages.recipe NAME)
   python -m stages.sweep              64 heads at once on the features of the last run: which lr, which weight decay
   python -m stages.backbone NAME      where a backbone can be cut: shapes, bytes an image, share of the compute saved
+  python -m stages.plan               what the features of so many images would cost here: hours, bytes, alternatives
+  python -m stages.compare            the experiments side by side, image by image
+  python -m stages.predict PATH…      what the head of the last run says of new images
+  python -m stages.export --format F  backbone and head in one file, checked: onnx, openvino or torch
   python -m stages.store ls           what cache/store holds; verify [--repair] reads all of it, gc drops what is unused
+
+Each has --help with an example.
 """
 
 if __name__ == "__main__":

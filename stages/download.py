@@ -34,5 +34,11 @@ def main(params: Params) -> dict[str, object]:
     return {"archives": len(archives), "bytes": sum(path.stat().st_size for path in archives)}
 
 
+def _what(params: Params) -> str:
+    """What is about to be fetched."""
+    sources = dict(params.options.source) if has_source(params.options) else {}
+    return f"{params.dataset}, {len(sources)} source(s)" if sources else f"nothing, {params.dataset} is read in place"
+
+
 if __name__ == "__main__":
-    run("download", main)
+    run("download", main, _what)

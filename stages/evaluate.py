@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from stages import paths
 from stages.backbones.device import pick_device
+from stages.datasets import parts
 from stages.errors import UserError
 from stages.evaluation import boxes, labels
 from stages.heads import BOXES
@@ -23,5 +24,11 @@ def main(params: Params) -> dict[str, object]:
     return evaluate(params, found, head.to(device), described)
 
 
+def _what(params: Params) -> str:
+    """What is about to be judged."""
+    images = parts.read(params.dataset)
+    return f"{params.head} on {len(images['val']):,} val and {len(images['test']):,} test images"
+
+
 if __name__ == "__main__":
-    run("evaluate", main)
+    run("evaluate", main, _what)

@@ -61,6 +61,7 @@ def spec(params: Params, folder: Path, backbone: str, weights: str) -> "Spec":
         device=params.device,
         views=tuple(views.names(params.views, params.augment, params.extract.seed)),
         augment=params.augment,
+        engine=params.extract.engine,
     )
 
 

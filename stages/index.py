@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from stages import paths
 from stages.datasets import boxes, images, listing
 from stages.datasets.base import Annotated, Broken, Record
@@ -41,7 +43,8 @@ def main(params: Params) -> dict[str, object]:
     found = list(module.scan(folder, params.options))
     records = [item for item in found if isinstance(item, Record)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        files = list(pool.map(lambda record: _look(folder, record), records))
+        looked = pool.map(lambda record: _look(folder, record), records)
+        files = list(tqdm(looked, total=len(records), unit=" files", leave=False, delay=2))
     used, duplicates = _unique([file for file in files if file.problem is None], folder)
     rows, broken = _rows(used)
     broken = [*(item for item in found if isinstance(item, Broken)), *_unread(files), *broken]
@@ -146,8 +149,12 @@ def _refuse_broken(broken: list[Broken], options: object) -> None:
         )
 
 
+def _where(params: Params) -> str:
+    return str(paths.raw(params.dataset)) if images.has_source(params.options) else params.root
+
+
 def _refuse_unusable(rows: list[listing.Row], bad: list[dict[str, str]], params: Params) -> None:
-    where = params.root if not images.has_source(params.options) else str(paths.raw(params.dataset))
+    where = _where(params)
     if not rows:
         raise UserError(f"No image was found in {where}: expected class/image, in JPEG, PNG, GIF, BMP, TIFF or WebP.")
     classes = {row.label for row in rows}
@@ -164,4 +171,4 @@ def _refuse_unusable(rows: list[listing.Row], bad: list[dict[str, str]], params:
 
 
 if __name__ == "__main__":
-    run("index", main)
+    run("index", main, lambda params: f"every file of {_where(params)}, read once")

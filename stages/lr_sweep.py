@@ -25,5 +25,12 @@ def main(params: Params) -> dict[str, object]:
     return {"steps": len(points), **{name.replace("_", " "): lr for name, lr in found.items()}}
 
 
+def _what(params: Params) -> str:
+    """What is about to be tried."""
+    if params.head in SOLVED:
+        return f"nothing, {params.head} has no learning rate"
+    return f"{params.head}, {params.lr_sweep.steps} steps from lr {params.lr_sweep.low:g} to {params.lr_sweep.high:g}"
+
+
 if __name__ == "__main__":
-    run("lr_sweep", main)
+    run("lr_sweep", main, _what)

@@ -59,7 +59,7 @@ class Split(Block):
 class Extract(Block):
     """How the trunk is run."""
 
-    engine: Literal["auto", "torch"]
+    engine: Literal["auto", "torch", "openvino"]
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     dtype: Literal["float16", "float32"]
     batch_size: Annotated[int, Field(ge=1)]
@@ -144,6 +144,7 @@ class Decide(Block):
     confidence: Fraction
     nms_iou: Fraction
     tta: bool
+    merge: Literal["nms", "fusion"]
 
 
 class BadImages(Block):
@@ -370,8 +371,19 @@ def _check_head(params: Params, path: str) -> None:
         raise UserError(f"{path}: `monitor` val_accuracy is of heads for one class an image, found {params.head}.")
     if params.refit != "none" and (params.head in SOLVED or params.phases):
         raise UserError(f"{path}: `refit` is for heads that train in epochs, without phases: set refit=none.")
-    if params.seeds > 1 and params.head in BOXES:
-        raise UserError(f"{path}: `seeds` is for heads that name the class of an image so far: set seeds=1.")
+    if params.head in BOXES:
+        _check_labels_alone(params, path)
+
+
+def _check_labels_alone(params: Params, path: str) -> None:
+    """Refuses what heads for boxes would pass over without a word."""
+    for knob, unset in {"class_weights": "none", "label_smoothing": 0.0, "seeds": 1}.items():
+        if (found := getattr(params, knob)) != unset:
+            fitting = ", ".join(head for head in TAKES if head not in BOXES)
+            raise UserError(
+                f"{path}: `{knob}` is for heads that name the class of an image ({fitting}), found {found} with head "
+                f"{params.head}: set {knob}={unset}. What heads for boxes weigh is in the block `boxes`."
+            )
 
 
 def _check_root(params: Params) -> None:
@@ -408,7 +420,8 @@ def main() -> None:
     """Checks params.yaml; with `--mark FILE` (the check stage) writes a file that is always the same."""
     import argparse
 
-    parser = argparse.ArgumentParser(prog="python -m stages.params", description=main.__doc__)
+    example = "example: python -m stages.params"
+    parser = argparse.ArgumentParser(prog="python -m stages.params", description=main.__doc__, epilog=example)
     parser.add_argument("--mark", type=Path, help="file to write once all is well")
     arguments = parser.parse_args()
     try:

@@ -9,6 +9,7 @@ PREDICTIONS = Path("cache/predictions")
 TIMINGS = Path("cache/timings")
 REPORTS = Path("reports")
 PLOTS = REPORTS / "plots"
+FIGURES = REPORTS / "figures"
 
 
 def main_checkout() -> Path:
@@ -29,6 +30,21 @@ def store() -> Path:
 def unpacked(dataset: str) -> Path:
     """Images unpacked from archives, shared by every experiment of the main checkout."""
     return main_checkout() / "cache" / "images" / dataset
+
+
+def maps() -> Path:
+    """Maps of features, which take seconds to draw; safe to remove."""
+    return main_checkout() / "cache" / "maps"
+
+
+def thumbnails() -> Path:
+    """Small pictures for the page; safe to remove."""
+    return main_checkout() / "cache" / "thumbnails"
+
+
+def engine() -> Path:
+    """Converted networks, shared by every experiment of the main checkout."""
+    return main_checkout() / "cache" / "engine"
 
 
 def raw(dataset: str) -> Path:

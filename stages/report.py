@@ -1,6 +1,7 @@
 """report: one page that shows what came out, and the same in text for the repository."""
 
 import json
+from collections.abc import Mapping
 
 from stages import paths
 from stages.features import io
@@ -11,18 +12,27 @@ from stages.stage import run
 
 
 def main(params: Params) -> dict[str, object]:
-    """Writes `reports/report.html`, `reports/report.md` and `reports/bad_images.jsonl`.
+    """Writes `reports/report.html`, `reports/report.md` with its figures, and `reports/bad_images.jsonl`.
 
-    The page is one file that needs no other; the other two change only when the result does.
+    The page is one file that needs no other; the others change only when the result does.
     """
     found = gather.load(params.dataset)
     album = Album.open(params.dataset, params.options, params.root)
     html = _encoded(page.html(found, album))
     io.write_bytes(paths.REPORTS / "report.html", html)
     io.write_bytes(paths.REPORTS / "report.md", _encoded(page.markdown(found)))
+    _write_figures(page.pngs(found))
     bad = (json.dumps(image, ensure_ascii=False) + "\n" for image in found.bad)
     io.write_bytes(paths.REPORTS / "bad_images.jsonl", _encoded("".join(bad)))
     return {"pictures": album.shown, "pictures missing": len(album.missing), "bytes": len(html)}
+
+
+def _write_figures(pngs: Mapping[str, bytes]) -> None:
+    """Writes the figures of this run, in place of those of the last one."""
+    for path in paths.FIGURES.glob(page.FIGURE.format("*")):
+        path.unlink()
+    for name, png in pngs.items():
+        io.write_bytes(paths.FIGURES / name, png)
 
 
 def _encoded(text: str) -> bytes:
@@ -30,4 +40,4 @@ def _encoded(text: str) -> bytes:
 
 
 if __name__ == "__main__":
-    run("report", main)
+    run("report", main, lambda params: f"page, text and figures of {params.dataset}")

@@ -14,4 +14,4 @@ def main(params: Params) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    run("split", main)
+    run("split", main, lambda params: f"{params.dataset}, protocol {params.split.protocol}")

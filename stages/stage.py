@@ -1,36 +1,110 @@
 """Running one stage: check params, do the work, keep the time it took, show a user's error without a traceback."""
 
 import argparse
+import contextlib
+import hashlib
 import json
+import logging
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from stages import paths
 from stages.errors import UserError
 from stages.params import Params, load
 
 Stage = Callable[[Params], Mapping[str, object]]
+LEAST = 1.0  # seconds that are worth a word beforehand
 
 
-def run(name: str, stage: Stage) -> None:
+def run(name: str, stage: Stage, what: Callable[[Params], str] | None = None, made: Path | None = None) -> None:
     """Runs `stage` with the params of the current folder; exits with 1 and a message on a user's error.
 
     What the stage returns (counts, speeds) and its seconds go to `cache/timings/<name>.json`, which nothing depends on.
+
+    Args:
+        name: of the module.
+        stage: does the work.
+        what: says what is about to be done, and how much.
+        made: a file that tells a result of this stage from all others; the seconds are also kept for it.
     """
-    argparse.ArgumentParser(
-        prog=f"python -m stages.{name}",
-        description=f"{sys.modules['__main__'].__doc__} No arguments: params.yaml says what to do, and `dvc repro` "
-        "runs a stage when something that it depends on has changed.",
-    ).parse_args()
-    started = time.perf_counter()
+    given = _arguments(name)
     try:
-        params = load()
-        found = stage(params)
+        with _told(given.quiet, given.verbose):
+            params = load()
+            if what:
+                print(f"{name}: {what(params)}{_expected(name, params)}", flush=True)
+            started = time.perf_counter()
+            found = stage(params)
+            seconds = time.perf_counter() - started
+            _keep(name, params, found, seconds, made)
+            print(f"{name}: {', '.join(f'{value} {key}' for key, value in found.items())} in {seconds:.1f} s")
     except UserError as error:
         sys.exit(f"error: {error}")
-    seconds = time.perf_counter() - started
-    paths.TIMINGS.mkdir(parents=True, exist_ok=True)
-    of = {"dataset": params.dataset, "root": params.root, "backbone": params.backbone, "cut": params.cut}
-    (paths.TIMINGS / f"{name}.json").write_text(json.dumps({"of": of, "seconds": round(seconds, 2), **found}) + "\n")
-    print(f"{name}: {', '.join(f'{value} {key}' for key, value in found.items())} in {seconds:.1f} s")
+
+
+def seconds_of(name: str, made: Path) -> float | None:
+    """What the stage took that made this file, or one of the same bytes; None where it was not on this machine."""
+    try:
+        seconds: float = json.loads(_timing(name, made).read_text())["seconds"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return seconds
+
+
+def _arguments(name: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{name}",
+        description=f"{sys.modules['__main__'].__doc__} params.yaml says what to do, and `dvc repro` runs a stage when "
+        "something that it depends on has changed.",
+        epilog=f"example: python -m stages.{name} -v",
+    )
+    how_much = parser.add_mutually_exclusive_group()
+    how_much.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    how_much.add_argument("-v", "--verbose", action="store_true", help="name every file that is read or written")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def _told(quiet: bool, verbose: bool) -> Iterator[None]:
+    """Lets a stage say nothing, what it says, or more; errors come through from outside of this."""
+    if verbose:
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("stages").setLevel(logging.DEBUG)
+    with contextlib.ExitStack() as stack:
+        if quiet:
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))  # progress bars
+        yield
+
+
+def _expected(name: str, params: Params) -> str:
+    """What the stage took the last time, with the same data and features."""
+    try:
+        last = json.loads((paths.TIMINGS / f"{name}.json").read_text())
+        known = last["of"] == _of(params) and last["seconds"] >= LEAST
+        return f" ({last['seconds']:.0f} s the last time)" if known else ""
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+
+
+def _of(params: Params) -> dict[str, Any]:
+    names = ("dataset", "root", "backbone", "cut", "head")
+    return {name: getattr(params, name) for name in names}
+
+
+def _keep(name: str, params: Params, found: Mapping[str, object], seconds: float, made: Path | None) -> None:
+    timing = {"of": _of(params), "seconds": round(seconds, 2), **found}
+    for path in (paths.TIMINGS / f"{name}.json", *([_timing(name, made)] if made else [])):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(timing) + "\n")
+
+
+def _timing(name: str, made: Path) -> Path:
+    """Where the seconds of a result are kept: in the main checkout and by its content, as caches bring results back."""
+    content = hashlib.sha256(made.read_bytes()).hexdigest()[:16]
+    return paths.main_checkout() / paths.TIMINGS / f"{name}-{content}.json"

@@ -7,6 +7,7 @@ import torch
 
 from stages import paths
 from stages.backbones.device import pick_device
+from stages.datasets import parts
 from stages.errors import UserError
 from stages.features.h5 import INPUT
 from stages.heads import BOXES, SOLVED, ridge
@@ -73,5 +74,13 @@ def with_seed(params: Params, number: int) -> Params:
     return params.model_copy(update={"seed": params.seed + number})
 
 
+def _what(params: Params) -> str:
+    """What is about to be trained."""
+    heads = f"{params.seeds} heads {params.head}" if params.seeds > 1 else params.head
+    images = len(parts.read(params.dataset)["train"])
+    epochs = sum(phase.epochs for phase in params.phases) or params.epochs
+    return f"{heads} on {images:,} images" + (f", {epochs} epochs at most" if params.head not in SOLVED else "")
+
+
 if __name__ == "__main__":
-    run("train", main)
+    run("train", main, _what, made=paths.PLOTS / "history.csv")

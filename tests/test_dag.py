@@ -89,7 +89,7 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "split.val": ({"split.train": 0.375, "split.val": 0.375}, FROM_SPLIT),
     "split.test": ({"split.test": 0.375, "split.val": 0.25}, FROM_SPLIT),
     "split.val_fraction": (0.3, FROM_SPLIT),
-    "extract.engine": ("torch", {"extract"}),  # what auto means today: the same features
+    "extract.engine": ("openvino", FROM_EXTRACT),
     "extract.precision": ("bfloat16", FROM_EXTRACT),
     "extract.dtype": ("float32", FROM_EXTRACT),
     "extract.batch_size": (4, FROM_EXTRACT),
@@ -104,6 +104,7 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "lr_sweep.steps": (20, {"lr_sweep", "report"}),
     "decide.nms_iou": (0.6, FROM_EVALUATE),
     "decide.tta": ("true", FROM_EVALUATE),
+    "decide.merge": ("fusion", FROM_EVALUATE),
     "bad_images.max_fraction": (0.02, {"index", "extract"}),
     "datasets.logos": ({"datasets.logos.scenes": 3, "datasets.logos.size": 64, "datasets.logos.seed": 1}, NOTHING),
     "datasets.caltech101": ({"datasets.caltech101.exclude": "[BACKGROUND_Google]"}, NOTHING),
@@ -197,7 +198,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made.run("git", "init", "-q")
     made.run("git", "add", "-A")
     made.run("git", "commit", "-q", "-m", "start")
-    made.experiment({**BASE, "root": made.images, "extract.precision": "float32"})
+    made.experiment({**BASE, "root": made.images, "extract.precision": "float32", "extract.engine": "torch"})
     made.run("git", "add", "-A")
     made.run("git", "commit", "-q", "-m", "first run")
     return made

@@ -32,15 +32,15 @@ def softmax(*logits: float) -> np.ndarray[Any, Any]:
     return np.exp(logits) / np.exp(logits).sum()
 
 
-# --- _logits
+# --- averaged_logits
 
 
 def test_without_averaging_the_evaluation_view_decides() -> None:
-    assert torch.equal(judging._logits(IDENTITY, PART, 1), X[:, 0])
+    assert torch.equal(fitted.averaged_logits(IDENTITY, PART, 1), X[:, 0])
 
 
 def test_probabilities_are_averaged_and_not_logits() -> None:
-    found = judging._logits(IDENTITY, PART, 3).softmax(1).numpy()
+    found = fitted.averaged_logits(IDENTITY, PART, 3).softmax(1).numpy()
     by_hand = (softmax(0, 1, -2) + softmax(3, 0, 0) + softmax(0, 0, 0)) / 3
     np.testing.assert_allclose(by_hand, [0.5008, 0.3613, 0.1379], atol=1e-4)
     np.testing.assert_allclose(found[0], by_hand, rtol=1e-5)
@@ -52,28 +52,29 @@ def test_probabilities_are_averaged_and_not_logits() -> None:
 @pytest.mark.parametrize("views", [1, 2, 3])
 def test_the_first_views_are_averaged(views: int) -> None:
     expected = X[:, :views].softmax(2).mean(1)
-    torch.testing.assert_close(judging._logits(IDENTITY, PART, views).softmax(1), expected)
+    torch.testing.assert_close(fitted.averaged_logits(IDENTITY, PART, views).softmax(1), expected)
     assert judging._accuracy(IDENTITY, PART, views) == {1: 0.5, 2: 1.0, 3: 1.0}[views]
 
 
 def test_views_of_different_images_are_kept_apart() -> None:
     x = torch.randn(7, 4, 5, generator=torch.Generator().manual_seed(0))
     part = Part(x, torch.zeros(7).long(), list(range(7)))
-    together = judging._logits(IDENTITY, part, 4)
+    together = fitted.averaged_logits(IDENTITY, part, 4)
     for image in range(7):
-        alone = judging._logits(IDENTITY, Part(x[image : image + 1], torch.zeros(1).long(), [0]), 4)
+        alone = fitted.averaged_logits(IDENTITY, Part(x[image : image + 1], torch.zeros(1).long(), [0]), 4)
         torch.testing.assert_close(together[image : image + 1], alone)
 
 
 def test_a_probability_of_nothing_has_a_finite_logarithm() -> None:
     part = Part(torch.tensor([[[0.0, 500.0], [0.0, 900.0]]]), torch.tensor([1]), [0])
-    found = judging._logits(IDENTITY, part, 2)
+    found = fitted.averaged_logits(IDENTITY, part, 2)
     assert found.isfinite().all() and found.softmax(1).tolist() == [[pytest.approx(0, abs=1e-30), 1]]
 
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_a_part_without_images(views: int) -> None:
-    assert judging._logits(IDENTITY, Part(torch.zeros(0, 3, 5), torch.zeros(0).long(), []), views).shape == (0, 5)
+    part = Part(torch.zeros(0, 3, 5), torch.zeros(0).long(), [])
+    assert fitted.averaged_logits(IDENTITY, part, views).shape == (0, 5)
 
 
 # --- the stage

@@ -368,3 +368,14 @@ def test_checking_imports_no_torch(text: str, workplace: Path, repository: Path)
         check=True,
     )
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("head", ["largest", "grid"])
+@pytest.mark.parametrize("line", ["class_weights: balanced", "label_smoothing: 0.1", "seeds: 3"])
+def test_what_heads_for_boxes_would_pass_over_is_refused(text: str, head: str, line: str) -> None:
+    plain = turned(turned(text, "cut: map"), f"head: {head}")
+    assert loaded(plain).head == head
+    message = refused(turned(plain, line))
+    knob, _, value = line.partition(": ")
+    assert f"`{knob}` is for heads that name the class of an image (linear" in message
+    assert f"found {value} with head {head}: set {knob}=" in message

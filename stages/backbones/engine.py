@@ -1,15 +1,51 @@
-"""Running a trunk on batches of uint8 pixels. One engine so far: torch, on any device."""
+"""Running a trunk on batches of uint8 pixels: an engine is called with (N, 3, S, S) and gives an array for each layer.
+
+Any number of threads may call an engine; it computes `parallel` batches at a time, and the others wait. What it gives
+for an image never depends on the other images of the batch. Here is torch, for any device; `vino` is OpenVINO.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
+from queue import SimpleQueue
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from stages.backbones.device import half
+from stages.backbones.trunk import Trunk
 from stages.errors import UserError
-from stages.features.pipeline import Preprocessing
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CUDA_STREAMS = 2  # one copies while the other computes
+T = TypeVar("T")
+
+
+class Engine(Protocol):
+    """A trunk ready to run."""
+
+    parallel: int
+
+    def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
+        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), an array for each layer."""
+
+
+def pick_engine(engine: str, device: torch.device) -> str:
+    """`auto` is OpenVINO on a CPU where it is installed, else torch.
+
+    Raises:
+        UserError: OpenVINO is asked for and is not installed, or the device is no CPU.
+    """
+    there = find_spec("openvino") is not None
+    if engine == "openvino" and not there:
+        raise UserError("`extract.engine`: openvino is not installed: pip install openvino, or take torch or auto.")
+    if engine == "openvino" and device.type != "cpu":
+        raise UserError(f"`extract.engine`: openvino computes on the CPU, found device={device}: take torch or auto.")
+    if engine != "auto":
+        return engine
+    return "openvino" if there and device.type == "cpu" else "torch"
 
 
 def pick_precision(precision: str, device: torch.device) -> str:
@@ -25,32 +61,74 @@ def pick_precision(precision: str, device: torch.device) -> str:
     return half(device) or "float32"
 
 
+class Turns(Generic[T]):
+    """A few things that threads use in turn."""
+
+    def __init__(self, things: Iterable[T]) -> None:
+        self._idle: SimpleQueue[T] = SimpleQueue()
+        for thing in things:
+            self._idle.put(thing)
+
+    @contextmanager
+    def one(self) -> Iterator[T]:
+        """Waits for one that nobody uses."""
+        thing = self._idle.get()
+        try:
+            yield thing
+        finally:
+            self._idle.put(thing)
+
+
 class TorchEngine:
     """A trunk on a device: channels_last, autocast, normalisation on the device.
 
+    On CUDA pixels travel from pinned memory, and a batch is copied while another is computed.
+
     Args:
-        trunk: normalised pixels (N, 3, S, S) to features (N, …), or to layer -> features.
-        preprocessing: for its mean and standard deviation.
+        trunk: what to run.
         device: where to run.
         precision: `float32`, `bfloat16` or `float16`.
     """
 
-    def __init__(self, trunk: nn.Module, preprocessing: Preprocessing, device: torch.device, precision: str) -> None:
+    def __init__(self, trunk: Trunk, device: torch.device, precision: str) -> None:
         self.device, self.precision = device, precision
         self.trunk = trunk.to(device).to(memory_format=torch.channels_last)
-        self.mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1) * 255
-        self.std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1) * 255
-        if device.type == "cuda":  # the same input must give the same bytes
+        cuda = device.type == "cuda"
+        self.parallel = CUDA_STREAMS if cuda else 1
+        self._streams = Turns([_stream(device) if cuda else nullcontext() for _ in range(self.parallel)])
+        if cuda:
+            torch.cuda.synchronize(device)  # the weights are there before another stream reads them
+            # the same input must give the same bytes
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
-    @torch.inference_mode()
     def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
-        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), an array for each layer that the trunk gives."""
+        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), an array for each layer that the trunk gives.
+
+        Raises:
+            UserError: the device has no room for one image.
+        """
+        with self._streams.one() as stream, stream:
+            return self._computed(pixels.permute(0, 2, 3, 1))
+
+    def _computed(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
+        """The same of pixels (N, S, S, 3); a batch that does not fit is halved."""
+        try:
+            return self._run(pixels)
+        except torch.OutOfMemoryError:
+            if len(pixels) == 1:
+                raise UserError(f"{self.device} has no room for one image: take another device or backbone.") from None
+        halves = [self._computed(piece) for piece in pixels.chunk(2)]
+        return [np.concatenate(both) for both in zip(*halves, strict=True)]
+
+    @torch.inference_mode()
+    def _run(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
         batch = pixels.pin_memory() if self.device.type == "cuda" else pixels
-        moved = batch.to(self.device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
-        enabled = self.precision != "float32"
-        with torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=enabled):
-            features = self.trunk((moved - self.mean) / self.std)
-        layers = features.values() if isinstance(features, dict) else [features]
+        with torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=self.precision != "float32"):
+            layers = self.trunk(batch.to(self.device, non_blocking=True))
         return [layer.float().cpu().contiguous().numpy() for layer in layers]
+
+
+def _stream(device: torch.device) -> AbstractContextManager[None]:
+    """A CUDA stream of its own for what runs inside."""
+    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]

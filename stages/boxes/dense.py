@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from stages.boxes.convolution import Pointwise, Square
 from stages.boxes.geometry import Found
 from stages.boxes.losses import box_loss, class_loss, hardest, object_loss
 
@@ -21,6 +22,9 @@ START = 0.01  # standard deviation of the last layer's first weights (ibid.)
 FLOOR = 0.001  # boxes with a lower score are not worth carrying on
 MOST = 1000  # nor are more than these of an image
 GROUPS = 32  # of group normalisation, where the channels can be parted so
+
+
+Places = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # what `found` takes: boxes, objects, class logits
 
 
 class Prediction(NamedTuple):
@@ -47,11 +51,15 @@ def tower(knobs: Mapping[str, Any]) -> nn.Sequential:
 
 
 def _block(inputs: int, knobs: Mapping[str, Any], side: int) -> nn.Sequential:
-    """A convolution to `hidden` channels, group normalisation (Wu and He 2018), ReLU and dropout."""
+    """A convolution to `hidden` channels, group normalisation (Wu and He 2018), ReLU and dropout.
+
+    Dropout is of whole channels: neighbouring places are so alike that single ones are not missed (Tompson et al. 2015,
+    §3.2), and drawing one number a place took as long as the convolutions.
+    """
     hidden = knobs["hidden"]
-    convolution = nn.Conv2d(inputs, hidden, side, padding=side // 2, bias=False)
+    convolution = Square(inputs, hidden) if side == 3 else Pointwise(inputs, hidden, bias=False)
     groups = nn.GroupNorm(math.gcd(GROUPS, hidden), hidden)
-    return nn.Sequential(convolution, groups, nn.ReLU(), nn.Dropout(knobs["dropout"]))
+    return nn.Sequential(convolution, groups, nn.ReLU(), nn.Dropout2d(knobs["dropout"]))
 
 
 class Predictor(nn.Module):
@@ -59,7 +67,7 @@ class Predictor(nn.Module):
 
     def __init__(self, inputs: int, boxes: int, numbers: int) -> None:
         super().__init__()
-        self.layer = nn.Conv2d(inputs, boxes * numbers, 1)
+        self.layer = Pointwise(inputs, boxes * numbers, bias=True)
         self.boxes = boxes
         bias = torch.zeros(boxes, numbers)
         bias[:, 0] = -math.log((1 - RARE) / RARE)
@@ -119,14 +127,18 @@ def found(boxes: torch.Tensor, objects: torch.Tensor, classes: torch.Tensor) -> 
         objects: (N, P) how sure it is that there is one, in [0, 1].
         classes: (N, P, C) logits.
     """
-    scores = (objects[..., None] * classes.softmax(-1)).flatten(1)
     each = []
-    for image_boxes, image_scores in zip(boxes, scores, strict=True):
+    for image_boxes, image_scores in zip(boxes, scores(objects, classes).flatten(1), strict=True):
         best, which = image_scores.topk(min(MOST, len(image_scores)))
         which = which[best >= FLOOR]
         number = classes.shape[-1]
         each.append(Found(image_boxes[which // number], image_scores[which], which % number))
     return each
+
+
+def scores(objects: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """How sure it is of an object of each class, (N, P, C): of an object (N, P), times its class's probability."""
+    return objects[..., None] * classes.softmax(-1)
 
 
 def cell_centres(height: int, width: int) -> torch.Tensor:

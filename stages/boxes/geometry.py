@@ -1,9 +1,10 @@
-"""Boxes through views and back, and non-maximum suppression."""
+"""Boxes through views and back, non-maximum suppression, and fusion."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torchvision.ops import batched_nms, box_area
+from torchvision.ops import batched_nms, box_area, box_iou
 
 VISIBLE = 0.3  # a box that leaves the view is cut at its border, and dropped if less of its area than this remains
 
@@ -72,6 +73,33 @@ def suppress(found: Found, iou: float, most: int) -> Found:
     Boxes should be in pixels: float32 tells classes apart by moving their boxes, which costs small boxes digits.
     """
     return found.pick(batched_nms(found.boxes, found.scores, found.labels, iou)[:most])
+
+
+def fuse(each: Sequence[Found], iou: float, most: int) -> Found:
+    """Weighted boxes fusion (Solovyev et al. 2021, §3) of what several views found: the `most` best boxes.
+
+    The boxes, the highest score first, join the fused box of their class that they overlap most, by more than IoU, or
+    begin one. A fused box is the mean of its boxes weighted by their scores; its score is their mean, lowered by the
+    share of views that are missing: fewer boxes than views.
+    """
+    boxes, scores, labels = (torch.cat(parts) for parts in zip(*each, strict=True))
+    fused, weights, counts = torch.zeros_like(boxes), torch.zeros_like(scores), torch.zeros_like(scores)
+    classes = torch.full_like(labels, -1)
+    number = 0
+    for place in scores.argsort(descending=True, stable=True).tolist():
+        box, score, label = boxes[place], scores[place], labels[place]
+        overlap = box_iou(box[None], fused[:number])[0] * (classes[:number] == label)
+        if number and float(overlap.max()) > iou:
+            to = int(overlap.argmax())
+        else:
+            to, number = number, number + 1
+        fused[to] = (weights[to] * fused[to] + score * box) / (weights[to] + score)
+        weights[to] += score
+        counts[to] += 1
+        classes[to] = label
+    means = weights[:number] / counts[:number] * counts[:number].clamp(max=len(each)) / len(each)
+    best = means.argsort(descending=True, stable=True)[:most]
+    return Found(fused[best], means[best], classes[best])
 
 
 def firsts(keys: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The index on disk: one JSON line an image in `<dataset>.jsonl`, and a summary of every file beside it."""
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from stages.datasets.base import Box
 from stages.errors import UserError
 from stages.features import io
 
+log = logging.getLogger(__name__)
 FLAGS = ("difficult", "truncated", "crowd", "ignore")
 
 
@@ -43,6 +45,7 @@ def read(dataset: str) -> list[Row]:
         UserError: it is not there or not whole.
     """
     path = paths.index(dataset)
+    log.debug("reads %s", path)
     try:
         return [_row(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from stages.errors import UserError
 from stages.features import io
 from stages.params import Split
 
+log = logging.getLogger(__name__)
 PARTS = ("train", "val", "test")
 NAMED = 5  # classes that a sentence names
 Parts = dict[str, list[str]]  # part -> sha256 of its images, in index order
@@ -127,6 +129,7 @@ def read(dataset: str) -> Parts:
         UserError: it is not there or not whole.
     """
     path = paths.split(dataset)
+    log.debug("reads %s", path)
     try:
         found = json.loads(path.read_text())
         return {part: found[part] for part in PARTS}

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from tqdm import tqdm
+
 from stages.errors import UserError
 
 MAX_BYTES = 1 << 40  # of all members together
@@ -55,7 +57,7 @@ def _unpack_into(archive: Path, folder: Path, budget: int) -> int:
     """Unpacks one archive; of the bytes that may come out of all of them together, returns what is left."""
     seen: set[str] = set()
     try:
-        for name, opened in _members(archive):
+        for name, opened in tqdm(_members(archive), archive.name, unit=" files", leave=False, delay=2):
             target = folder / _safe(name, archive)
             if name.casefold() in seen or target.exists():
                 raise UserError(f"{archive.name}: two members are called {name!r} (or differ in case alone).")

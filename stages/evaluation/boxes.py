@@ -29,10 +29,9 @@ Score = Callable[[Part, Sequence[Found], Data, str], dict[str, float]]
 def evaluate(params: Params, found: Data, head: Whole, described: Mapping[str, Any]) -> dict[str, object]:
     """Writes metrics, plots, and the boxes found in every val and test image."""
     views = params.views if params.decide.tta else 1
-    iou = params.decide.nms_iou
     judged = "test" if len(found.parts["test"].y) else "val"
     task = _task(head, described, found, params)
-    each = {name: task.find(head, found.parts[name], iou, views) for name in ("val", "test")}
+    each = {name: _find(task, head, found.parts[name], params, views) for name in ("val", "test")}
     kind = "largest" if described["head"] == "largest" else "detection"
     metrics = common.about(kind, params, found, described) | common.sizes(head, found, described)
     metrics |= {"n_objects": _objects(found.parts[judged]), **_unheld(task, found.parts["train"])}
@@ -57,6 +56,10 @@ def _task(head: Whole, described: Mapping[str, Any], found: Data, params: Params
     return tasks.Boxes(described["head"], head, described["knobs"], len(found.classes), params)
 
 
+def _find(task: tasks.Boxes, head: Whole, part: Part, params: Params, views: int) -> list[Found]:
+    return task.find(head, part, params.decide.nms_iou, views, params.decide.merge)
+
+
 def _chosen(found: list[Found], data: Data, params: Params, views: int) -> list[Found]:
     """What the head as validation has chosen it finds in val: after a refit the kept head has trained on these."""
     folder = paths.HEAD / "chosen"
@@ -65,7 +68,7 @@ def _chosen(found: list[Found], data: Data, params: Params, views: int) -> list[
     head, described = fitted.restore(folder)
     part = data.parts["val"]
     task = _task(head, described, data, params)
-    return task.find(head.to(part.y.device), part, params.decide.nms_iou, views)
+    return _find(task, head.to(part.y.device), part, params, views)
 
 
 def _truths(part: Part) -> list[Truth]:
@@ -170,7 +173,7 @@ def _views(
 ) -> Iterator[dict[str, object]]:
     """The scores when the first so many views are merged."""
     for count in range(1, params.views + 1) if params.views > 1 else ():
-        scores = score(part, task.find(head, part, params.decide.nms_iou, count), data, task.knobs["predict"])
+        scores = score(part, _find(task, head, part, params, count), data, task.knobs["predict"])
         yield {"views": count, **{name: f"{scores[name]:.6f}" for name in BY_VIEWS if name in scores}}
 
 

@@ -6,12 +6,13 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 from torch import nn
 
 from stages import paths
 from stages.datasets import listing
-from stages.evaluation import common
+from stages.evaluation import common, nearest
 from stages.features import io
 from stages.metrics import classification
 from stages.params import Params
@@ -24,7 +25,7 @@ SPREAD = ("top1", "top5", "macro_accuracy", "cross_entropy")  # what several see
 def evaluate(params: Params, found: Data, head: nn.Module, described: Mapping[str, Any]) -> dict[str, object]:
     """Writes metrics, plots, and the probabilities of every val and test image."""
     views = params.views if params.decide.tta else 1
-    logits = {name: _logits(head, found.parts[name], views) for name in ("val", "test")}
+    logits = {name: fitted.averaged_logits(head, found.parts[name], views) for name in ("val", "test")}
     judged = "test" if len(found.parts["test"].y) else "val"
     metrics = common.about("classification", params, found, described) | common.sizes(head, found, described)
     if judged == "test":
@@ -38,29 +39,22 @@ def evaluate(params: Params, found: Data, head: nn.Module, described: Mapping[st
     share, accuracy = classification.confident(probabilities[judged], answers, params.decide.confidence)
     written = common.write_metrics(metrics | {"confident_share": share, "confident_accuracy": accuracy})
     _write_predictions(params, found, probabilities)
+    io.write_bytes(paths.PREDICTIONS / "nearest.safetensors", save_arrays(nearest.find(found, judged)))
     accuracies = [_accuracy(head, found.parts[judged], count) for count in range(1, params.views + 1)]
     views_rows = [{"views": count, "accuracy": f"{value:.6f}"} for count, value in enumerate(accuracies, 1)]
     common.write_plots({"views": views_rows, **_plots(found, probabilities[judged], judged)})
     return {f"{judged} images": len(answers), "top1": written.get("top1", written["val_top1"])}
 
 
-def _logits(head: nn.Module, part: Part, views: int) -> torch.Tensor:
-    """Logits (N, C) of the first `views` views of each image: the logarithm of their mean probability."""
-    if views == 1 or not len(part.y):
-        return fitted.logits(head, part)
-    each = torch.stack([fitted.logits(head, part, view).softmax(1) for view in range(views)]).mean(0)
-    return each.clamp(min=torch.finfo(each.dtype).tiny).log()
-
-
 def _accuracy(head: nn.Module, part: Part, views: int) -> float:
     """Top-1 when the first `views` views are averaged."""
-    return float((_logits(head, part, views).argmax(1) == part.y).double().mean())
+    return float((fitted.averaged_logits(head, part, views).argmax(1) == part.y).double().mean())
 
 
 def _chosen(head: nn.Module, logits: torch.Tensor, found: Data, views: int) -> torch.Tensor:
     """Validation logits of the head as validation has chosen it: after a refit the kept head has trained on them."""
     folder = paths.HEAD / "chosen"
-    return _logits(_restored(folder, found), found.parts["val"], views) if folder.is_dir() else logits
+    return fitted.averaged_logits(_restored(folder, found), found.parts["val"], views) if folder.is_dir() else logits
 
 
 def _restored(folder: Any, found: Data) -> nn.Module:
@@ -73,7 +67,7 @@ def _spread(head: nn.Module, part: Part, views: int) -> dict[str, float]:
     if not folders:
         return {}
     heads = [fitted.restore(folder)[0].to(part.y.device) for folder in folders]
-    each = [classification.scores(_logits(one, part, views), part.y) for one in (*heads, head)]
+    each = [classification.scores(fitted.averaged_logits(one, part, views), part.y) for one in (*heads, head)]
     found: dict[str, float] = {"seeds": len(each)}
     for name in SPREAD:
         values = [scores[name] for scores in each if name in scores]
@@ -89,7 +83,7 @@ def _baselines(found: Data, judged: str, views: int) -> dict[str, float]:
     return {
         "chance": 1 / len(found.classes),
         "majority": float((part.y == frequent).double().mean()),
-        "ridge_top1": float((_logits(ridge, part, views).argmax(1) == part.y).double().mean()),
+        "ridge_top1": float((fitted.averaged_logits(ridge, part, views).argmax(1) == part.y).double().mean()),
     }
 
 

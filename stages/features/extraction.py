@@ -5,21 +5,24 @@ this process and, later, many machines.
 """
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from stages.backbones import cuts, zoo
+from stages.backbones import trunk, vino, zoo
 from stages.backbones.device import pick_device
-from stages.backbones.engine import TorchEngine, pick_precision
+from stages.backbones.engine import Engine, TorchEngine, pick_engine, pick_precision
+from stages.backbones.trunk import About
 from stages.datasets import images
 from stages.errors import UserError
 from stages.features import forecast, h5, io, supervised, views
@@ -30,7 +33,11 @@ from stages.params import Augment
 
 PART_VIEWS = 512
 PART_BYTES = 64 << 20
+PARTS = 2  # computed at a time: one fills the engine while the other ends and is written
+THREADS = os.cpu_count() or 1
 Image = tuple[str, str]  # path below the folder, sha256
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Spec:
     device: str
     views: tuple[str, ...]
     augment: Augment
+    engine: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -58,12 +66,14 @@ class Machine:
     Attributes:
         engine: a trunk ready to run; None where images are kept as they are.
         layers: layer -> shape of one view of one image (of images: the largest) and dtype, in the engine's order.
+        parallel: batches that the engine computes at a time.
     """
 
-    engine: TorchEngine | None
+    engine: Engine | None
     preprocessing: Preprocessing
     layers: h5.Shapes
     provenance: dict[str, Any]
+    parallel: int = 1
 
 
 @cache
@@ -111,32 +121,54 @@ def _described(spec: Spec, preprocessing: Preprocessing) -> dict[str, Any]:
 
 def _runner(spec: Spec) -> Machine:
     device = pick_device(spec.device)
+    engine = pick_engine(spec.engine, device)
     precision = pick_precision(spec.precision, device)
-    backbone = zoo.load(spec.backbone, spec.weights)
-    preprocessing = backbone.preprocessing.at(spec.image_size, spec.resize)
-    network = cuts.Network(backbone.model, preprocessing.crop, spec.backbone)
-    trunk = network.trunk(spec.cut)
-    provenance = {
-        "weights": backbone.weights,
-        "weights_sha256": backbone.sha256,
-        "cut_at": network.describe(spec.cut),
-        "parameters": sum(parameter.numel() for parameter in trunk.parameters()),
+    made = _openvino(spec, precision) if engine == "openvino" else None
+    ready, about = made or _torch(spec, device, precision)
+    name = "openvino" if made else "torch"
+    described = _described(spec, about.preprocessing)
+    provenance = described | {
+        "weights": about.weights,
+        "weights_sha256": about.weights_sha256,
+        "cut_at": about.cut_at,
+        "parameters": about.parameters,
         "dtype": spec.dtype,
-        "engine": "torch",
+        "engine": name,
         "device": device.type,
         "precision": precision,
         "batch_size": spec.batch_size,
-        **_described(spec, preprocessing),
+        "versions": described["versions"] | {name: version(name)},
     }
-    layers = {name: (place.shape, spec.dtype) for name, place in network.layers(spec.cut).items()}
-    return Machine(TorchEngine(trunk, preprocessing, device, precision), preprocessing, layers, provenance)
+    layers = {layer: (shape, spec.dtype) for layer, shape in about.layers.items()}
+    return Machine(ready, about.preprocessing, layers, provenance, ready.parallel)
+
+
+def _torch(spec: Spec, device: torch.device, precision: str) -> tuple[Engine, About]:
+    network, about = trunk.load(spec.backbone, spec.weights, spec.cut, spec.image_size, spec.resize)
+    return TorchEngine(network, device, precision), about
+
+
+def _openvino(spec: Spec, precision: str) -> tuple[Engine, About] | None:
+    """OpenVINO's engine; None where it cannot have the network and torch may take its place."""
+    try:
+        converted = vino.load(
+            spec.backbone, spec.weights, spec.cut, spec.image_size, spec.resize, batch=spec.batch_size
+        )
+    except vino.Unconvertible as error:
+        if spec.engine == "openvino":
+            raise UserError(
+                f"`extract.engine`: openvino cannot take {spec.backbone} ({error}); take torch or auto."
+            ) from error
+        print(f"OpenVINO cannot take {spec.backbone} ({error}): torch computes.", flush=True)
+        return None
+    return vino.OpenVinoEngine(converted, precision), converted.about
 
 
 def compute_part(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dict[str, h5.Array]:
     """The rows of some images: member -> (n, …), without `sha256`. Images that cannot be decoded get a zero row, ok 0.
 
-    Each image is decoded once for all of its views. Batches are padded to a fixed size: a row never depends on its
-    neighbours.
+    Each image is decoded once for all of its views, while the engine computes those before it. Batches are padded to a
+    fixed size: a row never depends on its neighbours.
 
     Args:
         spec: how.
@@ -149,7 +181,7 @@ def compute_part(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dic
     ready = machine(spec)
     if ready.engine is None:
         return _images(spec, ready.preprocessing, part)
-    size = ready.preprocessing.crop
+    size, count = ready.preprocessing.crop, len(part) * len(names)
     layers = [np.zeros((len(part), len(names), *shape), dtype) for shape, dtype in ready.layers.values()]
     affine = np.zeros((len(part), len(names), 2, 3), np.float32)
     ok = np.zeros(len(part), np.uint8)
@@ -163,22 +195,25 @@ def compute_part(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dic
         affine[place] = [found for _, found in made]
         return [pixels for pixels, _ in made]
 
+    def batch(rows: range) -> torch.Tensor:
+        filled = torch.zeros((spec.batch_size, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+        for slot in range(len(rows)):
+            filled[slot] = next(loading)
+        return filled
+
     flat = [layer.reshape(-1, *layer.shape[2:]) for layer in layers]  # the same memory as (images x views, …)
-    count = len(part) * len(names)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        loading = (pixels for made in pool.map(load, range(len(part))) for pixels in made)
-        for first in range(0, count, spec.batch_size):
-            batch = torch.zeros((spec.batch_size, 3, size, size), dtype=torch.uint8)
-            rows = range(first, min(first + spec.batch_size, count))
-            for slot in range(len(rows)):
-                batch[slot] = next(loading)
-            for layer, computed in zip(flat, ready.engine(batch), strict=True):
-                if not np.isfinite(computed[: len(rows)]).all():
+    batches = [range(first, min(first + spec.batch_size, count)) for first in range(0, count, spec.batch_size)]
+    with ThreadPoolExecutor(THREADS) as decoding, ThreadPoolExecutor(ready.parallel) as computing:
+        loading = (pixels for made in _ahead(decoding, load, range(len(part)), spec.batch_size) for pixels in made)
+        computed = _ahead(computing, ready.engine, map(batch, batches), ready.parallel)
+        for rows, found in zip(batches, computed, strict=True):
+            for layer, values in zip(flat, found, strict=True):
+                if not np.isfinite(values[: len(rows)]).all():
                     raise UserError(
                         f"{spec.backbone} computes values that are not finite: -S extract.precision=float32."
                     )
                 with np.errstate(over="ignore"):
-                    layer[rows.start : rows.stop] = computed[: len(rows)]
+                    layer[rows.start : rows.stop] = values[: len(rows)]
     for layer in layers:
         layer[ok == 0] = 0
         if not np.isfinite(layer).all():
@@ -189,6 +224,21 @@ def compute_part(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dic
     }
 
 
+def _ahead(pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Iterable[In], count: int) -> Iterator[Out]:
+    """`function` of each item, in order, computed by a pool that is at most `count` items ahead of who asks."""
+    waiting: deque[Future[Out]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
 def _images(spec: Spec, how: Preprocessing, part: Sequence[Image]) -> dict[str, h5.Array]:
     """The rows of some images where these themselves are kept: padded to the largest of them, with `sizes`."""
 
@@ -196,7 +246,7 @@ def _images(spec: Spec, how: Preprocessing, part: Sequence[Image]) -> dict[str, 
         pixels = _decoded(spec, image)
         return None if pixels is None else keep(pixels, how)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         loaded = list(pool.map(load, part))
     sizes = np.array([made[0].shape[1:] if made else (0, 0) for made in loaded], np.int32)
     kept = np.zeros((len(part), 1, 3, *h5.padded(sizes)), np.uint8)
@@ -248,15 +298,40 @@ def extract(spec: Spec, wanted: Sequence[Image], out: Path) -> tuple[int, list[i
         )
         assembled = 0 if store.has_file(sha256, spec.views) else kept
         forecast.refuse_where_full(store.home / io.LOCK, ready.layers, rows=total + assembled)
-        with tqdm(total=total, unit=" views" if len(spec.views) > 1 else " images", disable=not missing) as progress:
-            for names, places in missing.items():
-                step = _part_images(spec, ready, len(names))
-                for first in range(0, len(places), step):
-                    part = [wanted[place] for place in places[first : first + step]]
-                    store.add(compute_part(spec, part, names), [image for _, image in part], names)
-                    progress.update(len(part) * len(names))
+        progress = tqdm(total=total, unit=" views" if len(spec.views) > 1 else " images", disable=not missing)
+        with progress, closing(computed_parts(spec, parts_of(spec, ready, wanted, missing))) as parts:
+            for part, rows in parts:
+                store.add(rows, [image for _, image in part.images], part.views)
+                progress.update(len(part.images) * len(part.views))
         store.assemble(sha256, spec.views, out)
         return computed, store.bad(sha256, spec.views[0])
+
+
+class Part(NamedTuple):
+    """Images and the views that they lack."""
+
+    images: list[Image]
+    views: tuple[str, ...]
+
+
+def parts_of(
+    spec: Spec, ready: Machine, wanted: Sequence[Image], missing: Mapping[tuple[str, ...], Sequence[int]]
+) -> Iterator[Part]:
+    """The work, cut in parts: for each choice of views the positions of the images that lack them."""
+    for names, places in missing.items():
+        step = _part_images(spec, ready, len(names))
+        for first in range(0, len(places), step):
+            yield Part([wanted[place] for place in places[first : first + step]], names)
+
+
+def computed_parts(spec: Spec, parts: Iterable[Part]) -> Generator[tuple[Part, dict[str, h5.Array]], None, None]:
+    """The rows of parts, in order; the next ones are computed while one is written."""
+
+    def compute(part: Part) -> tuple[Part, dict[str, h5.Array]]:
+        return part, compute_part(spec, part.images, part.views)
+
+    with ThreadPoolExecutor(PARTS) as pool:
+        yield from _ahead(pool, compute, parts, PARTS)
 
 
 def _part_images(spec: Spec, ready: Machine, views: int) -> int:

@@ -7,6 +7,7 @@ Faults are injected here in tests, so nothing else in the feature store may open
 
 import errno
 import fcntl
+import logging
 import os
 import shutil
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from stages.errors import UserError
 
+log = logging.getLogger(__name__)
 TEMPORARY = ".partial"
 LOCK = "lock"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -50,6 +52,7 @@ def whole(path: Path, size: int | None = None) -> Iterator[int]:
             os.close(descriptor)
         os.replace(temporary, path)
         sync_folder(path.parent)
+        log.debug("wrote %s", path)
     except OSError as error:
         raise _unwritable(path, size, error) from error
     finally:

@@ -119,7 +119,7 @@ def prepare(image: torch.Tensor, how: Preprocessing) -> tuple[torch.Tensor, npt.
     scale_x, scale_y = new_width / width, new_height / height
     left = round((new_width - how.crop) / 2.0) + scale_x * cut_left
     top = round((new_height - how.crop) / 2.0) + scale_y * cut_top
-    return view.contiguous(), np.array([[scale_x, 0, -left], [0, scale_y, -top]], dtype=np.float32)
+    return view, np.array([[scale_x, 0, -left], [0, scale_y, -top]], dtype=np.float32)
 
 
 def kept_side(how: Preprocessing) -> int:

@@ -96,7 +96,7 @@ def view(
         pixels = F.rotate(pixels, drawn.angle, InterpolationMode.BILINEAR, fill=[FILL])
     if drawn.brightness != 1 or drawn.contrast != 1:
         pixels = F.adjust_contrast(F.adjust_brightness(pixels, drawn.brightness), drawn.contrast)
-    return pixels.contiguous(), affine(drawn, size)
+    return pixels, affine(drawn, size)
 
 
 def affine(drawn: Drawn, size: int) -> Affine:

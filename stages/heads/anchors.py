@@ -116,10 +116,14 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, knobs: Knobs) -> torch.Te
 
 def decode(outputs: torch.Tensor, knobs: Knobs) -> list[Found]:
     """The boxes of each image before suppression, corners in [0, 1] of the view."""
-    places = everywhere(sizes(knobs), *outputs.shape[1:3]).to(outputs)
+    return dense.found(*places(outputs, knobs))
+
+
+def places(outputs: torch.Tensor, knobs: Knobs) -> dense.Places:
+    """What each anchor holds, as `dense.found` takes it."""
+    anchors = everywhere(sizes(knobs), *outputs.shape[1:3]).to(outputs)
     prediction = dense.split(outputs.flatten(1, 3))
-    boxes = offsets_to_corners(prediction.code, places)
-    return dense.found(boxes, prediction.object.sigmoid(), prediction.classes)
+    return offsets_to_corners(prediction.code, anchors), prediction.object.sigmoid(), prediction.classes
 
 
 def unheld(boxes: torch.Tensor, knobs: Knobs, shape: Shape) -> int:

@@ -64,9 +64,14 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, knobs: Knobs) -> torch.Te
 
 def decode(outputs: torch.Tensor, knobs: Knobs) -> list[Found]:
     """The boxes of each image before suppression, corners in [0, 1] of the view."""
+    return dense.found(*places(outputs, knobs))
+
+
+def places(outputs: torch.Tensor, knobs: Knobs) -> dense.Places:
+    """What each cell holds, as `dense.found` takes it."""
     prediction = dense.split(outputs.flatten(1, 2))
     boxes = corners(outputs[..., 1:5].sigmoid()).flatten(1, 2)
-    return dense.found(boxes, prediction.object.sigmoid(), prediction.classes)
+    return boxes, prediction.object.sigmoid(), prediction.classes
 
 
 def corners(codes: torch.Tensor) -> torch.Tensor:

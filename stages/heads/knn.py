@@ -46,7 +46,7 @@ class Neighbours(nn.Module):
         """Logits (N, classes) of vectors (N, D): the logarithm of the share of the votes."""
         near, which = (F.normalize(x) @ self.vectors.T.to(x.dtype)).topk(min(self.k, len(self.vectors)))
         votes = (near / TEMPERATURE).softmax(1)
-        shares = torch.zeros(len(x), self.classes, device=x.device).scatter_add_(1, self.labels[which], votes)
+        shares = torch.zeros(x.shape[0], self.classes, device=x.device).scatter_add_(1, self.labels[which], votes)
         return ((1 - UNIFORM) * shares + UNIFORM / self.classes).log()
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torchvision.ops import box_area, box_convert
 
+from stages.boxes import dense
 from stages.boxes.geometry import Found
 from stages.boxes.losses import box_loss, class_loss
 
@@ -76,13 +77,20 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, knobs: Knobs) -> torch.Te
 
 def decode(outputs: torch.Tensor, knobs: Knobs) -> list[Found]:
     """One box an image: without a box the whole view, without a class class 0 and score 1."""
+    boxes, objects, logits = places(outputs, knobs)
+    scores, labels = dense.scores(objects, logits)[:, 0].max(1)
+    return [Found(boxes[place], scores[[place]], labels[[place]]) for place in range(len(outputs))]
+
+
+def places(outputs: torch.Tensor, knobs: Knobs) -> dense.Places:
+    """The one place of each view, as `dense.found` takes it; there always is an object."""
     centre_size, logits = _apart(outputs, knobs)
-    whole = outputs.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(len(outputs), 4)
+    images = outputs.shape[0]
+    whole = outputs.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(images, 4)
     boxes = whole if knobs["predict"] == "class" else _corners(centre_size)
     if knobs["predict"] == "box":
-        logits = outputs.new_zeros(len(outputs), 1)
-    scores, labels = logits.softmax(1).max(1)
-    return [Found(boxes[[place]], scores[[place]], labels[[place]]) for place in range(len(outputs))]
+        logits = outputs.new_zeros(images, 1)
+    return boxes[:, None], outputs.new_ones(images, 1), logits[:, None]
 
 
 def classified(outputs: torch.Tensor, targets: torch.Tensor, knobs: Knobs) -> torch.Tensor | None:

@@ -88,12 +88,17 @@ def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], knobs
 
 def decode(outputs: Sequence[torch.Tensor], knobs: Knobs) -> list[Found]:
     """The boxes of each image before suppression, corners in [0, 1] of the view; centreness lowers their scores."""
+    return dense.found(*places(outputs, knobs))
+
+
+def places(outputs: Sequence[torch.Tensor], knobs: Knobs) -> dense.Places:
+    """What each point of each map holds, as `dense.found` takes it."""
     prediction, centre = _apart(_flat(outputs), knobs)
     boxes = _flat([corners(F.softplus(output[..., 1:5])) for output in outputs])
     sure = prediction.object.sigmoid()
     if knobs["centreness"]:
         sure = (sure * centre.sigmoid()).sqrt()
-    return dense.found(boxes, sure, prediction.classes)
+    return boxes, sure, prediction.classes
 
 
 def unheld(boxes: torch.Tensor, knobs: Knobs, shape: Shapes) -> int:

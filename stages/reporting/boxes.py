@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from stages.datasets.base import Box
 from stages.datasets.listing import FLAGS, Row
 from stages.reporting import choose
-from stages.reporting.figures import BLUE, ORANGE, TITLED, _figure, _make_logarithmic, _short, _style, _svg, _tag
+from stages.reporting.figures import BLUE, ORANGE, TITLED, Drawing, _figure, _make_logarithmic, _short, _style, _tag
 from stages.reporting.gather import Run
 from stages.reporting.pictures import LONGEST, SIDE, Album, Picture
 
@@ -38,13 +37,22 @@ class Count:
 
 @dataclass(frozen=True)
 class Outline:
-    """A box to be drawn, with the name that stands beside it and what its tooltip says."""
+    """A box to be drawn, with the name that stands beside it and what its tooltip says.
+
+    It is there at thresholds on the confidence that lie above `above` and are at most `upto`.
+    """
 
     box: Box
     colour: str
     name: str
     title: str
     broken: bool = False
+    above: float = -1.0
+    upto: float = 1.0
+
+    def there(self, threshold: float) -> bool:
+        """Whether it is shown at a threshold."""
+        return self.above < threshold <= self.upto
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class Exploration:
     lists: tuple[str, ...]
     counts: list[Count]
     sentences: str
-    figures: dict[str, Markup]
+    figures: dict[str, Drawing]
     examples: list[Example]
 
 
@@ -99,25 +107,34 @@ def explore(run: Run, album: Album, rows: Sequence[Row]) -> Exploration | None:
     annotated = run.index["objects"]
     lists = tuple(name for name in LISTS if name in annotated)
     counts = count(annotated, lists)
-    boxes = np.array([box.box for row in found for box in row.objects], float)
-    size = np.array([(row.width, row.height) for row in found for _ in row.objects], float)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    figures = {
-        "classes": per_class(annotated[lists[0]], lists[0]),
-        "an_image": an_image([len(row.objects) for row in run.rows]),
-        "sides": spread("Width and height of boxes", "pixels", {"width": sides[:, 0], "height": sides[:, 1]}),
-        "areas": spread("Share of the image", "% of the image's area", {"": 100 * sides.prod(1) / size.prod(1)}),
-        "ratios": spread("Width to height", "width / height", {"": sides[:, 0] / sides[:, 1]}),
-    }
     colour = {row.name: COLOURS[place % len(COLOURS)] for place, row in enumerate(counts)}
     shown = choose.samples([row for row in rows if row.objects], EXAMPLES) if album.folder else []
     return Exploration(
         lists,
         counts,
         sentences(annotated, lists, run.rows),
-        figures={name: Markup(figure) for name, figure in figures.items()},
+        figures=drawings(run),
         examples=[example(album.picture(row), colour) for row in shown],
     )
+
+
+def drawings(run: Run) -> dict[str, Drawing]:
+    """The figures of the objects of a run's dataset, by name; none where it has no objects."""
+    found = [row for row in run.rows if row.objects]
+    if not found:
+        return {}
+    annotated = run.index["objects"]
+    part = next(name for name in LISTS if name in annotated)
+    boxes = np.array([box.box for row in found for box in row.objects], float)
+    size = np.array([(row.width, row.height) for row in found for _ in row.objects], float)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return {
+        "classes": per_class(annotated[part], part),
+        "an_image": an_image([len(row.objects) for row in run.rows]),
+        "sides": spread("Width and height of boxes", "pixels", {"width": sides[:, 0], "height": sides[:, 1]}),
+        "areas": spread("Share of the image", "% of the image's area", {"": 100 * sides.prod(1) / size.prod(1)}),
+        "ratios": spread("Width to height", "width / height", {"": sides[:, 0] / sides[:, 1]}),
+    }
 
 
 def sentences(annotated: Counted, lists: Sequence[str], rows: Sequence[Row]) -> str:
@@ -147,7 +164,7 @@ def count(annotated: Counted, lists: Sequence[str]) -> list[Count]:
     return counts
 
 
-def per_class(of_list: Mapping[str, Mapping[str, int]], part: str) -> str:
+def per_class(of_list: Mapping[str, Mapping[str, int]], part: str) -> Drawing:
     """Objects of each class in a list, most first, the difficult ones at the end of each bar."""
     order = sorted(of_list, key=lambda name: (-of_list[name]["objects"], name))
     all_of, hard = (np.array([of_list[name][what] for name in order]) for what in ("objects", "difficult"))
@@ -173,10 +190,10 @@ def per_class(of_list: Mapping[str, Mapping[str, int]], part: str) -> str:
             axes.set(xticks=[], xlim=(-1, len(order)), xlabel="classes, most objects first", ylabel="objects")
         axes.set_title(f"Objects per class, {part}" if part != "all" else "Objects per class")
         alt = f"Bars of objects of {len(order)} classes, {all_of.sum():,} in all, {hard.sum():,} of them difficult."
-        return _svg(figure, alt, titles)
+        return Drawing(figure, alt, titles)
 
 
-def an_image(numbers: Sequence[int]) -> str:
+def an_image(numbers: Sequence[int]) -> Drawing:
     """How many images hold how many objects."""
     most = max(numbers)
     step = most // BINS + 1
@@ -187,10 +204,12 @@ def an_image(numbers: Sequence[int]) -> str:
         axes.set(title="Objects an image", xlabel="objects", ylabel="images")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        return _svg(figure, f"Distribution of objects over {len(numbers)} images: {np.mean(numbers):.1f} on average.")
+        return Drawing(
+            figure, f"Distribution of objects over {len(numbers)} images: {np.mean(numbers):.1f} on average."
+        )
 
 
-def spread(title: str, unit: str, named: Mapping[str, npt.NDArray[np.float64]]) -> str:
+def spread(title: str, unit: str, named: Mapping[str, npt.NDArray[np.float64]]) -> Drawing:
     """Distributions of positive numbers, on a logarithmic axis where they span much; one or two, each with its name."""
     every = np.concatenate(list(named.values()))
     low, high = float(every.min()), float(every.max())
@@ -210,7 +229,7 @@ def spread(title: str, unit: str, named: Mapping[str, npt.NDArray[np.float64]]) 
             axes.legend()
         axes.set(title=title, xlabel=unit, ylabel="objects")
         middle = ", ".join(f"{name} median {np.median(values):.3g}".strip() for name, values in named.items())
-        return _svg(
+        return Drawing(
             figure, f"{title} of {len(every) // len(named):,} objects: {middle}, {low:.3g} to {high:.3g} {unit}."
         )
 
@@ -243,11 +262,12 @@ def outlined(picture: Picture, outlines: Sequence[Outline]) -> Example:
         right = x1 > width / 2  # the name grows towards the middle
         x = min(x2, width - 2) if right else max(x1, 2)
         y = y1 - 4 if y1 > LETTER + 4 else min(y1 + LETTER, height - 3)
-        long = len(outline.name) * LETTER_WIDTH
+        beside = _short(outline.name)
+        long = len(beside) * LETTER_WIDTH
         room = (x - long, x, y) if right else (x, x + long, y)
-        named = len(taken) < NAMED and bool(outline.name) and not any(_meet(room, other) for other in taken)
+        named = len(taken) < NAMED and bool(beside) and not any(_meet(room, other) for other in taken)
         taken += [room] if named else []
-        name, anchor = outline.name if named else "", "end" if right else "start"
+        name, anchor = beside if named else "", "end" if right else "start"
         marks.append(Mark(outline, x1, y1, x2 - x1, y2 - y1, name, x, y, anchor))
     return Example(picture, width, height, sorted(marks, key=lambda mark: -mark.outline.box.area))
 

@@ -1,5 +1,6 @@
 """The page of a head that finds every object."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from stages.datasets.base import Box
 from stages.reporting import boxes, choose, figures, judged, words
 from stages.reporting.boxes import Example, Outline
+from stages.reporting.figures import Drawing
 from stages.reporting.gather import Class, Run
 from stages.reporting.judged import Detected
 from stages.reporting.pictures import Album
@@ -14,6 +16,7 @@ from stages.reporting.words import Score, Summary, number, of_100, percent
 
 SHOWN = 6  # images of each kind
 PAIRS = 10  # most confused pairs
+LOWEST = 0.05  # the confidence from which a reader may see boxes
 MOST = 100  # boxes an image that are scored
 HELD = 0.01  # the share of objects that a design cannot hold from which the page warns of it
 RIGHT, WRONG, TRUE, MISSED = "#56b4e9", "#e69f00", "#ffffff", "#f0e442"  # light: each line has a dark rim
@@ -54,6 +57,7 @@ class Page:
     def __init__(self, run: Run) -> None:
         self.run, self.boxes = run, Detected.load(run)
         self.shown = self.boxes.above(run.decide["confidence"])
+        self.hits = self.boxes.above(0).hits
 
     def summary(self) -> Summary:
         """The headline."""
@@ -84,17 +88,18 @@ class Page:
             "mistakes": self._mistakes(),
             "pairs": choose.misnamed(self.shown, self.run.head["classes"], PAIRS),
             "threshold": self.run.decide["confidence"],
+            "lowest": min(LOWEST, self.run.decide["confidence"]),
         }
 
     def notes(self) -> list[tuple[str, object]]:
         """Rows of the provenance."""
         return []
 
-    def figures(self) -> dict[str, str]:
+    def figures(self) -> dict[str, Drawing]:
         """The figures that this run has data for, by name."""
         points, groups = judged.precision_recall(), self.run.predictions["recall_by_size"]
         there = [row for row in self.run.classes if row.ap_50 is not None]
-        found = dict[str, str]()
+        found = dict[str, Drawing]()
         if there:
             found["precision_recall"] = figures.precision_recall({row.name: points.get(row.name, []) for row in there})
             found["by_score"] = figures.scores_of_classes(there, "ap_50", "objects")
@@ -214,23 +219,32 @@ class Page:
         return f"{self.run.head['classes'][self.boxes.labels[place]]} {self.boxes.scores[place]:.0%}"
 
     def _drawn(self, album: Album, image: int) -> Example:
-        """The objects of an image and the boxes shown; names first of missed objects, then of the surest boxes."""
-        outlines = [self._object(int(place)) for place in np.flatnonzero(self.boxes.object_images == image)]
-        there = self.shown.there & (self.boxes.images == image)
-        outlines += [self._box(int(place)) for place in np.flatnonzero(there)]
+        """The objects of an image and its boxes, down to a low confidence, for the reader to choose the threshold.
+
+        Names stand at what is shown first: at missed objects, then at the surest boxes.
+        """
+        objects = np.flatnonzero(self.boxes.object_images == image)
+        outlines = [outline for place in objects for outline in self._object(int(place))]
+        likely = (self.boxes.images == image) & (self.boxes.scores >= min(LOWEST, self.run.decide["confidence"]))
+        outlines += [self._box(int(place)) for place in np.flatnonzero(likely)]
         return boxes.outlined(album.picture(self.run.judged[image]), outlines)
 
-    def _object(self, place: int) -> Outline:
+    def _object(self, place: int) -> list[Outline]:
+        """An object as annotated, up to the threshold at which its last box is gone, and as missed above that."""
         box = self.boxes.objects[place]
-        if self.shown.missed[place]:
-            return Outline(box, MISSED, f"missed: {box.label}", f"missed: {box.label}", broken=True)
-        return boxes.annotated(box, TRUE, "")
+        if not self.boxes.counts[place]:
+            return [boxes.annotated(box, TRUE, "")]
+        last = float(self.boxes.scores[self.hits & (self.boxes.meant == place)].max(initial=-1))
+        name = f"missed: {box.label}"
+        missed = Outline(box, MISSED, name if self.shown.missed[place] else "", name, broken=True, above=last)
+        return [missed, replace(boxes.annotated(box, TRUE, ""), upto=last)]
 
     def _box(self, place: int) -> Outline:
-        name, wrong = self._name(place), bool(self.shown.wrong[place])
+        name, wrong, score = self._name(place), self.boxes.kinds[place] >= 0, float(self.boxes.scores[place])
         found = Box(self.run.head["classes"][self.boxes.labels[place]], judged.corners(self.boxes.boxes[place]))
         mark, title = ("✗ ", f": {KINDS[self.boxes.names[self.boxes.kinds[place]]]}") if wrong else ("", "")
-        return Outline(found, WRONG if wrong else RIGHT, mark + name, name + title)
+        beside = mark + name if self.shown.there[place] else ""
+        return Outline(found, WRONG if wrong else RIGHT, beside, name + title, upto=score)
 
 
 def unheld(run: Run) -> str:

@@ -1,6 +1,7 @@
-"""The figures, each a function from numbers to an inline SVG whose colours are CSS variables: light, dark and print.
+"""The figures, each a function from numbers to a drawing, which is an inline SVG on the page and a PNG anywhere else.
 
-Text stays text (small files, searchable) and takes the font of the page. Names are never parsed as mathematics.
+On the page colours are CSS variables (light, dark and print), and text stays text: small files, searchable, in the font
+of the page. Names are never parsed as mathematics.
 """
 
 import html
@@ -9,6 +10,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib as mpl
@@ -18,15 +20,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
+from PIL import Image
 
 from stages.reporting.gather import Class
 from stages.reporting.judged import Bin
 from stages.reporting.words import Bar
 from stages.training.history import Epoch
 
-# Drawn as these colours, which nothing else uses, and replaced by the variables of style.css.
-INK, MUTED, LINE, PAPER = "#010101", "#020202", "#030303", "#040404"
-BLUE, ORANGE, GREEN, RED, GREY = "#050505", "#060606", "#070707", "#080808", "#090909"
+# The light colours of style.css, replaced by its variables on the page.
+INK, MUTED, LINE, PAPER = "#1b1f23", "#5c6670", "#dce0e4", "#ffffff"
+BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#c77f00", "#008a65", "#c65500", "#a3abb3"
 VARIABLES = {
     INK: "--ink", MUTED: "--muted", LINE: "--line", PAPER: "--paper",
     BLUE: "--blue", ORANGE: "--orange", GREEN: "--green", RED: "--red", GREY: "--grey",
@@ -40,6 +43,7 @@ STYLE: Any = {
     "axes.grid": True, "axes.axisbelow": True, "grid.color": LINE, "grid.linewidth": 0.6, "xtick.major.size": 0,
     "ytick.major.size": 0, "legend.frameon": False, "lines.linewidth": 1.8, "axes.formatter.useoffset": False,
 }  # fmt: skip
+DPI, SHADES = 144, 64  # of PNGs: with so many colours they take a third of the room in git
 WIDTH = 340  # points; about the width of a phone, so that text keeps its size there
 NAME = 20  # characters of a class name in a figure
 SCORES = {  # of which there are curves
@@ -52,9 +56,64 @@ SUGGESTED = {"lr_steepest": "steepest", "lr_minimum_tenth": "a tenth of the lowe
 OF_A_CLASS = {"accuracy": "accuracy", "ap_50": "AP"}
 COLOURED, DASHES = (BLUE, ORANGE, GREEN, RED), ("-", "--", "-.", ":")
 COUNTED, TITLED = 40, 60  # classes up to which cells carry their count, and bars their names
+NAMED = 12  # points up to which each carries its name
 
 
-def baselines(bars: Sequence[Bar], what: str, interval: tuple[float, float] | None = None) -> str:
+@dataclass(frozen=True)
+class Drawing:
+    """A figure.
+
+    Attributes:
+        figure: what was drawn.
+        alt: what those read who do not see it.
+        titles: tooltip of each tagged artist.
+        natural: keep it as wide as it is drawn, for a box that scrolls.
+        cells: what tagged artists that can be clicked say of themselves.
+    """
+
+    figure: Figure
+    alt: str
+    titles: dict[str, str] = field(default_factory=dict)
+    natural: bool = False
+    cells: dict[str, str] = field(default_factory=dict)
+
+    def __html__(self) -> str:
+        """As Jinja takes it: the SVG, unescaped."""
+        return self.svg()
+
+    def svg(self) -> str:
+        """An element for a page: no header, metadata or ids, colours as variables, tooltips."""
+        stream = io.StringIO()
+        self._save(stream, format="svg", metadata={"Date": None})
+        text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", stream.getvalue(), flags=re.S)
+        text = re.sub("|".join(VARIABLES), lambda match: f"var({VARIABLES[match[0]]})", text)
+        text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", text)
+        for tag, title in self.titles.items():
+            mark = f' data-cell="{self.cells[tag]}"' if tag in self.cells else ""
+            text = text.replace(f'<g id="{tag}">', f"<g{mark}><title>{html.escape(title)}</title>", 1)
+        text = re.sub(r'<g id="[^"]*"', "<g", text)
+        width, height = (round(72 * inches) for inches in self.figure.get_size_inches())
+        style = f' style="min-width:{width}px;max-width:{1.4 * width:.0f}px"' if self.natural else ""
+        alt = html.escape(self.alt)
+        head = f'<svg class="figure" viewBox="0 0 {width} {height}" role="img" aria-label="{alt}"{style}>'
+        return head + re.sub(r"\n\s*", "\n", text.split("<svg", 1)[1].split(">", 1)[1])
+
+    def png(self) -> bytes:
+        """An image in the light colours, for slides and code hosts: the same bytes for the same numbers."""
+        stream = io.BytesIO()
+        self._save(stream, format="png", dpi=DPI, facecolor=PAPER)
+        small = Image.open(stream).convert("RGB").quantize(SHADES, dither=Image.Dither.NONE)
+        stream = io.BytesIO()
+        small.save(stream, "PNG", optimize=True)
+        return stream.getvalue()
+
+    def _save(self, stream: Any, **how: Any) -> None:
+        with _style(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # the browser has a font for what matplotlib has none for
+            self.figure.savefig(stream, **how)
+
+
+def baselines(bars: Sequence[Bar], what: str, interval: tuple[float, float] | None = None) -> Drawing:
     """A score of the head, with its 95% interval where it is known, beside what needs no training."""
     with _style():
         figure, axes = _figure(34 * len(bars) + 42)
@@ -75,18 +134,18 @@ def baselines(bars: Sequence[Bar], what: str, interval: tuple[float, float] | No
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
-        return _svg(figure, f"{alt}.")
+        return Drawing(figure, f"{alt}.")
 
 
-def curves(history: Sequence[Epoch], best: int) -> list[str]:
+def curves(history: Sequence[Epoch], best: int) -> dict[str, Drawing]:
     """Curves of every score that was kept, then the learning rate; nothing of a head that was solved at once."""
     if len(history) == 1:
-        return []
+        return {}
     scores = [what for what in SCORES if getattr(history[0], f"val_{what}", None) is not None]
-    return [*(curve(history, best, what) for what in scores), learning_rate(history)]
+    return {what: curve(history, best, what) for what in scores} | {"learning_rate": learning_rate(history)}
 
 
-def curve(history: Sequence[Epoch], best: int, what: str) -> str:
+def curve(history: Sequence[Epoch], best: int, what: str) -> Drawing:
     """Train, where it is known, and validation score by epoch, the kept epoch marked."""
     title = SCORES[what]
     with _style():
@@ -107,10 +166,10 @@ def curve(history: Sequence[Epoch], best: int, what: str) -> str:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
             axes.set_ylim(0, 1.03)
         axes.legend(loc="best")
-        return _svg(figure, f"{title} over {len(history)} epochs; epoch {best} was kept, {kept:.3g}.")
+        return Drawing(figure, f"{title} over {len(history)} epochs; epoch {best} was kept, {kept:.3g}.")
 
 
-def by_views(points: Sequence[Mapping[str, float]], what: str) -> str:
+def by_views(points: Sequence[Mapping[str, float]], what: str) -> Drawing:
     """A score when the first so many views of an image are averaged."""
     title = SCORES[what]
     with _style():
@@ -120,10 +179,35 @@ def by_views(points: Sequence[Mapping[str, float]], what: str) -> str:
         axes.set(title=f"{title} and views averaged", xlabel="views", xticks=counts)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
         compared = ", ".join(f"{count}: {score:.1%}" for count, score in zip(counts, scores, strict=True))
-        return _svg(figure, f"{title} by the number of views averaged: {compared}.")
+        return Drawing(figure, f"{title} by the number of views averaged: {compared}.")
 
 
-def learning_rate(history: Sequence[Epoch]) -> str:
+def trade_off(points: Sequence[tuple[str, float, float]], what: str) -> Drawing:
+    """A score against seconds of training.
+
+    Args:
+        points: name, seconds and score, the baseline first.
+        what: the score.
+    """
+    with _style():
+        figure, axes = _figure(240)
+        titles = {}
+        for place, (name, seconds, score) in enumerate(points):
+            (point,) = axes.plot(seconds, score, "o" if place else "s", color=BLUE if place else ORANGE)
+            titles[_tag(point, place)] = f"{name}: {score:.1%} in {seconds:.1f} s"
+            if len(points) <= NAMED:
+                axes.annotate(_short(name), (seconds, score), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        times = [seconds for _, seconds, _ in points]
+        if max(times) > 8 * min(times):
+            _make_logarithmic(axes)
+        axes.margins(x=0.25, y=0.2)
+        axes.set(title=f"{_capital(what)} and training", xlabel="seconds of training (the square: the baseline)")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+        compared = ", ".join(titles.values())
+        return Drawing(figure, f"{_capital(what)} against seconds of training: {compared}.", titles)
+
+
+def learning_rate(history: Sequence[Epoch]) -> Drawing:
     """The learning rate by epoch."""
     with _style():
         figure, axes = _figure(100)
@@ -132,10 +216,10 @@ def learning_rate(history: Sequence[Epoch]) -> str:
         axes.set(title="Learning rate by epoch", xlabel="epoch", ylim=(0, 1.1 * max(rates) or 1))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_yticks([0, max(rates)], ["0", f"{max(rates):g}"])
-        return _svg(figure, f"Learning rate, from {rates[0]:g} in the first epoch to {rates[-1]:g} in the last.")
+        return Drawing(figure, f"Learning rate, from {rates[0]:g} in the first epoch to {rates[-1]:g} in the last.")
 
 
-def range_test(points: Sequence[tuple[float, float, float]], suggested: Mapping[str, float], chosen: float) -> str:
+def range_test(points: Sequence[tuple[float, float, float]], suggested: Mapping[str, float], chosen: float) -> Drawing:
     """Loss against learning rate, the suggestions and the chosen rate marked."""
     with _style():
         figure, axes = _figure(210)
@@ -152,10 +236,10 @@ def range_test(points: Sequence[tuple[float, float, float]], suggested: Mapping[
         axes.set_ylim(low - 0.1 * (high - low), high + 0.6 * (high - low) if high > low else high + 1)
         axes.legend(loc="best")
         compared = ", ".join(f"{SUGGESTED[name]} at {rate:g}" for name, rate in suggested.items())
-        return _svg(figure, f"Loss while the learning rate grows: {compared}; chosen {chosen:g}.")
+        return Drawing(figure, f"Loss while the learning rate grows: {compared}; chosen {chosen:g}.")
 
 
-def by_number(classes: Sequence[Class], what: str, of: str) -> str:
+def by_number(classes: Sequence[Class], what: str, of: str) -> Drawing:
     """A score of each class against its number of training images or objects, with the trend; two numbers at least.
 
     Args:
@@ -183,10 +267,10 @@ def by_number(classes: Sequence[Class], what: str, of: str) -> str:
         axes.set(title=f"{_capital(name)} and training {of}", xlabel=f"training {of} of the class", ylim=(-0.04, 1.04))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         alt = f"{_capital(name)} of each class against its number of training {of}"
-        return _svg(figure, f"{alt}; correlation with the logarithm of the number {correlation:+.2f}.", titles)
+        return Drawing(figure, f"{alt}; correlation with the logarithm of the number {correlation:+.2f}.", titles)
 
 
-def spread(classes: Sequence[Class], what: str) -> str:
+def spread(classes: Sequence[Class], what: str) -> Drawing:
     """How many classes have which score: in the place of a trend where all have equally many training images."""
     known = [getattr(row, what) for row in classes if getattr(row, what) is not None]
     name = OF_A_CLASS[what]
@@ -200,16 +284,16 @@ def spread(classes: Sequence[Class], what: str) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(axis="x", visible=False)
         alt = f"Histogram of {name} over {len(known)} classes, from {min(known):.0%} to {max(known):.0%}."
-        return _svg(figure, alt)
+        return Drawing(figure, alt)
 
 
-def scores_of_classes(classes: Sequence[Class], what: str, of: str) -> str:
+def scores_of_classes(classes: Sequence[Class], what: str, of: str) -> Drawing:
     """The score of each class against its number of training images or objects, as far as that differs."""
     numbers = {row.n_train for row in classes if row.n_train and getattr(row, what) is not None}
     return by_number(classes, what, of) if len(numbers) > 1 else spread(classes, what)
 
 
-def per_class(classes: Sequence[Class], of: str) -> str:
+def per_class(classes: Sequence[Class], of: str) -> Drawing:
     """Training images or objects of each class, most first; with names where there is room for them."""
     order = sorted(classes, key=lambda row: (-row.n_train, row.name))
     named = len(order) <= TITLED
@@ -227,10 +311,10 @@ def per_class(classes: Sequence[Class], of: str) -> str:
             axes.set(xticks=[], xlim=(-1, len(order)), xlabel="classes, largest first", ylabel=f"training {of}")
         axes.set_title(f"Training {of} per class")
         spread = f"from {order[-1].n_train} to {order[0].n_train}"
-        return _svg(figure, f"Bars of training {of} for {len(order)} classes, {spread}.", titles)
+        return Drawing(figure, f"Bars of training {of} for {len(order)} classes, {spread}.", titles)
 
 
-def precision_recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+def precision_recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Drawing:
     """The best precision at each recall or more of each class: a few by colour, many thin; the mean of them bold."""
     few, grid, titles = len(curves) <= len(COLOURED), np.linspace(0, 1, 101), {}
     with _style():
@@ -251,10 +335,10 @@ def precision_recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1))
         axes.legend(loc="best")
-        return _svg(figure, f"Precision against recall of {len(curves)} classes, at an overlap of one half.", titles)
+        return Drawing(figure, f"Precision against recall of {len(curves)} classes, at an overlap of one half.", titles)
 
 
-def recall_by_size(groups: Sequence[Mapping[str, float]]) -> str:
+def recall_by_size(groups: Sequence[Mapping[str, float]]) -> Drawing:
     """The share of objects that are found, in groups of equal numbers by size."""
     with _style():
         figure, axes = _figure(200)
@@ -273,10 +357,10 @@ def recall_by_size(groups: Sequence[Mapping[str, float]]) -> str:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="x", visible=False)
         compared = ", ".join(f"{name}: {recall:.0%}" for name, recall in zip(names, recalls, strict=True))
-        return _svg(figure, f"Share of objects found by the side in pixels: {compared}.", titles)
+        return Drawing(figure, f"Share of objects found by the side in pixels: {compared}.", titles)
 
 
-def overlaps(values: Sequence[float], typical: float | None) -> str:
+def overlaps(values: Sequence[float], typical: float | None) -> Drawing:
     """How many boxes overlap how much with what they should be, and the mean overlap of the typical box."""
     with _style():
         figure, axes = _figure(190)
@@ -288,10 +372,10 @@ def overlaps(values: Sequence[float], typical: float | None) -> str:
         axes.set(title="Overlap with the largest object", xlabel="IoU", ylabel="images", xlim=(0, 1))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.legend(loc="best")
-        return _svg(figure, f"Distribution of overlap over {len(values)} images, {np.mean(values):.2f} on average.")
+        return Drawing(figure, f"Distribution of overlap over {len(values)} images, {np.mean(values):.2f} on average.")
 
 
-def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:
+def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> Drawing:
     """The confusion matrix: right answers in blue, mistakes in vermilion, the stronger the larger share of the row."""
     classes = len(names)
     cell = 36 if classes <= 10 else 17 if classes <= COUNTED else 9
@@ -302,7 +386,7 @@ def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:
     with _style():
         figure = Figure(figsize=(size / 72, size / 72))
         axes = figure.add_axes((margin / size, 8 / size, classes * cell / size, classes * cell / size))
-        titles = _cells(axes, counts, names, cell)
+        titles, cells = _cells(axes, counts, names, cell)
         axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), xlabel="predicted", ylabel="actual")
         outside = (margin - 9) / (classes * cell)
         axes.xaxis.set_label_coords(0.5, 1 + outside)
@@ -313,27 +397,31 @@ def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:
         axes.grid(linewidth=0.4)
         right = int(np.trace(counts))
         alt = f"Confusion matrix of {classes} classes: {right} of {counts.sum()} images lie on the diagonal."
-        return _svg(figure, alt, titles, natural=True)
+        return Drawing(figure, alt, titles, natural=True, cells=cells)
 
 
-def _cells(axes: Axes, counts: npt.NDArray[np.int64], names: Sequence[str], cell: float) -> dict[str, str]:
-    """Draws every cell that holds anything; returns the tooltips."""
-    totals, titles = counts.sum(1), {}
+def _cells(
+    axes: Axes, counts: npt.NDArray[np.int64], names: Sequence[str], cell: float
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Draws every cell that holds anything; returns the tooltips, and where each is: `row,column`."""
+    totals, titles, cells = counts.sum(1), {}, {}
     for place, (row, column) in enumerate(np.argwhere(counts)):
         share, colour = counts[row, column] / totals[row], BLUE if row == column else RED
         box = Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=0.18 + 0.72 * share, linewidth=0)
         axes.add_patch(box)
         what = "recognised" if row == column else f"taken for {names[column]}"
-        titles[_tag(box, place)] = f"{names[row]} {what}: {counts[row, column]} of {totals[row]}"
+        tag = _tag(box, place)
+        titles[tag] = f"{names[row]} {what}: {counts[row, column]} of {totals[row]}"
+        cells[tag] = f"{row},{column}"
         if len(names) <= COUNTED:
             ink, font = PAPER if share > 0.5 else INK, min(12.0, 0.55 * cell)
             axes.text(
                 column, row, str(counts[row, column]), fontsize=font, color=ink, ha="center", va="center_baseline"
             )
-    return titles
+    return titles, cells
 
 
-def reliability(bins: Sequence[Bin], threshold: float) -> str:
+def reliability(bins: Sequence[Bin], threshold: float) -> Drawing:
     """Accuracy against confidence, and below it how many images each bin holds."""
     with _style():
         figure = Figure(figsize=(WIDTH / 72, 300 / 72), layout="constrained")
@@ -353,10 +441,12 @@ def reliability(bins: Sequence[Bin], threshold: float) -> str:
         below.set(xlabel="confidence (dotted: the threshold)", ylabel="images", xlim=(-0.02, 1.02))
         below.xaxis.set_major_formatter(PercentFormatter(1))
         below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        return _svg(figure, f"Reliability diagram of {len(bins)} bins; on the diagonal confidence is accuracy.", titles)
+        return Drawing(
+            figure, f"Reliability diagram of {len(bins)} bins; on the diagonal confidence is accuracy.", titles
+        )
 
 
-def sizes(widths: Sequence[int], heights: Sequence[int]) -> str:
+def sizes(widths: Sequence[int], heights: Sequence[int]) -> Drawing:
     """Distribution of widths and heights in pixels."""
     both = np.array([widths, heights])
     low, high = both.min(), both.max()
@@ -369,7 +459,7 @@ def sizes(widths: Sequence[int], heights: Sequence[int]) -> str:
             _make_logarithmic(axes)
         axes.set(title="Width and height", xlabel="pixels", ylabel="images")
         axes.legend()
-        return _svg(figure, f"Distribution of widths and heights of {len(widths)} images, {low} to {high} pixels.")
+        return Drawing(figure, f"Distribution of widths and heights of {len(widths)} images, {low} to {high} pixels.")
 
 
 def _style() -> AbstractContextManager[None]:
@@ -404,28 +494,3 @@ def _tag(artist: Any, place: int) -> str:
     tag = f"tooltip-{place}"
     artist.set_gid(tag)
     return tag
-
-
-def _svg(figure: Figure, alt: str, titles: dict[str, str] | None = None, *, natural: bool = False) -> str:
-    """The figure as an element for a page: no header, metadata or ids, colours as variables, tooltips.
-
-    Args:
-        figure: what was drawn.
-        alt: what those read who do not see it.
-        titles: tooltip of each tagged artist.
-        natural: keep it as wide as it is drawn, for a box that scrolls.
-    """
-    stream = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # the browser has a font for what matplotlib measures without one
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", stream.getvalue(), flags=re.S)
-    text = re.sub("|".join(VARIABLES), lambda match: f"var({VARIABLES[match[0]]})", text)
-    text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", text)
-    for tag, title in (titles or {}).items():
-        text = text.replace(f'<g id="{tag}">', f"<g><title>{html.escape(title)}</title>", 1)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)
-    width, height = (round(72 * inches) for inches in figure.get_size_inches())
-    style = f' style="min-width:{width}px;max-width:{1.4 * width:.0f}px"' if natural else ""
-    head = f'<svg class="figure" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(alt)}"{style}>'
-    return head + re.sub(r"\n\s*", "\n", text.split("<svg", 1)[1].split(">", 1)[1])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from stages.datasets.listing import Row
 from stages.errors import UserError
 from stages.training.history import Epoch, parse
 
+log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 STAGES = ("download", "index", "split", "extract", "lr_sweep", "train", "evaluate")  # in the order they run
 
@@ -145,6 +147,7 @@ def damaged(path: Path, why: str) -> UserError:
 
 
 def _read(path: Path, parse: Callable[[str], Result]) -> Result:
+    log.debug("reads %s", path)
     try:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -159,6 +162,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_csv(path: Path, parse: Callable[[dict[str, str]], Result]) -> list[Result]:
     """Rows of a CSV file; split by the reader and not by lines, as a class name may hold a newline."""
+    log.debug("reads %s", path)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return [parse(row) for row in csv.DictReader(file)]

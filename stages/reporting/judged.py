@@ -15,6 +15,7 @@ from stages.reporting.gather import Run
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
+NEAREST = "nearest.safetensors"
 HIT = 0.5  # the overlap (IoU) from which a box counts as found
 
 
@@ -78,6 +79,34 @@ class Labels:
         counts = np.zeros((classes, classes), np.int64)
         np.add.at(counts, (self.labels, self.chosen), 1)
         return counts
+
+
+@dataclass(frozen=True)
+class Near:
+    """What lies near the judged images among the cached features; nothing where the cache holds pixels.
+
+    Attributes:
+        nearest: (N, 4) rows of the index, the most similar training image first.
+        mapped: (n,) positions among the judged images.
+        map: (n, 2) where they lie, in [0, 1].
+    """
+
+    nearest: Integers
+    mapped: Integers
+    map: Floats
+
+    @classmethod
+    def load(cls, run: Run) -> Self:
+        """As evaluate left it.
+
+        Raises:
+            UserError: it is damaged, or of other images.
+        """
+        found = gather.arrays(NEAREST, "")
+        nearest = found.get("nearest", np.zeros((len(run.judged), 0), np.int64))
+        if len(nearest) != len(run.judged) or nearest.max(initial=0) >= len(run.rows):
+            raise gather.damaged(paths.PREDICTIONS / NEAREST, f"{nearest.shape} for {len(run.judged)} images")
+        return cls(nearest, found.get("mapped", np.zeros(0, np.int64)), found.get("map", np.zeros((0, 2), np.float32)))
 
 
 @dataclass(frozen=True)

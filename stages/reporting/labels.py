@@ -6,14 +6,17 @@ from typing import Any
 
 from stages import paths
 from stages.reporting import choose, figures, gather, judged, words
+from stages.reporting import sheet as sheets
+from stages.reporting.figures import Drawing
 from stages.reporting.gather import Run
-from stages.reporting.judged import Labels
-from stages.reporting.pictures import Album, Picture
+from stages.reporting.judged import Labels, Near
+from stages.reporting.pictures import Album, Picture, data_uri
 from stages.reporting.words import Bar, Score, Summary, number, of_100, percent
 
 SHOWN = 6  # images of each kind: right, wrong, uncertain
 TOP = 5  # classes listed under an image
 WEAKEST, MEMBERS = 3, 8  # classes in the gallery of the weakest, and images of each
+LIKE = "; below, the training images most like them in the features"
 PAIRS = 10  # most confused pairs
 
 
@@ -27,6 +30,14 @@ class Guess:
 
 
 @dataclass(frozen=True)
+class Like:
+    """A training image that is much like a judged one, in the features; a small picture inside the page."""
+
+    uri: str
+    label: str
+
+
+@dataclass(frozen=True)
 class Shown:
     """A judged image as the page shows it."""
 
@@ -34,6 +45,7 @@ class Shown:
     actual: str
     predicted: str
     top: list[Guess]
+    like: list[Like]
 
     @property
     def right(self) -> bool:
@@ -45,13 +57,17 @@ class Page:
     """What is said and shown of such a head."""
 
     template = "labels"
-    sections: tuple[str, ...] = ("Classes", "Confusion", "Images", "Calibration")
 
     def __init__(self, run: Run) -> None:
-        self.run, self.judged = run, Labels.load(run)
+        self.run, self.judged, self.near = run, Labels.load(run), Near.load(run)
         solved = run.head["head"] == "ridge"
         self.ridge = {} if solved else gather.read_json(paths.HEAD / "ridge" / "head.json")["notes"]
         self.pairs = choose.confused(self.judged, run.head["classes"], PAIRS)
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Their headings."""
+        return ("Classes", "Confusion", "Images", *(["Map"] if len(self.near.map) else []), "Calibration")
 
     def summary(self) -> Summary:
         """The headline."""
@@ -81,7 +97,7 @@ class Page:
         """Rows of the provenance."""
         return [(f"ridge baseline: {name}", found) for name, found in self.ridge.items()]
 
-    def figures(self) -> dict[str, str]:
+    def figures(self) -> dict[str, Drawing]:
         """The figures that this run has data for, by name."""
         run, bars = self.run, baselines(self.run)
         found = {
@@ -97,7 +113,11 @@ class Page:
     def details(self, album: Album) -> dict[str, Any]:
         """What the page alone shows."""
         weakest = choose.weakest(self.run, WEAKEST)
+        sheet = sheets.make(self.judged, self.near, self.run.judged, album)
         return {
+            "sheet": sheet,
+            "sheet_data": sheet and sheet.data(self.judged, self.run.judged, self.run.head["classes"]),
+            "points": self._points(),
             "examples": self._examples(album),
             "weakest": [(row, self._members(album, row.name)) for row in weakest],
             "pictures": [album.picture(self.run.judged[pair.example]) for pair in self.pairs],
@@ -108,11 +128,13 @@ class Page:
         """Title, remark and images of each kind that has any."""
         kinds = (
             ("Right", "from the surest to the least sure", choose.right(self.judged, SHOWN)),
-            ("Wrong", "the surest mistakes", choose.wrong(self.judged, SHOWN)),
-            ("Least certain", "probability spread over many classes", choose.uncertain(self.judged, SHOWN)),
+            ("Wrong", f"the surest mistakes{LIKE}", choose.wrong(self.judged, SHOWN)),
+            ("Least certain", f"probability spread over many classes{LIKE}", choose.uncertain(self.judged, SHOWN)),
         )
         return [
-            (title, text, [self._shown(album, place) for place in places]) for title, text, places in kinds if places
+            (title, text, [self._shown(album, place, like=title != "Right") for place in places])
+            for title, text, places in kinds
+            if places
         ]
 
     def _members(self, album: Album, name: str) -> list[Shown]:
@@ -120,13 +142,30 @@ class Page:
         place = self.run.head["classes"].index(name)
         return [self._shown(album, image) for image in choose.members(self.judged, place, MEMBERS)]
 
-    def _shown(self, album: Album, place: int) -> Shown:
-        """A judged image by its position."""
+    def _points(self) -> list[tuple[float, float, bool, str]]:
+        """The map: where an image lies, in [0, 1], whether it is right, and in words."""
+        names = self.run.head["classes"]
+        found = []
+        for place, (x, y) in zip(self.near.mapped, self.near.map, strict=True):
+            right, label = bool(self.judged.right[place]), names[self.judged.labels[place]]
+            text = label if right else f"{label}, taken for {names[self.judged.chosen[place]]}"
+            found.append((float(x), float(y), right, text))
+        return found
+
+    def _like(self, album: Album, place: int) -> list[Like]:
+        """The training images most like a judged one, as far as they can be shown."""
+        rows = [self.run.rows[row] for row in self.near.nearest[place]]
+        tiles = [(row, album.tile(row)) for row in rows]
+        return [Like(data_uri(tile), row.label) for row, tile in tiles if tile]
+
+    def _shown(self, album: Album, place: int, *, like: bool = False) -> Shown:
+        """A judged image by its position, beside the training images most like it if wanted."""
         names = self.run.head["classes"]
         probabilities, label = self.judged.probabilities[place], int(self.judged.labels[place])
         order = (-probabilities).argsort(kind="stable")[:TOP]
         top = [Guess(names[one], float(probabilities[one]), int(one) == label) for one in order]
-        return Shown(album.picture(self.run.judged[place]), names[label], names[self.judged.chosen[place]], top)
+        picture, predicted = album.picture(self.run.judged[place]), names[self.judged.chosen[place]]
+        return Shown(picture, names[label], predicted, top, self._like(album, place) if like else [])
 
 
 def baselines(run: Run) -> list[Bar]:

@@ -8,6 +8,7 @@ from stages.datasets.base import Box
 from stages.reporting import boxes, choose, figures, judged, words
 from stages.reporting.boxes import Example, Outline
 from stages.reporting.detection import RIGHT, TRUE, WRONG
+from stages.reporting.figures import Drawing
 from stages.reporting.gather import Class, Run
 from stages.reporting.judged import Largest
 from stages.reporting.pictures import Album
@@ -69,9 +70,12 @@ class Page:
         """Rows of the provenance."""
         return []
 
-    def figures(self) -> dict[str, str]:
+    def figures(self) -> dict[str, Drawing]:
         """The figures that this run has data for, by name."""
-        found = {"baselines": "".join(figures.baselines(bars, what) for what, bars in self._baselines().items())}
+        found = {
+            f"baselines_{what.replace(' ', '_')}": figures.baselines(bars, what)
+            for what, bars in self._baselines().items()
+        }
         if self.boxed and self.judged.there.any():
             overlaps = self.judged.iou[self.judged.there].tolist()
             found["overlaps"] = figures.overlaps(overlaps, self.run.metrics.get("typical_mean_iou"))

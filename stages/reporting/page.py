@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +11,18 @@ from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from tqdm import tqdm
 
 from stages.datasets.listing import Row
 from stages.reporting import boxes, choose, command, detection, figures, labels, largest, words
+from stages.reporting.figures import Drawing
 from stages.reporting.gather import Run
 from stages.reporting.pictures import Album
 
 TEMPLATES = Path(__file__).parent / "templates"
 SAMPLES = 24  # training images
+GROUPS = ("baselines", "curves", "by_views")  # of figures that stand together, by how their names begin
+FIGURE = "report-{}.png"  # files of figures by their names: the folder holds others too
 LISTED = 200  # duplicates, bad images and others: the page lists no more of each
 MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![A-Za-z0-9])[_#]|_(?![A-Za-z0-9])")  # a_b is no emphasis
 
@@ -27,11 +32,13 @@ class Page(Protocol):
 
     Attributes:
         template: the names of its templates.
-        sections: their headings.
     """
 
     template: str
-    sections: tuple[str, ...]
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Their headings."""
 
     def summary(self) -> words.Summary:
         """The headline."""
@@ -42,7 +49,7 @@ class Page(Protocol):
     def notes(self) -> list[tuple[str, object]]:
         """Rows of the provenance."""
 
-    def figures(self) -> dict[str, str]:
+    def figures(self) -> dict[str, Drawing]:
         """The figures that this run has data for, by name."""
 
     def details(self, album: Album) -> dict[str, Any]:
@@ -61,17 +68,14 @@ def of(run: Run) -> Page:
 
 def html(run: Run, album: Album) -> str:
     """The page: one file, nothing loaded from anywhere."""
-    task, script = of(run), (TEMPLATES / "script.js.j2").read_text(encoding="utf-8")
+    task = of(run)
     objects = boxes.explore(run, album, trained(run))
-    viewed = len(run.views) > 1
+    viewed, drawn = len(run.views) > 1, drawings(run, task)
     behind = {"Views": viewed, "Objects": objects is not None, "Data": True, "Provenance": True}
     context = {
         "contents": ["Training", *task.sections, *(name for name, there in behind.items() if there)],
-        "figures": {name: Markup(figure) for name, figure in (shared_figures(run) | task.figures()).items()},
-        "curves": [Markup(figure) for figure in figures.curves(run.history, run.head["best_epoch"])],
-        "by_views": [Markup(figures.by_views(run.views, what)) for what in run.views[0] if what != "views"]
-        if viewed
-        else [],
+        "figures": drawn,
+        **{group: [drawn[name] for name in drawn if name.startswith(group)] for group in GROUPS},
         "objects": objects,
         "samples": [album.picture(row) for row in choose.samples(trained(run), 0 if objects else SAMPLES)],
         "views": album.views(trained(run)[0], run.head["features"]) if viewed else [],
@@ -83,19 +87,25 @@ def html(run: Run, album: Album) -> str:
         **task.details(album),
         "missing": [f"{path}: {why}" for path, why in album.missing.items()],  # last: it is known by now
         "album": album,
-        "style": Markup((TEMPLATES / "style.css.j2").read_text(encoding="utf-8")),
-        "script": Markup(script),
-        "script_sha256": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "listed": LISTED,
+        **shell(),
     }
-    template = _environment(escape=True).get_template(f"{task.template}.html.j2")
+    template = environment(escape=True).get_template(f"{task.template}.html.j2")
     return template.render(common(run, task) | context)
+
+
+def pngs(run: Run) -> dict[str, bytes]:
+    """The figures as the text refers to them, by their file names."""
+    drawn = tqdm(drawings(run, of(run)).items(), unit=" figures", leave=False, delay=2)
+    return {FIGURE.format(name): figure.png() for name, figure in drawn}
 
 
 def markdown(run: Run) -> str:
     """The same in text: no picture, time or path of this machine, so that it changes only when the result does."""
     task = of(run)
-    return _environment(escape=False).get_template(f"{task.template}.md.j2").render(common(run, task))
+    template = environment(escape=False).get_template(f"{task.template}.md.j2")
+    drawn = {FIGURE.format(name): figure for name, figure in drawings(run, task).items()}
+    return template.render(common(run, task) | {"drawn": drawn})
 
 
 def common(run: Run, task: Page) -> dict[str, Any]:
@@ -111,15 +121,18 @@ def common(run: Run, task: Page) -> dict[str, Any]:
     }
 
 
-def shared_figures(run: Run) -> dict[str, str]:
-    """Those of every task."""
-    found = {}
+def drawings(run: Run, task: Page) -> dict[str, Drawing]:
+    """Every figure that a run has data for, by name."""
+    found = {f"curves_{what}": figure for what, figure in figures.curves(run.history, run.head["best_epoch"]).items()}
+    found |= task.figures()
+    if len(run.views) > 1:
+        found |= {f"by_views_{what}": figures.by_views(run.views, what) for what in run.views[0] if what != "views"}
     if run.suggested:
         found["range_test"] = figures.range_test(run.rates, run.suggested, run.head["params"]["lr"])
     widths, heights = [row.width for row in run.rows], [row.height for row in run.rows]
     if len({*widths}) > 1 or len({*heights}) > 1:
         found["sizes"] = figures.sizes(widths, heights)
-    return found
+    return found | {f"objects_{name}": figure for name, figure in boxes.drawings(run).items()}
 
 
 def trained(run: Run) -> list[Row]:
@@ -170,13 +183,29 @@ def escaped(value: object) -> str:
     return text.replace("<", "&lt;").replace(">", "&gt;")
 
 
+def embedded(value: object) -> Markup:
+    """Data for the script of a page: JSON in which nothing can end the element that it stands in."""
+    return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
+
+
 def fence(text: str) -> str:
     """Backticks that `text` does not hold."""
     return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
-def _environment(*, escape: bool) -> Environment:
-    environment = Environment(
+def shell() -> dict[str, str]:
+    """What makes a page look and work as all do: style, script, and the checksum that lets the script run."""
+    script = (TEMPLATES / "script.js.j2").read_text(encoding="utf-8")
+    return {
+        "style": Markup((TEMPLATES / "style.css.j2").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_sha256": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+
+
+def environment(*, escape: bool) -> Environment:
+    """The templates, with the filters that they use."""
+    found = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=escape,
         undefined=StrictUndefined,
@@ -184,5 +213,6 @@ def _environment(*, escape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": escaped, "fence": fence, "percent": words.percent, "number": words.number}
-    return environment
+    found.filters |= {"json": embedded, "md": escaped, "fence": fence}
+    found.filters |= {"percent": words.percent, "number": words.number}
+    return found

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from stages import paths
 from stages.datasets import images
 from stages.datasets.listing import Row
 from stages.errors import UserError
 from stages.features.header import opened
 
 SIDE = 280  # pixels of the longer side: sharp at 140 on a screen of double density
+TILE = 80  # where there are very many
 QUALITY = 72
 LONGEST = 12  # of the sides: a longer image shows its middle
 
@@ -79,7 +82,7 @@ class Album:
         small = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in made]
         for view in small:
             view.thumbnail((SIDE, SIDE))
-        return [Picture(row, _uri(view), *view.size) for view in small]
+        return [Picture(row, data_uri(view), *view.size) for view in small]
 
     def _make(self, row: Row) -> Picture:
         if self.folder is None:
@@ -90,12 +93,31 @@ class Album:
         except Exception as error:  # Pillow has many for a damaged file, and none of them is worth losing the page
             self.missing[row.path] = str(error) or type(error).__name__
             return Picture(row, None)
-        return Picture(row, _uri(small), *small.size)
+        return Picture(row, data_uri(small), *small.size)
+
+    def tile(self, row: Row) -> Image.Image | None:
+        """The middle of an image, TILE pixels a side; kept, as large photographs take long. None: not to be had."""
+        path = paths.thumbnails() / row.sha256[:2] / f"{row.sha256}.jpg"
+        try:
+            return Image.open(path).convert("RGB")
+        except OSError:
+            pass
+        if self.folder is None:
+            return None
+        try:
+            made = ImageOps.fit(thumbnail(images.read(self.folder, row.path, row.sha256)), (TILE, TILE))
+        except Exception:  # as in `_make`; what is missing is told of the larger pictures
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made.save(temporary := path.with_suffix(f".{os.getpid()}"), "JPEG", quality=90)
+        temporary.replace(path)
+        return made
 
 
-def _uri(small: Image.Image) -> str:
+def data_uri(small: Image.Image, quality: int = QUALITY) -> str:
+    """A picture as a JPEG inside the page."""
     stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=QUALITY)
+    small.save(stream, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 

@@ -158,6 +158,28 @@ def times(run: Run) -> list[tuple[str, Time]]:
     return found
 
 
+def saved(run: Run) -> str:
+    """What the cache spared this head, from the times of its own stages; nothing where they are not known."""
+    speed = run.timings.get("extract", {}).get("images/s")
+    seconds, epochs = run.timings.get("train", {}).get("seconds"), len(run.history)
+    if not speed or not seconds or run.history[0].lr is None:
+        return ""
+    images = run.metrics["n_train"] + run.metrics["n_val"]
+    return (
+        f"Training took {duration(seconds)}. Without the cache the frozen part of the backbone would have run over "
+        f"{images:,} images in each of {epochs:,} epochs: at the {speed:,.0f} images/s of the extraction, "
+        f"{duration(epochs * images / speed)} more."
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} seconds" if seconds >= 10 else f"{seconds:.1f} seconds"
+
+
 def percent(value: float | None) -> str:
     """A share; a dash where there is none."""
     return "–" if value is None else f"{value:.1%}"

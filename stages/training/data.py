@@ -196,6 +196,28 @@ def load(params: Params) -> Data:
     return Data(classes, made, features.provenance, identity, levels)
 
 
+def unlabelled(features: h5.Features, extents: torch.Tensor, params: Params) -> Part:
+    """Images that no index knows as a part, for a head that is to answer; none of them may be undecodable.
+
+    Args:
+        features: of N images.
+        extents: (N, 2) width and height in pixels of each image.
+        params: `cut`, `tap` and `head` say what the head takes.
+    """
+    count, found = len(extents), None
+    if params.head in BOXES:
+        affine = torch.from_numpy(np.array(features.members["views"]))
+        found = Scenes([], affine, extents, features.provenance["image_size"])
+    places = list(range(count))
+    return Part(
+        _rows(_layers(features, params)[0], places),
+        torch.zeros(count, dtype=torch.long),
+        places,
+        _pixels(features, places, params),
+        found,
+    )
+
+
 def composed(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     """Affine maps (n, 2, 3) one after the other."""
     turn = second[:, :, :2] @ first[:, :, :2]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from math import prod
@@ -12,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
+from tqdm import tqdm
 
 from stages.backbones.device import training_precision
 from stages.errors import UserError
@@ -124,8 +126,8 @@ class Whole(nn.Module):
         """The same layers, not a copy, for what `features` gave."""
         return Whole(self.head, self.standardize, shape=self.shape, takes=self.takes, precision=self.precision)
 
-    def _autocast(self, x: torch.Tensor) -> torch.autocast:
-        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+    def _autocast(self, x: torch.Tensor) -> AbstractContextManager[object]:
+        return torch.autocast(x.device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
 
 
 def levels(x: torch.Tensor, shapes: Sequence[Sequence[int]]) -> tuple[torch.Tensor, ...]:
@@ -225,13 +227,22 @@ def embed(module: Whole, part: Part) -> torch.Tensor:
 def outputs(module: nn.Module, part: Part, view: int = 0) -> Iterator[Any]:
     """What a head gives for one view of every image, a batch of the part at a time, in eval mode."""
     module.eval()
-    for batch in part.batches(view):
+    batches = tqdm(part.batches(view), total=len(part.places()), unit=" batches", leave=False, delay=2)
+    for batch in batches:
         yield module(batch)
 
 
 def logits(module: nn.Module, part: Part, view: int = 0) -> torch.Tensor:
     """Logits (N, C) of one view of every image, in eval mode."""
     return torch.cat(list(outputs(module, part, view)))
+
+
+def averaged_logits(module: nn.Module, part: Part, views: int) -> torch.Tensor:
+    """Logits (N, C) of the first `views` views of each image: the logarithm of their mean probability."""
+    if views == 1 or not len(part.y):
+        return logits(module, part)
+    each = torch.stack([logits(module, part, view).softmax(1) for view in range(views)]).mean(0)
+    return each.clamp(min=torch.finfo(each.dtype).tiny).log()
 
 
 def store(folder: Path, module: nn.Module, description: Mapping[str, Any]) -> None:

@@ -94,11 +94,15 @@ def fit(head: str, data: Data, params: Params, device: torch.device, *, last: bo
 
 
 def refit(head: str, data: Data, params: Params, device: torch.device, epochs: int) -> Fitted:
-    """Trains again on train and val together, for as many epochs as val has chosen; the last is kept."""
+    """Trains again on train and val together, for as many epochs as val has chosen; the last is kept.
+
+    Nothing is left to choose, so that no epoch is scored by more than its loss.
+    """
     both = data.parts["train"].join(data.parts["val"])
     joined = replace(data, parts=data.parts | {"train": both}, identity=f"{data.identity} trainval")
     again = params.model_copy(
         update={"epochs": epochs, "early_stopping_patience": epochs, "warmup": min(params.warmup, epochs - 1)}
+        | {"monitor": "val_loss"}
     )
     return fit(head, joined, again, device, last=True)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from stages.features import io
 from stages.params import Params
@@ -53,7 +54,8 @@ def range_test(head: str, data: Data, params: Params, device: torch.device) -> l
         mean = lowest = math.inf
         running = 0.0
         passes = chain.from_iterable(loop.draw(train, params.batch_size) for _ in count())
-        for number, (images, views) in zip(range(how.steps), passes, strict=False):
+        steps = tqdm(range(how.steps), unit=" steps", leave=False, delay=2)
+        for number, (images, views) in zip(steps, passes, strict=False):
             lr = how.low * (how.high / how.low) ** (number / (how.steps - 1))
             for group, share in zip(optimizer.param_groups, shares, strict=True):
                 group["lr"] = share * lr

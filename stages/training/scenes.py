@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from stages.boxes.geometry import Found, suppress, to_image, to_view
+from stages.boxes.geometry import Found, fuse, suppress, to_image, to_view
 from stages.datasets.listing import Row
 from stages.metrics.boxes import MOST, Truth
 
@@ -73,7 +73,12 @@ def of(rows: Sequence[Row], classes: Sequence[str], affine: torch.Tensor, size: 
     return Scenes(truths, affine, extents, size)
 
 
-def merge(each: Sequence[Found], iou: float) -> Found:
-    """What several views of one image found, in its pixels, after class-wise non-maximum suppression."""
+def merge(each: Sequence[Found], iou: float, how: str = "nms") -> Found:
+    """What several views of one image found, in its pixels, after class-wise non-maximum suppression.
+
+    With `how: fusion` each view is suppressed by itself, and what is left of all is fused.
+    """
+    if how == "fusion":
+        return fuse([suppress(found, iou, MOST) for found in each], iou, MOST)
     boxes, scores, labels = (torch.cat(parts) for parts in zip(*each, strict=True))
     return suppress(Found(boxes, scores, labels), iou, MOST)

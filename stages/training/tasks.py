@@ -3,7 +3,7 @@
 The trainer knows no more of a task than `targets`, `loss`, `right` and `judge`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
@@ -107,15 +107,18 @@ class Boxes:
         right: torch.Tensor | None = self.head.classified(found, targets, self.knobs)
         return right
 
+    @torch.inference_mode()
     def judge(self, net: nn.Module, part: Part) -> Judged:
         """The loss; accuracy of a head that names one class an image; map_50 where `monitor` asks for it."""
-        total, right = 0.0, list[torch.Tensor]()
+        total, right, seen = 0.0, list[torch.Tensor](), list[Found]()
         for places, found in zip(part.places(), outputs(net, part), strict=True):
             wanted = self.targets(part, places, torch.zeros_like(places), part.maps(places))
             total += float(self.loss(found, wanted)) * len(places)
             if (hits := self.right(found, wanted)) is not None:
                 right.append(hits)
-        score = self.map_50(part, self.find(net, part, NMS_IOU)) if self.scored else None
+            if self.scored:
+                seen += [scenes.merge([one], NMS_IOU) for one in self._back(part, places, 0, found)]
+        score = self.map_50(part, seen) if self.scored else None
         return Judged(total / len(part.y), share(right), score)
 
     def map_50(self, part: Part, found: Sequence[Found]) -> float:
@@ -125,18 +128,22 @@ class Boxes:
         return sum(seen) / len(seen) if seen else 0.0
 
     @torch.inference_mode()
-    def find(self, net: nn.Module, part: Part, iou: float, views: int = 1) -> list[Found]:
-        """What is found in the first so many views of each image, in its pixels, after suppression at this IoU."""
-        assert part.scenes is not None
+    def find(self, net: nn.Module, part: Part, iou: float, views: int = 1, how: str = "nms") -> list[Found]:
+        """What is found in the first so many views of each image, in its pixels, merged at this IoU."""
         each = [list[Found]() for _ in part.rows]
         for view in range(views):
             for places, found in zip(part.places(), outputs(net, part, view), strict=True):
-                affine = part.maps(places, view)
-                assert affine is not None
-                decoded = self.head.decode(_to(found, torch.device("cpu")), self.knobs)
-                for image, one, way in zip(places.tolist(), decoded, affine, strict=True):
-                    each[image].append(part.scenes.back(image, one, way))
-        return [scenes.merge(found, iou) for found in each]
+                for image, one in zip(places.tolist(), self._back(part, places, view, found), strict=True):
+                    each[image].append(one)
+        return [scenes.merge(found, iou, how) for found in each]
+
+    def _back(self, part: Part, images: torch.Tensor, view: int, found: Any) -> Iterator[Found]:
+        """What the head found in a view of some images, in pixels of each, before suppression."""
+        affine = part.maps(images, view)
+        assert affine is not None and part.scenes is not None
+        decoded = self.head.decode(_to(found, torch.device("cpu")), self.knobs)
+        for image, one, way in zip(images.tolist(), decoded, affine, strict=True):
+            yield part.scenes.back(image, one, way)
 
     def _targets(self, part: Part, image: int, view: int, affine: torch.Tensor) -> Any:
         key = part.rows[image], view

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.boxes.geometry import VISIBLE, Found, clip, firsts, inverse, suppress, through, to_image, to_view
+from stages.boxes.geometry import VISIBLE, Found, clip, firsts, fuse, inverse, suppress, through, to_image, to_view
 from stages.features.views import Drawn, affine
 from tests.boxes.drawing import boxes_at_random, plain_iou
 
@@ -87,6 +87,52 @@ def test_suppression_is_the_greedy_one(seed: int, count: int, iou: float, most: 
         if all(plain_iou(boxes[place].tolist(), boxes[other].tolist()) <= iou for other in rivals):
             kept.append(place)
     assert torch.equal(suppress(found, iou, most).boxes, boxes[kept[:most]])
+
+
+def plain_fusion(each: list[Found], iou: float) -> list[tuple[int, float, list[float]]]:
+    """The steps of the paper's §3, one box after the other: label, score and corners of each fused box."""
+    rows = [row for found in each for row in zip(*(part.tolist() for part in found), strict=True)]
+    clusters: list[list[tuple[list[float], float, int]]] = []
+
+    def mean(cluster: list[tuple[list[float], float, int]]) -> list[float]:
+        total = sum(score for _, score, _ in cluster)
+        return [sum(box[side] * score for box, score, _ in cluster) / total for side in range(4)]
+
+    for box, score, label in sorted(rows, key=lambda row: -row[1]):
+        near = [(plain_iou(box, mean(one)), -place) for place, one in enumerate(clusters) if one[0][2] == label]
+        best, place = max(near, default=(0.0, 0))
+        if best > iou:
+            clusters[-place].append((box, score, label))
+        else:
+            clusters.append([(box, score, label)])
+    views = len(each)
+    scores = [sum(row[1] for row in one) / len(one) * min(len(one), views) / views for one in clusters]
+    return [(one[0][2], score, mean(one)) for score, one in zip(scores, clusters, strict=True)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), counts=st.lists(st.integers(0, 12), min_size=1, max_size=4))
+def test_fusion_is_that_of_the_paper(seed: int, counts: list[int]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    each = []
+    for count in counts:
+        boxes, labels = 100 * boxes_at_random(count, generator, 0.3), torch.randint(2, (count,), generator=generator)
+        each.append(Found(boxes.double(), 0.1 + 0.9 * torch.rand(count, generator=generator).double(), labels))
+    found = fuse(each, 0.4, 1000)
+    expected = sorted(plain_fusion(each, 0.4), key=lambda row: -row[1])
+    assert found.labels.tolist() == [row[0] for row in expected]
+    assert found.scores.tolist() == pytest.approx([row[1] for row in expected])
+    assert found.boxes.tolist() == [pytest.approx(row[2]) for row in expected]
+    assert torch.equal(fuse(each, 0.4, 3).boxes, found.boxes[:3])
+
+
+def test_fusion_of_two_views() -> None:
+    """What both saw lies between them; what one saw is half as sure."""
+    first = Found(torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]]), torch.tensor([0.9, 0.8]), torch.tensor([1, 0]))
+    second = Found(torch.tensor([[3.0, 0, 13, 10]]), torch.tensor([0.45]), torch.tensor([1]))
+    found = fuse([first, second], 0.5, 100)
+    assert found.labels.tolist() == [1, 0] and found.scores.tolist() == pytest.approx([0.675, 0.4])
+    assert found.boxes[0].tolist() == pytest.approx([1, 0, 11, 10])
 
 
 @given(st.lists(st.integers(0, 5)))

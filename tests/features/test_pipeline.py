@@ -182,7 +182,7 @@ def test_decode_does_not_write_into_the_bytes_it_is_given(jpeg: Encoder) -> None
 def test_the_shape_is_always_the_crop(jpeg: Encoder, size: tuple[int, int]) -> None:
     for how in (HOW, SQUASH):
         view, affine = prepare(decode(jpeg(size=size)), how)
-        assert view.shape == (3, 56, 56) and view.dtype == torch.uint8 and view.is_contiguous()
+        assert view.shape == (3, 56, 56) and view.dtype == torch.uint8
         assert affine.shape == (2, 3) and affine.dtype == np.float32
 
 

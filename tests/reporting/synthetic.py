@@ -40,6 +40,7 @@ class Made:
     epochs: int = 5
     ridge_top1: float = 0.9
     views: tuple[tuple[int, float], ...] = ((1, 0.7),)  # how many are averaged, and the accuracy of that
+    mapped: bool = True
     index: dict[str, Any] = field(default_factory=dict)
     undecodable: tuple[dict[str, str], ...] = ()
 
@@ -59,6 +60,7 @@ class Made:
         self._write_head(labels)
         if self.task == "classification":
             self._write_predictions(labels, parts)
+            self._write_nearest(rows, parts)
         else:
             self._write_boxes(labels, parts)
         bad = paths.features("folder", "net", "pooled").with_suffix(".bad.json")
@@ -119,7 +121,7 @@ class Made:
         paths.PREDICTIONS.mkdir(parents=True, exist_ok=True)
         save_file(probabilities, paths.PREDICTIONS / "probabilities.safetensors")
         images = {part: [row.sha256 for row in parts[part]] for part in ("val", "test")}
-        decide = {"confidence": 0.5, "tta": False}
+        decide = {"confidence": 0.5, "tta": False, "merge": "nms"}
         _json(paths.PREDICTIONS / "predictions.json", {"classes": labels, "decide": decide, "images": images})
         scores = {"top1": 2 / 3, "top5": 0.99, "macro_accuracy": 0.66, "cross_entropy": 0.7, "ece": 0.06}
         scores |= {"top1_low": 0.4, "top1_high": 0.8}
@@ -131,6 +133,14 @@ class Made:
         n = [self.sizes[part] for part in ("train", "val", "test")]
         rows = [(label, n[0] + place, *n[1:], 0.5 + 0.05 * place, "", "") for place, label in enumerate(labels)]
         _csv(paths.PLOTS / "per_class.csv", PLOTS["per_class"], rows)
+
+    def _write_nearest(self, rows: list[listing.Row], parts: dict[str, list[listing.Row]]) -> None:
+        judged = len(parts["test"] or parts["val"])
+        train = [place for place, row in enumerate(rows) if row in parts["train"]]
+        found: dict[str, Any] = {"nearest": np.tile(np.array(train[:4], np.int64), (judged, 1))}
+        if self.mapped:
+            found |= {"mapped": np.arange(judged), "map": np.random.default_rng(0).random((judged, 2), np.float32)}
+        save_file(found, paths.PREDICTIONS / "nearest.safetensors")
 
     def _write_metrics(
         self, labels: list[str], parts: dict[str, list[listing.Row]], scores: dict[str, float], late: dict[str, float]
@@ -165,7 +175,7 @@ class Made:
         kinds = ["class", "place", "both", "double", "background", "missed"]
         described = {
             "classes": labels,
-            "decide": {"confidence": self.confidence, "nms_iou": 0.45, "tta": False},
+            "decide": {"confidence": self.confidence, "nms_iou": 0.45, "tta": False, "merge": "nms"},
             "images": {part: [row.sha256 for row in parts[part]] for part in ("val", "test")},
             "kinds": kinds,
             "mistakes": dict.fromkeys(kinds, 8),

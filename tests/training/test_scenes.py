@@ -139,6 +139,12 @@ def test_what_views_found_of_one_object_is_one_box() -> None:
     assert found.scores.tolist() == pytest.approx([0.9, 0.5]) and found.labels.tolist() == [1, 0]
     assert found.boxes[0].tolist() == [11, 10, 51, 50]
     assert len(scenes.merge([first, second], 0.99).scores) == 3
+    fused = scenes.merge([first, second], 0.5, "fusion")
+    assert fused.scores.tolist() == pytest.approx([0.75, 0.25]) and fused.labels.tolist() == [1, 0]
+    assert fused.boxes[0].tolist() == pytest.approx([10.6, 10, 50.6, 50])
+    one = Found(torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8]]), torch.tensor([0.5, 0.4]), torch.tensor([0, 0]))
+    alone, suppressed = scenes.merge([one], 0.5, "fusion"), scenes.merge([one], 0.5)
+    assert torch.equal(alone.boxes, suppressed.boxes) and torch.equal(alone.scores, suppressed.scores)
 
 
 def test_parts_are_joined_and_picked_in_order() -> None:

@@ -1,0 +1,191 @@
+"""Running a trunk with OpenVINO on the CPU: converted once, then kept under `cache/engine`.
+
+A kept model is one file that is written whole; its zip checksums are verified as it is read, and a damaged one is
+converted anew. Deleting the folder costs the conversions.
+"""
+
+import hashlib
+import io as streams
+import json
+import os
+import sys
+import tempfile
+import warnings
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from stages import paths
+from stages.backbones import trunk
+from stages.backbones.engine import Turns
+from stages.backbones.trunk import About, Trunk
+from stages.errors import UserError
+from stages.features import io
+from stages.features.pipeline import PIPELINE
+
+MAX_STREAMS = 8  # batches at a time, a core each; on more cores each gets several: memory would grow with the cores
+BATCH = 8  # images computed at once: 32 fall out of a core's cache, which costs up to a third
+HINTS = {"float32": "f32", "bfloat16": "bf16"}
+TOLERANCE = 1e-3  # of a layer's largest value, float32 against torch: what differs by more was converted wrongly
+LIBRARIES = ("openvino", "torch", "torchvision", "timm")
+
+
+class Unconvertible(Exception):
+    """A trunk that OpenVINO cannot convert, or converts wrongly; the message is the reason."""
+
+
+class Converted(NamedTuple):
+    """A converted model, in OpenVINO's two files, and what is told of its trunk."""
+
+    xml: bytes
+    weights: bytes
+    about: About
+
+
+class OpenVinoEngine:
+    """A converted trunk, compiled for this CPU.
+
+    Args:
+        converted: what to run.
+        precision: `float32` or `bfloat16`.
+
+    Raises:
+        UserError: OpenVINO does not compute in this precision here.
+    """
+
+    def __init__(self, converted: Converted, precision: str) -> None:
+        import openvino  # some machines have none
+
+        cores = os.cpu_count() or 1
+        self.parallel = min(cores, MAX_STREAMS)
+        core = openvino.Core()
+        compiled = core.compile_model(
+            core.read_model(converted.xml, converted.weights),
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": HINTS[precision],
+                "NUM_STREAMS": self.parallel,
+                "INFERENCE_NUM_THREADS": cores,
+                "ENABLE_CPU_PINNING": False,  # a second experiment would be pinned to the same cores
+            },
+        )
+        computes = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if computes != HINTS[precision]:
+            raise UserError(f"`extract.precision`: OpenVINO computes in {computes} here, found {precision}: take auto.")
+        self._batch = compiled.input().shape[0]
+        self._requests = Turns([compiled.create_infer_request() for _ in range(self.parallel)])
+
+    def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
+        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), an array for each layer that the trunk gives."""
+        batch = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+        with self._requests.one() as request:
+            found = [
+                self._run(request, batch[first : first + self._batch]) for first in range(0, len(batch), self._batch)
+            ]
+        return [np.concatenate(pieces) for pieces in zip(*found, strict=True)]
+
+    def _run(self, request: Any, pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+        """The same of pixels (n, S, S, 3), n at most the model's fixed batch."""
+        count = len(pixels)
+        if count < self._batch:
+            pixels = np.concatenate([pixels, np.zeros((self._batch - count, *pixels.shape[1:]), np.uint8)])
+        request.start_async({0: pixels}, share_inputs=True)
+        request.wait()
+        return [output.data[:count].astype(np.float32) for output in request.output_tensors]
+
+
+def load(
+    name: str, weights: str, cut: str, image_size: int | Literal["auto"], resize: Literal["crop", "squash"], batch: int
+) -> Converted:
+    """The converted trunk of a backbone: the kept one, or made and kept now.
+
+    It takes what `trunk.load` takes, and `batch`: how many images will come at once.
+
+    Raises:
+        Unconvertible: OpenVINO cannot have this trunk.
+        UserError: the backbone, its weights or the cut cannot be had, or the disk is full.
+    """
+    size = min(batch, BATCH)
+    path = _path(name, weights, cut, image_size, resize, size)
+    if kept := _read(path):
+        return kept
+    made = convert(*trunk.load(name, weights, cut, image_size, resize), size)
+    io.write_bytes(path, _packed(made))
+    return made
+
+
+def convert(network: Trunk, about: About, batch: int) -> Converted:
+    """Converts a trunk for batches of a fixed size and compares it with torch.
+
+    Raises:
+        Unconvertible: it cannot be converted, or computes something else.
+    """
+    import openvino
+
+    side = about.preprocessing.crop
+    pixels = torch.randint(256, (batch, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.inference_mode(), warnings.catch_warnings(action="ignore"):  # that tracing is deprecated
+            expected = network(pixels)
+            traced = torch.jit.trace(network, pixels, check_trace=False)  # type: ignore[no-untyped-call]
+        model = openvino.convert_model(traced, example_input=pixels, input=[pixels.shape])
+        made = Converted(*_serialised(model), about)
+        found = OpenVinoEngine(made, "float32")(pixels.permute(0, 3, 1, 2))
+    except Exception as error:  # whatever the tracer, a network's own code or the converter raises
+        raise Unconvertible(_reason(error)) from error
+    for layer, ours, theirs in zip(about.layers, found, expected, strict=True):
+        difference, largest = np.abs(ours - theirs.numpy()).max(), np.abs(theirs.numpy()).max()
+        if not difference <= TOLERANCE * largest:
+            raise Unconvertible(f"{layer} differs from torch's by {difference:.1e} of {largest:.1e}")
+    return made
+
+
+def _reason(error: Exception) -> str:
+    """The line of a message that tells most."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return next((line.removeprefix("-- ") for line in lines if "No conversion rule" in line), lines[0])
+
+
+def _path(*of: object) -> Path:
+    """Where a converted trunk is kept: its name stands for all that it depends on."""
+    file = paths.resolve(str(of[1]))
+    content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    known = [*of, content, PIPELINE, *(version(library) for library in LIBRARIES)]
+    return paths.engine() / f"{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]}.zip"
+
+
+def _serialised(model: Any) -> tuple[bytes, bytes]:
+    """The network and the weights of a model, as OpenVINO writes them."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        openvino.save_model(model, path, compress_to_fp16=False)
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+
+
+def _packed(made: Converted) -> bytes:
+    stream = streams.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("about.json", json.dumps(made.about.plain()))
+        archive.writestr("model.xml", made.xml)
+        archive.writestr("model.bin", made.weights)
+    return stream.getvalue()
+
+
+def _read(path: Path) -> Converted | None:
+    """A kept model; None where there is none, or it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # reading a member to its end verifies its checksum
+            about = About.parse(json.loads(archive.read("about.json")))
+            return Converted(archive.read("model.xml"), archive.read("model.bin"), about)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # zipfile raises a dozen kinds on flipped bits
+        print(f"{path} is damaged ({error}): converted anew.", file=sys.stderr)
+        return None

@@ -1,0 +1,111 @@
+"""compare: experiments and commits side by side, as a page and a short table.
+
+Without REV it is the workspace and all experiments on top of HEAD. The first revision is the baseline; every other is
+set against it: parameters that differ, metrics, the images on which one is right and the other wrong, and how likely
+chance alone makes such a difference. Answers come from DVC's cache, pictures from the images of the current dataset.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tqdm import tqdm
+
+from stages import paths
+from stages.errors import UserError
+from stages.features import io
+from stages.params import load
+from stages.reporting import comparison, revisions
+from stages.reporting.comparison import Comparison
+from stages.reporting.pictures import Album
+from stages.reporting.revisions import WORKSPACE, Revision
+from stages.reporting.words import percent
+
+PAGE = paths.REPORTS / "compare.html"
+WIDTH = 60  # characters of a cell on the terminal
+
+
+def main(names: Sequence[str]) -> Comparison:
+    """Reads the revisions and writes the page.
+
+    Args:
+        names: revisions, the baseline first; none for the workspace and the experiments on top of HEAD.
+
+    Raises:
+        UserError: a revision is not there or has no results, or there is nothing to compare.
+    """
+    found = Comparison(_named(list(dict.fromkeys(names))) if names else _all())
+    params, dataset = load(), found.base.metrics["dataset"]
+    album = Album.open(dataset, getattr(params.datasets, dataset), found.base.settings.get("root", params.root))
+    io.write_bytes(PAGE, comparison.html(found, album).encode(errors="backslashreplace"))
+    return found
+
+
+def table(found: Comparison) -> list[list[str]]:
+    """Cells of a table, the head of it first, the best revision marked."""
+    head = ["", "revision", comparison.METRICS[found.headline], "95 % interval", "val", "p", "differs in"]
+    return [head, *(_row(found, one) for one in found.revisions)]
+
+
+def _row(found: Comparison, one: Revision) -> list[str]:
+    pair = found.pair_of(one)
+    val = percent(one.metrics.get(f"val_{found.headline}"))
+    p = f"{pair.p:.2g}" if pair else ""
+    score = comparison.cell(one, found.headline)
+    return ["*" if one is found.best else "", one.name, score, found.interval(one), val, p, found.changes(one)]
+
+
+def _read(names: list[str]) -> list[Revision]:
+    return [revisions.read(name) for name in tqdm(names, unit=" revisions", leave=False, delay=2)]
+
+
+def _named(names: list[str]) -> list[Revision]:
+    """These; of one, the workspace against it."""
+    return _read(names if len(names) > 1 else list(dict.fromkeys([*names, WORKSPACE])))
+
+
+def _all() -> list[Revision]:
+    """The workspace and the experiments on top of HEAD; the experiment that the workspace holds gives it its name."""
+    workspace, *others = _read([WORKSPACE, *revisions.experiments()])
+    held = [one for one in others if one.lock == workspace.lock]
+    rest = [one for one in others if one not in held]
+    if not rest:
+        raise UserError(
+            "There is nothing to set the workspace against: no other experiment sits on top of HEAD. `dvc exp run -S "
+            "lr=0.01` makes one, and revisions can be named: `python -m stages.compare HEAD~1 workspace` (`dvc exp "
+            "list --all-commits` has the experiments)."
+        )
+    if held:
+        workspace = replace(workspace, name=f"{WORKSPACE} ({', '.join(one.name for one in held)})")
+    return [workspace, *rest]
+
+
+def _line(text: str) -> str:
+    """Text for a cell of the terminal."""
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
+
+
+def run() -> None:
+    """Reads the arguments, compares, prints the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  python -m stages.compare\n  python -m stages.compare main my-experiment workspace",
+    )
+    parser.add_argument("revisions", nargs="*", metavar="REV", help="a commit, an experiment, or workspace")
+    try:
+        found = main(parser.parse_args().revisions)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    rows = [[_line(cell) for cell in row] for row in table(found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print("", *found.caveats(), found.answer(), f"{PAGE} has the images.", sep="\n")
+
+
+if __name__ == "__main__":
+    run()

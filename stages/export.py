@@ -1,0 +1,73 @@
+"""Writes the head of the last run with its backbone into one file for other programs, and a model card beside it.
+
+Before the file is there, it is run on test images and compared with coldcut's own answers: where they do not agree,
+nothing is written.
+"""
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from stages import command, paths
+from stages.command import LOG
+from stages.errors import UserError
+from stages.exporting import card, check, formats
+from stages.exporting.network import Network
+from stages.features import io
+from stages.prediction import model
+from stages.reporting.gather import read_json
+
+EXAMPLES = """\
+  python -m stages.export --format onnx
+  python -m stages.export --format torch --out /models/logos.pt2"""
+FOLDER = Path("export")
+SCORES = ("probabilities", "scores")  # the box of a place without an object may be any
+TOLERANCE = 1e-3  # of probabilities and scores, and of boxes relative to their coordinates
+
+
+def main(given: argparse.Namespace) -> int:
+    """Exports, checks, and only then puts the files where they belong."""
+    asked = model.load()
+    chosen = formats.FORMATS[given.format]
+    out = given.out or FOLDER / f"{asked.described['params']['dataset']}-{asked.described['head']}{chosen.suffix}"
+    if out.suffix != chosen.suffix:
+        raise UserError(f"`--out` must end in {chosen.suffix} with `--format {given.format}`, found {out.name!r}.")
+    pixels = check.some_pixels(asked)
+    LOG.info("%s to %s, to be checked on %d images", asked.described["head"], given.format, len(pixels))
+    made = formats.program(Network(asked), pixels.shape[-1])
+    LOG.debug("outputs: %s", ", ".join(made.outputs))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out.parent, suffix=io.TEMPORARY) as folder:
+            run = formats.write(given.format, made, card.told(asked), Path(folder) / out.name)
+            exact, as_trained = check.ours(check.exact(asked), pixels), check.ours(asked, pixels)
+            found = check.difference(run, exact, pixels, made.outputs)
+            if not found <= TOLERANCE:
+                raise UserError(
+                    f"The {given.format} file does not agree with coldcut: a number differs by {found:.1e}, more than "
+                    f"{TOLERANCE:g}. Nothing was written; try another format."
+                )
+            moved = check.difference(run, as_trained, pixels, SCORES)
+            same = check.same_class(exact, as_trained)
+            checked = card.Checked(out.name, given.format, len(pixels), found, moved, same)
+            metrics = card.metrics_of(asked, read_json(paths.REPORTS / "metrics.json"))
+            (Path(folder) / f"{out.name}.md").write_text(card.write(asked, checked, metrics), "utf-8")
+            for path in sorted(Path(folder).iterdir(), key=lambda path: path.suffix == out.suffix):  # that one last
+                io.publish(path, out.parent / path.name)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}.") from None
+    LOG.info("agrees to %.1e; from the precision of training, scores differ by up to %.1e", found, moved)
+    print(f"{out}, and its card {out}.md")
+    return 0
+
+
+def run() -> None:
+    """Reads the arguments and exports."""
+    parser = command.parser("export", __doc__, EXAMPLES)
+    parser.add_argument("--format", choices=list(formats.FORMATS), required=True, help="openvino is two files")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: {FOLDER}/DATASET-HEAD.SUFFIX")
+    command.run(main, parser.parse_args())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,1 @@
+"""A head and its backbone as one file for other programs."""

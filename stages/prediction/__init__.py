@@ -1,0 +1,1 @@
+"""Answers of a trained head on new images."""

@@ -1,0 +1,68 @@
+"""What lies near an image in the features: the training images that were made near it, and a stable map."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stages import paths
+from stages.evaluation import nearest
+from stages.training.data import Data, Part
+
+
+def made(per_class: int = 12, classes: int = 3, size: tuple[int, ...] = (8,)) -> Data:
+    """Classes far apart: the images of train are rows 100, 101, …"""
+    generator = torch.Generator().manual_seed(0)
+    centres = 5 * torch.randn(classes, *size, generator=generator)
+
+    def part(first: int) -> Part:
+        y = torch.arange(classes).repeat(per_class)
+        x = centres[y] + 0.1 * torch.randn(len(y), *size, generator=generator)
+        return Part(x[:, None], y, list(range(first, first + len(y))))
+
+    return Data(list("abc"), {"train": part(100), "val": part(200), "test": part(300)}, {"views": ["evaluation"]})
+
+
+@pytest.mark.parametrize("size", [(8,), (6, 3, 3)])
+def test_the_nearest_are_of_the_same_class_and_the_very_nearest_first(workplace: Path, size: tuple[int, ...]) -> None:
+    data = made(size=size)
+    found = nearest.find(data, "test")
+    train, test = data.parts["train"], data.parts["test"]
+    assert found["nearest"].shape == (36, 4) and found["nearest"].min() >= 100 and found["nearest"].max() < 136
+    assert (train.y[torch.from_numpy(found["nearest"]) - 100] == test.y[:, None]).all()
+    known, asked = (nearest._vectors(part) - nearest._vectors(train).mean(0) for part in (train, test))
+    by_hand = torch.nn.functional.cosine_similarity(asked[:, None], known[None], dim=2).argmax(1)
+    assert (found["nearest"][:, 0] == by_hand.numpy() + 100).all()
+
+
+def test_the_map_keeps_classes_together_and_is_drawn_once(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = made()
+    found = nearest.find(data, "test")
+    points, y = found["map"], data.parts["test"].y.numpy()
+    assert points.min() == 0 and points.max() == 1 and (found["mapped"] == np.arange(36)).all()
+    middles = np.stack([points[y == label].mean(0) for label in range(3)])
+    assert (np.linalg.norm(points[:, None] - middles, axis=2).argmin(1) == y).all()
+    monkeypatch.setattr(nearest, "_map", lambda vectors: pytest.fail("drawn again"))
+    assert np.array_equal(nearest.find(data, "test")["map"], points)
+
+
+def test_a_damaged_map_is_drawn_again(workplace: Path) -> None:
+    first = nearest.find(made(), "test")["map"]
+    (path,) = paths.maps().iterdir()
+    path.write_bytes(path.read_bytes()[:40])
+    assert np.array_equal(nearest.find(made(), "test")["map"], first)
+
+
+def test_a_few_images_have_no_map_and_none_have_nothing(workplace: Path) -> None:
+    data = made(per_class=2)
+    assert {*nearest.find(data, "test")} == {"nearest"}
+    empty = Part(torch.zeros(0, 1, 8), torch.zeros(0, dtype=torch.int64), [])
+    assert not nearest.find(Data(data.classes, data.parts | {"test": empty}, data.provenance), "test")
+
+
+def test_a_large_part_is_mapped_evenly(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest, "MAPPED", 21)
+    found = nearest.find(made(), "test")
+    assert len(found["map"]) == 21 and found["mapped"][0] == 0 and found["mapped"][-1] == 35
+    assert np.diff(found["mapped"]).max() <= 2

@@ -1,0 +1,28 @@
+"""What `python -m stages` lists: every command is there, and each has `--help` with an example."""
+
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from stages.__main__ import TEXT
+
+NAMED = sorted(set(re.findall(r"python -m stages\.(\w+)", TEXT)))
+ENTRY = dict.fromkeys(("predict", "export", "sweep", "plan", "compare"), "run")  # the others have main
+
+
+def test_every_command_is_listed(repository: Path) -> None:
+    sources = {path.stem: path.read_text() for path in (repository / "stages").glob("*.py")}
+    commands = {name for name, text in sources.items() if "__main__" in text and "stages.stage import run" not in text}
+    assert commands - {"__main__", "stage"} == set(NAMED)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_help_has_an_example(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        getattr(import_module(f"stages.{name}"), ENTRY.get(name, "main"))()
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and f"python -m stages.{name}" in re.split("examples?:", said)[1]

@@ -1,0 +1,27 @@
+"""Finished runs on tiny images with random weights, for tests of what is made of them."""
+
+from pathlib import Path
+from typing import Any
+
+from stages import evaluate, extract, index, split, train
+from stages.params import Params
+from tests.datasets import miniature
+
+STAGES = (index, split, extract, train, evaluate)
+SMALL: dict[str, Any] = {
+    "backbone": "squeezenet1_1", "weights": "random", "image_size": 64, "epochs": 2, "hidden": 8, "batch_size": 8,
+    "extract": {"batch_size": 8},
+}  # fmt: skip
+OBJECTS: dict[str, Any] = {"cut": "map", "resize": "squash", "boxes": {"anchor_count": 1}}
+VOC = {"train": 6, "val": 4, "test": 7}
+
+
+def finish(chosen: Params) -> None:
+    """Runs the stages from the index to the scores."""
+    for stage in STAGES:
+        stage.main(chosen)
+
+
+def scenes(home: Path) -> dict[str, Any]:
+    """The knobs of a dataset with boxes, which is written below `home`."""
+    return {"dataset": "voc", "root": str(miniature.voc(home / "voc", lists=VOC))}
