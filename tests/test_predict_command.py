@@ -150,10 +150,20 @@ def test_bad_images_are_told_and_the_others_answered(run: Make, ask: Make, workp
     (folder / "notes.txt").write_text("no image")
     (folder / "torn.jpg").write_bytes(jpeg(2)[:200])
     (folder / "broken.jpg").symlink_to("nowhere")
-    code, out, _ = ask("--json", folder, folder / "notes.txt", "absent.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    code, out, _ = ask("--json", folder, folder / "notes.txt", "absent.jpg", "/dev/zero", folder / "pipe.jpg")
     found = {os.fsencode(Path(line["path"]).name): line for line in lines(out)}
     assert code == 1
-    assert set(found) == {b"a.jpg", os.fsencode(odd), b"torn.jpg", b"broken.jpg", b"notes.txt", b"absent.jpg"}
+    assert set(found) == {
+        b"a.jpg",
+        os.fsencode(odd),
+        b"torn.jpg",
+        b"broken.jpg",
+        b"notes.txt",
+        b"absent.jpg",
+        b"zero",
+        b"pipe.jpg",
+    }
     assert {name for name, line in found.items() if "error" not in line} == {b"a.jpg", os.fsencode(odd)}
     assert found[b"absent.jpg"]["error"] == "No such file or directory"
     assert found[b"a.jpg"]["top"] == found[os.fsencode(odd)]["top"]

@@ -50,6 +50,8 @@ def below(folder: str) -> Iterator[str]:
 
 def look(path: str) -> File:
     """What the bytes of a file say."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        return File(path, problem="not a regular file")  # a pipe cannot be read twice, /dev/zero has no end
     try:
         data = Path(path).read_bytes()
         return File(path, hashlib.sha256(data).hexdigest(), size(data))

@@ -28,6 +28,7 @@ from stages.training import data, fitted, tasks
 from stages.training.fitted import Whole
 
 Answer = torch.Tensor | Found  # probabilities (classes,), or boxes in pixels of the image
+BATCH = 32  # images answered at a time, in fours, where the features are pixels and no engine has batches
 NOT_COMPARED = ("views", "joined")  # of the provenance of features
 
 
@@ -162,7 +163,7 @@ def _specs(described: dict[str, Any], device: torch.device, decide: Decide) -> l
                 resize=params["resize"],
                 precision=one.get("precision", "auto") if one.get("device") == device.type else "auto",
                 dtype=one["dtype"],
-                batch_size=one.get("batch_size", 1),
+                batch_size=one.get("batch_size", BATCH),
                 device=str(device),
                 views=every if decide.tta else every[:1],
                 augment=augment,
