@@ -88,7 +88,7 @@ def mcnemar(better: int, worse: int) -> float:
     for heads in range(min(better, worse)):
         term = term * (count - heads) // (heads + 1)  # count over heads + 1
         ways += term
-    return min(1.0, 2 * ways / 2**count)
+    return min(1.0, 2 * ways / (1 << count))
 
 
 @dataclass(frozen=True)
