@@ -213,7 +213,10 @@ def test_a_head_of_another_cut_is_refused(run: Make) -> None:
         ({"cut": "stage5"}, r"`cut`: shufflenet_v2_x0_5 has no module 'stage5'; did you mean stage"),
         ({"cut": "stage3", "tap": "stag4"}, r"`tap`: shufflenet_v2_x0_5 has no module 'stag4'; did you mean stage4"),
         ({"cut": "stage3", "tap": "stage2"}, r"`tap`: stage2 does not come after cut stage3 in shufflenet_v2_x0_5"),
-        ({"cut": "input", "head": "squeezenet", "tap": "pooled"}, r"takes a map \(C, H, W\), and `tap` pooled is a vector"),
+        (
+            {"cut": "input", "head": "squeezenet", "tap": "pooled"},
+            r"takes a map \(C, H, W\), and `tap` pooled is a vector",
+        ),
         ({"cut": "map", "head": "lenet5"}, r"`head`: lenet5 takes 16 x 16 or more, found 2 x 2: take cut=input"),
         ({"phases": [{"epochs": 1}]}, r"`phases` unfreeze what lies between cut and tap, and tap=same leaves nothing"),
     ],

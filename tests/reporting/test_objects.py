@@ -95,7 +95,7 @@ def test_every_object_is_in_its_distribution(values: list[float], monkeypatch: p
         return found
 
     monkeypatch.setattr(np, "histogram", counting)
-    assert "<svg" in boxes.spread("Width", "pixels", {"": np.array(values)})
+    assert "<svg" in boxes.spread("Width", "pixels", {"": np.array(values)}).svg()
     assert counted == [len(values)]
 
 
