@@ -99,7 +99,7 @@ class Drawing:
         """An image in the light colours, for slides and code hosts: the same bytes for the same numbers."""
         stream = io.BytesIO()
         self._save(stream, format="png", dpi=DPI, facecolor=PAPER)
-        small = Image.open(stream).convert("RGB").quantize(SHADES, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        small = Image.open(stream).convert("RGB").quantize(SHADES, dither=Image.Dither.NONE)
         stream = io.BytesIO()
         small.save(stream, "PNG")
         return stream.getvalue()
