@@ -175,6 +175,15 @@ def test_the_experiment_in_the_workspace_is_not_told_twice(task: str, monkeypatc
         Path("dvc.lock").write_bytes(lock)
 
 
+@ONCE
+def test_an_experiment_without_results_is_left_out_and_told(
+    task: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(revisions, "experiments", lambda: ["lost", "better"])
+    assert [one.name for one in compare.main([]).revisions] == [WORKSPACE, "better"]
+    assert capsys.readouterr().err.startswith("left out: There is no commit or experiment 'lost'")
+
+
 def test_the_page_holds_every_image_as_text_and_loads_nothing(task: str) -> None:
     compare.main(["start", "better", WORKSPACE])
     text = compare.PAGE.read_text()
