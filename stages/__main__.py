@@ -9,6 +9,7 @@ coldcut: the frozen part of a network runs once, heads train in seconds.
   python -m stages.recipe --list      published systems as recipes
   python -m stages.recipe NAME        a recipe as arguments: dvc exp run $(python -m stages.recipe NAME)
   python -m stages.sweep              64 heads at once on the features of the last run: which lr, which weight decay
+  python -m stages.compare [REV ...]  experiments and commits side by side, image by image: reports/compare.html
   python -m stages.backbone NAME      where a backbone can be cut: shapes, bytes an image, share of the compute saved
   python -m stages.plan               what the features of so many images would cost here: hours, bytes, alternatives
   python -m stages.compare            the experiments side by side, image by image

@@ -56,18 +56,20 @@ def _row(found: Comparison, one: Revision) -> list[str]:
     return ["*" if one is found.best else "", one.name, score, found.interval(one), val, p, found.changes(one)]
 
 
-def _read(names: list[str]) -> list[Revision]:
-    return [revisions.read(name) for name in tqdm(names, unit=" revisions", leave=False, delay=2)]
-
-
 def _named(names: list[str]) -> list[Revision]:
     """These; of one, the workspace against it."""
-    return _read(names if len(names) > 1 else list(dict.fromkeys([*names, WORKSPACE])))
+    names = names if len(names) > 1 else list(dict.fromkeys([*names, WORKSPACE]))
+    return [revisions.read(name) for name in tqdm(names, unit=" revisions", leave=False, delay=2)]
 
 
 def _all() -> list[Revision]:
     """The workspace and the experiments on top of HEAD; the experiment that the workspace holds gives it its name."""
-    workspace, *others = _read([WORKSPACE, *revisions.experiments()])
+    workspace, others = revisions.read(WORKSPACE), list[Revision]()
+    for name in tqdm(revisions.experiments(), unit=" experiments", leave=False, delay=2):
+        try:
+            others.append(revisions.read(name))
+        except UserError as error:  # one of other code, or that failed, is no reason to leave out the rest
+            print(f"left out: {error}", file=sys.stderr)
     held = [one for one in others if one.lock == workspace.lock]
     rest = [one for one in others if one not in held]
     if not rest:

@@ -132,9 +132,9 @@ class Comparison:
         """Parameters that differ, then code: name -> value in each revision, empty where it has none."""
         each = [one.settings for one in self.revisions]
         names = list(dict.fromkeys(name for found in each for name in found))
-        differ = {name: [found.get(name, "") for found in each] for name in names}
-        differ = {name: values for name, values in differ.items() if len({*values} - {""}) > 1 or not _code(name)}
-        return {name: differ[name] for name in sorted(differ, key=_code) if len({*differ[name]}) > 1}
+        values = {name: [found.get(name, "") for found in each] for name in names}
+        differ = {name: found for name, found in values.items() if len({*found} - {"" if _code(name) else None}) > 1}
+        return dict(sorted(differ.items(), key=lambda item: _code(item[0])))
 
     def changes(self, revision: Revision) -> str:
         """What a revision sets otherwise than the baseline, in short."""
@@ -145,7 +145,7 @@ class Comparison:
         return ", ".join(told + (["code or data"] if any(map(_code, differ)) else []))
 
     def metrics(self) -> list[str]:
-        """The metrics that any revision has, the headline first, then what validation says of it."""
+        """The metrics that any revision has, the headline first."""
         there = [name for name in METRICS if any(one.score(name) is not None for one in self.revisions)]
         return [self.headline, *(name for name in there if name != self.headline)]
 

@@ -104,7 +104,7 @@ class Drawing:
         self._save(stream, format="png", dpi=DPI, facecolor=PAPER)
         small = Image.open(stream).convert("RGB").quantize(SHADES, dither=Image.Dither.NONE)
         stream = io.BytesIO()
-        small.save(stream, "PNG", optimize=True)
+        small.save(stream, "PNG")
         return stream.getvalue()
 
     def _save(self, stream: Any, **how: Any) -> None:

@@ -143,7 +143,7 @@ def _described(name: str, home: Path, fetch: Callable[[str], None]) -> Revision:
     try:
         lock = yaml.load((home / LOCK).read_text(encoding="utf-8"), yaml.CSafeLoader)["stages"]
         metrics = json.loads((home / METRICS).read_text(encoding="utf-8"))
-        dataset = metrics["dataset"]
+        dataset, _ = metrics["dataset"], metrics["task"]
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         what = "`dvc repro` makes them" if name == WORKSPACE else "commit dvc.lock and reports with the results"
         raise UserError(f"{name} has no results ({error!r} in {LOCK} or {METRICS}): {what}.") from None
@@ -152,8 +152,10 @@ def _described(name: str, home: Path, fetch: Callable[[str], None]) -> Revision:
         fetch(dataset)
         with contextlib.chdir(home):
             answers = _answers(gather.load(dataset))
-    except (UserError, OSError) as error:
+    except UserError as error:
         return Revision(name, lock, metrics, seconds, None, str(error))
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        return Revision(name, lock, metrics, seconds, None, f"Other code has written them, which has {error!r}.")
     return Revision(name, lock, metrics, seconds, answers)
 
 

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from stages import paths, report
+from stages.reporting import page
 from tests.reporting.synthetic import Made
+
+
+@pytest.fixture(autouse=True)
+def without_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figures as files, which take a second a report; test_drawings is about them."""
+    monkeypatch.setattr(page, "pngs", lambda run: {})
 
 
 @pytest.fixture
@@ -34,6 +41,7 @@ def _reported(home: Path, **changed: Any) -> tuple[str, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         patch.delenv("DVC_ROOT", raising=False)
+        patch.setattr(page, "pngs", lambda run: {})
         report.main(Made(home / "the images", **changed).write())
     return (home / paths.REPORTS / "report.html").read_text(), (home / paths.REPORTS / "report.md").read_text()
 

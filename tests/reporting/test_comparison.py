@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from stages import compare, paths
 from stages.errors import UserError
-from stages.reporting import comparison, revisions
+from stages.reporting import revisions
 from stages.reporting.comparison import Comparison, mcnemar
 from stages.reporting.revisions import WORKSPACE
 from tests.reporting.synthetic import HOSTILE, Made
@@ -39,6 +39,9 @@ STAGES = {  # those that matter here, with the names of dvc.yaml; nothing runs t
         "metrics": [{"reports/metrics.json": {"cache": False}}],
     },
 }
+
+
+ONCE = pytest.mark.parametrize("task", ["classification"], indirect=True)  # what does not depend on the task
 
 
 def answer(task: str, wrong: Sequence[int]) -> None:
@@ -89,7 +92,9 @@ def checkout(home: Path, task: str) -> None:
     shutil.copy(CHECKOUT / "params.yaml", paths.PARAMS)
     turn(dataset="folder", root=str(made.root))
     Path(".gitignore").write_text("/cache/\n/data/\n/the images/\n/reports/compare.html\n")
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {name: {"cmd": "false", **stage} for name, stage in STAGES.items()}}))
+    Path("dvc.yaml").write_text(
+        yaml.safe_dump({"stages": {name: {"cmd": "false", **stage} for name, stage in STAGES.items()}})
+    )
     git("init", "-q", "-b", "main")
     Repo.init().close()
     answer(task, [0, 1, 2, 3, 4, 5])
@@ -148,6 +153,7 @@ def test_images_that_changed_are_found_across_revisions(task: str) -> None:
     assert said in better.sentence and "p = 0.062, chance alone may well do that" in better.sentence
 
 
+@ONCE
 def test_parameters_are_those_that_the_stages_ran_with(task: str) -> None:
     found = compare.main([])
     assert [one.name for one in found.revisions] == [WORKSPACE, "better"]
@@ -155,6 +161,7 @@ def test_parameters_are_those_that_the_stages_ran_with(task: str) -> None:
     assert found.changes(found.revisions[1]) == "hidden=64, lr=0.001"
 
 
+@ONCE
 def test_the_experiment_in_the_workspace_is_not_told_twice(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(revisions, "experiments", lambda: ["better", "start"])
     lock = Path("dvc.lock").read_bytes()
@@ -166,6 +173,15 @@ def test_the_experiment_in_the_workspace_is_not_told_twice(task: str, monkeypatc
             compare.main([])
     finally:
         Path("dvc.lock").write_bytes(lock)
+
+
+@ONCE
+def test_an_experiment_without_results_is_left_out_and_told(
+    task: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(revisions, "experiments", lambda: ["lost", "better"])
+    assert [one.name for one in compare.main([]).revisions] == [WORKSPACE, "better"]
+    assert capsys.readouterr().err.startswith("left out: There is no commit or experiment 'lost'")
 
 
 def test_the_page_holds_every_image_as_text_and_loads_nothing(task: str) -> None:
@@ -180,6 +196,7 @@ def test_the_page_holds_every_image_as_text_and_loads_nothing(task: str) -> None
     assert ("Exact sign test" in text or "exact sign test" in text) == (task == "detection")
 
 
+@ONCE
 def test_a_table_is_printed(task: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["compare", "start", "better"])
     compare.run()
@@ -188,35 +205,39 @@ def test_a_table_is_printed(task: str, capsys: pytest.CaptureFixture[str], monke
     assert "hidden=64" in out[2] and out[-1] == "reports/compare.html has the images."
 
 
+@ONCE
 def test_one_revision_is_set_against_the_workspace(task: str) -> None:
     assert [one.name for one in compare.main(["better"]).revisions] == ["better", WORKSPACE]
 
 
+@ONCE
 def test_an_unknown_revision_is_told_with_the_nearest(task: str) -> None:
     with pytest.raises(UserError, match="no commit or experiment 'beter'; did you mean better"):
         revisions.read("beter")
 
 
+@ONCE
 def test_lost_outs_leave_the_metrics_and_say_what_to_do(task: str) -> None:
-    lost = {out["path"]: out["md5"] for out in revisions.read("better").lock["evaluate"]["outs"]}["cache/predictions"]
-    copy = Path(".dvc/cache/files/md5") / lost[:2] / lost[2:]
-    shutil.move(copy, "aside")
+    shutil.move(".dvc/cache", "aside")
     try:
-        found = compare.main(["start", "better"])
+        found = compare.main([WORKSPACE, "better"])
     finally:
-        shutil.move("aside", copy)
-    assert found.pairs == [] and found.alike
+        shutil.move("aside", ".dvc/cache")
+    assert found.pairs == [] and found.alike and found.best
     (caveat,) = found.caveats()
-    assert caveat.startswith("better: metrics alone") and "cache/predictions of that revision is not in DVC" in caveat
+    assert caveat.startswith("better: metrics alone") and "of that revision is not in DVC's cache" in caveat
     assert "dvc fetch --all-commits" in caveat
 
 
+@ONCE
 def test_other_test_images_are_not_paired(task: str) -> None:
     kept = {path: path.read_bytes() for path in (paths.PREDICTIONS / "predictions.json", paths.index("folder"))}
     try:
         for path, text in kept.items():
             path.unlink()
-            path.write_bytes(text.replace(json.loads(kept[paths.index("folder")].splitlines()[0])["sha256"].encode(), b"0" * 64))
+            path.write_bytes(
+                text.replace(json.loads(kept[paths.index("folder")].splitlines()[0])["sha256"].encode(), b"0" * 64)
+            )
         found = compare.main(["start", WORKSPACE])
     finally:
         for path, text in kept.items():
@@ -234,6 +255,7 @@ def test_a_folder_that_is_no_checkout_is_told(tmp_path: Path, monkeypatch: pytes
         revisions.read(WORKSPACE)
 
 
+@ONCE
 def test_time_is_drawn_where_two_are_known(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([1.5, 30.0])
     monkeypatch.setattr(revisions, "seconds_of", lambda name, made: next(seconds))
@@ -249,14 +271,16 @@ def test_compare_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CHECKOUT)
 
 
+@ONCE
 def test_works_in_a_browser(task: str) -> None:
     sync = pytest.importorskip("playwright.sync_api")
     browser = shutil.which("chromium") or pytest.skip("no chromium here")
     compare.main(["start", "better", WORKSPACE])
+    wrong: list[str] = []
     with sync.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         for width in (360, 1400):
-            page, wrong = chromium.new_page(viewport={"width": width, "height": 800}), list[str]()
+            page = chromium.new_page(viewport={"width": width, "height": 800})
             page.on("console", lambda message: wrong.append(message.text))
             page.on("pageerror", lambda error: wrong.append(str(error)))
             page.on("request", lambda request: wrong.append(request.url) if request.url.startswith("http") else None)
@@ -265,5 +289,5 @@ def test_works_in_a_browser(task: str) -> None:
             assert page.evaluate("[...document.images].every((one) => one.naturalWidth > 0)")
             page.locator("th button", has_text="revision").first.click()
             assert page.locator("tbody th").first.inner_text() == "better"
-            assert wrong == []
         chromium.close()
+    assert wrong == []

@@ -95,14 +95,16 @@ def test_every_object_is_in_its_distribution(values: list[float], monkeypatch: p
         return found
 
     monkeypatch.setattr(np, "histogram", counting)
-    assert "<svg" in boxes.spread("Width", "pixels", {"": np.array(values)})
+    assert "<svg" in boxes.spread("Width", "pixels", {"": np.array(values)}).svg()
     assert counted == [len(values)]
 
 
 def test_hundreds_of_classes_and_objects_are_drawn() -> None:
     many = {f"class {number}": {"objects": number, "difficult": number // 2} for number in range(1, 200)}
-    assert "Bars of objects of 199 classes, 19,900 in all, 9,900 of them difficult." in boxes.per_class(many, "train")
-    assert "300 images" in boxes.an_image(list(range(300)))
+    assert (
+        "Bars of objects of 199 classes, 19,900 in all, 9,900 of them difficult." in boxes.per_class(many, "train").alt
+    )
+    assert "300 images" in boxes.an_image(list(range(300))).alt
 
 
 def test_the_page_shows_objects_with_hostile_names_as_text(standard: tuple[str, str]) -> None:
