@@ -24,9 +24,10 @@ class Pointwise(nn.Conv2d):
         super().__init__(inputs, outputs, 1, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self.weight.flatten(1).expand(len(x), -1, -1)
-        found = torch.bmm(weight, x.flatten(2)).view(len(x), -1, *x.shape[2:])
-        return found if self.bias is None else found + self.bias[:, None, None]
+        weight = self.weight.flatten(1).expand(x.shape[0], -1, -1)
+        found = torch.bmm(weight, x.flatten(2)).unflatten(2, x.shape[2:])  # type: ignore[no-untyped-call]
+        biased: torch.Tensor = found if self.bias is None else found + self.bias[:, None, None]
+        return biased
 
 
 class Square(nn.Conv2d):

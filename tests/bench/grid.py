@@ -1,0 +1,170 @@
+"""A grid head on the stride-16 map of BCCD against a plain float32 loop: seconds, CPU seconds, and map_50 of the test.
+
+Both train the layers, the loss, the rates and the epochs of the recipe `bccd-grid` on the images of train and val, and
+no epoch is chosen. The plain loop is PyTorch as it comes: float32, nn.Conv2d, nn.Dropout, targets made for each batch.
+They alternate; other processes blur seconds of the clock more than those of the CPU (of all threads).
+Run it from the top folder of a checkout after `dvc exp run $(python -m stages.recipe bccd-grid)`, or with the images:
+python -m tests.bench.grid [--images /path/to/bccd.zip] [--epochs 60] [--rounds 1]
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import stages  # noqa: F401  # isort: skip  (before torch: it keeps OpenMP's threads from spinning)
+import torch
+import yaml
+from torch import nn
+
+from stages import recipe
+from stages.backbones.device import pick_device
+from stages.heads import grid
+from stages.params import Params, load
+from stages.training import data, fitted, loop, tasks
+from stages.training.data import Data, Part
+from stages.training.fitted import Whole
+
+OUT = Path("cache/timings/bench-grid.json")
+STAGES = ("download", "index", "split", "extract")
+COLUMNS = {"seconds": "seconds", "cpu": "CPU seconds", "map_50": "map_50"}
+
+
+def main() -> None:
+    """Prints a table and writes the numbers as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--images", type=Path, help="the archive of BCCD: features are then made in a folder of its own"
+    )
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=1, help="pairs of trainings; medians are shown")
+    given = parser.parse_args()
+    out = OUT.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        if given.images:
+            extract(Path(folder), given.images.resolve())
+            os.chdir(folder)
+        params = load().model_copy(update={"epochs": given.epochs, "early_stopping_patience": given.epochs})
+        found = whole_train(data.load(params))
+        runs: dict[str, list[dict[str, float]]] = {"plain float32": [], "coldcut": []}
+        for _ in range(given.rounds):
+            for name, train in (("plain float32", plain), ("coldcut", ours)):
+                runs[name].append(measure(train, found, params))
+                print(name, runs[name][-1], flush=True)
+    results = {name: {key: median(row[key] for row in rows) for key in COLUMNS} for name, rows in runs.items()}
+    print("  ".join(["".ljust(13), *COLUMNS.values()]))
+    for name, row in results.items():
+        print("  ".join([name.ljust(13), *(f"{row[key]:.3f}".rjust(len(text)) for key, text in COLUMNS.items())]))
+    about = {"threads": torch.get_num_threads(), "images": len(found.parts["train"].y), "epochs": given.epochs}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(about | {"results": results, "rounds": runs}, indent=1) + "\n")
+
+
+def extract(folder: Path, images: Path) -> None:
+    """Runs the stages of the recipe up to the features."""
+    tree = yaml.safe_load(Path("params.yaml").read_text())
+    knobs = yaml.safe_load((recipe.FOLDER / "bccd-grid.yaml").read_text())
+    for knob, value in (knobs | {"datasets.bccd.source.images.url": str(images)}).items():
+        *above, last = knob.split(".")
+        block = tree
+        for name in above:
+            block = block[name]
+        block[last] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree))
+    (folder / "data/none").mkdir(parents=True)
+    where = {"PYTHONPATH": str(Path.cwd()), "DVC_ROOT": str(folder)}
+    for stage in STAGES:
+        subprocess.run([sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=os.environ | where, check=True)
+
+
+def whole_train(found: Data) -> Data:
+    """Train and val as one part: what a refit trains on."""
+    both = found.parts["train"].join(found.parts["val"])
+    return replace(found, parts=found.parts | {"train": both}, identity="bench")
+
+
+def measure(train: Callable[[Data, Params], nn.Module], found: Data, params: Params) -> dict[str, float]:
+    """Seconds of a training, and what its head finds in test."""
+    clock, cpu = time.perf_counter(), time.process_time()
+    module = train(found, params)
+    spent = {"seconds": time.perf_counter() - clock, "cpu": time.process_time() - cpu}
+    task = task_of(module, found, params)
+    test = found.parts["test"]
+    return spent | {"map_50": task.map_50(test, task.find(module, test, params.decide.nms_iou))}
+
+
+def ours(found: Data, params: Params) -> nn.Module:
+    """The trainer, as in a refit."""
+    return loop.fit(
+        "grid", found, params.model_copy(update={"monitor": "val_loss"}), pick_device("cpu"), last=True
+    ).module
+
+
+class Plain(nn.Module):
+    """The layers of `grid` in PyTorch's own modules, on standardised features."""
+
+    def __init__(self, whole: Whole, params: Params, classes: int) -> None:
+        super().__init__()
+        self.shape, self.standardize, hidden = whole.shape, whole.standardize, params.hidden
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(whole.shape[0], hidden, 1, bias=False), nn.GroupNorm(32, hidden), nn.ReLU()),
+            nn.Dropout(params.dropout),
+            *(nn.Conv2d(hidden, hidden, 3, padding=1, bias=False), nn.GroupNorm(32, hidden), nn.ReLU()),
+            nn.Dropout(params.dropout),
+            nn.Conv2d(hidden, 5 + classes, 1),
+        )
+        self.layers[-1].weight.data.copy_(whole.head.get_parameter("predict.layer.weight").data)
+        self.layers[-1].bias.data.copy_(whole.head.get_parameter("predict.layer.bias").data)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layers(self.standardize(x)).permute(0, 2, 3, 1)
+        return found
+
+
+def plain(found: Data, params: Params) -> nn.Module:
+    """A loop as one writes it first."""
+    torch.manual_seed(params.seed)
+    train, val = found.parts["train"], found.parts["val"]
+    whole, knobs = loop.start("grid", found, train, params, pick_device("cpu"))
+    module = Plain(whole, params, len(found.classes))
+    optimizer = torch.optim.AdamW(module.layers.parameters(), params.lr, weight_decay=params.weight_decay)
+    batches = -(-len(train.y) // params.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, params.epochs * batches)
+    for _ in range(params.epochs):
+        module.train()
+        for images in torch.randperm(len(train.y)).split(params.batch_size):  # type: ignore[no-untyped-call]
+            loss = grid.loss(module(train.batch(images)), targets(train, images, module.shape, knobs), knobs)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        module.eval()
+        with torch.inference_mode():
+            places = torch.arange(len(val.y))
+            float(grid.loss(module(val.batch(places)), targets(val, places, module.shape, knobs), knobs))
+    return module.eval()
+
+
+def targets(part: Part, images: torch.Tensor, shape: Any, knobs: dict[str, Any]) -> torch.Tensor:
+    """What the head should give for some images."""
+    maps = part.maps(images)
+    assert maps is not None and part.scenes is not None
+    each = [part.scenes.seen(image, affine) for image, affine in zip(images.tolist(), maps, strict=True)]
+    return torch.stack([grid.targets(boxes, labels, knobs, shape, 0) for boxes, labels in each])
+
+
+def task_of(module: Any, found: Data, params: Params) -> tasks.Boxes:
+    """What reads the outputs of either head."""
+    return tasks.Boxes("grid", module, fitted.knobs(params, found, pick_device("cpu")), len(found.classes), params)
+
+
+if __name__ == "__main__":
+    main()
