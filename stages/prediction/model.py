@@ -107,7 +107,7 @@ class Model:
             return list(fitted.averaged_logits(self.head, part, count).softmax(1).cpu())
         described = self.described
         task = tasks.Boxes(described["head"], self.head, described["knobs"], len(self.classes), self.params)
-        return task.find(self.head, part, self.decide.nms_iou, count)
+        return task.find(self.head, part, self.decide.nms_iou, count, self.decide.merge)
 
 
 def load(folder: Path = paths.HEAD) -> Model:
@@ -153,6 +153,7 @@ def _specs(described: dict[str, Any], device: torch.device, decide: Decide) -> l
     specs = []
     networks = names.joined(params["backbone"], params["weights"])
     for (backbone, weights), one in zip(networks, made.get("joined", [made]), strict=True):
+        alike = one.get("device") == device.type
         specs.append(
             Spec(
                 folder=Path(),
@@ -161,7 +162,8 @@ def _specs(described: dict[str, Any], device: torch.device, decide: Decide) -> l
                 cut=made["cut"],
                 image_size=params["image_size"],
                 resize=params["resize"],
-                precision=one.get("precision", "auto") if one.get("device") == device.type else "auto",
+                engine=one["engine"] if alike else "auto",
+                precision=one["precision"] if alike else "auto",
                 dtype=one["dtype"],
                 batch_size=one.get("batch_size", BATCH),
                 device=str(device),
