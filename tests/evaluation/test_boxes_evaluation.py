@@ -293,7 +293,10 @@ def test_each_kind_of_largest_has_its_own_scores(run: Make, predict: str) -> Non
         ({"cut": "pooled", "head": "grid"}, r"`head` grid takes a map .*, and `cut` pooled is a vector"),
         ({"head": "mlp", "monitor": "val_map_50"}, r"`monitor` val_map_50 is of heads for boxes, found mlp"),
         ({"head": "grid", "monitor": "val_accuracy"}, r"`monitor` val_accuracy is of heads for one class an image"),
-        ({"head": "grid", "seeds": 2}, r"`seeds` is for heads that name the class of an image so far: set seeds=1"),
+        (
+            {"head": "grid", "seeds": 2},
+            r"`seeds` is for heads that name the class of an image .*, found 2 with head grid: set seeds=1",
+        ),
         ({"boxes": {"anchor_ignore": 0.6}}, r"anchor_ignore must not be above anchor_match"),
     ],
 )

@@ -77,7 +77,12 @@ def _work(wanted: list[Image], harm: Harm, limit: float) -> None:
     pipeline.decode = extraction.decode = harmful  # type: ignore[attr-defined]
     supervised.LIMIT, supervised.POLL = limit, 0.05
     extraction.machine, extraction.PART_VIEWS = toy.machine(3), PART  # type: ignore[assignment]
-    supervised.start()
+    try:
+        supervised.start()
+    except SystemExit as ended:  # torch, which this process was forked with, does not always survive a regular end
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr, flush=True)
+        os._exit(ended.code if isinstance(ended.code, int) else 1)
     spec = toy.spec(Path("photos").resolve(), PART)
     computed, bad = extraction.extract(spec, wanted, toy.OUT)
     print(json.dumps([computed, [[place, extraction.reason(spec, wanted[place])] for place in bad]]))
