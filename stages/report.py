@@ -18,10 +18,11 @@ def main(params: Params) -> dict[str, object]:
     """
     found = gather.load(params.dataset)
     album = Album.open(params.dataset, params.options, params.root)
-    html = _encoded(page.html(found, album))
+    drawn = page.drawings(found)
+    html = _encoded(page.html(found, album, drawn))
     io.write_bytes(paths.REPORTS / "report.html", html)
-    io.write_bytes(paths.REPORTS / "report.md", _encoded(page.markdown(found)))
-    _write_figures(page.pngs(found))
+    io.write_bytes(paths.REPORTS / "report.md", _encoded(page.markdown(found, drawn)))
+    _write_figures(page.pngs(drawn))
     bad = (json.dumps(image, ensure_ascii=False) + "\n" for image in found.bad)
     io.write_bytes(paths.REPORTS / "bad_images.jsonl", _encoded("".join(bad)))
     return {"pictures": album.shown, "pictures missing": len(album.missing), "bytes": len(html)}

@@ -88,14 +88,12 @@ class Exploration:
         lists: the dataset's own lists, or `all`.
         counts: by class, in order of name.
         sentences: how many there are.
-        figures: by name.
         examples: annotated images.
     """
 
     lists: tuple[str, ...]
     counts: list[Count]
     sentences: str
-    figures: dict[str, Drawing]
     examples: list[Example]
 
 
@@ -113,7 +111,6 @@ def explore(run: Run, album: Album, rows: Sequence[Row]) -> Exploration | None:
         lists,
         counts,
         sentences(annotated, lists, run.rows),
-        figures=drawings(run),
         examples=[example(album.picture(row), colour) for row in shown],
     )
 

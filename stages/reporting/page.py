@@ -66,11 +66,10 @@ def of(run: Run) -> Page:
     return tasks[run.metrics["task"]](run)
 
 
-def html(run: Run, album: Album) -> str:
-    """The page: one file, nothing loaded from anywhere."""
-    task = of(run)
+def html(run: Run, album: Album, drawn: Mapping[str, Drawing]) -> str:
+    """The page: one file, nothing loaded from anywhere; `drawn` is what `drawings` gave."""
+    task, viewed = of(run), len(run.views) > 1
     objects = boxes.explore(run, album, trained(run))
-    viewed, drawn = len(run.views) > 1, drawings(run, task)
     behind = {"Views": viewed, "Objects": objects is not None, "Data": True, "Provenance": True}
     context = {
         "contents": ["Training", *task.sections, *(name for name, there in behind.items() if there)],
@@ -94,18 +93,17 @@ def html(run: Run, album: Album) -> str:
     return template.render(common(run, task) | context)
 
 
-def pngs(run: Run) -> dict[str, bytes]:
+def pngs(drawn: Mapping[str, Drawing]) -> dict[str, bytes]:
     """The figures as the text refers to them, by their file names."""
-    drawn = tqdm(drawings(run, of(run)).items(), unit=" figures", leave=False, delay=2)
-    return {FIGURE.format(name): figure.png() for name, figure in drawn}
+    shown = tqdm(drawn.items(), unit=" figures", leave=False, delay=2)
+    return {FIGURE.format(name): figure.png() for name, figure in shown}
 
 
-def markdown(run: Run) -> str:
+def markdown(run: Run, drawn: Mapping[str, Drawing]) -> str:
     """The same in text: no picture, time or path of this machine, so that it changes only when the result does."""
     task = of(run)
     template = environment(escape=False).get_template(f"{task.template}.md.j2")
-    drawn = {FIGURE.format(name): figure for name, figure in drawings(run, task).items()}
-    return template.render(common(run, task) | {"drawn": drawn})
+    return template.render(common(run, task) | {"drawn": {FIGURE.format(name): one for name, one in drawn.items()}})
 
 
 def common(run: Run, task: Page) -> dict[str, Any]:
@@ -121,8 +119,9 @@ def common(run: Run, task: Page) -> dict[str, Any]:
     }
 
 
-def drawings(run: Run, task: Page) -> dict[str, Drawing]:
+def drawings(run: Run) -> dict[str, Drawing]:
     """Every figure that a run has data for, by name."""
+    task = of(run)
     found = {f"curves_{what}": figure for what, figure in figures.curves(run.history, run.head["best_epoch"]).items()}
     found |= task.figures()
     if len(run.views) > 1:

@@ -104,7 +104,7 @@ def test_boxes_of_other_images_are_refused(detector: Made) -> None:
     run = gather.load("folder")
     (paths.PREDICTIONS / "boxes.safetensors").write_bytes(b"damaged")
     with pytest.raises(UserError, match="dvc repro -f evaluate"):
-        page.markdown(run)
+        page.markdown(run, {})
 
 
 def test_knobs_of_boxes_are_settings(detector: Made) -> None:

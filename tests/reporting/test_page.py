@@ -151,7 +151,9 @@ def test_closed_form_head_has_a_sentence_instead_of_curves(made: Made, reported:
 def test_a_better_baseline_is_admitted(made: Made, ridge: float, said: str) -> None:
     made.ridge_top1 = ridge
     made.write()
-    assert said in (text := page.markdown(gather.load("folder"))) and ("better than this head" in text) == bool(said)
+    assert said in (text := page.markdown(gather.load("folder"), {})) and ("better than this head" in text) == bool(
+        said
+    )
 
 
 def test_bad_images_of_both_stages(made: Made) -> None:
