@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 CALIBRATION_BINS = 15
 LEVEL = 0.95
@@ -31,16 +30,14 @@ def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     low, high = interval(round(top1 * len(labels)), len(labels))
     found = {"top1": top1}
     if classes > 5:
-        top5 = multiclass_accuracy(logits, labels, num_classes=classes, top_k=5, average="micro")
-        found["top5"] = float(top5)
-    each = multiclass_accuracy(logits, labels, num_classes=classes, average="none")
-    ece = multiclass_calibration_error(logits.softmax(1), labels, num_classes=classes, n_bins=CALIBRATION_BINS)
+        found["top5"] = float((logits.topk(5).indices == labels[:, None]).any(1).double().mean())
+    each = torch.bincount(labels[logits.argmax(1) == labels], minlength=classes)
+    of = torch.bincount(labels, minlength=classes)
+    bins = reliability(logits.softmax(1), labels)
     return found | {
-        "macro_accuracy": float(
-            each[torch.bincount(labels, minlength=classes) > 0].mean()
-        ),  # over the classes that have images here
+        "macro_accuracy": float((each / of)[of > 0].double().mean()),  # over the classes that have images here
         "cross_entropy": float(F.cross_entropy(logits.double(), labels)),
-        "ece": float(ece),
+        "ece": sum(one.images * abs(one.accuracy - one.confidence) for one in bins) / len(labels),
         "top1_low": low,
         "top1_high": high,
     }

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from stages.metrics import classification
 from stages.metrics.classification import confident, interval, reliability, scores
@@ -119,3 +120,19 @@ def test_confident() -> None:
 
 def test_the_constants_are_those_that_the_docstring_tells() -> None:
     assert (classification.CALIBRATION_BINS, classification.LEVEL) == (15, 0.95)
+
+
+@settings(max_examples=30, deadline=None)
+@given(images=st.integers(1, 60), classes=st.integers(2, 9), seed=st.integers(0, 999))
+def test_against_torchmetrics(images: int, classes: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(images, classes, generator=generator)
+    labels = torch.randint(classes, (images,), generator=generator)
+    found, there = classification.scores(logits, labels), torch.bincount(labels, minlength=classes) > 0
+    each = multiclass_accuracy(logits, labels, num_classes=classes, average="none")
+    assert found["macro_accuracy"] == pytest.approx(float(each[there].mean()), abs=1e-6)
+    ece = multiclass_calibration_error(logits.softmax(1), labels, num_classes=classes, n_bins=15)
+    assert found["ece"] == pytest.approx(float(ece), abs=1e-5)
+    if classes > 5:
+        top5 = multiclass_accuracy(logits, labels, num_classes=classes, top_k=5, average="micro")
+        assert found["top5"] == pytest.approx(float(top5), abs=1e-6)
