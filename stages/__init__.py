@@ -1,5 +1,6 @@
 """coldcut: the frozen part of a network runs once, heads train in seconds. `python -m stages` lists the commands."""
 
+import gc
 import os
 import sys
 
@@ -10,3 +11,5 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 if not sys.stderr.isatty():  # a log file wants a line now and then, not ten a second
     os.environ.setdefault("TQDM_MININTERVAL", "10")
+# Importing torch makes a million objects: looking for garbage among them in between takes half a second.
+gc.set_threshold(50_000, 20, 100)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import json
 import logging
@@ -44,6 +45,7 @@ def run(name: str, stage: Stage, what: Callable[[Params], str] | None = None, ma
             print(f"{name}: {', '.join(f'{value} {key}' for key, value in found.items())} in {seconds:.1f} s")
     except UserError as error:
         sys.exit(f"error: {error}")
+    gc.freeze()  # nor is there any among them at the end, which would take a second
 
 
 def seconds_of(name: str, made: Path) -> float | None:
