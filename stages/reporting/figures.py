@@ -111,7 +111,6 @@ class Drawing:
         with _style(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph")  # the browser has a font for what matplotlib has none for
             self.figure.savefig(stream, **how)
-            self.figure.set_layout_engine("none")  # places are found: the next time takes half as long
 
 
 def baselines(bars: Sequence[Bar], what: str, interval: tuple[float, float] | None = None) -> Drawing:

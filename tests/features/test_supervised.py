@@ -25,15 +25,17 @@ from tests.faults import toy
 PART, IMAGES = 4, 24
 Harm = dict[int, str]  # position of an image -> what its decoding does
 decode = pipeline.decode
+CLEAN = multiprocessing.get_context("forkserver")  # without the threads that other tests have started in this process
+CLEAN.set_forkserver_preload([__name__])
 
 
 class Run:
-    """An extraction of the photos, watched over, in a process that is forked from this one."""
+    """An extraction of the photos, watched over, in a process of its own."""
 
     def __init__(self, wanted: list[Image], harm: Harm, limit: float = 600.0) -> None:
         for stream in ("out", "err"):
             Path(stream).unlink(missing_ok=True)
-        work = multiprocessing.get_context("fork").Process(target=_work, args=(wanted, harm, limit))
+        work = CLEAN.Process(target=_work, args=(Path.cwd(), wanted, harm, limit))
         work.start()
         self.process = work
 
@@ -49,8 +51,9 @@ class Run:
         return psutil.Process(self.process.pid).children()[0]
 
 
-def _work(wanted: list[Image], harm: Harm, limit: float) -> None:
+def _work(folder: Path, wanted: list[Image], harm: Harm, limit: float) -> None:
     os.setsid()
+    os.chdir(folder)
     faulthandler.disable()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     os.dup2(os.open("out", os.O_CREAT | os.O_WRONLY), 1)
