@@ -14,6 +14,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 .PHONY: repro test test-all lint lock
 repro: .venv/installed
 	$(if $(SCENES),dvc exp run -S datasets.logos.scenes=$(SCENES),dvc repro)
+	@[ reports/report.html -nt reports/metrics.json ] || dvc repro -q -f -s report
 	@sed -n '1p;3p' reports/report.md
 	@echo "The page: file://$(CURDIR)/reports/report.html"
 

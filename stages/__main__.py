@@ -12,7 +12,6 @@ coldcut: the frozen part of a network runs once, heads train in seconds.
   python -m stages.compare [REV ...]  experiments and commits side by side, image by image: reports/compare.html
   python -m stages.backbone NAME      where a backbone can be cut: shapes, bytes an image, share of the compute saved
   python -m stages.plan               what the features of so many images would cost here: hours, bytes, alternatives
-  python -m stages.compare            the experiments side by side, image by image
   python -m stages.predict PATH…      what the head of the last run says of new images
   python -m stages.export --format F  backbone and head in one file, checked: onnx, openvino or torch
   python -m stages.store ls           what cache/store holds; verify [--repair] reads all of it, gc drops what is unused

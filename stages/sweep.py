@@ -126,8 +126,8 @@ def arguments(best: Row, params: Params) -> str:
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """Cells of a table, the head of it first; an axis with a single value has no column."""
-    axes = [name for name in AXES if len({getattr(row, name) for row in rows}) > 1] or list(AXES[:2])
+    """Cells of a table, the head of it first; of lr and weight decay always, of another axis where it varies."""
+    axes = [name for name in AXES if name in AXES[:2] or len({getattr(row, name) for row in rows}) > 1]
     head = [*axes, "val accuracy", "val cross-entropy", "best epoch"]
     return [head] + [[*(f"{getattr(row, name):g}" for name in axes), *_results(row)] for row in rows]
 

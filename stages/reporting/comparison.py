@@ -162,6 +162,9 @@ class Comparison:
         interval = self.interval(self.best)
         score = f"{percent(self.best.score(self.headline))} {what}{f' ({interval})' if interval else ''}"
         found = self.pair_of(self.best) or (self.pairs[0] if count == 2 and self.pairs else None)
+        equal = [one.name for one in self.revisions if one.score(self.headline) == self.best.score(self.headline)]
+        if len(equal) > 1:
+            return f"{', '.join(equal)} are equally good, the best of {count}: {score}."
         return f"{self.best.name} is the best of {count}: {score}. {found.sentence if found else ''}".strip()
 
     def caveats(self) -> list[str]:

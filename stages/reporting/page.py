@@ -108,11 +108,12 @@ def markdown(run: Run, drawn: Mapping[str, Drawing]) -> str:
 
 def common(run: Run, task: Page) -> dict[str, Any]:
     """What both templates show."""
+    summary = task.summary()
     return {
         "run": run,
         "m": run.metrics,
         "words": words,
-        "summary": task.summary(),
+        "summary": summary._replace(answer=summary.answer[:1].upper() + summary.answer[1:]),
         "provenance": provenance(run, task),
         "command": command.shell(run),
         **task.text(),
