@@ -30,7 +30,6 @@ EXAMPLES = """\
   python -m stages.plan --images 1e9 --views 6"""
 SAMPLE = 4096  # images of the dataset to measure on, spread evenly: reading them again would measure the memory
 WARM = 4  # batches
-HOUR, DAY = 3600.0, 86400.0
 
 
 class Measured(NamedTuple):
@@ -75,7 +74,7 @@ def main(given: argparse.Namespace) -> int:
         forecast.view_bytes(machine(specify(params, folder, *named)).layers) * params.views
         for named in names.joined(params.backbone, params.weights)
     )
-    print(f"\n{count:,} images of {params.dataset}: {duration(seconds)}, {forecast.in_bytes(count * size)}\n")
+    print(f"\n{count:,} images of {params.dataset}: {forecast.duration(seconds)}, {forecast.in_bytes(count * size)}\n")
     if "+" not in params.backbone:
         print(table(alternatives(specify(params, folder, params.backbone, params.weights)), count))
     print("\n".join(advice(count, count * size, seconds)))
@@ -109,7 +108,7 @@ def said(spec: Spec, found: Measured, count: int) -> str:
     how = f"{about['engine']}, {about['device']}, {about['precision']}" if "engine" in about else "kept as they are"
     several = f" of {len(spec.views)} views" if len(spec.views) > 1 else ""
     measured = f"{found.speed:,.0f} images/s{several}, measured on {found.images:,} in {found.seconds:.0f} s"
-    takes = duration(found.start + count / found.speed)
+    takes = forecast.duration(found.start + count / found.speed)
     return f"{spec.backbone} ({how}): {measured}; {found.start:.1f} s to start. {count:,} take {takes}."
 
 
@@ -158,19 +157,13 @@ def advice(count: int, size: int, seconds: float) -> list[str]:
             f"The features take more than {stored.SHARE:.0%} of the memory: training reads them from the disk in "
             "shuffled blocks; vectors (cut=pooled) are always held in memory."
         )
-    if seconds > DAY:
-        found.append(f"In a day: {-(-seconds // DAY):,.0f} machines like this one, each with its share of the images.")
-    elif seconds > HOUR:
+    if seconds > forecast.DAY:
+        found.append(
+            f"In a day: {-(-seconds // forecast.DAY):,.0f} machines like this one, each with its share of the images."
+        )
+    elif seconds > forecast.HOUR:
         found.append("A run that is stopped goes on from its finished parts: nothing is computed twice.")
     return found
-
-
-def duration(seconds: float) -> str:
-    """A time in the unit that suits it."""
-    for unit, length in (("years", 365 * DAY), ("days", DAY), ("hours", HOUR), ("minutes", 60.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.1f} {unit}"
-    return f"{seconds:,.0f} s"
 
 
 def run() -> None:

@@ -59,7 +59,7 @@ def test_the_time_is_that_of_the_measured_speed() -> None:
     ("seconds", "told"), [(3.2, "3 s"), (90, "90 s"), (150, "2.5 minutes"), (9e3, "2.5 hours"), (2.6e5, "3.0 days")]
 )
 def test_times_are_told_in_their_unit(seconds: float, told: str) -> None:
-    assert plan.duration(seconds) == told
+    assert forecast.duration(seconds) == told
 
 
 def test_advice_follows_from_the_numbers(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def _open_onnx(path: Path) -> Run:
 
 
 def _write_openvino(made: Program, told: Mapping[str, Any], path: Path) -> None:
-    openvino = _openvino()
+    openvino = import_module("openvino")
     model = openvino.convert_model(made.graph)
     model.reshape([-1, 3, made.size, made.size])
     for name, output in zip(made.outputs, model.outputs, strict=True):
@@ -106,7 +106,7 @@ def _write_openvino(made: Program, told: Mapping[str, Any], path: Path) -> None:
 
 
 def _open_openvino(path: Path) -> Run:
-    openvino = _openvino()
+    openvino = import_module("openvino")
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     names = [name for output in compiled.outputs for name in output.names]  # an output has several
 
@@ -115,11 +115,6 @@ def _open_openvino(path: Path) -> Run:
         return {name: found[name] for name in names}
 
     return run
-
-
-def _openvino() -> Any:
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # converting would call home
-    return import_module("openvino")
 
 
 def _write_torch(made: Program, told: Mapping[str, Any], path: Path) -> None:

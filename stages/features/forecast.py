@@ -11,6 +11,7 @@ from stages.errors import UserError
 from stages.features import h5, io
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
+HOUR, DAY = 3600.0, 86400.0
 
 
 def view_bytes(layers: h5.Shapes) -> int:
@@ -71,3 +72,11 @@ def in_bytes(count: float) -> str:
     """A number of bytes as people write it."""
     power = min(len(UNITS) - 1, max(0, (len(str(int(count))) - 1) // 3))
     return f"{count / 1000**power:.3g} {UNITS[power]}"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, length in (("years", 365 * DAY), ("days", DAY), ("hours", HOUR), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:,.0f} s"

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from stages.features import forecast
 from stages.reporting.gather import Run
 
 PART_NAMES = {"test": "unseen", "val": "validation"}
@@ -166,18 +167,10 @@ def saved(run: Run) -> str:
         return ""
     images = run.metrics["n_train"] + run.metrics["n_val"]
     return (
-        f"Training took {duration(seconds)}. Without the cache the frozen part of the backbone would have run over "
-        f"{images:,} images in each of {epochs:,} epochs: at the {speed:,.0f} images/s of the extraction, "
-        f"{duration(epochs * images / speed)} more."
+        f"Training took {forecast.duration(seconds)}. Without the cache the frozen part of the backbone would have run "
+        f"over {images:,} images in each of {epochs:,} epochs: at the {speed:,.0f} images/s of the extraction, "
+        f"{forecast.duration(epochs * images / speed)} more."
     )
-
-
-def duration(seconds: float) -> str:
-    """A time in the unit that suits it."""
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.0f} seconds" if seconds >= 10 else f"{seconds:.1f} seconds"
 
 
 def percent(value: float | None) -> str:
