@@ -27,7 +27,8 @@ from stages.datasets import images
 from stages.errors import UserError
 from stages.features import forecast, h5, io, supervised, views
 from stages.features.header import BadImage
-from stages.features.pipeline import KEPT_RATIO, PIPELINE, Preprocessing, decode, keep, kept_side
+from stages.features.pipeline import KEPT_RATIO, PIPELINE, decode, keep, kept_side
+from stages.features.preprocessing import Preprocessing
 from stages.features.store import RowStore
 from stages.params import Augment
 
