@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stages import paths
-from stages.errors import UserError
+from stages import command, paths
 from stages.params import Params, load
 
 Stage = Callable[[Params], Mapping[str, object]]
@@ -33,18 +32,15 @@ def run(name: str, stage: Stage, what: Callable[[Params], str] | None = None, ma
         made: a file that tells a result of this stage from all others; the seconds are also kept for it.
     """
     given = _arguments(name)
-    try:
-        with _told(given.quiet, given.verbose):
-            params = load()
-            if what:
-                print(f"{name}: {what(params)}{_expected(name, params)}", flush=True)
-            started = time.perf_counter()
-            found = stage(params)
-            seconds = time.perf_counter() - started
-            _keep(name, params, found, seconds, made)
-            print(f"{name}: {', '.join(f'{value} {key}' for key, value in found.items())} in {seconds:.1f} s")
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    with command.no_traceback(), _told(given.quiet, given.verbose):
+        params = load()
+        if what:
+            print(f"{name}: {what(params)}{_expected(name, params)}", flush=True)
+        started = time.perf_counter()
+        found = stage(params)
+        seconds = time.perf_counter() - started
+        _keep(name, params, found, seconds, made)
+        print(f"{name}: {', '.join(f'{value} {key}' for key, value in found.items())} in {seconds:.1f} s")
     gc.freeze()  # nor is there any among them at the end, which would take a second
 
 
