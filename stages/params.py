@@ -64,6 +64,9 @@ class Extract(Block):
     dtype: Literal["float16", "float32"]
     batch_size: Annotated[int, Field(ge=1)]
     seed: int
+    cluster: str = Field(pattern=r"^(none|local|auto|[^/\s]+:\d+)$")
+    cluster_cpus: Annotated[int, Field(ge=1)]
+    cluster_gpus: Annotated[int, Field(ge=0)]
 
 
 class Phase(Block):
