@@ -112,9 +112,8 @@ def connected(address: str, *, cpus: int, gpus: int) -> Iterator["Cluster"]:
 
 def _connect(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-    alone = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == "local" else {}
     try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR", **alone)
+        ray.init(address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
             f"`extract.cluster`: {address} cannot be used ({str(error).strip().splitlines()[0]}). `ray start` starts a "
@@ -178,7 +177,7 @@ class Cluster:
                 elif found.provenance != store.provenance:
                     raise UserError(_differences(found.provenance, store.provenance))
         if self.retried:
-            print(f"{self.retried} parts were lost with their workers and computed again", flush=True)
+            print(f"{self.retried} part(s) were lost with their workers and computed again", flush=True)
 
     def _hire(self, spec: Spec, most: int) -> None:
         """Starts workers where nodes have room, and lets them load the network."""
@@ -225,7 +224,7 @@ class Cluster:
         parts = [job for job in jobs if job.part]
         self.retried += len(parts)
         where = f" on {worker.where}" if worker.where else ""
-        tqdm.write(f"A worker{where} ended, {len(parts)} parts with it: they are computed again.", sys.stderr)
+        tqdm.write(f"A worker{where} ended, {len(parts)} part(s) with it: they are computed again.", sys.stderr)
         for job in jobs:
             job.lost += 1
             if job.lost == MOST_LOST:

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,22 @@ class Hanging(Remote):
         while not reached.exists():
             time.sleep(0.05)
         return super().compute(spec, part)
+
+
+class Different(Remote):
+    """All but the first to load the network would compute on another device; until then no part is done."""
+
+    def load(self, spec: Spec, marker: Path) -> tuple[Machine, str]:
+        found, where = super().load(spec, marker)
+        try:
+            (paths.main_checkout() / "first").touch(exist_ok=False)
+        except FileExistsError:
+            return replace(found, provenance=found.provenance | {"device": "cuda"}), where
+        return found, where
+
+    def compute(self, spec: Spec, part: Part) -> Path:
+        time.sleep(600)
+        raise AssertionError
 
 
 class Killed(Remote):
