@@ -10,7 +10,7 @@ IMPORTS = """
 import importlib, sys
 for name in sys.argv[1:]:
     importlib.import_module(name)
-    found = {"torch", "torchvision", "timm", "pandas", "scipy"} & sys.modules.keys()
+    found = {"torch", "torchvision", "timm", "pandas", "ray", "scipy"} & sys.modules.keys()
     assert not found, f"{name} imports {found}"
 """
 
