@@ -8,6 +8,7 @@ where crashes are watched over (`supervised`).
 
 import os
 import platform
+import socket
 import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -112,9 +113,12 @@ def connected(address: str, *, cpus: int, gpus: int) -> Iterator["Cluster"]:
 
 def _connect(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    host, _, port = address.rpartition(":")
     try:
+        if host:  # Ray would try for five minutes
+            socket.create_connection((host, int(port)), timeout=LOOK).close()
         ray.init(address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise UserError(
             f"`extract.cluster`: {address} cannot be used ({str(error).strip().splitlines()[0]}). `ray start` starts a "
             "cluster, and this machine must be one of its nodes; `local` needs none."
@@ -152,6 +156,7 @@ class Cluster:
         for worker in self._workers:
             ray.kill(worker.actor)
         self._workers = []
+        print("waiting for the first of Ray's workers", flush=True)
         while True:
             self._hire(spec, 1)
             for _, found in self._finished(spec, deque()):
