@@ -2,6 +2,8 @@
 
 import json
 import time
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +12,11 @@ from stages.backbones import names
 from stages.datasets import images, listing
 from stages.errors import UserError
 from stages.features import io, supervised
-from stages.params import Params
+from stages.params import Extract, Params
 from stages.stage import run
 
 if TYPE_CHECKING:  # torch is imported in the process that works, not in the one that watches over it
-    from stages.features.extraction import Spec
+    from stages.features.extraction import Spec, Workers
 
 
 def main(params: Params) -> dict[str, object]:
@@ -28,7 +30,11 @@ def main(params: Params) -> dict[str, object]:
     wanted = [(row.path, row.sha256) for row in rows]
     out = paths.features(params.dataset, params.backbone, params.cut)
     started = time.perf_counter()
-    computed, undecodable = extract_joined(specs, wanted, out) if len(specs) > 1 else extract(specs[0], wanted, out)
+    with workers(params.extract) as many:
+        joined = len(specs) > 1
+        computed, undecodable = (
+            extract_joined(specs, wanted, out, many) if joined else extract(specs[0], wanted, out, many)
+        )
     seconds = time.perf_counter() - started
     bad = [{"path": rows[place].path, "reason": reason(specs[0], wanted[place])} for place in undecodable]
     if len(bad) > params.bad_images.max_fraction * len(rows):
@@ -41,6 +47,23 @@ def main(params: Params) -> dict[str, object]:
     speed = {"images/s": round(computed / seconds, 1)} if computed else {}
     speed |= {"views": params.views} if params.views > 1 else {}
     return {"images": len(rows), "computed": computed, "bad": len(bad), **speed, "bytes": out.stat().st_size}
+
+
+def workers(how: Extract) -> AbstractContextManager["Workers"]:
+    """Who computes: this process, or Ray's workers, and only then is Ray imported.
+
+    Raises:
+        UserError: Ray is not installed.
+    """
+    if how.cluster == "none":
+        from stages.features.extraction import HERE
+
+        return nullcontext(HERE)
+    if not find_spec("ray"):
+        raise UserError(f"`extract.cluster`: {how.cluster} needs Ray: pip install '.[ray]', or take none.")
+    from stages.features import cluster
+
+    return cluster.connected(how.cluster, cpus=how.cluster_cpus, gpus=how.cluster_gpus)
 
 
 def spec(params: Params, folder: Path, backbone: str, weights: str) -> "Spec":

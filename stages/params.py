@@ -39,6 +39,12 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Place = Annotated[str, AfterValidator(names.named)]  # of a cut or a tap; whether a network has it, only torch can tell
 
 
+def _cluster(name: str) -> str:
+    if not re.fullmatch(r"none|local|auto|[^/\s]+:\d+", name):
+        raise ValueError("must be none, local, auto or host:port")
+    return name
+
+
 class Split(Block):
     """How images become train, val and test."""
 
@@ -64,6 +70,9 @@ class Extract(Block):
     dtype: Literal["float16", "float32"]
     batch_size: Annotated[int, Field(ge=1)]
     seed: int
+    cluster: Annotated[str, AfterValidator(_cluster)]
+    cluster_cpus: Annotated[int, Field(ge=1)]
+    cluster_gpus: Annotated[int, Field(ge=0)]
 
 
 class Phase(Block):

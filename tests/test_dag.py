@@ -94,6 +94,9 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "extract.dtype": ("float32", FROM_EXTRACT),
     "extract.batch_size": (4, FROM_EXTRACT),
     "extract.seed": (1, {"extract"}),  # no drawn views: the same features
+    "extract.cluster": ("local", NOTHING),
+    "extract.cluster_cpus": ({"extract.cluster": "none", "extract.cluster_cpus": 2}, NOTHING),
+    "extract.cluster_gpus": (1, NOTHING),
     "augment.crop": (0.6, AUGMENT),
     "augment.flip": ("false", AUGMENT),
     "augment.rotate": (15.0, AUGMENT),

@@ -118,6 +118,15 @@ def test_a_warm_up_must_end_within_every_phase(text: str) -> None:
     assert "`warmup` (3 epochs) must end before the shortest of `phases` (3)" in message
 
 
+@pytest.mark.parametrize("cluster", ["none", "local", "auto", "10.0.0.1:6379", "head.example:6379"])
+def test_who_extracts(text: str, cluster: str) -> None:
+    tree = yaml.safe_load(text.replace("  cluster: none", f"  cluster: {cluster}"))
+    assert loaded(yaml.safe_dump(tree)).extract.cluster == cluster
+    tree["extract"]["cluster"] = f"ray://{cluster}"
+    expected = f"`extract.cluster` must be none, local, auto or host:port, found 'ray://{cluster}'"
+    assert expected in refused(yaml.safe_dump(tree))
+
+
 @pytest.mark.parametrize("knob", KNOBS)
 def test_a_missing_knob_is_named(text: str, knob: str) -> None:
     tree = yaml.safe_load(text)

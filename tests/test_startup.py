@@ -6,9 +6,7 @@ from pathlib import Path
 
 LIGHT = "params download index split extract report store recipe"  # of extract the process that watches
 DATASETS = "caltech101 coco csv flickrlogos32 folder logos voc"
-FOR_LABELS = (
-    "train evaluate lr_sweep heads.linear heads.mlp heads.ridge heads.knn"  # boxes call torchvision's operations
-)
+FOR_LABELS = "train evaluate lr_sweep heads.linear heads.mlp heads.ridge heads.knn"
 TORCHVISION = {"torchvision", "timm", "torch._dynamo"}
 IMPORTS = """
 import importlib, sys
@@ -26,7 +24,7 @@ def check(repository: Path, unwanted: set[str], names: list[str]) -> None:
 
 def test_stages_that_need_no_torch_do_not_import_it(repository: Path) -> None:
     names = [f"stages.{name}" for name in LIGHT.split()] + [f"stages.datasets.{name}" for name in DATASETS.split()]
-    check(repository, TORCHVISION | {"torch", "pandas", "scipy"}, names)
+    check(repository, TORCHVISION | {"torch", "pandas", "ray", "scipy"}, names)
 
 
 def test_heads_for_labels_do_without_torchvision(repository: Path) -> None:

@@ -1,4 +1,6 @@
-"""Which device to compute on."""
+"""Which device to compute on, and on how many cores."""
+
+import os
 
 import torch
 
@@ -18,6 +20,11 @@ def pick_device(device: str) -> torch.device:
     if not there[kind] or (number and int(number) >= torch.cuda.device_count()):
         raise UserError(f"`device`: {device} is not available here; device=auto takes what is.")
     return torch.device(device)
+
+
+def cores() -> int:
+    """How many cores this process may use: PYTHON_CPU_COUNT, which Python itself obeys from 3.13 on, else all."""
+    return int(os.environ.get("PYTHON_CPU_COUNT") or os.cpu_count() or 1)
 
 
 def half(device: torch.device) -> str | None:

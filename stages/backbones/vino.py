@@ -7,7 +7,6 @@ converted anew. Deleting the folder costs the conversions.
 import hashlib
 import io as streams
 import json
-import os
 import sys
 import tempfile
 import warnings
@@ -22,6 +21,7 @@ import torch
 
 from stages import paths
 from stages.backbones import trunk
+from stages.backbones.device import cores
 from stages.backbones.engine import Turns
 from stages.backbones.trunk import About, Trunk
 from stages.errors import UserError
@@ -61,8 +61,7 @@ class OpenVinoEngine:
     def __init__(self, converted: Converted, precision: str) -> None:
         import openvino  # some machines have none
 
-        cores = os.cpu_count() or 1
-        self.parallel = min(cores, MAX_STREAMS)
+        self.parallel = min(cores(), MAX_STREAMS)
         core = openvino.Core()
         compiled = core.compile_model(
             core.read_model(converted.xml, converted.weights),
@@ -70,7 +69,7 @@ class OpenVinoEngine:
             {
                 "INFERENCE_PRECISION_HINT": HINTS[precision],
                 "NUM_STREAMS": self.parallel,
-                "INFERENCE_NUM_THREADS": cores,
+                "INFERENCE_NUM_THREADS": cores(),
                 "ENABLE_CPU_PINNING": False,  # a second experiment would be pinned to the same cores
             },
         )

@@ -1,10 +1,10 @@
 """Extraction: which rows are missing, compute them part by part, assemble the file.
 
 The unit of work is a part: `compute_part(spec, images)` is pure and idempotent, so the same function serves a loop in
-this process and, later, many machines. Two parts are computed at a time, so that the engine never waits for one to end.
+this process and many machines (`cluster`). Two parts are computed at a time, so that the engine never waits for one to
+end.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from stages.backbones import trunk, vino, zoo
-from stages.backbones.device import pick_device
+from stages.backbones.device import cores, pick_device
 from stages.backbones.engine import Engine, TorchEngine, pick_engine, pick_precision
 from stages.backbones.trunk import About
 from stages.datasets import images
@@ -35,7 +35,7 @@ from stages.params import Augment
 PART_VIEWS = 512
 PART_BYTES = 64 << 20
 PARTS = 2  # computed at a time: one fills the engine while the other ends and is written
-THREADS = os.cpu_count() or 1
+THREADS = cores()
 Image = tuple[str, str]  # path below the folder, sha256
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -65,7 +65,7 @@ class Machine:
     """What makes the rows of a part, and the provenance of what comes out.
 
     Attributes:
-        engine: a trunk ready to run; None where images are kept as they are.
+        engine: a trunk ready to run; None where images are kept as they are, or others compute.
         layers: layer -> shape of one view of one image (of images: the largest) and dtype, in the engine's order.
         parallel: batches that the engine computes at a time.
     """
@@ -188,7 +188,7 @@ def compute_part(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dic
     ok = np.zeros(len(part), np.uint8)
 
     def load(place: int) -> list[torch.Tensor]:
-        image = _decoded(spec, part[place])
+        image = decoded(spec, part[place])
         if image is None:
             return [torch.zeros((3, size, size), dtype=torch.uint8)] * len(names)
         ok[place] = 1
@@ -244,7 +244,7 @@ def _images(spec: Spec, how: Preprocessing, part: Sequence[Image]) -> dict[str, 
     """The rows of some images where these themselves are kept: padded to the largest of them, with `sizes`."""
 
     def load(image: Image) -> tuple[torch.Tensor, views.Affine] | None:
-        pixels = _decoded(spec, image)
+        pixels = decoded(spec, image)
         return None if pixels is None else keep(pixels, how)
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -261,7 +261,7 @@ def _images(spec: Spec, how: Preprocessing, part: Sequence[Image]) -> dict[str, 
     return {h5.LAYER + h5.INPUT: kept, "ok": ok, "views": affine, "sizes": sizes}
 
 
-def _decoded(spec: Spec, image: Image) -> torch.Tensor | None:
+def decoded(spec: Spec, image: Image) -> torch.Tensor | None:
     """The pixels of an image; None where it cannot be decoded."""
     try:
         return _decode(spec, image)
@@ -276,8 +276,40 @@ def _decode(spec: Spec, image: Image) -> torch.Tensor:
         return decode(data)
 
 
-def extract(spec: Spec, wanted: Sequence[Image], out: Path) -> tuple[int, list[int]]:
+class Workers(Protocol):
+    """Who computes: this process (`Here`), or others (`cluster.Cluster`)."""
+
+    def machine(self, spec: Spec) -> Machine:
+        """How they compute."""
+
+    def kept(self, spec: Spec, parts: Iterable["Part"], store: RowStore) -> Generator["Part", None, None]:
+        """Computes parts; each that comes out is in the store."""
+
+
+class Here:
+    """This process."""
+
+    def machine(self, spec: Spec) -> Machine:
+        return machine(spec)
+
+    def kept(self, spec: Spec, parts: Iterable["Part"], store: RowStore) -> Generator["Part", None, None]:
+        with closing(computed_parts(spec, parts)) as computed:
+            for part, rows in computed:
+                store.add(rows, part.sha256, part.views)
+                yield part
+
+
+HERE = Here()
+
+
+def extract(spec: Spec, wanted: Sequence[Image], out: Path, workers: Workers = HERE) -> tuple[int, list[int]]:
     """Computes the rows that the store lacks and writes all rows, in order, to `out`; says before what it will cost.
+
+    Args:
+        spec: how.
+        wanted: which images.
+        out: the feature file.
+        workers: who computes.
 
     Returns:
         How many images had a view computed, and the positions of the images that cannot be decoded.
@@ -285,7 +317,7 @@ def extract(spec: Spec, wanted: Sequence[Image], out: Path) -> tuple[int, list[i
     Raises:
         UserError: the disk cannot hold it, or fails.
     """
-    ready = machine(spec)
+    ready = workers.machine(spec)
     sha256 = [image for _, image in wanted]
     with RowStore(ready.provenance).locked() as store:
         missing = store.missing(sha256, spec.views)
@@ -300,9 +332,8 @@ def extract(spec: Spec, wanted: Sequence[Image], out: Path) -> tuple[int, list[i
         assembled = 0 if store.has_file(sha256, spec.views) else kept
         forecast.refuse_where_full(store.home / io.LOCK, ready.layers, rows=total + assembled)
         progress = tqdm(total=total, unit=" views" if len(spec.views) > 1 else " images", disable=not missing)
-        with progress, closing(computed_parts(spec, parts_of(spec, ready, wanted, missing))) as parts:
-            for part, rows in parts:
-                store.add(rows, [image for _, image in part.images], part.views)
+        with progress, closing(workers.kept(spec, parts_of(spec, ready, wanted, missing), store)) as parts:
+            for part in parts:
                 progress.update(len(part.images) * len(part.views))
         store.assemble(sha256, spec.views, out)
         return computed, store.bad(sha256, spec.views[0])
@@ -313,6 +344,11 @@ class Part(NamedTuple):
 
     images: list[Image]
     views: tuple[str, ...]
+
+    @property
+    def sha256(self) -> list[str]:
+        """Of the images."""
+        return [sha256 for _, sha256 in self.images]
 
 
 def parts_of(

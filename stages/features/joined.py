@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from stages.features import h5, io
-from stages.features.extraction import Image, Spec, extract
+from stages.features.extraction import HERE, Image, Spec, Workers, extract
 
 LAYER = "pooled"
 BLOCK = 1024  # rows joined at a time
 
 
-def extract_joined(specs: Sequence[Spec], wanted: Sequence[Image], out: Path) -> tuple[int, list[int]]:
+def extract_joined(
+    specs: Sequence[Spec], wanted: Sequence[Image], out: Path, workers: Workers = HERE
+) -> tuple[int, list[int]]:
     """Extracts with each spec in turn and writes the vectors of all of them to `out`.
 
     Returns:
@@ -25,7 +27,7 @@ def extract_joined(specs: Sequence[Spec], wanted: Sequence[Image], out: Path) ->
     io.sweep(out)
     single = [out.with_name(f"{out.name}.{number}{io.TEMPORARY}") for number in range(len(specs))]
     try:
-        found = [extract(spec, wanted, path) for spec, path in zip(specs, single, strict=True)]
+        found = [extract(spec, wanted, path, workers) for spec, path in zip(specs, single, strict=True)]
         _join([h5.read(path) for path in single], out)
     finally:
         for path in single:

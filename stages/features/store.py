@@ -59,12 +59,19 @@ class RowStore:
         return lacking
 
     def add(self, arrays: dict[str, h5.Array], sha256: Sequence[str], views: Sequence[str]) -> None:
-        """Keeps a part, whole or not at all.
+        """Keeps a part, whole or not at all: `write`, then `take`."""
+        self.take(self.write(arrays, sha256, views))
+
+    def write(self, arrays: dict[str, h5.Array], sha256: Sequence[str], views: Sequence[str]) -> Path:
+        """Writes a part, whole or not at all; needs no lock, so that any process may do it for the one that holds it.
 
         Args:
             arrays: member -> rows, without `sha256`.
             sha256: of the images, a row each.
             views: their names, a column each.
+
+        Returns:
+            Where it lies, for `take`.
 
         Raises:
             UserError: the disk is full or fails.
@@ -73,6 +80,14 @@ class RowStore:
         path = self._path(sha256, views)
         members = {name: (array.shape, array.dtype.str[1:]) for name, array in rows.items()}
         h5.write(path, members=members, provenance=self._with(views), pieces=iter([(0, rows)]))
+        return path
+
+    def take(self, path: Path) -> None:
+        """Counts the rows of a part that was written as its own.
+
+        Raises:
+            UserError: they are not there.
+        """
         self._open(path)
         if path not in self._files:
             raise UserError(f"{path} does not come back as it was written: the disk fails.")

@@ -3,7 +3,8 @@
 Decoders are C code that reads whatever lies in a folder: one may crash, or take for ever. The process that was started
 stays behind without torch and watches which images its child decodes. One that takes too long is at fault. After a
 crash each of those that were being decoded is tried alone. What is at fault is remembered in the store as a bad image,
-and a new child goes on from the finished parts.
+and a new child goes on from the finished parts. A worker on another machine has nobody who watches: it ends when an
+image takes too long, and who gave it the work finds out which.
 """
 
 import itertools
@@ -17,6 +18,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
@@ -77,6 +79,18 @@ class Notes:
             self._memory[at : at + 8] = bytes(8)
 
 
+class Patience:
+    """How often each decode was seen, every `POLL` seconds: not the clock, which goes on while all is stopped."""
+
+    def __init__(self) -> None:
+        self._looks = dict[int, int]()
+
+    def overdue(self, at_work: dict[int, Image]) -> list[Image]:
+        """The images that take too long, of those that are being decoded now."""
+        self._looks = {number: self._looks.get(number, 0) + 1 for number in at_work}
+        return [image for number, image in at_work.items() if self._looks[number] * POLL > LIMIT]
+
+
 class Ended(NamedTuple):
     """How a child ended.
 
@@ -128,6 +142,22 @@ def start() -> None:
         sys.exit(128 + signal.SIGINT)
 
 
+def end_when_stuck() -> None:
+    """Lets this process, which nobody watches, end when a decode takes too long; images that are known are left out."""
+    global _notes
+    _at_fault.update(_remembered())
+    if not _notes:
+        _notes = Notes()
+        threading.Thread(target=_end_if_stuck, args=(_notes,), daemon=True).start()
+
+
+def _end_if_stuck(notes: Notes) -> None:
+    patience = Patience()
+    while not patience.overdue(notes.now()):
+        time.sleep(POLL)
+    os._exit(1)
+
+
 class Child(NamedTuple):
     """A process, and the line to it, which hangs up when it ends."""
 
@@ -155,16 +185,11 @@ def _end_with(line: int) -> None:
 
 
 def _watched(child: Child, notes: Notes) -> Ended:
-    """Waits for a child, and ends it when a decode takes longer than `LIMIT`.
-
-    Time is counted in looks, not by the clock, which goes on while both processes are stopped.
-    """
-    looks, overdue = dict[int, int](), list[Image]()
+    """Waits for a child, and ends it when a decode takes longer than `LIMIT`."""
+    patience, overdue = Patience(), list[Image]()
     try:
         while not overdue and not select.select([child.line], [], [], POLL)[0]:
-            at_work = notes.now()
-            looks = {number: looks.get(number, 0) + 1 for number in at_work}
-            overdue = [image for number, image in at_work.items() if looks[number] * POLL > LIMIT]
+            overdue = patience.overdue(notes.now())
     except KeyboardInterrupt:
         os.kill(child.process, signal.SIGKILL)
         raise

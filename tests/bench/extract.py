@@ -200,7 +200,7 @@ def decoding(spec: Spec, wanted: Sequence[Image]) -> Work:
     how = extraction.machine(spec).preprocessing
 
     def one(image: Image) -> None:
-        pixels = extraction._decoded(spec, image)
+        pixels = extraction.decoded(spec, image)
         assert pixels is not None
         views.view(pixels, views.EVALUATION, image[1], how, AUGMENT)
 
