@@ -435,7 +435,10 @@ def _check_root(params: Params) -> None:
             "a relative one points elsewhere in `dvc exp run --temp`."
         )
     if not root.is_dir() and not _indexed(params):
-        raise UserError(f"`root`: there is no folder {params.root!r}; give the folder that holds one folder a class.")
+        raise UserError(
+            f"`root`: there is no folder {params.root!r}; give the folder that holds one folder a class. To train on "
+            "the features of a colleague who has it: `dvc pull index split extract`, then `dvc exp run --allow-missing`."
+        )
 
 
 def _indexed(params: Params) -> bool:

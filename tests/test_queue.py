@@ -15,7 +15,7 @@ from tests.checkout import Project
 
 SMALL = {  # 33 classes of 4 scenes
     "datasets.logos.scenes": 4,
-    "datasets.logos.size": 64,
+    "datasets.logos.size": 128,
     "weights": "random",
     "image_size": 64,
     "epochs": 2,
