@@ -436,8 +436,9 @@ def _check_root(params: Params) -> None:
         )
     if not root.is_dir() and not _indexed(params):
         raise UserError(
-            f"`root`: there is no folder {params.root!r}; give the folder that holds one folder a class. To train on "
-            "the features of a colleague who has it: `dvc pull index split extract`, then `dvc exp run --allow-missing`."
+            f"`root`: there is no folder {params.root!r}; give the folder that holds one folder a class. To train "
+            "on the features of a colleague who has it: `dvc pull index split extract`, then "
+            "`dvc exp run --allow-missing`."
         )
 
 
