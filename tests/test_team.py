@@ -64,7 +64,7 @@ def share(owner: Project, url: str, **settings: str) -> None:
     for name, value in settings.items():
         owner.run("dvc", "remote", "modify", "team", name, value)
     owner.commit("remote")
-    owner.run("dvc", "push", "--run-cache")
+    owner.run("dvc", "push", "--run-cache", *SHARED)
 
 
 def joined(owner: Project) -> Project:
@@ -88,7 +88,7 @@ def trains_without_images(colleague: Project) -> None:
 def test_a_local_remote(owner: Project) -> None:
     share(owner, str(owner.home.parent / "remote"))
     owner.experiment({"backbone": "resnet18"})
-    owner.run("dvc", "push", "--run-cache")
+    owner.run("dvc", "push", "--run-cache", *SHARED)
     colleague = joined(owner)
     trains_without_images(colleague)
     stages, output = colleague.experiment({"backbone": "resnet18"}, "--allow-missing", "--pull")
