@@ -1,116 +1,104 @@
-"""A large folder of tiny images through all stages, under DVC: seconds and peak memory of each stage at several sizes.
+"""What a dataset of COCO's size costs each stage: seconds, and the most memory that its process held.
 
-Run it from the top folder of a checkout: python -m tests.bench.scale [--images 10000 100000] [-S KNOB=VALUE ...]
-
-Memory is what a stage and its children held in all, looked at ten times a second; of it `own` is not pages of files,
-which the system takes back when it needs them. In a checkout and a folder made for it.
+Tiny images with 7.3 boxes each in 80 classes are made up in a temporary folder, and so are the weights; a head for
+boxes trains for one epoch: python -m tests.bench.scale [--images 118000] [--stages index,split] [--folder DIR]
 """
 
 import argparse
 import io
 import json
-import re
+import os
+import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import psutil
+import yaml
 from PIL import Image
+from tqdm import tqdm
 
-from tests.bench.experiment import OUT as EXPERIMENT
-from tests.bench.experiment import checkout, commit, timed
+from stages import paths
 
-OUT = EXPERIMENT.with_name("bench-scale.json")
-CLASSES, SIDE = 100, 32
-KNOBS = ["image_size=64", "head=linear", "epochs=10"]
-EVERY = 0.1  # seconds
-MIB = 2**20
-COLUMNS = ("stage", "seconds", "peak, MiB", "own, MiB")
-Peaks = dict[str, tuple[float, float]]
+REPO = Path(__file__).parents[2]
+OUT = paths.TIMINGS / "bench-scale.json"
+STAGES = ("index", "split", "extract", "lr_sweep", "train", "evaluate", "report")
+SIDE, CLASSES, BOXES = 32, 80, 7.3  # pixels; classes and mean boxes an image of COCO's 118,287 train images
+KNOBS = {"dataset": "coco", "backbone": "resnet18", "weights": "random", "cut": "map", "image_size": 64,
+         "head": "grid", "monitor": "val_map_50", "epochs": 1, "hidden": 32}  # fmt: skip
+
+
+class Cost(NamedTuple):
+    """What a process took."""
+
+    seconds: float
+    cpu: float  # seconds of all its threads
+    megabytes: float
 
 
 def main() -> None:
-    """Prints a table for each size and writes the numbers as JSON."""
+    """Prints a table and writes the numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("-S", dest="knobs", action="append", default=[], metavar="KNOB=VALUE", help="as dvc exp run")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--stages", default=",".join(STAGES), help="those to run, with commas between")
+    parser.add_argument("--folder", help="where to make up the dataset; else where temporary files go")
     given = parser.parse_args()
     found = {}
-    for count in given.images:
-        with tempfile.TemporaryDirectory() as folder:
-            home = Path(folder)
-            draw(home / "images", count)
-            checkout(home / "project")
-            found[count] = measure(home / "project", home / "images", [*KNOBS, *given.knobs])
-        print(f"\n{count:,} images\n")
-        print(f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", sep="\n")
-        for stage, row in found[count].items():
-            shown = [f"{row[key]:.1f}" if key in row else "" for key in ("seconds", "peak", "own")]
-            print(f"| {stage} | {' | '.join(shown)} |", flush=True)
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        objects = make_up(Path(folder) / "images", given.images)
+        write_params(Path(folder))
+        print(f"{given.images:,} images, {objects:,} boxes", "", "| stage | s | s of the CPU | MB |", sep="\n")
+        print("|---|---|---|---|", flush=True)
+        for stage in given.stages.split(","):
+            cost = found[stage] = run(stage, Path(folder))
+            print(f"| {stage} | {cost.seconds:.1f} | {cost.cpu:.1f} | {cost.megabytes:,.0f} |", flush=True)
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(found, indent=1) + "\n")
+    costs = {stage: cost._asdict() for stage, cost in found.items()}
+    OUT.write_text(json.dumps({"images": given.images, "objects": objects, "stages": costs}, indent=1) + "\n")
 
 
-def draw(folder: Path, count: int) -> None:
-    """Distinct small JPEGs, a folder a class, a colour a class."""
-    colours = np.random.default_rng(0).integers(0, 128, (CLASSES, 3))
-    for name in range(CLASSES):
-        (folder / f"{name:03}").mkdir(parents=True)
-    for number in range(count):
-        name = number % CLASSES
-        noise = np.random.default_rng(number).integers(0, 128, (SIDE, SIDE, 3))
+def make_up(folder: Path, images: int) -> int:
+    """Writes noise and COCO's JSON; returns how many boxes there are."""
+    folder.mkdir()
+    rng, described, objects = np.random.default_rng(0), [], list[dict[str, object]]()
+    for number in tqdm(range(images), "made up", unit=" images", delay=2):
         stream = io.BytesIO()
-        Image.fromarray((noise + colours[name]).astype(np.uint8)).save(stream, "JPEG")
-        (folder / f"{name:03}" / f"{number}.jpg").write_bytes(stream.getvalue())
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(stream, "JPEG", quality=30)
+        (folder / f"{number:06}.jpg").write_bytes(stream.getvalue())
+        described.append({"id": number, "file_name": f"{number:06}.jpg", "width": SIDE, "height": SIDE})
+        for x, y, width, height in rng.uniform(1, SIDE / 2, (rng.poisson(BOXES), 4)).round(2).tolist():
+            box = {"image_id": number, "category_id": int(rng.integers(CLASSES)), "bbox": [x, y, width, height]}
+            objects.append(box | {"id": len(objects) + 1, "area": width * height, "iscrowd": 0})
+    names = [{"id": number, "name": f"class {number:02}"} for number in range(CLASSES)]
+    text = json.dumps({"images": described, "annotations": objects, "categories": names})
+    (folder / "all.json").write_text(text)
+    return len(objects)
 
 
-def measure(project: Path, images: Path, knobs: list[str]) -> dict[str, dict[str, float]]:
-    """Seconds and memory of each stage, and the seconds of all of DVC's first run and of one with nothing to do."""
-    settings = [part for knob in ["dataset=folder", f"root={images}", *knobs] for part in ("-S", knob)]
-    with watched() as peaks:
-        first = timed(project, "dvc", "exp", "run", *settings)
-    commit(project)
-    again = timed(project, "dvc", "repro")
-    found = {}
-    for stage, (peak, own) in peaks.items():
-        kept = project / "cache/timings" / f"{stage}.json"
-        if kept.is_file():
-            found[stage] = {"seconds": json.loads(kept.read_text())["seconds"], "peak": peak, "own": own}
-    return found | {"`dvc exp run`, all of it": {"seconds": first}, "`dvc repro`, nothing to do": {"seconds": again}}
+def write_params(home: Path) -> None:
+    """The params.yaml of the checkout with the knobs of this run."""
+    tree = yaml.safe_load((REPO / paths.PARAMS).read_text()) | KNOBS | {"root": str(home / "images")}
+    tree["datasets"]["coco"]["annotations"]["all"] = "all.json"
+    (home / paths.PARAMS).write_text(yaml.safe_dump(tree))
 
 
-@contextmanager
-def watched() -> Iterator[Peaks]:
-    """The most that each stage below this process holds while the context lasts, by its name."""
-    peaks, done, python = Peaks(), threading.Event(), psutil.Process().exe()
+def run(stage: str, home: Path) -> Cost:
+    """Runs a stage as DVC does.
 
-    def look() -> None:
-        while not done.wait(EVERY):
-            for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.Error):
-                    note(process)
-
-    def note(process: psutil.Process) -> None:
-        stage = re.search(r"-m stages\.(\w+)$", " ".join(process.cmdline()))
-        if stage and process.exe() == python:
-            family = [process, *process.children(recursive=True)]
-            held = [each.memory_info() for each in family]
-            total = sum(info.rss for info in held) / MIB
-            own = sum(info.rss - info.shared for info in held) / MIB
-            peaks[stage[1]] = tuple(map(max, peaks.get(stage[1], (0.0, 0.0)), (total, own)))  # type: ignore[assignment]
-
-    watching = threading.Thread(target=look)
-    watching.start()
-    try:
-        yield peaks
-    finally:
-        done.set()
-        watching.join()
+    Raises:
+        SystemExit: it failed; its messages came before.
+    """
+    environment = os.environ | {"PYTHONPATH": str(REPO), "DVC_ROOT": str(home)}
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}", "-q"], cwd=home, env=environment)
+    _, status, used = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    if status:
+        sys.exit(f"{stage} failed")
+    return Cost(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
