@@ -5,6 +5,7 @@ coldcut: the frozen part of a network runs once, heads train in seconds.
 
   dvc repro                           run what changed, from download to reports/report.html
   dvc exp run -S lr=0.01              the same with a knob turned (params.yaml names them all)
+  dvc exp run --queue -S lr=0.01,0.1  each of these in a copy; dvc queue start -j 2 runs two at a time
   python -m stages.params             check params.yaml alone
   python -m stages.recipe --list      published systems as recipes
   python -m stages.recipe NAME        a recipe as arguments: dvc exp run $(python -m stages.recipe NAME)

@@ -1,7 +1,6 @@
 """Where a backbone can be cut: shapes, bytes an image, share of the compute that the cache saves."""
 
 import argparse
-import sys
 from math import prod
 from typing import Any, Literal
 
@@ -9,9 +8,11 @@ import torch
 from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
+from stages import command
 from stages.backbones import cuts, names, zoo
 from stages.errors import UserError
-from stages.features.pipeline import KEPT_RATIO, Preprocessing, kept_side
+from stages.features.pipeline import KEPT_RATIO, kept_side
+from stages.features.preprocessing import Preprocessing
 
 HEADER = f"{'shape':18}{'float16 an image':>18}{'10,000 images':>16}{'compute saved':>15}"
 
@@ -93,10 +94,8 @@ def main() -> None:
     parser.add_argument("name", help="efficientnet_lite0|1|2, a torchvision classification model, or timm:NAME")
     parser.add_argument("--image-size", type=int, help="input pixels a side (default: what the weights expect)")
     given = parser.parse_args()
-    try:
+    with command.no_traceback():
         print(describe(given.name, given.image_size or "auto"))
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

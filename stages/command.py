@@ -1,10 +1,11 @@
-"""What predict and export share: -q and -v, messages on standard error, a user's error without a traceback."""
+"""What commands share: -q and -v, messages on standard error, a user's error without a traceback."""
 
 import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from stages.errors import UserError
 
@@ -27,21 +28,29 @@ def parser(name: str, description: str | None, example: str) -> argparse.Argumen
 
 
 def run(main: Callable[[argparse.Namespace], int], given: argparse.Namespace) -> None:
-    """Runs a command and exits with its code; 1 after a user's error, and where nobody reads the output any more."""
+    """Runs a command and exits with its code."""
     level = logging.WARNING if given.quiet else logging.DEBUG if given.verbose else logging.INFO
     LOG.handlers, LOG.propagate = [logging.StreamHandler(sys.stderr)], False
     LOG.setLevel(level)
+    with no_traceback():
+        sys.exit(main(given))
+
+
+@contextmanager
+def no_traceback() -> Iterator[None]:
+    """Exits with 1 and a message after a user's error; quietly after Ctrl-C, and where nobody reads the output."""
     try:
-        code = main(given)
-        sys.stdout.flush()
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:  # `| head`; the interpreter would complain when it flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        sys.exit(1)
     except KeyboardInterrupt:
-        code = INTERRUPTED
-    sys.exit(code)
+        sys.exit(INTERRUPTED)
 
 
 def shown(text: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
-from stages import paths
+from stages import command, paths
 from stages.errors import UserError
 from stages.features import io
 from stages.params import load
@@ -98,15 +98,14 @@ def run() -> None:
         epilog="examples:\n  python -m stages.compare\n  python -m stages.compare main my-experiment workspace",
     )
     parser.add_argument("revisions", nargs="*", metavar="REV", help="a commit, an experiment, or workspace")
-    try:
-        found = main(parser.parse_args().revisions)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    rows = [[_line(cell) for cell in row] for row in table(found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print("", *found.caveats(), found.answer(), f"{PAGE} has the images.", sep="\n")
+    given = parser.parse_args()
+    with command.no_traceback():
+        found = main(given.revisions)
+        rows = [[_line(cell) for cell in row] for row in table(found)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print("", *found.caveats(), found.answer(), f"{PAGE} has the images.", sep="\n")
 
 
 if __name__ == "__main__":

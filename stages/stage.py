@@ -9,19 +9,24 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages import paths
-from stages.errors import UserError
-from stages.params import Params, load
+from stages import command, paths
+from stages.params import Params, load, turned
 
 Stage = Callable[[Params], Mapping[str, object]]
 LEAST = 1.0  # seconds that are worth a word beforehand
 
 
-def run(name: str, stage: Stage, what: Callable[[Params], str] | None = None, made: Path | None = None) -> None:
+def run(
+    name: str,
+    stage: Stage,
+    what: Callable[[Params], str] | None = None,
+    made: Path | None = None,
+    knobs: Sequence[str] = (),
+) -> None:
     """Runs `stage` with the params of the current folder; exits with 1 and a message on a user's error.
 
     What the stage returns (counts, speeds) and its seconds go to `cache/timings/<name>.json`, which nothing depends on.
@@ -31,20 +36,20 @@ def run(name: str, stage: Stage, what: Callable[[Params], str] | None = None, ma
         stage: does the work.
         what: says what is about to be done, and how much.
         made: a file that tells a result of this stage from all others; the seconds are also kept for it.
+        knobs: those that arguments name, in place of params.yaml.
     """
-    given = _arguments(name)
-    try:
-        with _told(given.quiet, given.verbose):
-            params = load()
-            if what:
-                print(f"{name}: {what(params)}{_expected(name, params)}", flush=True)
-            started = time.perf_counter()
-            found = stage(params)
-            seconds = time.perf_counter() - started
-            _keep(name, params, found, seconds, made)
-            print(f"{name}: {', '.join(f'{value} {key}' for key, value in found.items())} in {seconds:.1f} s")
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    given = _arguments(name, knobs)
+    with command.no_traceback(), _told(given.quiet, given.verbose):
+        params = load()
+        if knobs:
+            params = turned(params, **{knob: getattr(given, knob) for knob in knobs})
+        if what:
+            print(f"{name}: {what(params)}{_expected(name, params)}", flush=True)
+        started = time.perf_counter()
+        found = stage(params)
+        seconds = time.perf_counter() - started
+        _keep(name, params, found, seconds, made)
+        print(f"{name}: {', '.join(f'{value} {key}' for key, value in found.items())} in {seconds:.1f} s")
     gc.freeze()  # nor is there any among them at the end, which would take a second
 
 
@@ -57,13 +62,15 @@ def seconds_of(name: str, made: Path) -> float | None:
     return seconds
 
 
-def _arguments(name: str) -> argparse.Namespace:
+def _arguments(name: str, knobs: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{name}",
         description=f"{sys.modules['__main__'].__doc__} params.yaml says what to do, and `dvc repro` runs a stage when "
         "something that it depends on has changed.",
         epilog=f"example: python -m stages.{name} -v",
     )
+    for knob in knobs:
+        parser.add_argument(f"--{knob}", required=True, help=f"in place of {knob} in params.yaml")
     how_much = parser.add_mutually_exclusive_group()
     how_much.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
     how_much.add_argument("-v", "--verbose", action="store_true", help="name every file that is read or written")

@@ -19,11 +19,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages import paths
+from stages import command, paths
 from stages.datasets.fetch import kept_in
 from stages.datasets.images import has_source
 from stages.datasets.unpack import UNPACKING
-from stages.errors import UserError
 from stages.features import audit, h5, io
 from stages.features.forecast import in_bytes
 from stages.features.store import common, fingerprint
@@ -176,15 +175,13 @@ def main() -> None:
     dropping.add_argument("--dry-run", action="store_true", help="only say what would be dropped")
     dropping.add_argument("--days", type=float, default=DAYS, help=f"unchanged for so many days (default: {DAYS:g})")
     given = parser.parse_args()
-    try:
+    with command.no_traceback():
         if given.command == "ls":
             ls()
         elif given.command == "gc":
             gc(days=given.days, dry=given.dry_run)
         elif not verify(mend=given.repair):
             sys.exit(1)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

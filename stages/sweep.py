@@ -8,7 +8,6 @@ import argparse
 import csv
 import io as streams
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -16,7 +15,7 @@ from statistics import mean, stdev
 
 from pydantic import ValidationError
 
-from stages import paths
+from stages import command, paths
 from stages.backbones.device import pick_device
 from stages.errors import UserError
 from stages.features import io
@@ -188,7 +187,7 @@ def _write(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) 
 def page(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) -> str:
     """The page, in Markdown."""
     given = [f"--{name.replace('_', '-')} {value}" for name, value in axes.items() if value is not None]
-    command = shlex.join(["python", "-m", "stages.sweep", *" ".join([*given, f"--seeds {rows[0].seeds}"]).split()])
+    again = shlex.join(["python", "-m", "stages.sweep", *" ".join([*given, f"--seeds {rows[0].seeds}"]).split()])
     head, *body = [f"| {' | '.join(cells)} |" for cells in table(rows[:SHOWN])]
     what = f"head {params.head} on {params.dataset}, {params.backbone}, {params.cut}"
     return "\n".join([
@@ -198,7 +197,7 @@ def page(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) ->
         head, "|---" * head.count(" | ") + "|---|", *body, "",
         f"![{params.monitor} by learning rate and weight decay](figures/sweep.png)", "",
         "Train the best:", "", "```sh", arguments(rows[0], params), "```", "",
-        "This page:", "", "```sh", command, "```", "",
+        "This page:", "", "```sh", again, "```", "",
     ])  # fmt: skip
 
 
@@ -213,18 +212,16 @@ def run() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUES", help="values separated by commas")
     parser.add_argument("--seeds", type=int, default=1, help="heads a setting, with seed, seed + 1, …")
     given = vars(parser.parse_args())
-    try:
+    with command.no_traceback():
         if given["seeds"] < 1:
             raise UserError(f"`--seeds` must be at least 1, found {given['seeds']}.")
         params = load()
         rows = main(params, {name: given[name] for name in AXES}, given["seeds"])
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    cells = table(rows[:PRINTED])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-    print(f"{len(rows)} settings: {CSV}, {PAGE}, {MAP}. The best:\n{arguments(rows[0], params)}")
+        cells = table(rows[:PRINTED])
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for line in cells:
+            print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+        print(f"{len(rows)} settings: {CSV}, {PAGE}, {MAP}. The best:\n{arguments(rows[0], params)}")
 
 
 if __name__ == "__main__":

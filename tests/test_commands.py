@@ -1,6 +1,7 @@
 """What `python -m stages` lists: every command is there, and each has `--help` with an example."""
 
 import re
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -26,3 +27,12 @@ def test_help_has_an_example(name: str, monkeypatch: pytest.MonkeyPatch, capsys:
         getattr(import_module(f"stages.{name}"), ENTRY.get(name, "main"))()
     said = capsys.readouterr().out
     assert ended.value.code == 0 and f"python -m stages.{name}" in re.split("examples?:", said)[1]
+
+
+def test_nobody_reads_the_output(repository: Path) -> None:
+    listing = [sys.executable, "-m", "stages.recipe", "--list"]
+    with subprocess.Popen(listing, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.close()  # as `| head` does when it has enough
+        _, said = process.communicate()
+    assert (process.returncode, said) == (1, b"")

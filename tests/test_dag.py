@@ -1,13 +1,9 @@
 """The DAG as DVC runs it: which knob runs which stages, what a second run does, what bad input leaves behind."""
 
 import hashlib
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +11,9 @@ import yaml
 from PIL import Image
 
 from stages.params import Params
+from tests import checkout
+from tests.checkout import Project, ran
 
-REPO = Path(__file__).parents[1]
 CLASSES = ("red", "green", "blue")
 IMAGES = 8  # a class
 BASE = {  # a run of seconds: tiny images, random weights
@@ -131,44 +128,6 @@ torch.save(torchvision.models.get_model(sys.argv[1]).state_dict(), sys.argv[2])
 """
 
 
-class Project:
-    """A checkout with a finished run on a folder of 24 tiny images."""
-
-    def __init__(self, home: Path) -> None:
-        self.home, self.images = home / "project", home / "images"
-        self.home.mkdir()
-
-    def run(self, *command: str, check: bool = True) -> str:
-        """What a command printed; it runs in the checkout with this interpreter first on PATH."""
-        done = subprocess.run(command, cwd=self.home, env=environment(), capture_output=True, text=True, check=False)
-        output = done.stdout + done.stderr
-        assert not check or done.returncode == 0, output
-        assert check or done.returncode != 0, output
-        return output
-
-    def params(self) -> dict[str, Any]:
-        """What params.yaml holds now."""
-        found: dict[str, Any] = yaml.safe_load((self.home / "params.yaml").read_text())
-        return found
-
-    def experiment(self, knobs: dict[str, object], *arguments: str, check: bool = True) -> tuple[set[str], str]:
-        """`dvc exp run` with some knobs turned: the stages that ran, and what was printed."""
-        settings = [part for name, value in knobs.items() for part in ("-S", f"{name}={value}")]
-        output = self.run("dvc", "exp", "run", *arguments, *settings, check=check)
-        return ran(output), output
-
-
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
-    interpreter = Path(sys.executable).parent
-    identity = {f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    return kept | identity | {"PATH": f"{interpreter}{os.pathsep}{os.environ['PATH']}"}
-
-
-def ran(output: str) -> set[str]:
-    return set(re.findall(r"Running stage '(\w+)'", output))
-
-
 def draw_images(folder: Path, images: int, seed: int = 0) -> None:
     """Noise around one colour a class."""
     generator = np.random.default_rng(seed)
@@ -187,23 +146,11 @@ def digests(home: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    home = tmp_path_factory.mktemp("dag")
-    made = Project(home)
+    """With a finished run on a folder of 24 tiny images."""
+    made = checkout.fresh(tmp_path_factory.mktemp("dag") / "project")
     draw_images(made.images, IMAGES)
-    tracked = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=REPO, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in tracked.stdout.splitlines():
-        if not name.startswith(("tests/", "reports/")) and name != "dvc.lock" and (REPO / name).is_file():
-            (made.home / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPO / name, made.home / name)
-    made.run("git", "init", "-q")
-    made.run("git", "add", "-A")
-    made.run("git", "commit", "-q", "-m", "start")
     made.experiment({**BASE, "root": made.images, "extract.precision": "float32", "extract.engine": "torch"})
-    made.run("git", "add", "-A")
-    made.run("git", "commit", "-q", "-m", "first run")
+    made.commit("first run")
     return made
 
 
@@ -222,7 +169,7 @@ def turned(project: Project, knob: str) -> dict[str, object]:
 
 def test_the_table_names_every_knob() -> None:
     blocks = {"split", "augment", "extract", "lr_sweep", "decide", "bad_images"}
-    wanted = set(Params.model_fields) - blocks - {"datasets"}
+    wanted = set(Params.model_fields) - blocks - {"datasets", "grid"}
     for block in blocks:
         wanted |= {f"{block}.{name}" for name in Params.model_fields[block].annotation.model_fields}  # type: ignore[union-attr]
     assert wanted <= set(TABLE)
@@ -264,10 +211,40 @@ def test_ten_images_more_are_ten_computed(project: Project) -> None:
 
 def test_a_temporary_run_reuses_the_store(project: Project) -> None:
     project.run("dvc", "repro")
-    project.run("git", "add", "-A")
-    project.run("git", "commit", "-q", "--allow-empty", "-m", "before --temp")
+    project.commit("before --temp")
     _, output = project.experiment({"lr": 0.017, "extract.seed": 3, "views": 1}, "--temp")
     assert " 0 to compute" in output, output
+
+
+@pytest.mark.slow
+def test_the_grid_runs_what_it_lacks(project: Project) -> None:
+    project.experiment({"dataset": "folder", "root": project.images, "backbone": "squeezenet1_1"})
+    cells = {"grid.datasets": "[folder]", "grid.backbones": "[squeezenet1_1]"}
+    stages, output = project.experiment(cells)
+    assert stages == {"check", "grid_data", "grid", "grid_table"}, output
+    assert " 0 to compute" in output, output
+    stages, output = project.experiment({"grid.backbones": "[squeezenet1_1,resnet18]"})
+    assert stages == {"check", "grid", "grid_table"}, output
+    assert output.count("Running stage 'grid@") == 1
+    table = (project.home / "reports/grid.md").read_text()
+    assert table.count("| folder | ") == 2
+    assert not list((project.home / "cache/grid").iterdir())
+    assert project.experiment({"lr": 0.02})[0] == {"check", "grid", "grid_table", *FROM_TRAIN}
+    stages, output = project.experiment({"grid.datasets": "[]", "grid.backbones": "[]"})
+    assert stages == {"check", "grid_table"}, output
+
+
+def test_the_grid_has_what_its_stages_depend_on(repository: Path) -> None:
+    stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
+
+    def of(names: tuple[str, ...], kind: str) -> set[str]:
+        found = {entry.replace("${dataset}", "${item.dataset}") for name in names for entry in stages[name][kind]}
+        code = {entry for entry in found if kind == "params" or entry.startswith("stages/")}
+        return {entry for entry in code if not entry.startswith("stages/heads/")} - {"dataset", "backbone"}
+
+    for cell, names in {"grid_data": ("download", "index", "split"), "grid": ("extract", "train", "evaluate")}.items():
+        for kind in ("deps", "params"):
+            assert of(names, kind) <= of((cell,), kind)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """params.yaml: what is right is accepted as written, and every slip is refused with its key named."""
 
 import difflib
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -295,6 +296,29 @@ def test_a_root_that_is_not_there(text: str, workplace: Path) -> None:
     assert f"`root`: there is no folder '{workplace}/none'" in message
     (workplace / "file").touch()
     assert "there is no folder" in refused(turned(turned(text, "dataset: folder"), f"root: {workplace}/file"))
+
+
+def test_a_root_that_a_colleague_has(text: str, workplace: Path) -> None:
+    """Heads train on features: the images are needed where the index is not of them."""
+    Path("data/index").mkdir()
+    index = Path("data/index/folder.json")
+    asked = turned(turned(text, "dataset: folder"), "root: /home/colleague/photos")
+    for root, options in [("/other", {}), ("/home/colleague/photos", {"more": 1})]:
+        index.write_text(json.dumps({"root": root, "options": options}))
+        assert "there is no folder '/home/colleague/photos'" in refused(asked)
+    index.write_text(json.dumps({"root": "/home/colleague/photos", "options": {}}))
+    assert loaded(asked).root == "/home/colleague/photos"
+    assert "there is no folder" in refused(turned(asked, "root: /home/colleague/others"))
+
+
+def test_an_archive_that_a_colleague_has(text: str, workplace: Path) -> None:
+    Path("data/index").mkdir()
+    params = loaded(text)
+    url = turned(text, "dataset: flickrlogos32")
+    assert "there is no file" in refused(url)
+    options = params.datasets.flickrlogos32.model_dump(mode="json")
+    Path("data/index/flickrlogos32.json").write_text(json.dumps({"root": "data/none", "options": options}))
+    assert loaded(url).dataset == "flickrlogos32"
 
 
 def test_a_root_that_is_there(text: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

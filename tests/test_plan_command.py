@@ -41,6 +41,16 @@ def test_sizes_are_those_of_the_features(planned: Callable[..., None], capsys: p
     assert not (paths.store() / "features").exists() or not any((paths.store() / "features").rglob("*.h5"))
 
 
+def test_the_work_comes_in_parts(planned: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    planned(images=1e9)
+    spec = plan.specify(plan.load(), Path("."), "squeezenet1_1", "random")
+    step = plan.part_images(spec, machine(spec), 1)
+    size = forecast.in_bytes(step * forecast.view_bytes(machine(spec).layers))
+    assert f"in parts of {step} images, {size} each: {-(-(10**9) // step):,}." in capsys.readouterr().out
+    planned(images=3)
+    assert "in parts of 3 images" in capsys.readouterr().out
+
+
 def test_of_the_dataset_by_default(planned: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     planned()
     said = capsys.readouterr().out

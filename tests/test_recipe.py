@@ -14,7 +14,7 @@ from stages.errors import UserError
 from stages.heads import BOXES
 from stages.params import Boxes, Decide, Params, load
 
-BLOCKS = ("split", "augment", "extract", "boxes", "lr_sweep", "decide", "bad_images", "datasets")
+BLOCKS = ("split", "augment", "extract", "boxes", "lr_sweep", "decide", "bad_images", "grid", "datasets")
 
 
 def values(name: str) -> dict[str, Any]:

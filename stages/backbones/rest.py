@@ -1,12 +1,15 @@
 """The parameters of a rest by their depth: for rates that fall towards the input, and for training the last blocks."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from torch import nn
-from torchvision.models.feature_extraction import DualGraphModule
+
+if TYPE_CHECKING:  # torchvision takes 1.5 s to import
+    from torchvision.models.feature_extraction import DualGraphModule
 
 
-def depth_groups(rest: DualGraphModule) -> list[list[nn.Parameter]]:
+def depth_groups(rest: "DualGraphModule") -> list[list[nn.Parameter]]:
     """The parameters of a rest, a group for each block, in the order of their first use.
 
     A block is what the first part of a name with a digit in it tells: `layer4`, `features.5`,
@@ -18,7 +21,7 @@ def depth_groups(rest: DualGraphModule) -> list[list[nn.Parameter]]:
     return [parameters for parameters in groups.values() if parameters]
 
 
-def parameters_from(rest: DualGraphModule, module: str) -> list[nn.Parameter]:
+def parameters_from(rest: "DualGraphModule", module: str) -> list[nn.Parameter]:
     """The parameters of a module and of all that is used after it, in the order of their first use."""
     found: list[nn.Parameter] = []
     begun = False
@@ -28,7 +31,7 @@ def parameters_from(rest: DualGraphModule, module: str) -> list[nn.Parameter]:
     return found
 
 
-def _in_order(rest: DualGraphModule) -> Iterator[tuple[str, list[nn.Parameter]]]:
+def _in_order(rest: "DualGraphModule") -> Iterator[tuple[str, list[nn.Parameter]]]:
     """The modules and parameters of a rest by name as they are first used, each parameter once."""
     seen: set[nn.Parameter] = set()
     own = dict(rest.named_parameters())

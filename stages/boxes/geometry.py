@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torchvision.ops import batched_nms, box_area, box_iou
+
+from stages.boxes import ops
 
 VISIBLE = 0.3  # a box that leaves the view is cut at its border, and dropped if less of its area than this remains
 
@@ -43,8 +44,8 @@ def inverse(affine: torch.Tensor) -> torch.Tensor:
 def clip(boxes: torch.Tensor, width: float, height: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Boxes cut at the border of width x height, and which of them keep enough of their area to count: (n,) bool."""
     inside = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
-    remains = box_area(inside)
-    return inside, (remains > 0) & (remains >= VISIBLE * box_area(boxes))
+    remains = ops.box_area(inside)
+    return inside, (remains > 0) & (remains >= VISIBLE * ops.box_area(boxes))
 
 
 def to_view(boxes: torch.Tensor, affine: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,7 +73,7 @@ def suppress(found: Found, iou: float, most: int) -> Found:
 
     Boxes should be in pixels: float32 tells classes apart by moving their boxes, which costs small boxes digits.
     """
-    return found.pick(batched_nms(found.boxes, found.scores, found.labels, iou)[:most])
+    return found.pick(ops.batched_nms(found.boxes, found.scores, found.labels, iou)[:most])
 
 
 def fuse(each: Sequence[Found], iou: float, most: int) -> Found:
@@ -88,7 +89,7 @@ def fuse(each: Sequence[Found], iou: float, most: int) -> Found:
     number = 0
     for place in scores.argsort(descending=True, stable=True).tolist():
         box, score, label = boxes[place], scores[place], labels[place]
-        overlap = box_iou(box[None], fused[:number])[0] * (classes[:number] == label)
+        overlap = ops.box_iou(box[None], fused[:number])[0] * (classes[:number] == label)
         if number and float(overlap.max()) > iou:
             to = int(overlap.argmax())
         else:

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+from stages.boxes import ops
 
 
 def box_loss(found: torch.Tensor, truth: torch.Tensor, kind: str) -> torch.Tensor:
@@ -17,7 +18,7 @@ def box_loss(found: torch.Tensor, truth: torch.Tensor, kind: str) -> torch.Tenso
         kind: smooth_l1 (beta 1), l1, mse or giou.
     """
     if kind == "giou":
-        each: torch.Tensor = generalized_box_iou_loss(found, truth)
+        each: torch.Tensor = ops.generalized_box_iou_loss(found, truth)
         return each
     measure = {"smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss, "mse": F.mse_loss}[kind]
     return measure(found, truth, reduction="none").mean(1)
@@ -30,7 +31,7 @@ def object_loss(logits: torch.Tensor, truth: torch.Tensor, knobs: Mapping[str, A
     """
     target = truth.clamp(min=0)
     if knobs["loss"] == "focal":
-        each = sigmoid_focal_loss(logits, target, knobs["focal_alpha"], knobs["focal_gamma"])
+        each = ops.sigmoid_focal_loss(logits, target, knobs["focal_alpha"], knobs["focal_gamma"])
     else:
         each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return torch.where(truth < 0, 0.0, each)

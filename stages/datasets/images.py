@@ -8,6 +8,7 @@ from typing import Any
 from stages import paths
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
+from stages.features import io
 
 ANEW = "`dvc repro` indexes a changed folder anew; cache/images can be removed, it is unpacked again."
 SOURCES = "sources.json"  # beside the archives: their checksums and the options they were fetched with
@@ -34,10 +35,12 @@ def folder(dataset: str, options: Any, root: str) -> Path:
         raise UserError(f"{paths.raw(dataset)} is not there or not whole: `dvc repro download` fetches it.") from None
     content = hashlib.sha256(json.dumps(archives, sort_keys=True).encode()).hexdigest()[:16]
     home = paths.unpacked(dataset) / content
-    for name in archives:
-        if not (home / name).exists():
-            print(f"unpacking {name}", flush=True)
-            unpack(paths.raw(dataset) / name, home / name)
+    if not all((home / name).exists() for name in archives):
+        with io.locked(paths.unpacked(dataset), "another run unpacks these images: waiting for it"):
+            for name in archives:
+                if not (home / name).exists():
+                    print(f"unpacking {name}", flush=True)
+                    unpack(paths.raw(dataset) / name, home / name)
     return home / next(iter(archives)) if len(archives) == 1 else home
 
 

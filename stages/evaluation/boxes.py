@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torchvision.ops import box_area, box_convert
 
 from stages import paths
+from stages.boxes import ops
 from stages.boxes.geometry import Found, through
 from stages.datasets import listing
 from stages.evaluation import common
@@ -122,7 +122,7 @@ def _answers(part: Part) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
     answers = list[tuple[torch.Tensor, torch.Tensor] | None]()
     for image, affine in enumerate(maps):
         seen, labels = part.scenes.seen(image, affine)
-        which = int(box_area(seen).argmax()) if len(seen) else None
+        which = int(ops.box_area(seen).argmax()) if len(seen) else None
         answers.append(None if which is None else (seen[which], labels[which]))
     return answers
 
@@ -140,8 +140,8 @@ def _typical(data: Data, judged: str) -> dict[str, float]:
     asked = [answer for answer in _answers(data.parts[judged]) if answer is not None]
     if not train or not asked:
         return {}
-    centres = box_convert(torch.stack([box for box, _ in train]), "xyxy", "cxcywh").mean(0)
-    typical = box_convert(centres, "cxcywh", "xyxy").expand(len(asked), 4)
+    centres = ops.box_convert(torch.stack([box for box, _ in train]), "xyxy", "cxcywh").mean(0)
+    typical = ops.box_convert(centres, "cxcywh", "xyxy").expand(len(asked), 4)
     scores = largest.box_scores(typical, torch.stack([box for box, _ in asked]), data.provenance["image_size"])
     frequent = torch.stack([label for _, label in train]).mode().values
     labels = torch.stack([label for _, label in asked])
@@ -256,7 +256,7 @@ def _recall_by_size(truths: Sequence[Truth], found: Sequence[Found]) -> list[dic
         hit = torch.zeros(len(truth.labels), dtype=torch.bool)
         matched = boxes.match(truth, boxes.kept(one)).truth
         hit[matched[matched >= 0]] = True
-        sides.append(box_area(truth.boxes[counts]).sqrt())
+        sides.append(ops.box_area(truth.boxes[counts]).sqrt())
         hits.append(hit[counts])
     side, hit = torch.cat([*sides, torch.zeros(0)]), torch.cat([*hits, torch.zeros(0, dtype=torch.bool)])
     order = side.argsort(stable=True)

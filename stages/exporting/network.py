@@ -12,7 +12,7 @@ from stages.boxes import dense
 from stages.errors import UserError
 from stages.features.extraction import Spec, machine
 from stages.features.h5 import INPUT
-from stages.features.pipeline import Preprocessing
+from stages.features.preprocessing import Preprocessing
 from stages.prediction.model import Model
 
 Outputs = dict[str, torch.Tensor]

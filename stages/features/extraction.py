@@ -27,7 +27,8 @@ from stages.datasets import images
 from stages.errors import UserError
 from stages.features import forecast, h5, io, supervised, views
 from stages.features.header import BadImage
-from stages.features.pipeline import KEPT_RATIO, PIPELINE, Preprocessing, decode, keep, kept_side
+from stages.features.pipeline import KEPT_RATIO, PIPELINE, decode, keep, kept_side
+from stages.features.preprocessing import Preprocessing
 from stages.features.store import RowStore
 from stages.params import Augment
 
@@ -355,7 +356,7 @@ def parts_of(
 ) -> Iterator[Part]:
     """The work, cut in parts: for each choice of views the positions of the images that lack them."""
     for names, places in missing.items():
-        step = _part_images(spec, ready, len(names))
+        step = part_images(spec, ready, len(names))
         for first in range(0, len(places), step):
             yield Part([wanted[place] for place in places[first : first + step]], names)
 
@@ -370,7 +371,7 @@ def computed_parts(spec: Spec, parts: Iterable[Part]) -> Generator[tuple[Part, d
         yield from _ahead(pool, compute, parts, PARTS)
 
 
-def _part_images(spec: Spec, ready: Machine, views: int) -> int:
+def part_images(spec: Spec, ready: Machine, views: int) -> int:
     """How many images make a part: a few hundred views, fewer when they are large, whole batches."""
     most = min(PART_VIEWS, PART_BYTES // forecast.view_bytes(ready.layers)) // views
     return max(1, most // spec.batch_size) * spec.batch_size

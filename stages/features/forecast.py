@@ -10,7 +10,7 @@ from stages import paths
 from stages.errors import UserError
 from stages.features import h5, io
 
-UNITS = ("B", "kB", "MB", "GB", "TB")
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 HOUR, DAY = 3600.0, 86400.0
 
 

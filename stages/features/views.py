@@ -15,12 +15,11 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from stages.features.pipeline import Preprocessing, prepare
+from stages.features.pipeline import prepare
+from stages.features.preprocessing import ASPECT_RATIOS, FILL, Preprocessing
 from stages.params import Augment
 
 EVALUATION = "evaluation"
-ASPECT_RATIOS = (3 / 4, 4 / 3)  # of a random crop, as usual since Szegedy et al. 2014
-FILL = 128  # grey, where a rotation shows what lies outside the image
 Affine = npt.NDArray[np.float32]
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.ops import box_area, box_convert, box_iou
 
-from stages.boxes import dense
+from stages.boxes import dense, ops
 from stages.boxes.geometry import Found
 from stages.errors import UserError
 
@@ -150,19 +149,19 @@ def assign(boxes: torch.Tensor, places: torch.Tensor, knobs: Knobs) -> torch.Ten
     """
     if not len(boxes):
         return torch.full((len(places),), dense.BACKGROUND)
-    iou: torch.Tensor = box_iou(box_convert(places, "cxcywh", "xyxy"), boxes)
+    iou: torch.Tensor = ops.box_iou(ops.box_convert(places, "cxcywh", "xyxy"), boxes)
     best, assigned = iou.max(1)
     assigned[best < knobs["anchor_match"]] = dense.IGNORED
     assigned[best < knobs["anchor_ignore"]] = dense.BACKGROUND
     favourites = iou.argmax(0).tolist()
-    for box in box_area(boxes).argsort(stable=True).tolist():  # the largest last
+    for box in ops.box_area(boxes).argsort(stable=True).tolist():  # the largest last
         assigned[favourites[box]] = box
     return assigned
 
 
 def encode(boxes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Offsets (…, 4) of boxes (corners) to anchors (centre and size): shift by the anchor's size, log of growth."""
-    centre_size = box_convert(boxes, "xyxy", "cxcywh")
+    centre_size = ops.box_convert(boxes, "xyxy", "cxcywh")
     shift = (centre_size[..., :2] - places[..., :2]) / places[..., 2:]
     return torch.cat([shift, (centre_size[..., 2:] / places[..., 2:]).log()], dim=-1)
 

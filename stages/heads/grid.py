@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.ops import box_area, box_convert
 
-from stages.boxes import dense
+from stages.boxes import dense, ops
 from stages.boxes.geometry import Found, firsts
 
 Knobs = Mapping[str, Any]
@@ -46,7 +45,7 @@ def targets(boxes: torch.Tensor, labels: torch.Tensor, knobs: Knobs, shape: Shap
     codes = torch.zeros(height * width, 4)
     assigned = _assign(boxes, height, width)
     cells = (assigned >= 0).nonzero()[:, 0]
-    centre_size = box_convert(boxes[assigned[cells]], "xyxy", "cxcywh")
+    centre_size = ops.box_convert(boxes[assigned[cells]], "xyxy", "cxcywh")
     corner = torch.stack([cells % width, cells // width], dim=1)
     codes[cells, :2] = centre_size[:, :2] * torch.tensor([width, height]) - corner
     codes[cells, 2:] = centre_size[:, 2:]
@@ -91,7 +90,7 @@ def unheld(boxes: torch.Tensor, knobs: Knobs, shape: Shape) -> int:
 
 def _assign(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """(H * W,) the largest box with its centre in each cell (of equal ones the first), or BACKGROUND."""
-    order = box_area(boxes).argsort(descending=True, stable=True)
+    order = ops.box_area(boxes).argsort(descending=True, stable=True)
     centre = (boxes[order, :2] + boxes[order, 2:]) / 2
     column = (centre[:, 0] * width).long().clamp(0, width - 1)
     row = (centre[:, 1] * height).long().clamp(0, height - 1)

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.ops import box_area, box_convert
 
-from stages.boxes import dense
+from stages.boxes import dense, ops
 from stages.boxes.geometry import Found
 from stages.boxes.losses import box_loss, class_loss
 
@@ -49,8 +48,8 @@ def targets(
     """
     if not len(boxes):
         return torch.zeros(6)
-    which = box_area(boxes).argmax()
-    return torch.cat([torch.ones(1), box_convert(boxes[which], "xyxy", "cxcywh"), labels[which, None].float()])
+    which = ops.box_area(boxes).argmax()
+    return torch.cat([torch.ones(1), ops.box_convert(boxes[which], "xyxy", "cxcywh"), labels[which, None].float()])
 
 
 def loss(outputs: torch.Tensor, targets: torch.Tensor, knobs: Knobs) -> torch.Tensor:
@@ -114,5 +113,5 @@ def _apart(outputs: torch.Tensor, knobs: Knobs) -> tuple[torch.Tensor, torch.Ten
 
 
 def _corners(centre_size: torch.Tensor) -> torch.Tensor:
-    corners: torch.Tensor = box_convert(centre_size, "cxcywh", "xyxy")
+    corners: torch.Tensor = ops.box_convert(centre_size, "cxcywh", "xyxy")
     return corners

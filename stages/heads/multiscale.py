@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import box_area
 
-from stages.boxes import dense
+from stages.boxes import dense, ops
 from stages.boxes.geometry import Found
 
 Knobs = Mapping[str, Any]
@@ -116,7 +115,7 @@ def assign(boxes: torch.Tensor, knobs: Knobs, shape: Shapes) -> list[torch.Tenso
     if not len(boxes):
         return [torch.full((height * width,), dense.BACKGROUND) for _, height, width in shape]
     levels = _levels(boxes, knobs["level_cells"], shape)
-    area = box_area(boxes)
+    area = ops.box_area(boxes)
     found = []
     for level, (_, height, width) in enumerate(shape):
         points = dense.cell_centres(height, width)[:, None]  # (P, 1, 2)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
-from torchvision.ops import box_area, box_convert, box_iou
 
+from stages.boxes import ops
 from stages.boxes.geometry import Found, firsts
 
 FLOOR = 0.001
@@ -106,7 +106,7 @@ def match(truth: Truth, found: Found) -> Match:
 
 def overlaps(found: Found, truth: Truth) -> torch.Tensor:
     """IoU (boxes found, objects) in float64."""
-    iou: torch.Tensor = box_iou(found.boxes.double(), truth.boxes.double())
+    iou: torch.Tensor = ops.box_iou(found.boxes.double(), truth.boxes.double())
     return iou
 
 
@@ -149,7 +149,7 @@ def _dataset(truths: Sequence[Truth], classes: int) -> dict[str, Any]:
     """The objects in COCO's own form, which has no flag for an ignored object: an area outside all ranges is one."""
     annotations: list[dict[str, Any]] = []
     for image, truth in enumerate(truths):
-        areas = torch.where(truth.ignored, BEYOND, box_area(truth.boxes.double())).tolist()
+        areas = torch.where(truth.ignored, BEYOND, ops.box_area(truth.boxes.double())).tolist()
         for box, label, size, crowd in zip(
             _corner_and_size(truth.boxes), truth.labels.tolist(), areas, truth.crowd.tolist(), strict=True
         ):
@@ -172,7 +172,7 @@ def _results(found: Sequence[Found]) -> list[dict[str, Any]]:
 
 
 def _corner_and_size(boxes: torch.Tensor) -> list[list[float]]:
-    rows: list[list[float]] = box_convert(boxes.double(), "xyxy", "xywh").tolist()
+    rows: list[list[float]] = ops.box_convert(boxes.double(), "xyxy", "xywh").tolist()
     return rows
 
 
@@ -186,7 +186,7 @@ def _inside(boxes: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
     left_top = torch.maximum(boxes[:, None, :2], regions[:, :2])
     right_bottom = torch.minimum(boxes[:, None, 2:], regions[:, 2:])
     common = (right_bottom - left_top).clamp(min=0).prod(2)
-    areas: torch.Tensor = box_area(boxes)
+    areas: torch.Tensor = ops.box_area(boxes)
     return common / areas[:, None].clamp(min=torch.finfo(torch.float64).tiny)
 
 

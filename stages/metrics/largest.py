@@ -2,8 +2,8 @@
 
 import torch
 from torch.nn import functional as F
-from torchvision.ops import box_convert, box_iou
 
+from stages.boxes import ops
 from stages.metrics.boxes import HIT
 
 
@@ -15,7 +15,7 @@ def box_scores(found: torch.Tensor, truth: torch.Tensor, size: int) -> dict[str,
         truth: the same.
         size: of the view, in pixels a side.
     """
-    centres = (box_convert(boxes, "xyxy", "cxcywh") for boxes in (found, truth))
+    centres = (ops.box_convert(boxes, "xyxy", "cxcywh") for boxes in (found, truth))
     return {
         "mean_iou": float(_iou(found, truth).mean()),
         "box_smooth_l1": float(F.smooth_l1_loss(*centres)),
@@ -45,5 +45,5 @@ def both_scores(
 
 def _iou(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """(N,) the IoU of each pair: as N matrices of one by one, not one of N by N."""
-    pairs: torch.Tensor = box_iou(boxes[:, None], others[:, None])
+    pairs: torch.Tensor = ops.box_iou(boxes[:, None], others[:, None])
     return pairs.flatten()

@@ -232,7 +232,7 @@ def range_test(points: Sequence[tuple[float, float, float]], suggested: Mapping[
             axes.plot(rate, height, marker, color=ORANGE, label=f"{SUGGESTED[name]}: {rate:g}")
         low, high = min(smoothed), smoothed[0]
         axes.set(title="Learning rate range test", xlabel="learning rate", xscale="log")
-        axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_ylim(low - 0.1 * (high - low), high + 0.6 * (high - low) if high > low else high + 1)
         axes.legend(loc="best")
         compared = ", ".join(f"{SUGGESTED[name]} at {rate:g}" for name, rate in suggested.items())

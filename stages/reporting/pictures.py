@@ -74,7 +74,8 @@ class Album:
         if self.folder is None or self.picture(row).uri is None:
             return []
         from stages.features import views  # imports torch, 3 s: only where there are views to show
-        from stages.features.pipeline import Preprocessing, decode
+        from stages.features.pipeline import decode
+        from stages.features.preprocessing import Preprocessing
 
         how = Preprocessing.parse(provenance.get("joined", [provenance])[0]["preprocessing"])
         image = decode(images.read(self.folder, row.path, row.sha256))

@@ -15,7 +15,7 @@ from stages.datasets import listing, parts
 from stages.datasets.listing import Row
 from stages.errors import UserError
 from stages.features import h5
-from stages.features.pipeline import Preprocessing
+from stages.features.preprocessing import Preprocessing
 from stages.heads import BOXES, TAKES
 from stages.params import Augment, Params
 from stages.training import pixels, scenes, stored

@@ -1,20 +1,20 @@
 """What lies between the cached features and the head: the rest of the backbone, which may train too."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torchvision.models.feature_extraction import DualGraphModule
 
-from stages.backbones import zoo
-from stages.backbones.cuts import Network
 from stages.backbones.rest import depth_groups, parameters_from
 from stages.errors import UserError, nearest
 from stages.features.h5 import INPUT
-from stages.features.pipeline import Preprocessing
+from stages.features.preprocessing import Preprocessing
 from stages.params import Params, Phase
 from stages.training import pixels
+
+if TYPE_CHECKING:
+    from torchvision.models.feature_extraction import DualGraphModule
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # their statistics move while they are in train mode
 
@@ -29,7 +29,7 @@ class Rest(nn.Module):
         how: of images that are kept as pixels; None where features are.
     """
 
-    def __init__(self, body: DualGraphModule | None, how: Preprocessing | None) -> None:
+    def __init__(self, body: "DualGraphModule | None", how: Preprocessing | None) -> None:
         super().__init__()
         self.body, self.how = body, how
         self._asleep: list[nn.Module] = []
@@ -128,6 +128,9 @@ def build(features: Mapping[str, Any], tap: str, weights: str | None = None) -> 
     how = Preprocessing.parse(features["preprocessing"]) if cut == INPUT else None
     if tap == "same":
         return Rest(None, how) if how else None
+    from stages.backbones import zoo  # imports torchvision, 1.5 s: only where there is a rest
+    from stages.backbones.cuts import Network
+
     size = features["image_size"]
     if weights is None:
         return Rest(Network(zoo.architecture(name, features["weights"]), size, name).rest(cut, tap), how)

@@ -44,7 +44,7 @@ from stages.backbones import cuts, zoo
 from stages.backbones.device import half
 from stages.features import extraction, views
 from stages.features.extraction import Image, Machine, Spec
-from stages.features.pipeline import Preprocessing
+from stages.features.preprocessing import Preprocessing
 from stages.params import Augment
 
 OUT = paths.TIMINGS / "bench-extract.json"

@@ -1,15 +1,19 @@
-"""Two runs of one extraction at once: one waits, nothing is computed twice, both end the same."""
+"""Two runs of one extraction at once: one waits, nothing is computed or unpacked twice, both end the same."""
 
+import json
 import os
 import signal
 import threading
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stages import paths
+from stages.datasets import images
+from stages.datasets.base import Block, Source
 from stages.features import extraction, h5
 from tests.faults import toy
 
@@ -85,3 +89,39 @@ def test_who_waits_for_a_run_that_is_killed_goes_on_from_its_parts(wanted: list[
     second.join()
     assert codes == [toy.FINISHED]
     assert before in (4, 8) and sum(computed(but=first)) == IMAGES - before
+
+
+class FromArchives(Block):
+    """The options of a dataset that comes from archives."""
+
+    source: Source
+
+
+def test_two_runs_at_once_unpack_once(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpack, raw = images.unpack, paths.raw("toy")
+    raw.mkdir(parents=True)
+    for name in ("a.zip", "b.zip"):
+        with zipfile.ZipFile(raw / name, "w") as archive:
+            archive.writestr("photo.jpg", name)
+    (raw / images.SOURCES).write_text(json.dumps({"archives": {"a.zip": "1", "b.zip": "2"}}))
+
+    def slow(archive: Path, destination: Path) -> None:
+        with Path("unpacked").open("a") as log:
+            log.write(f"{archive.name}\n")
+        time.sleep(0.2)
+        unpack(archive, destination)
+
+    def run() -> int:
+        folder = images.folder("toy", FromArchives(source=Source(url="a.zip")), "data/none")
+        whole = all((folder / name / "photo.jpg").read_text() == name for name in ("a.zip", "b.zip"))
+        return toy.FINISHED if whole else 1
+
+    monkeypatch.setattr(images, "unpack", slow)
+    codes: list[int] = []
+    runs = [threading.Thread(target=lambda: codes.append(toy.forked(run))) for _ in range(2)]
+    for one in runs:
+        one.start()
+    for one in runs:
+        one.join()
+    assert codes == [toy.FINISHED, toy.FINISHED]
+    assert sorted(Path("unpacked").read_text().split()) == ["a.zip", "b.zip"]

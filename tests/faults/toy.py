@@ -10,7 +10,7 @@ import numpy as np
 
 from stages.features import views
 from stages.features.extraction import Image, Machine, Spec
-from stages.features.pipeline import Preprocessing
+from stages.features.preprocessing import Preprocessing
 from stages.params import Augment
 from tests.conftest import encode, picture
 

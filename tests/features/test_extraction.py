@@ -25,7 +25,8 @@ from stages.datasets.listing import Row
 from stages.errors import UserError
 from stages.features import extraction, h5, views
 from stages.features.extraction import Image, Spec, compute_part, extract, machine
-from stages.features.pipeline import Preprocessing, decode, keep
+from stages.features.pipeline import decode, keep
+from stages.features.preprocessing import Preprocessing
 from stages.features.store import fingerprint
 from stages.params import Augment
 

@@ -24,7 +24,8 @@ if __name__ == "__main__":
 
 from stages.backbones import cuts, zoo  # noqa: E402
 from stages.features import pipeline  # noqa: E402
-from stages.features.pipeline import Preprocessing, decode, prepare  # noqa: E402
+from stages.features.pipeline import decode, prepare  # noqa: E402
+from stages.features.preprocessing import Preprocessing  # noqa: E402
 from stages.features.views import names, view  # noqa: E402
 from stages.params import Augment  # noqa: E402
 

@@ -16,7 +16,8 @@ from torchvision import models
 from torchvision.transforms.functional import InterpolationMode
 
 from stages.features.header import BadImage
-from stages.features.pipeline import MAX_RATIO, Preprocessing, decode, interpolation, keep, kept_side, prepare
+from stages.features.pipeline import MAX_RATIO, decode, keep, kept_side, prepare
+from stages.features.preprocessing import Preprocessing, interpolation
 
 Encoder = Callable[..., bytes]
 MEAN = STD = (0.5, 0.5, 0.5)

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
 from stages.features import views
-from stages.features.pipeline import Preprocessing, prepare
-from stages.features.views import FILL, Drawn, draw, names, view
+from stages.features.pipeline import prepare
+from stages.features.preprocessing import FILL, Preprocessing
+from stages.features.views import Drawn, draw, names, view
 from stages.params import Augment
 
 SIZE = 64
@@ -142,7 +143,7 @@ def test_a_view_is_the_same_in_another_process(repository: Path) -> None:
     script = """
         import hashlib, json, sys
         import torch
-        from stages.features.pipeline import Preprocessing
+        from stages.features.preprocessing import Preprocessing
         from stages.features.views import view
         from stages.params import Augment
 

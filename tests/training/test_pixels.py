@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
 from stages.features import pipeline, views
-from stages.features.pipeline import Preprocessing
-from stages.features.views import FILL
+from stages.features.preprocessing import FILL, Preprocessing
 from stages.params import Augment
 from stages.training.pixels import Drawn, augmented, draw, evaluation, normalized, view
 

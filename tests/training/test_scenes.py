@@ -13,7 +13,8 @@ from stages.boxes.geometry import Found, through, to_image
 from stages.datasets.base import Box
 from stages.datasets.listing import Row
 from stages.features import views
-from stages.features.pipeline import Preprocessing, prepare
+from stages.features.pipeline import prepare
+from stages.features.preprocessing import Preprocessing
 from stages.metrics.boxes import Truth
 from stages.params import Augment
 from stages.training import pixels, scenes
