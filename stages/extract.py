@@ -31,11 +31,8 @@ def main(params: Params) -> dict[str, object]:
     out = paths.features(params.dataset, params.backbone, params.cut)
     started = time.perf_counter()
     with workers(params.extract) as many:
-        joined = len(specs) > 1
-        computed, undecodable = (
-            extract_joined(specs, wanted, out, many) if joined else extract(specs[0], wanted, out, many)
-        )
-    seconds = time.perf_counter() - started
+        found = extract_joined(specs, wanted, out, many) if len(specs) > 1 else extract(specs[0], wanted, out, many)
+    (computed, undecodable), seconds = found, time.perf_counter() - started
     bad = [{"path": rows[place].path, "reason": reason(specs[0], wanted[place])} for place in undecodable]
     if len(bad) > params.bad_images.max_fraction * len(rows):
         out.unlink()

@@ -19,6 +19,7 @@ from stages import paths
 from stages.errors import UserError
 from stages.features import extraction, h5
 from stages.features.extraction import HERE, Image, Part, Spec, extract
+from stages.features.store import RowStore
 from tests.features.test_extraction import listed, spec_of
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -127,6 +128,20 @@ def test_a_node_that_dies_in_a_part_costs_what_it_was_at(
         assert 1 <= many.retried <= extraction.PARTS
         assert f"{many.retried} part(s) were lost with their workers and computed again" in capsys.readouterr().out
     assert OUT.read_bytes() == expected
+
+
+@pytest.mark.slow
+def test_a_node_that_joins_gets_a_worker(spec: Spec, nodes: Any) -> None:
+    with cluster.connected(nodes.address, cpus=1, gpus=0) as many:
+        ready = many.machine(spec)
+        parts = list(extraction.parts_of(spec, ready, wanted(spec), {spec.views: range(IMAGES)}))
+        with RowStore(ready.provenance).locked() as store:
+            computed = many.kept(spec, parts, store)
+            done, joined = [next(computed)], nodes.add_node(num_cpus=1)
+            done += computed
+            assert {str(part) for part in done} == {str(part) for part in parts}
+            assert len(many._workers) == 3
+    nodes.remove_node(joined)
 
 
 @pytest.mark.slow
