@@ -141,8 +141,8 @@ def assign(boxes: torch.Tensor, places: torch.Tensor, knobs: Knobs) -> torch.Ten
     """The box that each anchor is to predict, (P,), or dense.BACKGROUND or dense.IGNORED.
 
     An anchor takes the box that it overlaps most, at an IoU of `anchor_match` or more; from `anchor_ignore` on it is
-    ignored. The anchor that overlaps a box most takes that box in any case, of several such boxes the largest. A box that
-    lies between all anchors is no anchor's.
+    ignored. The anchor that overlaps a box most takes that box in any case, of several such boxes the largest. A box
+    that lies between all anchors is no anchor's.
 
     Args:
         boxes: (n, 4) corners.

@@ -66,7 +66,7 @@ def main() -> None:
     loop, own = results["plain float32"], results["coldcut"]
     ratios = {key: loop[key] / own[key] for key in ("seconds", "cpu")}
     print(
-        f"The plain loop takes {ratios['seconds']:.1f} times the seconds and {ratios['cpu']:.1f} times the CPU seconds; "
+        f"The plain loop takes {ratios['seconds']:.1f} times the seconds, {ratios['cpu']:.1f} times the CPU seconds; "
         f"map_50 differs by {own['map_50'] - loop['map_50']:+.3f}"
     )
     about = {"threads": torch.get_num_threads(), "images": len(found.parts["train"].y), "epochs": given.epochs}
