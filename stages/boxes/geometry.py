@@ -1,8 +1,10 @@
 """Boxes through views and back, non-maximum suppression, and fusion."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from stages.boxes import ops
@@ -83,24 +85,33 @@ def fuse(each: Sequence[Found], iou: float, most: int) -> Found:
     begin one. A fused box is the mean of its boxes weighted by their scores; its score is their mean, lowered by the
     share of views that are missing: fewer boxes than views.
     """
-    boxes, scores, labels = (torch.cat(parts) for parts in zip(*each, strict=True))
-    fused, weights, counts = torch.zeros_like(boxes), torch.zeros_like(scores), torch.zeros_like(scores)
-    classes = torch.full_like(labels, -1)
+    # box by box, where NumPy's calls are several times as short as torch's
+    boxes, scores, labels = (torch.cat(parts).numpy() for parts in zip(*each, strict=True))
+    fused, weights, counts = np.zeros_like(boxes), np.zeros_like(scores), np.zeros_like(scores)
+    classes = np.full_like(labels, -1)
     number = 0
-    for place in scores.argsort(descending=True, stable=True).tolist():
+    for place in (-scores).argsort(kind="stable"):
         box, score, label = boxes[place], scores[place], labels[place]
-        overlap = ops.box_iou(box[None], fused[:number])[0] * (classes[:number] == label)
-        if number and float(overlap.max()) > iou:
-            to = int(overlap.argmax())
-        else:
+        overlap = _overlap(box, fused[:number]) * (classes[:number] == label)
+        to = int(overlap.argmax()) if number else 0
+        if not number or overlap[to] <= iou:
             to, number = number, number + 1
         fused[to] = (weights[to] * fused[to] + score * box) / (weights[to] + score)
         weights[to] += score
         counts[to] += 1
         classes[to] = label
-    means = weights[:number] / counts[:number] * counts[:number].clamp(max=len(each)) / len(each)
-    best = means.argsort(descending=True, stable=True)[:most]
-    return Found(fused[best], means[best], classes[best])
+    means = weights[:number] / counts[:number] * counts[:number].clip(max=len(each)) / len(each)
+    best = (-means).argsort(kind="stable")[:most]
+    return Found(*(torch.from_numpy(kept[best]) for kept in (fused, means, classes)))
+
+
+def _overlap(box: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """IoU (n,) of a box (4,) with others (n, 4)."""
+    sides = np.minimum(others[:, 2:], box[2:]) - np.maximum(others[:, :2], box[:2])
+    common = np.maximum(sides[:, 0], 0) * np.maximum(sides[:, 1], 0)
+    areas = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
+    found: npt.NDArray[Any] = common / (areas + (box[2] - box[0]) * (box[3] - box[1]) - common)
+    return found
 
 
 def firsts(keys: torch.Tensor) -> torch.Tensor:

@@ -72,7 +72,7 @@ def cluster(boxes: torch.Tensor, count: int) -> tuple[list[list[float]], float]:
             f"-S boxes.anchor_count={len(different)}"
         )
     order = different.prod(1).argsort(stable=True)
-    centres = different[order[torch.linspace(0, len(different) - 1, 2 * count + 1)[1::2].long()]]
+    centres = different[order[(2 * torch.arange(count) + 1) * len(different) // (2 * count)]]
     nearest = _shape_iou(shapes, centres).argmax(1)
     for _ in range(CLUSTER_STEPS):
         means = [shapes[nearest == place].mean(0) if (nearest == place).any() else c for place, c in enumerate(centres)]
@@ -140,7 +140,8 @@ def assign(boxes: torch.Tensor, places: torch.Tensor, knobs: Knobs) -> torch.Ten
     """The box that each anchor is to predict, (P,), or dense.BACKGROUND or dense.IGNORED.
 
     An anchor takes the box that it overlaps most, at an IoU of `anchor_match` or more; from `anchor_ignore` on it is
-    ignored. The anchor that overlaps a box most takes that box in any case, of several such boxes the largest.
+    ignored. The anchor that overlaps a box most takes that box in any case, of several such boxes the largest. A box
+    that lies between all anchors is no anchor's.
 
     Args:
         boxes: (n, 4) corners.
@@ -153,9 +154,10 @@ def assign(boxes: torch.Tensor, places: torch.Tensor, knobs: Knobs) -> torch.Ten
     best, assigned = iou.max(1)
     assigned[best < knobs["anchor_match"]] = dense.IGNORED
     assigned[best < knobs["anchor_ignore"]] = dense.BACKGROUND
-    favourites = iou.argmax(0).tolist()
+    most, favourites = iou.max(0)
     for box in ops.box_area(boxes).argsort(stable=True).tolist():  # the largest last
-        assigned[favourites[box]] = box
+        if most[box] > 0:
+            assigned[favourites[box]] = box
     return assigned
 
 

@@ -8,12 +8,22 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from stages.boxes import dense, ops
 from stages.boxes.geometry import Found
 from stages.boxes.losses import box_loss, class_loss
 
 Knobs = Mapping[str, Any]
+
+
+class Norm(nn.BatchNorm1d):
+    """Batch normalisation; a single image, as the last batch of an epoch may be, has no variance of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and len(x) == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
 
 
 def build(shape: tuple[int, int, int], classes: int, knobs: Knobs) -> nn.Module:
@@ -28,7 +38,7 @@ def build(shape: tuple[int, int, int], classes: int, knobs: Knobs) -> nn.Module:
     hidden = knobs["largest_hidden"]
     if not hidden:
         return nn.Sequential(pool, nn.Dropout(knobs["dropout"]), nn.Linear(features, outputs))
-    dropout, between = nn.Dropout(knobs["dropout"]), [nn.ReLU(), nn.BatchNorm1d(hidden)]
+    dropout, between = nn.Dropout(knobs["dropout"]), [nn.ReLU(), Norm(hidden)]
     return nn.Sequential(
         pool, dropout, nn.Linear(features, hidden), *between, nn.Dropout(knobs["dropout"]), nn.Linear(hidden, outputs)
     )

@@ -93,6 +93,13 @@ def test_boxes_beyond_the_anchors_are_counted() -> None:
     assert anchors.unheld(boxes, KNOBS | {"anchor_sizes": [[0.2, 0.2]]}, (8, 1, 1)) == 2
 
 
+def test_a_box_between_all_anchors_is_no_anchors_and_counted() -> None:
+    small = KNOBS | {"anchor_sizes": [[0.1, 0.1]]}
+    between = torch.tensor([[0.45, 0.45, 0.55, 0.55]])  # of a 2 x 2 map, whose anchors end at 0.3
+    assert anchors.assign(between, anchors.everywhere(anchors.sizes(small), 2, 2), small).eq(dense.BACKGROUND).all()
+    assert anchors.unheld(between, small, (8, 2, 2)) == 1
+
+
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "l1", "mse", "giou"])
 @pytest.mark.parametrize("mining", [0.0, 3.0])
 def test_a_prediction_that_says_what_the_target_says_costs_nothing(box_loss: str, mining: float) -> None:
@@ -106,6 +113,13 @@ def test_a_prediction_that_says_what_the_target_says_costs_nothing(box_loss: str
 def test_wild_outputs_stay_finite() -> None:
     raw = torch.full((1, *SHAPE[1:], 6, 5 + CLASSES), 1e4)
     assert all(found.boxes.isfinite().all() for found in anchors.decode(raw, KNOBS))
+
+
+def test_as_many_clusters_as_shapes_are_the_shapes() -> None:
+    shapes = torch.tensor([[0.1, 0.1], [0.2, 0.2], [0.4, 0.4], [0.8, 0.8], [0.9, 0.9]])
+    for count in range(1, 6):
+        sizes, iou = anchors.cluster(torch.cat([torch.zeros(count, 2), shapes[:count]], dim=1), count)
+        assert torch.tensor(sizes).allclose(shapes[:count]) and iou == pytest.approx(1)
 
 
 def test_clusters_find_the_shapes_that_are_there() -> None:

@@ -45,6 +45,16 @@ def test_layers(predict: str, outputs: int, pool: str, features: int, hidden: in
     assert trainable(module) == (with_hidden if hidden else (features + 1) * outputs)
 
 
+def test_an_epoch_may_end_with_a_batch_of_one() -> None:
+    module = largest.build(SHAPE, 5, KNOBS | {"largest_hidden": 6})
+    one, two = (torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(count)) for count in (1, 2))
+    module(two)
+    alone = module(one)
+    alone.sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    torch.testing.assert_close(alone, module.eval()(one))
+
+
 def test_the_largest_of_two() -> None:
     centre_size = torch.tensor([[0.447, 0.2387, 0.262, 0.2783], [0.524, 0.5735, 0.836, 0.7534]])
     found = largest.targets(box_convert(centre_size, "cxcywh", "xyxy"), torch.tensor([0, 5]), KNOBS, SHAPE, 20)
