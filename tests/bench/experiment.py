@@ -77,7 +77,8 @@ def checkout(project: Path) -> None:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True
     )
     for name in listed.splitlines():
-        if not name.startswith(("tests/", "reports/")) and name != "dvc.lock" and (ROOT / name).is_file():
+        result = name == "dvc.lock" or (name.startswith("reports/") and not name.endswith(".gitkeep"))
+        if not result and not name.startswith("tests/") and (ROOT / name).is_file():
             (project / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, project / name)
     run(project, "git", "init", "-q")
