@@ -110,7 +110,8 @@ def _overlap(box: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[Any
     sides = np.minimum(others[:, 2:], box[2:]) - np.maximum(others[:, :2], box[:2])
     common = np.maximum(sides[:, 0], 0) * np.maximum(sides[:, 1], 0)
     areas = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
-    found: npt.NDArray[Any] = common / (areas + (box[2] - box[0]) * (box[3] - box[1]) - common)
+    either = areas + (box[2] - box[0]) * (box[3] - box[1]) - common
+    found: npt.NDArray[Any] = common / np.maximum(either, np.finfo(either.dtype).tiny)  # boxes may have no area
     return found
 
 

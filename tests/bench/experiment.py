@@ -6,10 +6,7 @@ python -m tests.bench.experiment [--images FOLDER] [-S KNOB=VALUE ...] [--rounds
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,8 +15,10 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
-OUT = ROOT / "cache/timings/bench-experiment.json"
+from tests import checkout
+from tests.checkout import Project
+
+OUT = checkout.REPO / "cache/timings/bench-experiment.json"
 MORE = 10  # images that come in a round
 CLASSES, EACH = 10, 100  # of made-up images
 
@@ -34,15 +33,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="medians of them are shown")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        images, later = home / "images", home / "later"
+        project, later = checkout.fresh(Path(folder) / "project"), Path(folder) / "later"
         if given.images:
-            shutil.copytree(given.images, images)
+            shutil.copytree(given.images, project.images)
         else:
-            make_up(images)
-        hold_back(images, later, given.rounds * MORE)
-        checkout(home / "project")
-        found = measure(home / "project", images, later, given.knobs, given.rounds)
+            make_up(project.images)
+        hold_back(project.images, later, given.rounds * MORE)
+        found = measure(project, later, given.knobs, given.rounds)
     print("|  | seconds (median) | each |", "| --- | --- | --- |", sep="\n")
     for what, seconds in found.items():
         print(f"| {what} | {median(seconds):.1f} | {', '.join(f'{one:.1f}' for one in seconds)} |")
@@ -71,57 +68,28 @@ def hold_back(images: Path, later: Path, count: int) -> None:
         files[number].rename(target)
 
 
-def checkout(project: Path) -> None:
-    """The files of this checkout as a repository of their own, without results."""
-    listed = subprocess.check_output(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True
-    )
-    for name in listed.splitlines():
-        result = name == "dvc.lock" or (name.startswith("reports/") and not name.endswith(".gitkeep"))
-        if not result and not name.startswith("tests/") and (ROOT / name).is_file():
-            (project / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, project / name)
-    run(project, "git", "init", "-q")
-    commit(project)
-
-
-def measure(project: Path, images: Path, later: Path, knobs: list[str], rounds: int) -> dict[str, list[float]]:
+def measure(project: Project, later: Path, knobs: list[str], rounds: int) -> dict[str, list[float]]:
     """Seconds of each kind of run, one a round, taken in turn."""
-    settings = [part for knob in ["dataset=folder", f"root={images}", *knobs] for part in ("-S", knob)]
+    settings = [part for knob in ["dataset=folder", f"root={project.images}", *knobs] for part in ("-S", knob)]
     found = {"the first run, all images but those": [timed(project, "dvc", "exp", "run", *settings)]}
     kinds = "`dvc repro`, nothing to do", "`dvc exp run -S lr=…`", f"{MORE} images more, `dvc repro`"
     found |= {kind: [] for kind in kinds}
     held = sorted(path for path in later.rglob("*") if path.is_file())
     for number in range(rounds):
-        commit(project)
+        project.commit("what a person does now and then; experiments start from a commit")
         found[kinds[0]].append(timed(project, "dvc", "repro"))
         found[kinds[1]].append(timed(project, "dvc", "exp", "run", "-S", f"lr={0.0005 * (number + 2):.4f}"))
         for path in held[number * MORE : (number + 1) * MORE]:
-            path.rename(images / path.relative_to(later))
+            path.rename(project.images / path.relative_to(later))
         found[kinds[2]].append(timed(project, "dvc", "repro"))
     return found
 
 
-def commit(project: Path) -> None:
-    """What a person does now and then; DVC's experiments start from a commit."""
-    run(project, "git", "add", "-A")
-    run(project, "git", "-c", "user.name=bench", "-c", "user.email=bench", "commit", "-q", "--allow-empty", "-m", "now")
-
-
-def timed(project: Path, *command: str) -> float:
-    """Seconds of a command, by the clock."""
+def timed(project: Project, *command: str) -> float:
+    """Seconds of a command, by the clock; what it said is shown where it fails."""
     started = time.perf_counter()
-    run(project, *command)
+    project.run(*command)
     return time.perf_counter() - started
-
-
-def run(project: Path, *command: str) -> None:
-    """Runs a command in a checkout, with this interpreter first on PATH; shows what it said where it fails."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(command, cwd=project, env=kept | {"PATH": path}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
 
 if __name__ == "__main__":

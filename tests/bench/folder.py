@@ -21,10 +21,11 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from tests.bench.experiment import OUT as EXPERIMENT
-from tests.bench.experiment import checkout, commit, timed
+from tests import checkout
+from tests.bench.experiment import timed
+from tests.checkout import Project
 
-OUT = EXPERIMENT.with_name("bench-folder.json")
+OUT = checkout.REPO / "cache/timings/bench-folder.json"
 CLASSES, SIDE = 100, 32
 KNOBS = ["image_size=64", "head=linear", "epochs=10"]
 EVERY = 0.1  # seconds
@@ -42,10 +43,9 @@ def main() -> None:
     found = {}
     for count in given.images:
         with tempfile.TemporaryDirectory() as folder:
-            home = Path(folder)
-            draw(home / "images", count)
-            checkout(home / "project")
-            found[count] = measure(home / "project", home / "images", [*KNOBS, *given.knobs])
+            project = checkout.fresh(Path(folder) / "project")
+            draw(project.images, count)
+            found[count] = measure(project, [*KNOBS, *given.knobs])
         print(f"\n{count:,} images\n")
         print(f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", sep="\n")
         for stage, row in found[count].items():
@@ -68,16 +68,16 @@ def draw(folder: Path, count: int) -> None:
         (folder / f"{name:03}" / f"{number}.jpg").write_bytes(stream.getvalue())
 
 
-def measure(project: Path, images: Path, knobs: list[str]) -> dict[str, dict[str, float]]:
+def measure(project: Project, knobs: list[str]) -> dict[str, dict[str, float]]:
     """Seconds and memory of each stage; seconds of DVC's first run, and the least of three with nothing to do."""
-    settings = [part for knob in ["dataset=folder", f"root={images}", *knobs] for part in ("-S", knob)]
+    settings = [part for knob in ["dataset=folder", f"root={project.images}", *knobs] for part in ("-S", knob)]
     with watched() as peaks:
         first = timed(project, "dvc", "exp", "run", *settings)
-    commit(project)
+    project.commit("first run")
     again = min(timed(project, "dvc", "repro") for _ in range(3))
     found = {}
     for stage, (peak, own) in peaks.items():
-        kept = project / "cache/timings" / f"{stage}.json"
+        kept = project.home / "cache/timings" / f"{stage}.json"
         if kept.is_file():
             found[stage] = {"seconds": json.loads(kept.read_text())["seconds"], "peak": peak, "own": own}
     return found | {"`dvc exp run`, all of it": {"seconds": first}, "`dvc repro`, nothing to do": {"seconds": again}}

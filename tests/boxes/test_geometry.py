@@ -135,6 +135,13 @@ def test_fusion_of_two_views() -> None:
     assert found.boxes[0].tolist() == pytest.approx([1, 0, 11, 10])
 
 
+def test_fusion_keeps_boxes_without_an_area_apart() -> None:
+    """As boxes are that were cut at the border of the image: none overlaps another, of whatever class."""
+    cut = Found(torch.tensor([[5.0, 0, 5, 9], [5, 0, 5, 9]]), torch.tensor([0.9, 0.8]), torch.tensor([1, 0]))
+    found = fuse([cut], 0.5, 100)
+    assert found.labels.tolist() == [1, 0] and found.scores.tolist() == pytest.approx([0.9, 0.8])
+
+
 @given(st.lists(st.integers(0, 5)))
 def test_first_occurrences(keys: list[int]) -> None:
     expected = [key not in keys[:place] for place, key in enumerate(keys)]
