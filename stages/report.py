@@ -1,9 +1,10 @@
 """report: one page that shows what came out, and the same in text for the repository."""
 
 import json
+import multiprocessing
 import signal
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 
 from stages import paths
 from stages.features import io
@@ -18,11 +19,11 @@ def main(params: Params) -> dict[str, object]:
 
     The page is one file that needs no other; the others change only when the result does.
     """
-    found = gather.load(params.dataset)
-    album = Album.open(params.dataset, params.options, params.root)
-    drawn = page.drawings(found)
-    with ProcessPoolExecutor(1, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as beside:
-        pngs = beside.submit(page.pngs, drawn)  # they take as long as the page, and there is a second core
+    with beside() as second:
+        found = gather.load(params.dataset)
+        album = Album.open(params.dataset, params.options, params.root)
+        drawn = page.drawings(found)
+        pngs = second.submit(page.pngs, drawn)  # they take as long as the page, and there is a second core
         html = _encoded(page.html(found, album, drawn))
         io.write_bytes(paths.REPORTS / "report.html", html)
         io.write_bytes(paths.REPORTS / "report.md", _encoded(page.markdown(found, drawn)))
@@ -30,6 +31,18 @@ def main(params: Params) -> dict[str, object]:
     bad = (json.dumps(image, ensure_ascii=False) + "\n" for image in found.bad)
     io.write_bytes(paths.REPORTS / "bad_images.jsonl", _encoded("".join(bad)))
     return {"pictures": album.shown, "pictures missing": len(album.missing), "bytes": len(html)}
+
+
+def beside() -> Executor:
+    """A second process, which imports what it takes while this one reads.
+
+    It starts anew: a fork would come with locks that threads of this process hold, and wait for them for ever.
+    """
+    second = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as it then is there: Ctrl-C ends it with this process
+    second.submit(page.pngs, {})
+    signal.signal(signal.SIGINT, interrupted)
+    return second
 
 
 def _write_figures(pngs: Mapping[str, bytes]) -> None:

@@ -101,7 +101,7 @@ class Drawing:
     def png(self) -> bytes:
         """An image in the light colours, for slides and code hosts: the same bytes for the same numbers."""
         stream = io.BytesIO()
-        self._save(stream, format="png", dpi=DPI, facecolor=PAPER)
+        self._save(stream, format="png", dpi=DPI, facecolor=PAPER, pil_kwargs={"compress_level": 0})
         small = Image.open(stream).convert("RGB").quantize(SHADES, dither=Image.Dither.NONE)
         stream = io.BytesIO()
         small.save(stream, "PNG")

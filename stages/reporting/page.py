@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from tqdm import tqdm
 
 from stages.datasets.listing import Row
 from stages.reporting import boxes, choose, command, detection, figures, labels, largest, words
@@ -95,8 +94,7 @@ def html(run: Run, album: Album, drawn: Mapping[str, Drawing]) -> str:
 
 def pngs(drawn: Mapping[str, Drawing]) -> dict[str, bytes]:
     """The figures as the text refers to them, by their file names."""
-    shown = tqdm(drawn.items(), unit=" figures", leave=False, delay=2)
-    return {FIGURE.format(name): figure.png() for name, figure in shown}
+    return {FIGURE.format(name): figure.png() for name, figure in drawn.items()}
 
 
 def markdown(run: Run, drawn: Mapping[str, Drawing]) -> str:

@@ -1,5 +1,6 @@
 """A small extraction for fault tests: real images, parts, files, locks; instead of a network, means of the pixels."""
 
+import gc
 import hashlib
 import os
 from collections.abc import Callable
@@ -52,6 +53,7 @@ def forked(work: Callable[[], int]) -> int:
     """The exit code of some work in a process of its own, minus the number of the signal that ended it."""
     child = os.fork()
     if not child:
+        gc.disable()  # what other tests have left over may wait for threads that are not here
         code = WRONG
         try:
             null = os.open(os.devnull, os.O_WRONLY)

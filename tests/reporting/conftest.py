@@ -1,6 +1,7 @@
 """A run that every test here may change before it is written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +9,19 @@ import pytest
 
 from stages import paths, report
 from stages.reporting import page
-from stages.reporting.figures import Drawing
 from tests.reporting.synthetic import Made
 
 
 @pytest.fixture(autouse=True)
 def without_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figures as files, which take a second a report; test_drawings is about them."""
-    monkeypatch.setattr(page, "pngs", no_pngs)
+    """No figures as files, which take seconds a report; test_drawings is about them."""
+    leave_out_files(monkeypatch)
 
 
-def no_pngs(drawn: Mapping[str, Drawing]) -> dict[str, bytes]:
-    """Stands in for `page.pngs`, which takes most of the time."""
-    return {}
+def leave_out_files(patch: pytest.MonkeyPatch) -> None:
+    """Neither the figures as files nor the process that draws them."""
+    patch.setattr(page, "pngs", lambda drawn: {})
+    patch.setattr(report, "beside", lambda: ThreadPoolExecutor(1))
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def _reported(home: Path, **changed: Any) -> tuple[str, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         patch.delenv("DVC_ROOT", raising=False)
-        patch.setattr(page, "pngs", no_pngs)
+        leave_out_files(patch)
         report.main(Made(home / "the images", **changed).write())
     return (home / paths.REPORTS / "report.html").read_text(), (home / paths.REPORTS / "report.md").read_text()
 
