@@ -18,6 +18,7 @@ def told(workplace: Path, params: object, monkeypatch: pytest.MonkeyPatch) -> py
     """A workplace with a params.yaml, run as by `python -m stages.x` without arguments."""
     params(head="mlp")  # type: ignore[operator]
     monkeypatch.setattr(sys, "argv", ["x"])
+    monkeypatch.setattr(stage, "leave", lambda: None)
     monkeypatch.setattr(logging.getLogger("stages"), "level", logging.getLogger("stages").level)
     return monkeypatch
 

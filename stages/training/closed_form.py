@@ -1,5 +1,7 @@
 """Ridge regression on one-hot labels in closed form: the instant baseline of every run."""
 
+from bisect import bisect_left
+
 import torch
 from torch.nn import functional as F
 
@@ -70,7 +72,10 @@ def _solve(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _best_scale(values: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """The scale with the lowest cross-entropy, and that cross-entropy."""
-    losses = [float(F.cross_entropy(scale * values, labels)) for scale in SCALES]
-    best = min(range(len(losses)), key=losses.__getitem__)
-    return SCALES[best], losses[best]
+    """The scale with the lowest cross-entropy, which is convex in it, and that cross-entropy."""
+
+    def loss(step: int) -> float:
+        return float(F.cross_entropy(SCALES[step] * values, labels))
+
+    best = bisect_left(range(len(SCALES) - 1), True, key=lambda step: loss(step + 1) >= loss(step))
+    return SCALES[best], loss(best)

@@ -78,7 +78,7 @@ def measure(project: Project, later: Path, knobs: list[str], rounds: int) -> dic
     for number in range(rounds):
         project.commit("what a person does now and then; experiments start from a commit")
         found[kinds[0]].append(timed(project, "dvc", "repro"))
-        found[kinds[1]].append(timed(project, "dvc", "exp", "run", "-S", f"lr={0.0005 * (number + 2):.4f}"))
+        found[kinds[1]].append(timed(project, "dvc", "exp", "run", "-S", f"lr={0.0011 + 0.0004 * number:.4f}"))
         for path in held[number * MORE : (number + 1) * MORE]:
             path.rename(project.images / path.relative_to(later))
         found[kinds[2]].append(timed(project, "dvc", "repro"))
