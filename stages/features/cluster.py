@@ -205,7 +205,10 @@ class Cluster:
                 worker.jobs[worker.actor.compute.remote(spec, job.part)] = job
 
     def _finished(self, spec: Spec, waiting: deque[Job]) -> Iterator[tuple[Job, Any]]:
-        """Waits a while for a job to end, and gives it with what came out; lost parts wait again, before all others."""
+        """Waits a while for a job to end, and gives it with what came out.
+
+        Lost parts wait again: once before all others, then behind them, as they may cost every worker that takes them.
+        """
         at = {call: worker for worker in self._workers for call in worker.jobs}
         for call in ray.wait(list(at), timeout=LOOK)[0]:
             worker = at[call]
@@ -215,7 +218,8 @@ class Cluster:
             except RayTaskError as error:
                 raise error.cause if isinstance(error.cause, UserError) else error from None
             except RayError as error:
-                waiting.extendleft(self._lost(spec, worker, [job, *worker.jobs.values()], error))
+                for lost in self._lost(spec, worker, [job, *worker.jobs.values()], error):
+                    (waiting.appendleft if lost.lost < SUSPECT else waiting.append)(lost)
                 continue
             if job is self._loading:
                 self._loading.lost = 0

@@ -22,13 +22,14 @@ from stages.features.extraction import HERE, Image, Part, Spec, extract
 from stages.features.store import RowStore
 from tests.features.test_extraction import listed, spec_of
 
+ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 from stages.features import cluster  # noqa: E402
 from tests.faults import workers  # noqa: E402
 
 PART = 32  # images: params.yaml's batch
-IMAGES = 4 * PART
+IMAGES = 6 * PART  # more parts than the two workers of one node hold, so that a third gets some
 OUT, PLAIN = Path("cluster.h5"), Path("plain.h5")
 # A stage as it runs, watched over, with workers whose decoder crashes or hangs.
 WATCHED = """
@@ -127,6 +128,8 @@ def test_a_node_that_dies_in_a_part_costs_what_it_was_at(
         assert extract(spec, wanted(spec), OUT, many) == (IMAGES, [])
         assert 1 <= many.retried <= extraction.PARTS
         assert f"{many.retried} part(s) were lost with their workers and computed again" in capsys.readouterr().out
+        while any(node["Alive"] and node["NodeID"] == doomed.node_id for node in ray.nodes()):
+            time.sleep(0.1)  # or the next test would find room on it
     assert OUT.read_bytes() == expected
 
 
@@ -157,7 +160,7 @@ def test_a_part_that_ends_every_worker_is_named_and_the_others_stay(
     ):
         extract(spec, wanted(spec), OUT, many)
     assert Path("killed").read_text() == 10 * "."
-    assert extract(spec, wanted(spec), OUT)[0] <= IMAGES - PART  # with what was done meanwhile
+    assert extract(spec, wanted(spec), OUT)[0] == PART
 
 
 @pytest.mark.slow
