@@ -14,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stages.backbones.device import half
+from stages.backbones.device import cores, half
 from stages.backbones.trunk import Trunk
 from stages.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CUDA_STREAMS = 2  # one copies while the other computes
+CORES = 8  # that compute a batch each; of more, each batch gets several: memory would grow with the cores
+CORE_BATCH = 8  # images of such a batch: 32 fall out of a core's cache, which costs up to a third
 T = TypeVar("T")
 
 
@@ -82,7 +84,8 @@ class Turns(Generic[T]):
 class TorchEngine:
     """A trunk on a device: channels_last, autocast, normalisation on the device.
 
-    On CUDA pixels travel from pinned memory, and a batch is copied while another is computed.
+    On CUDA pixels travel from pinned memory, and a batch is copied while another is computed. On a CPU cores compute a
+    batch each: the threads that call should have `threads_each` of torch's.
 
     Args:
         trunk: what to run.
@@ -94,7 +97,7 @@ class TorchEngine:
         self.device, self.precision = device, precision
         self.trunk = trunk.to(device).to(memory_format=torch.channels_last)
         cuda = device.type == "cuda"
-        self.parallel = CUDA_STREAMS if cuda else 1
+        self.parallel = CUDA_STREAMS if cuda else at_a_time() if device.type == "cpu" else 1
         self._streams = Turns([_stream(device) if cuda else nullcontext() for _ in range(self.parallel)])
         if cuda:
             torch.cuda.synchronize(device)  # the weights are there before another stream reads them
@@ -127,6 +130,21 @@ class TorchEngine:
         with torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=self.precision != "float32"):
             layers = self.trunk(batch.to(self.device, non_blocking=True))
         return [layer.float().cpu().contiguous().numpy() for layer in layers]
+
+
+def at_a_time() -> int:
+    """How many batches a CPU computes at a time."""
+    return min(cores(), CORES)
+
+
+def threads_each(parallel: int) -> int:
+    """How many threads there are for each of the batches that are computed at a time."""
+    return max(1, cores() // parallel)
+
+
+def images_at_once(wanted: int, device: torch.device) -> int:
+    """How many images an engine gets at once where `extract.batch_size` wants so many."""
+    return min(wanted, CORE_BATCH) if device.type == "cpu" else wanted
 
 
 def _stream(device: torch.device) -> AbstractContextManager[None]:

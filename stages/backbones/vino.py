@@ -22,14 +22,12 @@ import torch
 from stages import paths
 from stages.backbones import trunk
 from stages.backbones.device import cores
-from stages.backbones.engine import Turns
+from stages.backbones.engine import Turns, at_a_time
 from stages.backbones.trunk import About, Trunk
 from stages.errors import UserError
 from stages.features import io
 from stages.features.pipeline import PIPELINE
 
-MAX_STREAMS = 8  # batches at a time, a core each; on more cores each gets several: memory would grow with the cores
-BATCH = 8  # images computed at once: 32 fall out of a core's cache, which costs up to a third
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 TOLERANCE = 1e-3  # of a layer's largest value, float32 against torch: what differs by more was converted wrongly
 LIBRARIES = ("openvino", "torch", "torchvision", "timm")
@@ -61,7 +59,7 @@ class OpenVinoEngine:
     def __init__(self, converted: Converted, precision: str) -> None:
         import openvino  # some machines have none
 
-        self.parallel = min(cores(), MAX_STREAMS)
+        self.parallel = at_a_time()
         core = openvino.Core()
         compiled = core.compile_model(
             core.read_model(converted.xml, converted.weights),
@@ -103,17 +101,16 @@ def load(
 ) -> Converted:
     """The converted trunk of a backbone: the kept one, or made and kept now.
 
-    It takes what `trunk.load` takes, and `batch`: how many images will come at once.
+    It takes what `trunk.load` takes, and `batch`: how many images are computed at once.
 
     Raises:
         Unconvertible: OpenVINO cannot have this trunk.
         UserError: the backbone, its weights or the cut cannot be had, or the disk is full.
     """
-    size = min(batch, BATCH)
-    path = _path(name, weights, cut, image_size, resize, size)
+    path = _path(name, weights, cut, image_size, resize, batch)
     if kept := _read(path):
         return kept
-    made = convert(*trunk.load(name, weights, cut, image_size, resize), size)
+    made = convert(*trunk.load(name, weights, cut, image_size, resize), batch)
     io.write_bytes(path, _packed(made))
     return made
 

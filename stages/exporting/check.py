@@ -103,12 +103,13 @@ def _features(model: Model, pixels: Pixels) -> torch.Tensor:
 
 
 def _rows(spec: Spec, pixels: Pixels) -> dict[str, h5.Array]:
-    """Layer -> (N, …), in batches of the spec's size, padded."""
+    """Layer -> (N, …), in batches of the size that features are computed in, padded."""
     ready, made = machine(spec), list[list[h5.Array]]()
     assert ready.engine is not None
-    for first in range(0, len(pixels), spec.batch_size):
-        batch = torch.from_numpy(pixels[first : first + spec.batch_size])
-        padded = torch.cat([batch, torch.zeros((spec.batch_size - len(batch), *batch.shape[1:]), dtype=torch.uint8)])
+    size = ready.batch_size
+    for first in range(0, len(pixels), size):
+        batch = torch.from_numpy(pixels[first : first + size])
+        padded = torch.cat([batch, torch.zeros((size - len(batch), *batch.shape[1:]), dtype=torch.uint8)])
         made.append([layer[: len(batch)] for layer in ready.engine(padded)])
     layers = zip(ready.layers.items(), zip(*made, strict=True), strict=True)
     return {name: np.concatenate(batches).astype(dtype) for (name, (_, dtype)), batches in layers}

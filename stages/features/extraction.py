@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from stages.backbones import trunk, vino, zoo
 from stages.backbones.device import cores, pick_device
-from stages.backbones.engine import Engine, TorchEngine, pick_engine, pick_precision
+from stages.backbones.engine import Engine, TorchEngine, images_at_once, pick_engine, pick_precision, threads_each
 from stages.backbones.trunk import About
 from stages.datasets import images
 from stages.errors import UserError
@@ -67,13 +67,15 @@ class Machine:
     Attributes:
         engine: a trunk ready to run; None where images are kept as they are, or others compute.
         layers: layer -> shape of one view of one image (of images: the largest) and dtype, in the engine's order.
-        parallel: batches that the engine computes at a time.
+        batch_size: images that the engine computes at once; the last bits of a feature depend on it.
+        parallel: batches that it computes at a time.
     """
 
     engine: Engine | None
     preprocessing: Preprocessing
     layers: h5.Shapes
     provenance: dict[str, Any]
+    batch_size: int
     parallel: int = 1
 
 
@@ -104,7 +106,9 @@ def _keeper(spec: Spec) -> Machine:
         "dtype": "uint8",
         **_described(spec, preprocessing),
     }
-    return Machine(None, preprocessing, {h5.INPUT: ((3, KEPT_RATIO * side, KEPT_RATIO * side), "u1")}, provenance)
+    return Machine(
+        None, preprocessing, {h5.INPUT: ((3, KEPT_RATIO * side, KEPT_RATIO * side), "u1")}, provenance, spec.batch_size
+    )
 
 
 def _described(spec: Spec, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -124,7 +128,8 @@ def _runner(spec: Spec) -> Machine:
     device = pick_device(spec.device)
     engine = pick_engine(spec.engine, device)
     precision = pick_precision(spec.precision, device)
-    made = _openvino(spec, precision) if engine == "openvino" else None
+    batch_size = images_at_once(spec.batch_size, device)
+    made = _openvino(spec, precision, batch_size) if engine == "openvino" else None
     ready, about = made or _torch(spec, device, precision)
     name = "openvino" if made else "torch"
     described = _described(spec, about.preprocessing)
@@ -137,11 +142,11 @@ def _runner(spec: Spec) -> Machine:
         "engine": name,
         "device": device.type,
         "precision": precision,
-        "batch_size": spec.batch_size,
+        "batch_size": batch_size,
         "versions": described["versions"] | {name: version(name)},
     }
     layers = {layer: (shape, spec.dtype) for layer, shape in about.layers.items()}
-    return Machine(ready, about.preprocessing, layers, provenance, ready.parallel)
+    return Machine(ready, about.preprocessing, layers, provenance, batch_size, ready.parallel)
 
 
 def _torch(spec: Spec, device: torch.device, precision: str) -> tuple[Engine, About]:
@@ -149,12 +154,10 @@ def _torch(spec: Spec, device: torch.device, precision: str) -> tuple[Engine, Ab
     return TorchEngine(network, device, precision), about
 
 
-def _openvino(spec: Spec, precision: str) -> tuple[Engine, About] | None:
+def _openvino(spec: Spec, precision: str, batch_size: int) -> tuple[Engine, About] | None:
     """OpenVINO's engine; None where it cannot have the network and torch may take its place."""
     try:
-        converted = vino.load(
-            spec.backbone, spec.weights, spec.cut, spec.image_size, spec.resize, batch=spec.batch_size
-        )
+        converted = vino.load(spec.backbone, spec.weights, spec.cut, spec.image_size, spec.resize, batch=batch_size)
     except vino.Unconvertible as error:
         if spec.engine == "openvino":
             raise UserError(
@@ -182,7 +185,7 @@ def compute_part(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dic
     ready = machine(spec)
     if ready.engine is None:
         return _images(spec, ready.preprocessing, part)
-    size, count = ready.preprocessing.crop, len(part) * len(names)
+    size, count, step = ready.preprocessing.crop, len(part) * len(names), ready.batch_size
     layers = [np.zeros((len(part), len(names), *shape), dtype) for shape, dtype in ready.layers.values()]
     affine = np.zeros((len(part), len(names), 2, 3), np.float32)
     ok = np.zeros(len(part), np.uint8)
@@ -197,14 +200,16 @@ def compute_part(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dic
         return [pixels for pixels, _ in made]
 
     def batch(rows: range) -> torch.Tensor:
-        filled = torch.zeros((spec.batch_size, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+        filled = torch.zeros((step, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
         for slot in range(len(rows)):
             filled[slot] = next(loading)
         return filled
 
     flat = [layer.reshape(-1, *layer.shape[2:]) for layer in layers]  # the same memory as (images x views, …)
-    batches = [range(first, min(first + spec.batch_size, count)) for first in range(0, count, spec.batch_size)]
-    with ThreadPoolExecutor(THREADS) as decoding, ThreadPoolExecutor(ready.parallel) as computing:
+    batches = [range(first, min(first + step, count)) for first in range(0, count, step)]
+    threads = threads_each(ready.parallel)
+    computing = ThreadPoolExecutor(ready.parallel, initializer=torch.set_num_threads, initargs=(threads,))
+    with ThreadPoolExecutor(THREADS) as decoding, computing:
         loading = (pixels for made in _ahead(decoding, load, range(len(part)), spec.batch_size) for pixels in made)
         computed = _ahead(computing, ready.engine, map(batch, batches), ready.parallel)
         for rows, found in zip(batches, computed, strict=True):
@@ -374,7 +379,7 @@ def computed_parts(spec: Spec, parts: Iterable[Part]) -> Generator[tuple[Part, d
 def part_images(spec: Spec, ready: Machine, views: int) -> int:
     """How many images make a part: a few hundred views, fewer when they are large, whole batches."""
     most = min(PART_VIEWS, PART_BYTES // forecast.view_bytes(ready.layers)) // views
-    return max(1, most // spec.batch_size) * spec.batch_size
+    return max(1, most // ready.batch_size) * ready.batch_size
 
 
 def reason(spec: Spec, image: Image) -> str:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from torch import nn
 
 from stages import paths
 from stages.backbones import engine, trunk, vino
-from stages.backbones.engine import TorchEngine, pick_engine
+from stages.backbones.device import cores
+from stages.backbones.engine import CORE_BATCH, CORES, TorchEngine, pick_engine
 from stages.errors import UserError
 from stages.features import extraction, h5
 from stages.features.extraction import compute_part, extract, machine
@@ -164,8 +166,7 @@ def test_what_a_model_depends_on_gives_it_another_name(workplace: Path, conversi
         torch.save(models.squeezenet1_1().state_dict(), "weights.pth")  # another content under the same name
         load("weights.pth")
         load("weights.pth", batch=2)
-    load("weights.pth", batch=vino.BATCH)
-    load("weights.pth", batch=32)
+    load("weights.pth", batch=CORE_BATCH)
     assert len(conversions) == len(list(paths.engine().iterdir())) == 5
     assert len({made.about.weights_sha256 for made in conversions}) == 2
 
@@ -259,8 +260,29 @@ def test_decoding_is_a_few_batches_ahead_at_most(
         ahead.append(len(seen) - 2 * len(ahead))
         return [batch.float().mean((2, 3)).numpy()]
 
-    made = extraction.Machine(slow, machine(spec).preprocessing, {"pooled": ((3,), "f4")}, {})  # type: ignore[arg-type]
+    made = extraction.Machine(slow, machine(spec).preprocessing, {"pooled": ((3,), "f4")}, {}, 2)  # type: ignore[arg-type]
     monkeypatch.setattr(extraction, "decode", lambda data: seen.append(data) or decode(data))
     monkeypatch.setattr(extraction, "machine", lambda _: made)
     compute_part(spec, listed(folder), spec.views)
     assert len(seen) == 24 and max(ahead) <= 5 * 2
+
+
+@pytest.mark.parametrize("kind", ["torch", "openvino"])
+def test_cores_compute_small_batches_a_thread_of_torchs_each(
+    workplace: Path, class_folder: Folder, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder, seen = class_folder(4), list[tuple[int, int]]()
+    small, large = (machine(spec_of(folder, engine=kind, batch_size=size)) for size in (CORE_BATCH, 64))
+    assert small.provenance == large.provenance and large.provenance["batch_size"] == CORE_BATCH
+    assert large.parallel == min(cores(), CORES)
+
+    def watched(batch: torch.Tensor) -> list[np.ndarray[Any, Any]]:
+        seen.append((len(batch), torch.get_num_threads()))
+        assert large.engine
+        return large.engine(batch)
+
+    monkeypatch.setattr(extraction, "machine", lambda _: replace(large, engine=watched))
+    spec = spec_of(folder, engine=kind, batch_size=64)
+    compute_part(spec, listed(folder), spec.views)
+    assert seen == [(CORE_BATCH, max(1, cores() // large.parallel))] * 2  # 12 images
+    assert machine(spec_of(folder, engine=kind, batch_size=3)).provenance["batch_size"] == 3

@@ -27,7 +27,8 @@ def machine(numbers: int) -> Callable[[Spec], Machine]:
         return [pixels.float().mean((2, 3)).numpy().repeat(numbers, 1)]
 
     how = Preprocessing(16, 16, "bilinear", (0, 0, 0), (1, 1, 1))
-    return lambda _: Machine(features, how, {"pooled": ((3 * numbers,), "f4")}, {"backbone": "toy"})  # type: ignore[arg-type]
+    layers = {"pooled": ((3 * numbers,), "f4")}
+    return lambda spec: Machine(features, how, layers, {"backbone": "toy"}, spec.batch_size)  # type: ignore[arg-type]
 
 
 def photos(folder: Path, count: int) -> list[Image]:

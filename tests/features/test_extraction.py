@@ -169,7 +169,7 @@ def test_what_float16_cannot_hold_names_the_knob(
     preprocessing = Preprocessing(64, 56, "bilinear", (0, 0, 0), (1, 1, 1))
 
     def ready(spec: Spec) -> extraction.Machine:
-        return extraction.Machine(overflowing, preprocessing, {"pooled": ((5,), spec.dtype)}, {})  # type: ignore[arg-type]
+        return extraction.Machine(overflowing, preprocessing, {"pooled": ((5,), spec.dtype)}, {}, spec.batch_size)  # type: ignore[arg-type]
 
     monkeypatch.setattr(extraction, "machine", ready)
     with pytest.raises(UserError, match=r"does not fit into float16: -S extract.dtype=float32"):
