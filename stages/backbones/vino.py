@@ -75,7 +75,10 @@ class OpenVinoEngine:
         if computes != HINTS[precision]:
             raise UserError(f"`extract.precision`: OpenVINO computes in {computes} here, found {precision}: take auto.")
         self._batch = compiled.input().shape[0]
-        self._requests = Turns([compiled.create_infer_request() for _ in range(self.parallel)])
+        requests = [compiled.create_infer_request() for _ in range(self.parallel)]
+        # OpenVINO makes tables of types at the first call, and two threads that both make that wait for ever
+        self._run(requests[0], np.zeros(compiled.input().shape, np.uint8))
+        self._requests = Turns(requests)
 
     def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
         """Features (N, …) float32 of uint8 pixels (N, 3, S, S), an array for each layer that the trunk gives."""

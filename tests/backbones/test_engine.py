@@ -1,6 +1,8 @@
 """Engines: OpenVINO gives what torch gives, for an image whatever stands beside it; its models are kept and checked."""
 
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -265,6 +267,36 @@ def test_decoding_is_a_few_batches_ahead_at_most(
     monkeypatch.setattr(extraction, "machine", lambda _: made)
     compute_part(spec, listed(folder), spec.views)
     assert len(seen) == 24 and max(ahead) <= 5 * 2
+
+
+FIRST_CALLS = """
+import faulthandler, sys, threading
+import torch
+from stages.backbones import vino
+engine = vino.OpenVinoEngine(vino.load("squeezenet1_1", "random", "pooled", 64, "crop", batch=2), "float32")
+faulthandler.dump_traceback_later(30, exit=True)
+sys.setswitchinterval(1e-6)
+def spin():
+    while True:
+        sum(range(50))
+for _ in range(3):
+    threading.Thread(target=spin, daemon=True).start()
+calls = [threading.Thread(target=engine, args=(torch.zeros(2, 3, 64, 64, dtype=torch.uint8),)) for _ in range(4)]
+for call in calls:
+    call.start()
+for call in calls:
+    call.join()
+print("all came back", flush=True)
+"""
+
+
+def test_the_first_calls_of_several_threads_come_back(workplace: Path, repository: Path) -> None:
+    vino.load("squeezenet1_1", "random", "pooled", 64, "crop", batch=2)  # kept: converting it would be the first call
+    environment = os.environ | {"PYTHONPATH": str(repository), "PYTHON_CPU_COUNT": "4"}
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_CALLS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "all came back" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("kind", ["torch", "openvino"])
