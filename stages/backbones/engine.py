@@ -5,6 +5,7 @@ for an image never depends on the other images of the batch. Here is torch, for 
 """
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from queue import SimpleQueue
@@ -85,7 +86,7 @@ class TorchEngine:
     """A trunk on a device: channels_last, autocast, normalisation on the device.
 
     On CUDA pixels travel from pinned memory, and a batch is copied while another is computed. On a CPU cores compute a
-    batch each: the threads that call should have `threads_each` of torch's.
+    batch each, called by `callers`.
 
     Args:
         trunk: what to run.
@@ -137,9 +138,9 @@ def at_a_time() -> int:
     return min(cores(), CORES)
 
 
-def threads_each(parallel: int) -> int:
-    """How many threads there are for each of the batches that are computed at a time."""
-    return max(1, cores() // parallel)
+def callers(parallel: int) -> ThreadPoolExecutor:
+    """Threads to call an engine with, as many as it computes batches at a time; each has its share of torch's."""
+    return ThreadPoolExecutor(parallel, initializer=torch.set_num_threads, initargs=(max(1, cores() // parallel),))
 
 
 def images_at_once(wanted: int, device: torch.device) -> int:

@@ -76,7 +76,7 @@ class OpenVinoEngine:
             raise UserError(f"`extract.precision`: OpenVINO computes in {computes} here, found {precision}: take auto.")
         self._batch = compiled.input().shape[0]
         requests = [compiled.create_infer_request() for _ in range(self.parallel)]
-        # OpenVINO makes tables of types at the first call, and two threads that both make that wait for ever
+        # The first call makes tables of types: two threads that make it at once wait for each other for ever
         self._run(requests[0], np.zeros(compiled.input().shape, np.uint8))
         self._requests = Turns(requests)
 

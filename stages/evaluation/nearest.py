@@ -20,7 +20,7 @@ from stages.training.fitted import pooled
 COUNT = 4  # training images to show beside a judged one
 FEWEST, MAPPED = 20, 1200  # images of a map: fewer show nothing, more take long, and their points lie on each other
 COMPONENTS, NEIGHBOURS = 50, 30  # principal components before t-SNE, and its perplexity, as van der Maaten has them
-STEPS = 500  # of t-SNE: after 1,000, half as long again, no more neighbours are of one class (75.5 % against 75.7)
+STEPS = 500  # of t-SNE: after 1,000, half as long again, no more neighbours on Caltech-101 are of one class
 
 
 def find(found: Data, judged: str) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:

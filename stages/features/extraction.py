@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from stages.backbones import trunk, vino, zoo
 from stages.backbones.device import cores, pick_device
-from stages.backbones.engine import Engine, TorchEngine, images_at_once, pick_engine, pick_precision, threads_each
+from stages.backbones.engine import Engine, TorchEngine, callers, images_at_once, pick_engine, pick_precision
 from stages.backbones.trunk import About
 from stages.datasets import images
 from stages.errors import UserError
@@ -106,9 +106,8 @@ def _keeper(spec: Spec) -> Machine:
         "dtype": "uint8",
         **_described(spec, preprocessing),
     }
-    return Machine(
-        None, preprocessing, {h5.INPUT: ((3, KEPT_RATIO * side, KEPT_RATIO * side), "u1")}, provenance, spec.batch_size
-    )
+    largest = (3, KEPT_RATIO * side, KEPT_RATIO * side)
+    return Machine(None, preprocessing, {h5.INPUT: (largest, "u1")}, provenance, spec.batch_size)
 
 
 def _described(spec: Spec, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -207,9 +206,7 @@ def compute_part(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dic
 
     flat = [layer.reshape(-1, *layer.shape[2:]) for layer in layers]  # the same memory as (images x views, …)
     batches = [range(first, min(first + step, count)) for first in range(0, count, step)]
-    threads = threads_each(ready.parallel)
-    computing = ThreadPoolExecutor(ready.parallel, initializer=torch.set_num_threads, initargs=(threads,))
-    with ThreadPoolExecutor(THREADS) as decoding, computing:
+    with ThreadPoolExecutor(THREADS) as decoding, callers(ready.parallel) as computing:
         loading = (pixels for made in _ahead(decoding, load, range(len(part)), spec.batch_size) for pixels in made)
         computed = _ahead(computing, ready.engine, map(batch, batches), ready.parallel)
         for rows, found in zip(batches, computed, strict=True):

@@ -42,7 +42,7 @@ from torchvision.transforms import InterpolationMode
 from stages import paths
 from stages.backbones import cuts, zoo
 from stages.backbones.device import half
-from stages.backbones.engine import threads_each
+from stages.backbones.engine import callers
 from stages.features import extraction, views
 from stages.features.extraction import Image, Machine, Spec
 from stages.features.preprocessing import Preprocessing
@@ -187,11 +187,11 @@ def alone(ready: Machine, count: int) -> Work:
     """The engine on pixels that lie ready."""
     assert ready.engine is not None
     size = ready.preprocessing.crop
-    shape, threads = (ready.batch_size, size, size, 3), threads_each(ready.parallel)
+    shape = (ready.batch_size, size, size, 3)
     batches = [torch.randint(256, shape, dtype=torch.uint8).permute(0, 3, 1, 2) for _ in range(4)]
 
     def work() -> None:
-        with ThreadPoolExecutor(ready.parallel, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        with callers(ready.parallel) as pool:
             list(pool.map(ready.engine, [batches[number % 4] for number in range(count // ready.batch_size)]))  # type: ignore[arg-type]
 
     return work
