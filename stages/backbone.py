@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from stages import command
 from stages.backbones import cuts, names, zoo
 from stages.errors import UserError
-from stages.features.pipeline import KEPT_RATIO, kept_side
-from stages.features.preprocessing import Preprocessing
+from stages.images.decode import KEPT_RATIO, kept_side
+from stages.images.preprocessing import Preprocessing
 
 HEADER = f"{'shape':18}{'float16 an image':>18}{'10,000 images':>16}{'compute saved':>15}"
 

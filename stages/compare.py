@@ -12,14 +12,13 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
-from stages import command, paths
+from stages import command, files, paths
+from stages.comparing import comparison, revisions
+from stages.comparing.comparison import Comparison
+from stages.comparing.revisions import WORKSPACE, Revision
 from stages.errors import UserError
-from stages.features import io
 from stages.params import load
-from stages.reporting import comparison, revisions
-from stages.reporting.comparison import Comparison
 from stages.reporting.pictures import Album
-from stages.reporting.revisions import WORKSPACE, Revision
 from stages.reporting.words import percent
 
 PAGE = paths.REPORTS / "compare.html"
@@ -38,7 +37,7 @@ def main(names: Sequence[str]) -> Comparison:
     found = Comparison(_named(list(dict.fromkeys(names))) if names else _all())
     params, dataset = load(), found.base.metrics["dataset"]
     album = Album.open(dataset, getattr(params.datasets, dataset), found.base.settings.get("root", params.root))
-    io.write_bytes(PAGE, comparison.html(found, album).encode(errors="backslashreplace"))
+    files.write_bytes(PAGE, comparison.html(found, album).encode(errors="backslashreplace"))
     return found
 
 

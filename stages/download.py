@@ -3,11 +3,10 @@
 import importlib
 import json
 
-from stages import paths
+from stages import files, paths
 from stages.datasets.fetch import fetch
-from stages.datasets.images import SOURCES, has_source
+from stages.datasets.source import SOURCES, has_source
 from stages.datasets.web import digest
-from stages.features import io
 from stages.params import Params
 from stages.stage import run
 
@@ -24,13 +23,13 @@ def main(params: Params) -> dict[str, object]:
         module.build(fetched, options, out)
     else:
         for path in fetched.values():
-            io.copy(path, out / path.name)  # not a link: DVC makes its outs read-only, and this is the user's
+            files.copy(path, out / path.name)  # not a link: DVC makes its outs read-only, and this is the user's
     archives = sorted(path for path in out.iterdir() if path.name != SOURCES)
     described = {
         "archives": {path.name: digest(path) for path in archives},
         "options": options.model_dump(mode="json"),
     }
-    io.write_bytes(out / SOURCES, (json.dumps(described, indent=1, sort_keys=True) + "\n").encode())
+    files.write_bytes(out / SOURCES, (json.dumps(described, indent=1, sort_keys=True) + "\n").encode())
     return {"archives": len(archives), "bytes": sum(path.stat().st_size for path in archives)}
 
 

@@ -8,12 +8,11 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from stages import command, paths
+from stages import command, files, paths
 from stages.command import LOG
 from stages.errors import UserError
 from stages.exporting import card, check, formats
 from stages.exporting.network import Network
-from stages.features import io
 from stages.prediction import model
 from stages.prediction.model import Model
 from stages.reporting.gather import read_json
@@ -39,13 +38,13 @@ def main(given: argparse.Namespace) -> int:
     LOG.debug("outputs: %s", ", ".join(made.outputs))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=out.parent, suffix=io.TEMPORARY) as folder:
+        with TemporaryDirectory(dir=out.parent, suffix=files.TEMPORARY) as folder:
             answer = formats.write(given.format, made, card.told(asked), Path(folder) / out.name)
             checked = _checked(asked, answer, pixels, out.name, given.format)
             metrics = card.metrics_of(asked, read_json(paths.REPORTS / "metrics.json"))
             (Path(folder) / f"{out.name}.md").write_text(card.write(asked, checked, metrics), "utf-8")
             for path in sorted(Path(folder).iterdir(), key=lambda path: path.suffix == out.suffix):  # that one last
-                io.publish(path, out.parent / path.name)
+                files.commit(path, out.parent / path.name)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}.") from None
     LOG.info("agrees to %.1e; with training's precision scores differ by %.1e", checked.difference, checked.moved)

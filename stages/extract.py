@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages import paths
+from stages import files, paths
 from stages.backbones import names
-from stages.datasets import images, listing
+from stages.datasets import index_file, source
 from stages.errors import UserError
-from stages.features import io, supervised
+from stages.features import watchdog
 from stages.params import Extract, Params
 from stages.stage import run
 
@@ -24,9 +24,9 @@ def main(params: Params) -> dict[str, object]:
     from stages.features.extraction import extract, reason
     from stages.features.joined import extract_joined
 
-    folder = images.folder(params.dataset, params.options, params.root)
+    folder = source.folder(params.dataset, params.options, params.root)
     specs = [spec(params, folder, *named) for named in names.joined(params.backbone, params.weights)]
-    rows = listing.read(params.dataset)
+    rows = index_file.read(params.dataset)
     wanted = [(row.path, row.sha256) for row in rows]
     out = paths.features(params.dataset, params.backbone, params.cut)
     started = time.perf_counter()
@@ -40,7 +40,7 @@ def main(params: Params) -> dict[str, object]:
             f"{len(bad)} of {len(rows)} images cannot be decoded, more than `bad_images.max_fraction` "
             f"({params.bad_images.max_fraction}) allows. The first: {bad[0]['path']}: {bad[0]['reason']}"
         )
-    io.write_bytes(out.with_suffix(".bad.json"), (json.dumps(bad, indent=1, ensure_ascii=False) + "\n").encode())
+    files.write_bytes(out.with_suffix(".bad.json"), (json.dumps(bad, indent=1, ensure_ascii=False) + "\n").encode())
     speed = {"images/s": round(computed / seconds, 1)} if computed else {}
     speed |= {"views": params.views} if params.views > 1 else {}
     return {"images": len(rows), "computed": computed, "bad": len(bad), **speed, "bytes": out.stat().st_size}
@@ -53,9 +53,9 @@ def workers(how: Extract) -> AbstractContextManager["Workers"]:
         UserError: Ray is not installed.
     """
     if how.cluster == "none":
-        from stages.features.extraction import HERE
+        from stages.features.extraction import LOCAL
 
-        return nullcontext(HERE)
+        return nullcontext(LOCAL)
     if not find_spec("ray"):
         raise UserError(f"`extract.cluster`: {how.cluster} needs Ray: pip install '.[ray]', or take none.")
     from stages.features import cluster
@@ -65,8 +65,8 @@ def workers(how: Extract) -> AbstractContextManager["Workers"]:
 
 def spec(params: Params, folder: Path, backbone: str, weights: str) -> "Spec":
     """How the images of a folder go through a backbone, as params have it."""
-    from stages.features import views
     from stages.features.extraction import Spec
+    from stages.images import views
 
     return Spec(
         folder=folder,
@@ -86,5 +86,5 @@ def spec(params: Params, folder: Path, backbone: str, weights: str) -> "Spec":
 
 
 if __name__ == "__main__":
-    supervised.start()
+    watchdog.start()
     run("extract", main)

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from stages import paths
-from stages.features import io, supervised
+from stages import files, paths
+from stages.features import watchdog
 from stages.params import Params
 from stages.stage import run
 
@@ -26,12 +26,12 @@ def main(params: Params) -> dict[str, object]:
             extracted = extract.main(params)
             train.main(params)
             judged = evaluate.main(params)
-            io.copy(paths.REPORTS / "metrics.json", result)
+            files.copy(paths.REPORTS / "metrics.json", result)
     finally:
         shutil.rmtree(home)
     return {"computed": extracted["computed"], **judged}
 
 
 if __name__ == "__main__":
-    supervised.start()
+    watchdog.start()
     run("grid", main, lambda params: f"{params.backbone} on {params.dataset}", knobs=("dataset", "backbone"))

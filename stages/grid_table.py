@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from stages import paths
-from stages.features import io
+from stages import files, paths
 from stages.params import Params
 from stages.reporting.gather import read_json
 from stages.reporting.words import number, percent
@@ -25,7 +24,7 @@ def main(params: Params) -> dict[str, object]:
     """Writes the table: a row for each backbone on each dataset, the best on validation first."""
     grid = params.grid
     cells = [read_json(paths.grid_result(*cell)) for cell in product(grid.datasets, grid.backbones)]
-    io.write_bytes(PAGE, (page(cells) if cells else f"# Grid\n\n{EMPTY}\n").encode())
+    files.write_bytes(PAGE, (page(cells) if cells else f"# Grid\n\n{EMPTY}\n").encode())
     return {"datasets": len(grid.datasets), "backbones": len(grid.backbones)}
 
 

@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from stages import paths
-from stages.datasets import boxes, images, listing
+from stages import files, paths
+from stages.datasets import annotations, index_file, source
 from stages.datasets.base import Annotated, Broken, Record
 from stages.errors import UserError
-from stages.features import io
-from stages.features.header import BadImage, looks_like_image, size
+from stages.images.header import BadImage, looks_like_image, size
 from stages.params import Params
 from stages.stage import run
 
@@ -38,27 +37,27 @@ class Seen(NamedTuple):
 
 def main(params: Params) -> dict[str, object]:
     """Reads every file once and puts it into exactly one list: used, duplicate, bad, or no image by its first bytes."""
-    folder = images.folder(params.dataset, params.options, params.root)
+    folder = source.folder(params.dataset, params.options, params.root)
     module = importlib.import_module(f"stages.datasets.{params.dataset}")
     found = list(module.scan(folder, params.options))
     records = [item for item in found if isinstance(item, Record)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         looked = pool.map(lambda record: _look(folder, record), records)
-        files = list(tqdm(looked, total=len(records), unit=" files", leave=False, delay=2))
-    used, duplicates = _unique([file for file in files if file.problem is None], folder)
+        seen = list(tqdm(looked, total=len(records), unit=" files", leave=False, delay=2))
+    used, duplicates = _unique([file for file in seen if file.problem is None], folder)
     rows, broken = _rows(used)
-    broken = [*(item for item in found if isinstance(item, Broken)), *_unread(files), *broken]
-    bad = [{"path": file.record.path, "reason": file.problem} for file in files if file.is_image and file.problem]
-    others = [file.record.path for file in files if not file.is_image]
+    broken = [*(item for item in found if isinstance(item, Broken)), *_unread(seen), *broken]
+    bad = [{"path": file.record.path, "reason": file.problem} for file in seen if file.is_image and file.problem]
+    others = [file.record.path for file in seen if not file.is_image]
     _refuse_broken(broken, params.options)
     _refuse_unusable(rows, bad, params)
-    listing.write(paths.index(params.dataset), rows)
+    index_file.write(paths.index(params.dataset), rows)
     lists = Counter(row.split for row in rows if row.split)
     summary = {
         "dataset": params.dataset,
         "root": params.root,
         "options": params.options.model_dump(mode="json"),
-        "files": len(files),
+        "files": len(seen),
         "used": len(rows),
         "duplicates": duplicates,
         "bad": bad,
@@ -66,10 +65,10 @@ def main(params: Params) -> dict[str, object]:
         "broken_annotations": [asdict(item) for item in broken],
         "classes": dict(sorted(Counter(row.label for row in rows if row.label).items())),
         "lists": {part: lists[part] for part in PARTS if part in lists},
-        "objects": boxes.counts(records),
+        "objects": annotations.counts(records),
     }
     text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
-    io.write_bytes(paths.index(params.dataset).with_suffix(".json"), text.encode(errors="backslashreplace"))
+    files.write_bytes(paths.index(params.dataset).with_suffix(".json"), text.encode(errors="backslashreplace"))
     return {
         "images": len(rows),
         **{f"in the {part} list": count for part, count in summary["lists"].items()},
@@ -121,15 +120,15 @@ def _twin(record: Record, kept: Record) -> dict[str, str]:
     return {"path": record.path, "of": kept.path} | lists
 
 
-def _rows(files: list[Seen]) -> tuple[list[listing.Row], list[Broken]]:
+def _rows(files: list[Seen]) -> tuple[list[index_file.Row], list[Broken]]:
     """A row a file, with the objects that lie in its image; what was wrong with the others."""
-    rows, broken = list[listing.Row](), list[Broken]()
+    rows, broken = list[index_file.Row](), list[Broken]()
     for file in files:
         assert file.pixels is not None
         record = file.record
-        objects, wrong = boxes.fit(record, *file.pixels)
-        label = boxes.largest(objects) if record.label is None else record.label
-        rows.append(listing.Row(record.path, file.sha256, *file.pixels, label, objects, record.split))
+        objects, wrong = annotations.fit(record, *file.pixels)
+        label = annotations.largest(objects) if record.label is None else record.label
+        rows.append(index_file.Row(record.path, file.sha256, *file.pixels, label, objects, record.split))
         broken += wrong
     return rows, broken
 
@@ -150,10 +149,10 @@ def _refuse_broken(broken: list[Broken], options: object) -> None:
 
 
 def _where(params: Params) -> str:
-    return str(paths.raw(params.dataset)) if images.has_source(params.options) else params.root
+    return str(paths.raw(params.dataset)) if source.has_source(params.options) else params.root
 
 
-def _refuse_unusable(rows: list[listing.Row], bad: list[dict[str, str]], params: Params) -> None:
+def _refuse_unusable(rows: list[index_file.Row], bad: list[dict[str, str]], params: Params) -> None:
     where = _where(params)
     if not rows:
         raise UserError(f"No image was found in {where}: expected class/image, in JPEG, PNG, GIF, BMP, TIFF or WebP.")
@@ -162,7 +161,7 @@ def _refuse_unusable(rows: list[listing.Row], bad: list[dict[str, str]], params:
         raise UserError(f"{where} holds one class ({classes.pop()!r}): a classifier needs two folders or more.")
     if len(bad) > params.bad_images.max_fraction * (len(rows) + len(bad)):
         text = "".join(json.dumps(image) + "\n" for image in bad)
-        io.write_bytes(paths.REPORTS / "bad_images.jsonl", text.encode(errors="backslashreplace"))
+        files.write_bytes(paths.REPORTS / "bad_images.jsonl", text.encode(errors="backslashreplace"))
         raise UserError(
             f"{len(bad)} of {len(rows) + len(bad)} images cannot be read, more than `bad_images.max_fraction` "
             f"({params.bad_images.max_fraction}) allows. The first: {bad[0]['path']}: {bad[0]['reason']}; "

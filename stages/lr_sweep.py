@@ -2,10 +2,9 @@
 
 import json
 
-from stages import paths
+from stages import files, paths
 from stages.backbones.device import pick_device
-from stages.features import io
-from stages.heads import SOLVED
+from stages.heads import CLOSED_FORM
 from stages.params import Params
 from stages.stage import run
 from stages.training import data, range_test
@@ -17,17 +16,17 @@ def main(params: Params) -> dict[str, object]:
     A head that is solved has no learning rate: its curve is empty.
     """
     points = []
-    if params.head not in SOLVED:
+    if params.head not in CLOSED_FORM:
         points = range_test.range_test(params.head, data.load(params), params, pick_device(params.device))
     found = {name: float(f"{lr:.2g}") for name, lr in range_test.suggestions(points).items()}
     range_test.write(paths.PLOTS / "lr_sweep.csv", points)
-    io.write_bytes(paths.REPORTS / "lr_sweep.json", (json.dumps(found) + "\n").encode())
+    files.write_bytes(paths.REPORTS / "lr_sweep.json", (json.dumps(found) + "\n").encode())
     return {"steps": len(points), **{name.replace("_", " "): lr for name, lr in found.items()}}
 
 
 def _what(params: Params) -> str:
     """What is about to be tried."""
-    if params.head in SOLVED:
+    if params.head in CLOSED_FORM:
         return f"nothing, {params.head} has no learning rate"
     return f"{params.head}, {params.lr_sweep.steps} steps from lr {params.lr_sweep.low:g} to {params.lr_sweep.high:g}"
 

@@ -32,9 +32,9 @@ from stages.datasets import (
     voc2012,
 )
 from stages.datasets.base import Block, Source
-from stages.datasets.images import has_source
+from stages.datasets.source import has_source
 from stages.errors import UserError, nearest
-from stages.heads import BOXES, NAMES, SOLVED, TAKES, those_for
+from stages.heads import CLOSED_FORM, DETECTION, INPUT_KIND, NAMES, heads_taking
 
 MAX_BYTES = 1 << 20
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -307,13 +307,13 @@ def load(path: Path = paths.PARAMS) -> Params:
     _check_across(params, str(path))
     for dataset, backbone in product(params.grid.datasets, params.grid.backbones):
         try:
-            turned(params, dataset=dataset, backbone=backbone)
+            with_overrides(params, dataset=dataset, backbone=backbone)
         except UserError as error:
             raise UserError(f"`grid`, {backbone} on {dataset}: {error}") from None
     return params
 
 
-def turned(params: Params, **knobs: object) -> Params:
+def with_overrides(params: Params, **knobs: object) -> Params:
     """Params with other values of some flat knobs.
 
     Raises:
@@ -398,24 +398,24 @@ def _check_across(params: Params, path: str) -> None:
 
 
 def _check_head(params: Params, path: str) -> None:
-    if params.head not in TAKES:
-        raise UserError(f"{path}: `head` {params.head!r} is unknown; {nearest(params.head, list(TAKES))}")
+    if params.head not in INPUT_KIND:
+        raise UserError(f"{path}: `head` {params.head!r} is unknown; {nearest(params.head, list(INPUT_KIND))}")
     key = "cut" if params.tap == "same" else "tap"
-    takes, place = TAKES[params.head], getattr(params, key)
+    takes, place = INPUT_KIND[params.head], getattr(params, key)
     has = "vector" if place == "pooled" else "pyramid" if place == "pyramid" else None  # of others only torch can tell
     if (takes == "map" and has) or (has == "pyramid") != (takes == "pyramid"):
-        fitting = ", ".join(those_for(has or "map"))
+        fitting = ", ".join(heads_taking(has or "map"))
         raise UserError(
             f"{path}: `head` {params.head} takes {NAMES[takes]}, and `{key}` {place} is {NAMES[has or 'map']}: take "
             f"{key}={'pooled' if takes == 'vector' else takes}, or a head for that ({fitting})."
         )
-    if params.monitor == "val_map_50" and params.head not in BOXES:
+    if params.monitor == "val_map_50" and params.head not in DETECTION:
         raise UserError(f"{path}: `monitor` val_map_50 is of heads for boxes, found {params.head}.")
-    if params.monitor == "val_accuracy" and params.head in BOXES[1:]:
+    if params.monitor == "val_accuracy" and params.head in DETECTION[1:]:
         raise UserError(f"{path}: `monitor` val_accuracy is of heads for one class an image, found {params.head}.")
-    if params.refit != "none" and (params.head in SOLVED or params.phases):
+    if params.refit != "none" and (params.head in CLOSED_FORM or params.phases):
         raise UserError(f"{path}: `refit` is for heads that train in epochs, without phases: set refit=none.")
-    if params.head in BOXES:
+    if params.head in DETECTION:
         _check_labels_alone(params, path)
 
 
@@ -423,7 +423,7 @@ def _check_labels_alone(params: Params, path: str) -> None:
     """Refuses what heads for boxes would pass over without a word."""
     for knob, unset in {"class_weights": "none", "label_smoothing": 0.0, "seeds": 1}.items():
         if (found := getattr(params, knob)) != unset:
-            fitting = ", ".join(head for head in TAKES if head not in BOXES)
+            fitting = ", ".join(head for head in INPUT_KIND if head not in DETECTION)
             raise UserError(
                 f"{path}: `{knob}` is for heads that name the class of an image ({fitting}), found {found} with head "
                 f"{params.head}: set {knob}={unset}. What heads for boxes weigh is in the block `boxes`."

@@ -14,15 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages import command, paths
+from stages import command, files, paths
 from stages.backbones import cuts, names, zoo
-from stages.datasets import images, listing
+from stages.datasets import index_file, source
 from stages.errors import UserError
 from stages.extract import spec as specify
-from stages.features import forecast, h5, io, views
-from stages.features.extraction import Image, Spec, compute_part, computed_parts, machine, part_images, parts_of
+from stages.features import forecast, h5
+from stages.features.extraction import Image, Spec, compute_part, computed_parts, load_extractor, part_images, parts_of
+from stages.images import views
 from stages.params import load
-from stages.training import stored
+from stages.training import mapped
 
 EXAMPLES = """\
   python -m stages.plan
@@ -61,7 +62,7 @@ def main(given: argparse.Namespace) -> int:
     params = params.model_copy(update=knobs)
     if given.dtype:
         params = params.model_copy(update={"extract": params.extract.model_copy(update={"dtype": given.dtype})})
-    folder, rows = images.folder(params.dataset, params.options, params.root), listing.read(params.dataset)
+    folder, rows = source.folder(params.dataset, params.options, params.root), index_file.read(params.dataset)
     count = int(given.images or len(rows))
     sample = [rows[place] for place in np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().astype(int)]
     wanted, seconds = [(row.path, row.sha256) for row in sample], 0.0
@@ -71,7 +72,7 @@ def main(given: argparse.Namespace) -> int:
         seconds += found.start + count / found.speed
         print(said(one, found, count))
     size = sum(
-        forecast.view_bytes(machine(specify(params, folder, *named)).layers) * params.views
+        forecast.view_bytes(load_extractor(specify(params, folder, *named)).layers) * params.views
         for named in names.joined(params.backbone, params.weights)
     )
     print(f"\n{count:,} images of {params.dataset}: {forecast.duration(seconds)}, {forecast.in_bytes(count * size)}\n")
@@ -92,7 +93,7 @@ def measure(spec: Spec, wanted: Sequence[Image], seconds: float) -> Measured:
         seconds: how long.
     """
     started = time.perf_counter()
-    ready, endless = machine(spec), cycle(wanted)
+    ready, endless = load_extractor(spec), cycle(wanted)
     compute_part(spec, list(islice(endless, spec.batch_size)), spec.views)
     start, warm = time.perf_counter() - started, list(islice(endless, WARM * spec.batch_size))
     compute_part(spec, warm, spec.views)
@@ -106,7 +107,7 @@ def measure(spec: Spec, wanted: Sequence[Image], seconds: float) -> Measured:
 
 def said(spec: Spec, found: Measured, count: int) -> str:
     """What was measured, and what it makes of so many images."""
-    about = machine(spec).provenance
+    about = load_extractor(spec).provenance
     how = f"{about['engine']}, {about['device']}, {about['precision']}" if "engine" in about else "kept as they are"
     several = f" of {len(spec.views)} views" if len(spec.views) > 1 else ""
     measured = f"{found.speed:,.0f} images/s{several}, measured on {found.images:,} in {found.seconds:.0f} s"
@@ -116,7 +117,7 @@ def said(spec: Spec, found: Measured, count: int) -> str:
 
 def parts(spec: Spec, count: int) -> str:
     """In what pieces the work is done, kept and, where it stops, gone on with."""
-    ready = machine(spec)
+    ready = load_extractor(spec)
     step = min(count, part_images(spec, ready, len(spec.views)))
     size = forecast.in_bytes(step * len(spec.views) * forecast.view_bytes(ready.layers))
     return f"{spec.backbone}: in parts of {step:,} images, {size} each: {-(-count // step):,}. A finished one is kept."
@@ -125,7 +126,7 @@ def parts(spec: Spec, count: int) -> str:
 def alternatives(spec: Spec) -> list[Kept]:
     """What could be kept instead: the other cuts, dtypes and numbers of views, one changed at a time."""
     backbone = zoo.load(spec.backbone, "random")
-    network = cuts.Network(backbone.model, machine(spec).preprocessing.crop, spec.backbone)
+    network = cuts.Network(backbone.model, load_extractor(spec).preprocessing.crop, spec.backbone)
     own = len(spec.views)
     choices = [(cut, own, spec.dtype) for cut in dict.fromkeys([spec.cut, *names.CUTS])]
     choices += [(spec.cut, count, spec.dtype) for count in (1, 6) if count != own]
@@ -135,7 +136,7 @@ def alternatives(spec: Spec) -> list[Kept]:
 
 def _size(spec: Spec, network: cuts.Network, cut: str, count: int, dtype: str) -> int | None:
     if cut == h5.INPUT:
-        return forecast.view_bytes(machine(replace(spec, cut=cut, views=(views.EVALUATION,))).layers)
+        return forecast.view_bytes(load_extractor(replace(spec, cut=cut, views=(views.EVALUATION,))).layers)
     try:
         layers = network.layers(cut)
     except UserError:
@@ -157,14 +158,14 @@ def table(kept: Sequence[Kept], count: int) -> str:
 
 def advice(count: int, size: int, seconds: float) -> list[str]:
     """What follows from these numbers on this machine."""
-    found, free = list[str](), io.free(paths.store() / io.LOCK)
+    found, free = list[str](), files.free(paths.store() / files.LOCK)
     if size > free:
         found.append(
             f"The disk has {forecast.in_bytes(free)} free: a smaller cut, float16, or cache/ on another disk (a link)."
         )
-    if size > stored.room():
+    if size > mapped.room():
         found.append(
-            f"The features take more than {stored.SHARE:.0%} of the memory: training reads them from the disk in "
+            f"The features take more than {mapped.SHARE:.0%} of the memory: training reads them from the disk in "
             "shuffled blocks; vectors (cut=pooled) are always held in memory."
         )
     if seconds > forecast.DAY:

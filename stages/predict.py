@@ -18,11 +18,11 @@ from typing import Any
 from tqdm import tqdm
 
 from stages import command
-from stages.boxes.geometry import Found
+from stages.boxes.geometry import Detections
 from stages.command import LOG, shown
 from stages.errors import UserError
-from stages.features.extraction import Image, machine, reason
-from stages.features.pipeline import decode
+from stages.features.extraction import Image, load_extractor, reason
+from stages.images.decode import decode
 from stages.prediction import files, model
 from stages.prediction.files import File
 from stages.prediction.model import Answer, Model
@@ -54,9 +54,9 @@ def main(given: argparse.Namespace) -> int:
     total = len(names) if isinstance(names, list) else None
     with tqdm(total=total, unit=" images", delay=QUIET_SECONDS, disable=True if given.quiet else None) as progress:
         for file, answer in answered(asked, names):
-            found = _sure(answer, confidence, given.top) if isinstance(answer, Found) else answer
+            found = _sure(answer, confidence, given.top) if isinstance(answer, Detections) else answer
             line = {"path": file.path} | _told(asked, file, found, confidence, given.top)
-            if given.out and isinstance(found, Found):
+            if given.out and isinstance(found, Detections):
                 line["drawn"] = str(_drawn(asked, file, found, given.out))
             tqdm.write(json.dumps(line) if given.json else sentence(line), file=sys.stdout)
             sys.stdout.flush()
@@ -92,7 +92,7 @@ def _answers(asked: Model, good: Sequence[File]) -> list[Answer | str]:
     return [reason(asked.specs[0], image) if answer is None else answer for image, answer in pairs]
 
 
-def _sure(found: Found, confidence: float, most: int | None) -> Found:
+def _sure(found: Detections, confidence: float, most: int | None) -> Detections:
     """The boxes with at least this score, the surest first."""
     order = found.scores.argsort(descending=True)
     return found.pick(order[found.scores[order] >= confidence][:most])
@@ -102,7 +102,7 @@ def _told(asked: Model, file: File, answer: Answer | str, confidence: float, top
     """What a line of JSON says of an image beside its path."""
     if isinstance(answer, str):
         return {"error": answer}
-    if isinstance(answer, Found):
+    if isinstance(answer, Detections):
         width, height = file.extent
         return {"width": width, "height": height, "boxes": list(_objects(asked, answer))}
     best = answer.topk(min(top or TOP, len(answer)))
@@ -111,7 +111,7 @@ def _told(asked: Model, file: File, answer: Answer | str, confidence: float, top
     return likely[0] | {"confident": float(best.values[0]) >= confidence, "top": likely}
 
 
-def _objects(asked: Model, found: Found) -> Iterator[Line]:
+def _objects(asked: Model, found: Detections) -> Iterator[Line]:
     """Objects as far as the head predicts them: class and score, box in pixels of the image, or both."""
     for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
         named = {"label": asked.classes[label], "score": round(score, DIGITS)}
@@ -141,7 +141,7 @@ def _percent(one: Line, key: str) -> str:
     return f"{shown(one['label'])} {one[key]:.1%}"
 
 
-def _drawn(asked: Model, file: File, found: Found, folder: Path) -> Path:
+def _drawn(asked: Model, file: File, found: Detections, folder: Path) -> Path:
     from stages.prediction import drawing  # matplotlib has the font
 
     pixels = decode(Path(file.path).read_bytes())
@@ -160,7 +160,7 @@ def _check(given: argparse.Namespace, asked: Model) -> None:
 
 def _introduce(asked: Model) -> None:
     """Says what answers, and on what: where that differs from training, how far answers may."""
-    described, made = asked.described, machine(asked.specs[0]).provenance
+    described, made = asked.described, load_extractor(asked.specs[0]).provenance
     engine = ", ".join(str(made[key]) for key in ("engine", "device", "precision") if key in made)
     batch = f", batches of {made['batch_size']}" if "batch_size" in made else ""
     LOG.info(

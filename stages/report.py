@@ -6,8 +6,7 @@ import signal
 from collections.abc import Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 
-from stages import paths
-from stages.features import io
+from stages import files, paths
 from stages.params import Params
 from stages.reporting import gather, page
 from stages.reporting.pictures import Album
@@ -25,11 +24,11 @@ def main(params: Params) -> dict[str, object]:
         drawn = page.drawings(found)
         pngs = second.submit(page.pngs, drawn)  # they take as long as the page, and there is a second core
         html = _encoded(page.html(found, album, drawn))
-        io.write_bytes(paths.REPORTS / "report.html", html)
-        io.write_bytes(paths.REPORTS / "report.md", _encoded(page.markdown(found, drawn)))
+        files.write_bytes(paths.REPORTS / "report.html", html)
+        files.write_bytes(paths.REPORTS / "report.md", _encoded(page.markdown(found, drawn)))
         _write_figures(pngs.result())
     bad = (json.dumps(image, ensure_ascii=False) + "\n" for image in found.bad)
-    io.write_bytes(paths.REPORTS / "bad_images.jsonl", _encoded("".join(bad)))
+    files.write_bytes(paths.REPORTS / "bad_images.jsonl", _encoded("".join(bad)))
     return {"pictures": album.shown, "pictures missing": len(album.missing), "bytes": len(html)}
 
 
@@ -50,7 +49,7 @@ def _write_figures(pngs: Mapping[str, bytes]) -> None:
     for path in paths.FIGURES.glob(page.FIGURE.format("*")):
         path.unlink()
     for name, png in pngs.items():
-        io.write_bytes(paths.FIGURES / name, png)
+        files.write_bytes(paths.FIGURES / name, png)
 
 
 def _encoded(text: str) -> bytes:

@@ -1,15 +1,15 @@
 """split: which image is train, val or test, in `data/split/<dataset>.json`."""
 
 from stages import paths
-from stages.datasets import listing, parts
+from stages.datasets import index_file, splits
 from stages.params import Params
 from stages.stage import run
 
 
 def main(params: Params) -> dict[str, object]:
     """Assigns every image of the index to a part."""
-    drawn, source = parts.draw(listing.read(params.dataset), params.split)
-    parts.write(paths.split(params.dataset), drawn, source, params.split)
+    drawn, source = splits.draw(index_file.read(params.dataset), params.split)
+    splits.write(paths.split(params.dataset), drawn, source, params.split)
     return {name: len(images) for name, images in drawn.items()}
 
 

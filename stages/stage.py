@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import command, paths
-from stages.params import Params, load, turned
+from stages.params import Params, load, with_overrides
 
 Stage = Callable[[Params], Mapping[str, object]]
 LEAST = 1.0  # seconds that are worth a word beforehand
@@ -38,10 +38,10 @@ def run(
         knobs: those that arguments name, in place of params.yaml.
     """
     given = _arguments(name, knobs)
-    with command.no_traceback(), _told(given.quiet, given.verbose):
+    with command.no_traceback(), verbosity_context(given.quiet, given.verbose):
         params = load()
         if knobs:
-            params = turned(params, **{knob: getattr(given, knob) for knob in knobs})
+            params = with_overrides(params, **{knob: getattr(given, knob) for knob in knobs})
         if what:
             print(f"{name}: {what(params)}{_expected(name, params)}", flush=True)
         started = time.perf_counter()
@@ -84,7 +84,7 @@ def _arguments(name: str, knobs: Sequence[str]) -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def _told(quiet: bool, verbose: bool) -> Iterator[None]:
+def verbosity_context(quiet: bool, verbose: bool) -> Iterator[None]:
     """Lets a stage say nothing, what it says, or more; errors come through from outside of this."""
     if verbose:
         logging.basicConfig(format="%(message)s")
@@ -101,19 +101,19 @@ def _expected(name: str, params: Params) -> str:
     """What the stage took the last time, with the same data and features."""
     try:
         last = json.loads((paths.TIMINGS / f"{name}.json").read_text())
-        known = last["of"] == _of(params) and last["seconds"] >= LEAST
+        known = last["of"] == _run_key(params) and last["seconds"] >= LEAST
         return f" ({last['seconds']:.0f} s the last time)" if known else ""
     except (OSError, ValueError, TypeError, KeyError):
         return ""
 
 
-def _of(params: Params) -> dict[str, Any]:
+def _run_key(params: Params) -> dict[str, Any]:
     names = ("dataset", "root", "backbone", "cut", "head")
     return {name: getattr(params, name) for name in names}
 
 
 def _keep(name: str, params: Params, found: Mapping[str, object], seconds: float, made: Path | None) -> None:
-    timing = {"of": _of(params), "seconds": round(seconds, 2), **found}
+    timing = {"of": _run_key(params), "seconds": round(seconds, 2), **found}
     for path in (paths.TIMINGS / f"{name}.json", *([_timing(name, made)] if made else [])):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(timing) + "\n")

@@ -19,11 +19,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages import command, paths
+from stages import command, files, paths
 from stages.datasets.fetch import kept_in
-from stages.datasets.images import has_source
+from stages.datasets.source import has_source
 from stages.datasets.unpack import UNPACKING
-from stages.features import audit, h5, io
+from stages.features import audit, h5
 from stages.features.forecast import in_bytes
 from stages.features.store import common, fingerprint
 from stages.params import load
@@ -68,15 +68,18 @@ def entries() -> list[Entry]:
     """Everything in the store, and what killed runs left there, in `cache/features` and in `cache/images`."""
     home, images = paths.store(), paths.unpacked("")
     features = [path for path in sorted((home / "features").glob("*")) if path.is_dir()]
-    left = [*home.rglob(f"*{io.TEMPORARY}"), *(paths.main_checkout() / "cache/features").rglob(f"*{io.TEMPORARY}")]
+    left = [
+        *home.rglob(f"*{files.TEMPORARY}"),
+        *(paths.main_checkout() / "cache/features").rglob(f"*{files.TEMPORARY}"),
+    ]
     left += images.glob(f"*/*{UNPACKING}") if images.is_dir() else []
     return [
         *(Entry("features", path, _described(path), frozenset([path.name])) for path in features),
         *(
             Entry("download", path, path.name, frozenset([path.parent.name, path.stem]))
-            for path in audit.files(home / "downloads")
+            for path in audit.files_below(home / "downloads")
         ),
-        *(Entry("training", path, "an interrupted run") for path in audit.files(home / "train")),
+        *(Entry("training", path, "an interrupted run") for path in audit.files_below(home / "train")),
         *(Entry("leftover", path, "of a killed run") for path in sorted(left)),
     ]
 
@@ -108,10 +111,10 @@ def _referenced() -> set[str]:
 def drop(entry: Entry) -> bool:
     """Removes an entry; features that a run holds now stay. Whether it is gone."""
     if entry.path.is_file():
-        io.discard(entry.path)
+        files.discard(entry.path)
         return not entry.path.exists()
     try:
-        with io.locked(entry.path, waiting=None):
+        with files.locked(entry.path, waiting=None):
             shutil.rmtree(entry.path, ignore_errors=True)
     except BlockingIOError:
         return False

@@ -15,14 +15,14 @@ from statistics import mean, stdev
 
 from pydantic import ValidationError
 
-from stages import command, paths
+from stages import command, files, paths
 from stages.backbones.device import pick_device
 from stages.errors import UserError
-from stages.features import io
 from stages.features.h5 import INPUT
 from stages.params import Params, load
 from stages.reporting import heatmap
-from stages.training import data, history, sweep
+from stages.sweeping import many_heads
+from stages.training import data, history
 
 AXES = ("lr", "weight_decay", "dropout", "label_smoothing")
 FACTORS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # of `lr`, where no axis is given
@@ -65,7 +65,7 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Row
     if not len(found.parts["train"].y) or not len(found.parts["val"].y):
         raise UserError("There are no train or no val images: both are needed (see `split`).")
     epochs: list[tuple[float, float, int] | None] = [None] * len(many)
-    for place, head in sweep.fit(params.head, found, many, device):
+    for place, head in many_heads.fit(params.head, found, many, device):
         if head:
             best = head.history[head.best_epoch - 1]
             epochs[place] = best.val_loss, best.val_accuracy or 0.0, head.best_epoch
@@ -83,8 +83,8 @@ def grid(params: Params, axes: Mapping[str, str | None]) -> list[Params]:
     Raises:
         UserError: see `main`.
     """
-    if params.head not in sweep.HEADS:
-        raise UserError(f"`sweep` trains heads {' and '.join(sweep.HEADS)}, found head: {params.head}.")
+    if params.head not in many_heads.HEADS:
+        raise UserError(f"`sweep` trains heads {' and '.join(many_heads.HEADS)}, found head: {params.head}.")
     if params.tap != "same" or params.cut == INPUT:
         raise UserError(
             f"`sweep` trains heads on vectors that are kept, found cut={params.cut}, tap={params.tap}: take tap=same "
@@ -178,10 +178,10 @@ def _write(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) 
     for row in rows:
         cells = asdict(row).items()
         writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in cells})
-    io.write_bytes(CSV, text.getvalue().encode())
+    files.write_bytes(CSV, text.getvalue().encode())
     points = [(row.lr, row.weight_decay, getattr(row, params.monitor)) for row in rows]
-    io.write_bytes(MAP, heatmap.draw(points, params.monitor))
-    io.write_bytes(PAGE, page(rows, params, axes).encode())
+    files.write_bytes(MAP, heatmap.draw(points, params.monitor))
+    files.write_bytes(PAGE, page(rows, params, axes).encode())
 
 
 def page(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) -> str:

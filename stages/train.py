@@ -7,15 +7,15 @@ import torch
 
 from stages import paths
 from stages.backbones.device import pick_device
-from stages.datasets import parts
+from stages.datasets import splits
 from stages.errors import UserError
 from stages.features.h5 import INPUT
-from stages.heads import BOXES, SOLVED, ridge
+from stages.heads import CLOSED_FORM, DETECTION, ridge
 from stages.params import Params
 from stages.stage import run
-from stages.training import data, fitted, history, loop
+from stages.training import data, history, loop, model
 from stages.training.data import Data
-from stages.training.fitted import Fitted
+from stages.training.model import TrainResult
 
 KNOBS = (  # what the head depends on, kept with it
     "dataset", "backbone", "weights", "cut", "tap", "image_size", "resize", "views", "head", "hidden", "dropout",
@@ -39,14 +39,14 @@ def main(params: Params) -> dict[str, object]:
         kept = [(paths.HEAD, params.head, loop.refit(params.head, found, params, device, head.best_epoch))]
         kept += [(paths.HEAD / "chosen", params.head, head)]
     kept += [(paths.HEAD / f"seed-{number}", params.head, other) for number, other in enumerate(others, 1)]
-    if params.head not in BOXES:
+    if params.head not in DETECTION:
         kept += [(paths.HEAD / "ridge", "ridge", head if params.head == "ridge" else ridge.fit(found, params, device))]
     kept_knobs = {*KNOBS, "augment"} if params.cut == INPUT else set(KNOBS)  # of pixels, training draws the views
-    kept_knobs |= {"boxes"} if params.head in BOXES else set()
+    kept_knobs |= {"boxes"} if params.head in DETECTION else set()
     common = {"classes": found.classes, "shape": found.shape, "tap": params.tap, "features": found.provenance}
     shutil.rmtree(paths.HEAD, ignore_errors=True)  # heads of more seeds than now
     for folder, name, result in kept:
-        fitted.store(
+        model.store(
             folder,
             result.module,
             common
@@ -61,10 +61,10 @@ def main(params: Params) -> dict[str, object]:
     return {"train images": len(train.y), "epochs": len(head.history), **said}
 
 
-def fit(found: Data, params: Params, device: torch.device) -> Fitted:
+def fit(found: Data, params: Params, device: torch.device) -> TrainResult:
     """Solves or trains the head that params name."""
-    if params.head in SOLVED:
-        solved: Fitted = import_module(f"stages.heads.{params.head}").fit(found, params, device)
+    if params.head in CLOSED_FORM:
+        solved: TrainResult = import_module(f"stages.heads.{params.head}").fit(found, params, device)
         return solved
     return loop.fit(params.head, found, params, device)
 
@@ -77,9 +77,9 @@ def with_seed(params: Params, number: int) -> Params:
 def _what(params: Params) -> str:
     """What is about to be trained."""
     heads = f"{params.seeds} heads {params.head}" if params.seeds > 1 else params.head
-    images = len(parts.read(params.dataset)["train"])
+    images = len(splits.read(params.dataset)["train"])
     epochs = sum(phase.epochs for phase in params.phases) or params.epochs
-    return f"{heads} on {images:,} images" + (f", {epochs} epochs at most" if params.head not in SOLVED else "")
+    return f"{heads} on {images:,} images" + (f", {epochs} epochs at most" if params.head not in CLOSED_FORM else "")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from stages import download, evaluate, extract, index, paths, recipe, split, train
-from stages.heads import BOXES
+from stages.heads import DETECTION
 from stages.params import Params
 from tests.boxes import archives
 from tests.test_recipe_runs import params_of
@@ -27,7 +27,7 @@ Run = Callable[..., tuple[Params, dict[str, Any]]]
 def recipes() -> dict[str, str]:
     """The recipes for boxes, and their datasets."""
     found = {name: yaml.safe_load((recipe.FOLDER / f"{name}.yaml").read_text()) for name in recipe.names()}
-    return {name: knobs["dataset"] for name, knobs in found.items() if knobs["head"] in BOXES}
+    return {name: knobs["dataset"] for name, knobs in found.items() if knobs["head"] in DETECTION}
 
 
 @pytest.fixture

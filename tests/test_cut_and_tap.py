@@ -15,7 +15,7 @@ from stages import evaluate, extract, index, paths, split, train
 from stages.backbones import zoo
 from stages.errors import UserError
 from stages.features import h5
-from stages.training import data, fitted
+from stages.training import data, model
 
 Make = Callable[..., Any]
 SMALL = "shufflenet_v2_x0_5"  # conv1, stage2, stage3, stage4, conv5
@@ -66,13 +66,13 @@ def test_a_kept_head_gives_identical_logits_and_fetches_nothing(
     run: Make, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     trained: list[nn.Module] = []
-    store = fitted.store
+    store = model.store
 
     def spy(folder: Path, module: nn.Module, about: Any) -> None:
         trained.append(module)
         store(folder, module, about)
 
-    monkeypatch.setattr(fitted, "store", spy)
+    monkeypatch.setattr(model, "store", spy)
     chosen = run(until="train", **PLACES[place])
 
     def refuse(*_: Any) -> None:
@@ -81,8 +81,8 @@ def test_a_kept_head_gives_identical_logits_and_fetches_nothing(
     monkeypatch.setattr(zoo, "load", refuse)
     part = data.load(chosen).parts["test"]
     for folder, module in zip((paths.HEAD, paths.HEAD / "ridge"), trained, strict=True):
-        restored, _ = fitted.restore(folder)
-        assert torch.equal(fitted.logits(restored, part), fitted.logits(module, part))
+        restored, _ = model.restore(folder)
+        assert torch.equal(model.logits(restored, part), model.logits(module, part))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_images_are_judged_in_the_view_that_cached_features_are_of(run: Make) ->
 
 def test_images_are_standardised_by_those_of_the_train_part(run: Make) -> None:
     chosen = run(until="train", **PLACES["images themselves"])
-    head, _ = fitted.restore(paths.HEAD)
+    head, _ = model.restore(paths.HEAD)
     train_part = data.load(chosen).parts["train"]
     pixels = torch.cat([*train_part.batches()]).movedim(1, -1).reshape(-1, 3) / 255
     std = pixels.std(0, correction=0)

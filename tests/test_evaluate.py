@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from stages import evaluate, paths
-from stages.datasets import listing, parts
-from stages.datasets.listing import Row
-from stages.evaluation import labels as judging
+from stages.datasets import index_file, splits
+from stages.datasets.index_file import Row
+from stages.evaluation import classification as judging
 from stages.features import h5
-from stages.training import fitted
+from stages.training import model
 from stages.training.data import Part
 
 Make = Callable[..., Any]
@@ -36,11 +36,11 @@ def softmax(*logits: float) -> np.ndarray[Any, Any]:
 
 
 def test_without_averaging_the_evaluation_view_decides() -> None:
-    assert torch.equal(fitted.averaged_logits(IDENTITY, PART, 1), X[:, 0])
+    assert torch.equal(model.averaged_logits(IDENTITY, PART, 1), X[:, 0])
 
 
 def test_probabilities_are_averaged_and_not_logits() -> None:
-    found = fitted.averaged_logits(IDENTITY, PART, 3).softmax(1).numpy()
+    found = model.averaged_logits(IDENTITY, PART, 3).softmax(1).numpy()
     by_hand = (softmax(0, 1, -2) + softmax(3, 0, 0) + softmax(0, 0, 0)) / 3
     np.testing.assert_allclose(by_hand, [0.5008, 0.3613, 0.1379], atol=1e-4)
     np.testing.assert_allclose(found[0], by_hand, rtol=1e-5)
@@ -52,29 +52,29 @@ def test_probabilities_are_averaged_and_not_logits() -> None:
 @pytest.mark.parametrize("views", [1, 2, 3])
 def test_the_first_views_are_averaged(views: int) -> None:
     expected = X[:, :views].softmax(2).mean(1)
-    torch.testing.assert_close(fitted.averaged_logits(IDENTITY, PART, views).softmax(1), expected)
+    torch.testing.assert_close(model.averaged_logits(IDENTITY, PART, views).softmax(1), expected)
     assert judging._accuracy(IDENTITY, PART, views) == {1: 0.5, 2: 1.0, 3: 1.0}[views]
 
 
 def test_views_of_different_images_are_kept_apart() -> None:
     x = torch.randn(7, 4, 5, generator=torch.Generator().manual_seed(0))
     part = Part(x, torch.zeros(7).long(), list(range(7)))
-    together = fitted.averaged_logits(IDENTITY, part, 4)
+    together = model.averaged_logits(IDENTITY, part, 4)
     for image in range(7):
-        alone = fitted.averaged_logits(IDENTITY, Part(x[image : image + 1], torch.zeros(1).long(), [0]), 4)
+        alone = model.averaged_logits(IDENTITY, Part(x[image : image + 1], torch.zeros(1).long(), [0]), 4)
         torch.testing.assert_close(together[image : image + 1], alone)
 
 
 def test_a_probability_of_nothing_has_a_finite_logarithm() -> None:
     part = Part(torch.tensor([[[0.0, 500.0], [0.0, 900.0]]]), torch.tensor([1]), [0])
-    found = fitted.averaged_logits(IDENTITY, part, 2)
+    found = model.averaged_logits(IDENTITY, part, 2)
     assert found.isfinite().all() and found.softmax(1).tolist() == [[pytest.approx(0, abs=1e-30), 1]]
 
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_a_part_without_images(views: int) -> None:
     part = Part(torch.zeros(0, 3, 5), torch.zeros(0).long(), [])
-    assert fitted.averaged_logits(IDENTITY, part, views).shape == (0, 5)
+    assert model.averaged_logits(IDENTITY, part, views).shape == (0, 5)
 
 
 # --- the stage
@@ -95,9 +95,9 @@ def evaluated(workplace: Path, params: Make) -> Make:
         count = 21
         labels = torch.arange(count) % 3
         rows = [Row(f"{n}.jpg", f"{n:064x}", 8, 8, CLASSES[labels[n]], (), None) for n in range(count)]
-        listing.write(paths.index("folder"), rows)
+        index_file.write(paths.index("folder"), rows)
         split = {name: [rows[n].sha256 for n in numbers] for name, numbers in SPLIT.items()}
-        parts.write(paths.split("folder"), split, "by hand", chosen.split)
+        splits.write(paths.split("folder"), split, "by hand", chosen.split)
         generator = torch.Generator().manual_seed(1)
         x = torch.nn.functional.one_hot(labels, 3)[:, None] + 1.2 * torch.randn(count, 4, 3, generator=generator)
         x = x[:, :views]
@@ -116,7 +116,7 @@ def evaluated(workplace: Path, params: Make) -> Make:
             provenance=provenance,
             pieces=iter([(0, arrays)]),
         )
-        module = fitted.assemble("linear", (3,), 3, {"precision": "float32"})
+        module = model.assemble("linear", (3,), 3, {"precision": "float32"})
         with torch.no_grad():
             module.head.weight.copy_(torch.eye(3))  # type: ignore[operator]
             module.head.bias.zero_()  # type: ignore[operator]
@@ -124,7 +124,7 @@ def evaluated(workplace: Path, params: Make) -> Make:
         described["trained"] = 12
         described["knobs"] = {"precision": "float32"}
         for folder in (paths.HEAD, paths.HEAD / "ridge"):
-            fitted.store(folder, module, described)
+            model.store(folder, module, described)
         evaluate.main(chosen)
         metrics = json.loads((paths.REPORTS / "metrics.json").read_text())
         return metrics, load_file(paths.PREDICTIONS / "probabilities.safetensors"), x, labels

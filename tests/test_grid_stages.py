@@ -9,7 +9,7 @@ import pytest
 
 from stages import grid, grid_data, grid_table, paths
 from stages.errors import UserError
-from stages.params import turned
+from stages.params import with_overrides
 
 QUICK = {"weights": "random", "image_size": 64, "epochs": 2, "hidden": 8}
 
@@ -33,7 +33,7 @@ def test_a_cell_leaves_its_metrics_and_nothing_else(
         dataset="folder", root=str(class_folder(8)), grid={"datasets": ["folder"], "backbones": ["resnet18"]}, **QUICK
     )
     grid_data.main(chosen)
-    cells = turned(chosen, backbone="resnet18")
+    cells = with_overrides(chosen, backbone="resnet18")
     assert grid.main(cells)["computed"] == 24
     found = json.loads(paths.grid_result("folder", "resnet18").read_text())
     assert (found["dataset"], found["backbone"], found["n_test"]) == ("folder", "resnet18", 6)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages import index, paths
-from stages.datasets import folder, listing
+from stages.datasets import folder, index_file
 from stages.datasets.base import Annotated, Box, Broken, Record
 from stages.errors import UserError
 
@@ -24,9 +24,9 @@ Make = Callable[..., Any]
 def indexed(workplace: Path, params: Make) -> Make:
     """`indexed(folder, max_fraction)`: the rows and the summary."""
 
-    def make(folder: Path, max_fraction: float = 0.5) -> tuple[list[listing.Row], dict[str, Any]]:
+    def make(folder: Path, max_fraction: float = 0.5) -> tuple[list[index_file.Row], dict[str, Any]]:
         index.main(params(dataset="folder", root=str(folder), bad_images={"max_fraction": max_fraction}))
-        return listing.read("folder"), json.loads(paths.index("folder").with_suffix(".json").read_text())
+        return index_file.read("folder"), json.loads(paths.index("folder").with_suffix(".json").read_text())
 
     return make
 
@@ -148,11 +148,11 @@ def test_duplicates_across_official_splits_stay_in_the_first(class_folder: Make,
 
 def test_an_index_that_is_not_whole(workplace: Path) -> None:
     with pytest.raises(UserError, match=r"data/index/toy.jsonl cannot be read .*`dvc repro -f index`"):
-        listing.read("toy")
+        index_file.read("toy")
     paths.index("toy").parent.mkdir(parents=True)
     paths.index("toy").write_text('{"path": "a"')
     with pytest.raises(UserError, match="cannot be read"):
-        listing.read("toy")
+        index_file.read("toy")
 
 
 @pytest.fixture
@@ -163,11 +163,11 @@ def scanned(workplace: Path, params: Make, jpeg: Make, monkeypatch: pytest.Monke
     (workplace / "again.jpg").write_bytes(jpeg(0))
     chosen = params(dataset="folder", bad_images={"max_fraction": 0.5})
 
-    def make(*items: Record | Broken, strict: bool = False) -> tuple[dict[str, listing.Row], dict[str, Any]]:
+    def make(*items: Record | Broken, strict: bool = False) -> tuple[dict[str, index_file.Row], dict[str, Any]]:
         monkeypatch.setattr(folder, "scan", lambda *_: iter(items))
         datasets = chosen.datasets.model_copy(update={"folder": Strict(strict=strict)})
         index.main(chosen.model_copy(update={"datasets": datasets}))
-        rows = {row.path: row for row in listing.read("folder")}
+        rows = {row.path: row for row in index_file.read("folder")}
         return rows, json.loads(paths.index("folder").with_suffix(".json").read_text())
 
     return make
@@ -246,13 +246,13 @@ def test_an_image_of_test_is_dropped_from_train_and_told(scanned: Make) -> None:
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 def test_an_index_gives_back_what_was_written(workplace: Path, flags: Any, box: Any) -> None:
-    row = listing.Row("a.jpg", "0" * 64, 48, 40, "", (Box("ant", box, *flags), Box("bee", box)), "val")
-    listing.write(paths.index("toy"), [row])
-    assert listing.read("toy") == [row]
+    row = index_file.Row("a.jpg", "0" * 64, 48, 40, "", (Box("ant", box, *flags), Box("bee", box)), "val")
+    index_file.write(paths.index("toy"), [row])
+    assert index_file.read("toy") == [row]
 
 
 def test_an_index_without_flags_still_reads(workplace: Path) -> None:
     line = {"path": "a", "sha256": "0", "width": 9, "height": 9, "label": "ant", "split": None}
     paths.index("toy").parent.mkdir(parents=True)
     paths.index("toy").write_text(json.dumps(line | {"objects": [{"label": "ant", "box": [1, 2, 3, 4]}]}) + "\n")
-    assert listing.read("toy")[0].objects == (Box("ant", (1, 2, 3, 4)),)
+    assert index_file.read("toy")[0].objects == (Box("ant", (1, 2, 3, 4)),)

@@ -20,13 +20,13 @@ from PIL import Image
 
 from stages import extract, index, paths
 from stages.backbones import zoo
-from stages.datasets import caltech101, listing
+from stages.datasets import caltech101, index_file
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
 from stages.features import h5
 from stages.features.extraction import Spec, compute_part
-from stages.features.header import FORMATS, MAX_PIXELS
-from stages.features.views import EVALUATION
+from stages.images.header import FORMATS, MAX_PIXELS
+from stages.images.views import EVALUATION
 from stages.params import Augment
 
 DATA = Path(os.environ.get("COLDCUT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -88,7 +88,7 @@ def test_hostile_files_are_each_in_one_list(caltech: list[Path], workplace: Path
     index.main(params(**chosen))
     extract.main(params(**chosen))
     summary = json.loads(paths.index("folder").with_suffix(".json").read_text())
-    rows = listing.read("folder")
+    rows = index_file.read("folder")
     lists = len(rows) + len(summary["duplicates"]) + len(summary["bad"]) + len(summary["not_images"])
     assert lists == len(files) + len(caltech)
 

@@ -11,7 +11,7 @@ import yaml
 
 from stages import recipe
 from stages.errors import UserError
-from stages.heads import BOXES
+from stages.heads import DETECTION
 from stages.params import Boxes, Decide, Params, load
 
 BLOCKS = ("split", "augment", "extract", "boxes", "lr_sweep", "decide", "bad_images", "grid", "datasets")
@@ -52,7 +52,7 @@ def test_a_recipe_sets_every_flat_knob_and_no_other(name: str) -> None:
     assert sorted(flat) == sorted(recipe.flat_knobs())
 
 
-@pytest.mark.parametrize("name", [name for name in recipe.names() if values(name)["head"] in BOXES])
+@pytest.mark.parametrize("name", [name for name in recipe.names() if values(name)["head"] in DETECTION])
 def test_a_recipe_for_boxes_sets_every_knob_of_boxes_and_of_decisions(name: str) -> None:
     wanted = {f"boxes.{knob}" for knob in Boxes.model_fields} | {f"decide.{knob}" for knob in Decide.model_fields}
     assert {knob for knob in values(name) if knob.startswith(("boxes.", "decide."))} == wanted

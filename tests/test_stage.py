@@ -26,7 +26,7 @@ def told(workplace: Path, params: object, monkeypatch: pytest.MonkeyPatch) -> py
 def work(params: Params) -> dict[str, object]:
     print("at work")
     for _ in tqdm(range(3)):
-        logging.getLogger("stages.features.io").debug("wrote it")
+        logging.getLogger("stages.files").debug("wrote it")
     return {"images": 7}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stages import evaluate, paths, split, train
-from stages.datasets import listing
+from stages.datasets import index_file
 from stages.features import h5
 
 CLASSES, EACH, SIZE, VIEWS = 3, 12, 6, 2
@@ -22,10 +22,10 @@ def run(workplace: Path, params: Make) -> Make:
     """`run(**knobs)`: split, train and evaluate on noisy features of three classes; the metrics."""
     images = [(label, number) for label in range(CLASSES) for number in range(EACH)]
     rows = [
-        listing.Row(f"{label}/{number}.jpg", f"{label * EACH + number:064x}", 10, 10, f"class-{label}", (), None)
+        index_file.Row(f"{label}/{number}.jpg", f"{label * EACH + number:064x}", 10, 10, f"class-{label}", (), None)
         for label, number in images
     ]
-    listing.write(paths.index("logos"), rows)
+    index_file.write(paths.index("logos"), rows)
     generator = np.random.default_rng(0)
     x = generator.normal(size=(len(rows), VIEWS, SIZE)).astype("f2")
     for place, (label, _) in enumerate(images):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from stages.backbones import cuts, zoo
-from stages.features.preprocessing import Preprocessing
+from stages.images.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

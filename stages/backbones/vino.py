@@ -19,14 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stages import paths
+from stages import files, paths
 from stages.backbones import trunk
 from stages.backbones.device import cores
 from stages.backbones.engine import Turns, at_a_time
 from stages.backbones.trunk import About, Trunk
 from stages.errors import UserError
-from stages.features import io
-from stages.features.pipeline import PIPELINE
+from stages.images.decode import PIPELINE
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 TOLERANCE = 1e-3  # of a layer's largest value, float32 against torch: what differs by more was converted wrongly
@@ -114,7 +113,7 @@ def load(
     if kept := _read(path):
         return kept
     made = convert(*trunk.load(name, weights, cut, image_size, resize), batch)
-    io.write_bytes(path, _packed(made))
+    files.write_bytes(path, _packed(made))
     return made
 
 

@@ -15,7 +15,7 @@ from stages.backbones.names import PACKAGED, TIMM
 from stages.datasets.base import Source
 from stages.datasets.fetch import fetch
 from stages.errors import UserError
-from stages.features.preprocessing import Preprocessing, interpolation
+from stages.images.preprocessing import Preprocessing, interpolation
 
 PACKAGES = {
     "efficientnet_lite0": "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",

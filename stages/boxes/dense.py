@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from stages.boxes.convolution import Pointwise, Square
-from stages.boxes.geometry import Found
+from stages.boxes.geometry import Detections
 from stages.boxes.losses import box_loss, class_loss, hardest, object_loss
 
 IGNORED, BACKGROUND = -2, -1  # what `assign` gives places without a box
@@ -119,7 +119,7 @@ def loss(
     return torch.stack(parts).sum() / len(truth)
 
 
-def found(boxes: torch.Tensor, objects: torch.Tensor, classes: torch.Tensor) -> list[Found]:
+def found(boxes: torch.Tensor, objects: torch.Tensor, classes: torch.Tensor) -> list[Detections]:
     """The boxes of each image, before suppression: every class of every place, as far as its score counts.
 
     Args:
@@ -132,7 +132,7 @@ def found(boxes: torch.Tensor, objects: torch.Tensor, classes: torch.Tensor) -> 
         best, which = image_scores.topk(min(MOST, len(image_scores)))
         which = which[best >= FLOOR]
         number = classes.shape[-1]
-        each.append(Found(image_boxes[which // number], image_scores[which], which % number))
+        each.append(Detections(image_boxes[which // number], image_scores[which], which % number))
     return each
 
 
@@ -147,7 +147,7 @@ def cell_centres(height: int, width: int) -> torch.Tensor:
     return torch.stack([x, y], dim=2).reshape(-1, 2)
 
 
-def unheld(boxes: int, assigned: Sequence[torch.Tensor]) -> int:
+def unassigned(boxes: int, assigned: Sequence[torch.Tensor]) -> int:
     """How many of an image's boxes no place is to predict."""
     held = torch.cat([each[each >= 0] for each in assigned])
     return boxes - len(set(held.tolist()))

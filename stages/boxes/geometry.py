@@ -12,7 +12,7 @@ from stages.boxes import ops
 VISIBLE = 0.3  # a box that leaves the view is cut at its border, and dropped if less of its area than this remains
 
 
-class Found(NamedTuple):
+class Detections(NamedTuple):
     """What was found in one image, in any order.
 
     Attributes:
@@ -25,9 +25,25 @@ class Found(NamedTuple):
     scores: torch.Tensor
     labels: torch.Tensor
 
-    def pick(self, which: torch.Tensor) -> "Found":
+    def pick(self, which: torch.Tensor) -> "Detections":
         """Those that an index or a mask names."""
-        return Found(self.boxes[which], self.scores[which], self.labels[which])
+        return Detections(self.boxes[which], self.scores[which], self.labels[which])
+
+
+class GroundTruth(NamedTuple):
+    """The objects of one image.
+
+    Attributes:
+        boxes: (n, 4) corners in pixels of the image.
+        labels: (n,) int64.
+        ignored: (n,) bool: difficult, or to be ignored for another reason; counts neither way.
+        crowd: (n,) bool: many objects in one box. Whatever lies in it by half counts neither way.
+    """
+
+    boxes: torch.Tensor
+    labels: torch.Tensor
+    ignored: torch.Tensor
+    crowd: torch.Tensor
 
 
 def through(boxes: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
@@ -70,7 +86,7 @@ def to_image(boxes: torch.Tensor, affine: torch.Tensor, size: int, width: int, h
     return clip(back, width, height)[0]
 
 
-def suppress(found: Found, iou: float, most: int) -> Found:
+def suppress(found: Detections, iou: float, most: int) -> Detections:
     """Class-wise non-maximum suppression: the `most` best boxes, none of which overlaps a better one by more than IoU.
 
     Boxes should be in pixels: float32 tells classes apart by moving their boxes, which costs small boxes digits.
@@ -78,7 +94,7 @@ def suppress(found: Found, iou: float, most: int) -> Found:
     return found.pick(ops.batched_nms(found.boxes, found.scores, found.labels, iou)[:most])
 
 
-def fuse(each: Sequence[Found], iou: float, most: int) -> Found:
+def fuse(each: Sequence[Detections], iou: float, most: int) -> Detections:
     """Weighted boxes fusion (Solovyev et al. 2021, §3) of what several views found: the `most` best boxes.
 
     The boxes, the highest score first, join the fused box of their class that they overlap most, by more than IoU, or
@@ -102,7 +118,7 @@ def fuse(each: Sequence[Found], iou: float, most: int) -> Found:
         classes[to] = label
     means = weights[:number] / counts[:number] * counts[:number].clip(max=len(each)) / len(each)
     best = (-means).argsort(kind="stable")[:most]
-    return Found(*(torch.from_numpy(kept[best]) for kept in (fused, means, classes)))
+    return Detections(*(torch.from_numpy(kept[best]) for kept in (fused, means, classes)))
 
 
 def _overlap(box: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[Any]:

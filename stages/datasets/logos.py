@@ -34,7 +34,7 @@ from tqdm import tqdm
 from stages.datasets.base import Block, Box, Record, Source
 
 ARCHIVE = "scenes.zip"
-BOXES = "boxes.jsonl"
+DETECTION = "boxes.jsonl"
 NO_LOGO = "no-logo"
 # Names in Font Awesome Free.
 BRANDS = (
@@ -142,7 +142,7 @@ def build(fetched: Mapping[str, Path], options: Options, out: Path) -> None:
                 path = f"jpg/{label}/{label}-{number:04d}.jpg"
                 archive.writestr(zipfile.ZipInfo(path), jpeg)  # ZipInfo's time is always 1980-01-01
                 lines.append(json.dumps({"path": path, "label": label, "objects": objects}))
-            archive.writestr(zipfile.ZipInfo(BOXES), "\n".join(lines) + "\n")
+            archive.writestr(zipfile.ZipInfo(DETECTION), "\n".join(lines) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(partial, out / ARCHIVE)
@@ -150,7 +150,7 @@ def build(fetched: Mapping[str, Path], options: Options, out: Path) -> None:
 
 def scan(folder: Path, options: Options) -> Iterator[Record]:
     """Yields the records of the unpacked archive, in the order they were drawn."""
-    with open(folder / BOXES, encoding="utf-8") as lines:
+    with open(folder / DETECTION, encoding="utf-8") as lines:
         for line in lines:
             scene = json.loads(line)
             boxes = ((one["label"], one["box"]) for one in scene["objects"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from stages.features import io
+from stages import files
 
 ATTEMPTS = 5  # in a row that bring nothing new
 PAUSE = 0.5  # seconds before the next attempt, doubled with every one that brings nothing
@@ -46,18 +46,18 @@ def download(url: str, target: Path, expected: str | None) -> None:
         Mismatch: the checksum is another, also when all was fetched anew.
         Unwritable: the disk is full or fails.
     """
-    partial, validator = (target.with_name(target.name + suffix + io.TEMPORARY) for suffix in ("", ".validator"))
+    partial, validator = (target.with_name(target.name + suffix + files.TEMPORARY) for suffix in ("", ".validator"))
     algorithm = (expected or "sha256").partition(":")[0]
     resumed = _fetch(url, partial, validator)
     if expected and digest(partial, algorithm) != expected and resumed:
-        io.discard(partial)  # what lay there before may have been damaged
+        files.discard(partial)  # what lay there before may have been damaged
         _fetch(url, partial, validator)
     found = digest(partial, algorithm)
-    io.discard(validator)
+    files.discard(validator)
     if expected and found != expected:
-        io.discard(partial)
+        files.discard(partial)
         raise Mismatch(f"it has {found}, expected {expected}")
-    io.publish(partial, target)
+    files.commit(partial, target)
 
 
 def _fetch(url: str, partial: Path, validator: Path) -> bool:
@@ -86,17 +86,17 @@ def _attempt(url: str, partial: Path, validator: Path) -> bool:
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             if response.status_code == 416:  # nothing is missing, or the file is shorter now
-                io.discard(partial)
+                files.discard(partial)
                 raise _Cut("the server has no such range")
             if response.status_code in AGAIN:
                 raise _Cut(f"{response.status_code} {response.reason}")
             response.raise_for_status()
             resumed = response.status_code == 206 and _starts_at(response.headers, there)
             if response.status_code == 206 and not resumed:
-                io.discard(partial)
+                files.discard(partial)
                 raise _Cut("the server sent another range than asked for")
             first = there if resumed else 0
-            io.write_bytes(validator, _validator(response.headers).encode())
+            files.write_bytes(validator, _validator(response.headers).encode())
             _receive(response, partial, first)
             return resumed
     except requests.HTTPError as error:
@@ -109,10 +109,10 @@ def _receive(response: Any, partial: Path, first: int) -> None:
     declared = response.headers.get("Content-Length", "")
     length = first + int(declared) if declared.isdecimal() else None
     end = first
-    with io.appending(partial, first) as append, _progress(partial.name, first, length) as progress:
+    with files.appending(partial, first) as append, _progress(partial.name, first, length) as progress:
         for block in response.iter_content(BLOCK):
             if end + len(block) > (MAX_BYTES if length is None else length):
-                io.discard(partial)
+                files.discard(partial)
                 raise Refused(f"the server sends more than {MAX_BYTES if length is None else length:,} bytes")
             append(block)
             end += len(block)
@@ -122,7 +122,7 @@ def _receive(response: Any, partial: Path, first: int) -> None:
 
 
 def _progress(name: str, first: int, length: int | None) -> Any:
-    return tqdm(desc=name.removesuffix(io.TEMPORARY), initial=first, total=length, unit="B", unit_scale=True)
+    return tqdm(desc=name.removesuffix(files.TEMPORARY), initial=first, total=length, unit="B", unit_scale=True)
 
 
 def _starts_at(headers: Any, first: int) -> bool:

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from stages import paths
-from stages.features import io
+from stages import files, paths
 from stages.params import Params
 from stages.training.data import Data
 
@@ -39,7 +38,7 @@ def sizes(head: nn.Module, found: Data, described: Mapping[str, Any]) -> dict[st
 def write_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Writes `reports/metrics.json`, floats to six digits, and returns what it holds."""
     rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in metrics.items()}
-    io.write_bytes(paths.REPORTS / "metrics.json", (json.dumps(rounded, indent=2) + "\n").encode())
+    files.write_bytes(paths.REPORTS / "metrics.json", (json.dumps(rounded, indent=2) + "\n").encode())
     return rounded
 
 
@@ -50,4 +49,4 @@ def write_plots(rows: Mapping[str, Iterable[Mapping[str, object]]]) -> None:
         writer = csv.DictWriter(text, header, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows.get(name, ()))
-        io.write_bytes(Path(paths.PLOTS / f"{name}.csv"), text.getvalue().encode())
+        files.write_bytes(Path(paths.PLOTS / f"{name}.csv"), text.getvalue().encode())

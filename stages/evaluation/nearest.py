@@ -12,10 +12,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch.nn import functional as F
 
-from stages import paths
-from stages.features import io
+from stages import files, paths
 from stages.training.data import Data, Part
-from stages.training.fitted import pooled
+from stages.training.model import pooled
 
 COUNT = 4  # training images to show beside a judged one
 FEWEST, MAPPED = 20, 1200  # images of a map: fewer show nothing, more take long, and their points lie on each other
@@ -58,7 +57,7 @@ def _kept_map(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return load_file(path)["map"]
     except (OSError, SafetensorError, KeyError):
         drawn = _map(vectors)
-        io.write_bytes(path, save({"map": drawn}))
+        files.write_bytes(path, save({"map": drawn}))
         return drawn
 
 

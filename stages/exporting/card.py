@@ -9,7 +9,7 @@ from stages.backbones import names
 from stages.backbones.names import PACKAGED, TIMM
 from stages.exporting.network import preprocessing
 from stages.features.h5 import INPUT
-from stages.features.preprocessing import Preprocessing
+from stages.images.preprocessing import Preprocessing
 from stages.prediction.model import Model
 
 OF = ("dataset", "backbone", "cut", "tap", "head")  # what metrics.json and a head both tell

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from stages import paths
-from stages.datasets import images, listing, parts
+from stages.datasets import index_file, source, splits
 from stages.errors import UserError
 from stages.exporting.formats import Pixels, Run
 from stages.exporting.network import Answers, preprocessing
 from stages.features import h5, joined
-from stages.features.extraction import Spec, machine
-from stages.features.header import BadImage
-from stages.features.pipeline import decode, prepare
+from stages.features.extraction import Spec, load_extractor
+from stages.images.decode import decode, prepare
+from stages.images.header import BadImage
 from stages.params import load
 from stages.prediction.model import Model
 from stages.reporting.gather import read_json
@@ -33,15 +33,15 @@ def some_pixels(model: Model) -> Pixels:
         UserError: the images are not there.
     """
     dataset = model.described["params"]["dataset"]
-    split, row_of = parts.read(dataset), {row.sha256: row for row in listing.read(dataset)}
+    split, row_of = splits.read(dataset), {row.sha256: row for row in index_file.read(dataset)}
     root = read_json(paths.index(dataset).with_suffix(".json"))["root"]
-    folder, how = images.folder(dataset, getattr(load().datasets, dataset), root), preprocessing(model.specs[0])
+    folder, how = source.folder(dataset, getattr(load().datasets, dataset), root), preprocessing(model.specs[0])
     rows = [row_of[image] for image in split["test"] or split["val"]]
     found = []
     for place in np.linspace(0, len(rows) - 1, min(IMAGES, len(rows))).round().astype(int):
         row = rows[place]
         try:
-            found.append(prepare(decode(images.read(folder, row.path, row.sha256)), how)[0].numpy())
+            found.append(prepare(decode(source.read(folder, row.path, row.sha256)), how)[0].numpy())
         except BadImage:
             continue
     if not found:
@@ -104,7 +104,7 @@ def _features(model: Model, pixels: Pixels) -> torch.Tensor:
 
 def _rows(spec: Spec, pixels: Pixels) -> dict[str, h5.Array]:
     """Layer -> (N, …), in batches of the size that features are computed in, padded."""
-    ready, made = machine(spec), list[list[h5.Array]]()
+    ready, made = load_extractor(spec), list[list[h5.Array]]()
     assert ready.engine is not None
     size = ready.batch_size
     for first in range(0, len(pixels), size):

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from stages.backbones import cuts, zoo
 from stages.boxes import dense
 from stages.errors import UserError
-from stages.features.extraction import Spec, machine
+from stages.features.extraction import Spec, load_extractor
 from stages.features.h5 import INPUT
-from stages.features.preprocessing import Preprocessing
+from stages.images.preprocessing import Preprocessing
 from stages.prediction.model import Model
 
 Outputs = dict[str, torch.Tensor]
@@ -91,7 +91,7 @@ class Network(nn.Module):
 
 def preprocessing(spec: Spec) -> Preprocessing:
     """How the network of a spec looks at an image."""
-    return machine(spec).preprocessing
+    return load_extractor(spec).preprocessing
 
 
 def _trunk(spec: Spec) -> Trunk:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stages import paths
+from stages import files, paths
 from stages.datasets.web import digest
 from stages.errors import UserError
-from stages.features import h5, io
+from stages.features import h5
 from stages.features.store import check, place
 
 
@@ -23,8 +23,8 @@ def damaged() -> dict[Path, str]:
     """
     found = _wrong(parts(), check)
     found |= _wrong([*outs(), *cached()], h5.read)
-    found |= _wrong(files(paths.store() / "downloads"), _check_download)
-    found |= _wrong(files(paths.store() / "train", ".pt"), _check_training)
+    found |= _wrong(files_below(paths.store() / "downloads"), _check_download)
+    found |= _wrong(files_below(paths.store() / "train", ".pt"), _check_training)
     inodes = {_inode(path) for path in found}
     return {path: f"{path} is damaged." for path in _dvc_files() if _inode(path) in inodes} | found
 
@@ -40,17 +40,17 @@ def repair(found: Iterable[Path]) -> list[Path]:
     """
     wrong = set(found)
     moved = {target: path for path in wrong & set(parts()) if (target := _belongs(path)) and target != path}
-    aside = {target: io.beside(target) for target in moved}
+    aside = {target: files.temp_path(target) for target in moved}
     for target, path in moved.items():
-        io.link(path, aside[target])
+        files.link(path, aside[target])
     for path in wrong:
-        io.discard(path)
+        files.discard(path)
     for target, copy in aside.items():
-        io.link(copy, target)
-        io.discard(copy)
+        files.link(copy, target)
+        files.discard(copy)
     for copy in (*outs(), *cached()):
         if (target := place(h5.read(copy))) in wrong and not target.exists():
-            io.link(copy, target)
+            files.link(copy, target)
     return sorted(path for path in wrong if path.exists())
 
 
@@ -61,7 +61,7 @@ def parts() -> list[Path]:
 
 def outs() -> list[Path]:
     """The feature files in `cache/features`."""
-    return files(paths.main_checkout() / "cache" / "features", ".h5")
+    return files_below(paths.main_checkout() / "cache" / "features", ".h5")
 
 
 def cached() -> list[Path]:
@@ -69,9 +69,9 @@ def cached() -> list[Path]:
     return [path for path in _dvc_files() if _starts_as_ours(path)]
 
 
-def files(folder: Path, suffix: str = "") -> list[Path]:
+def files_below(folder: Path, suffix: str = "") -> list[Path]:
     """The files below a folder, without locks and what is not whole yet."""
-    found = (path for path in folder.rglob(f"*{suffix}") if path.name != io.LOCK and path.suffix != io.TEMPORARY)
+    found = (path for path in folder.rglob(f"*{suffix}") if path.name != files.LOCK and path.suffix != files.TEMPORARY)
     return sorted(path for path in found if path.is_file())
 
 
@@ -80,7 +80,7 @@ def _dvc_files() -> Iterator[Path]:
     from dvc.repo import Repo
 
     try:
-        yield from files(Path(Repo(str(paths.main_checkout())).cache.local.path))
+        yield from files_below(Path(Repo(str(paths.main_checkout())).cache.local.path))
     except NotDvcRepoError:
         return
 

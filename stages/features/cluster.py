@@ -21,10 +21,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from tqdm import tqdm
 
-from stages import paths
+from stages import files, paths
 from stages.errors import UserError
-from stages.features import extraction, io, supervised
-from stages.features.extraction import PARTS, Machine, Part, Spec
+from stages.features import extraction, watchdog
+from stages.features.extraction import PARTS, Extractor, Part, Spec
 from stages.features.store import RowStore
 
 MOST_LOST = 10  # workers, to one part
@@ -36,7 +36,7 @@ CHECKOUT = Path(__file__).parents[2]
 class Remote:
     """What runs in a worker, two parts at a time."""
 
-    def load(self, spec: Spec, marker: Path) -> tuple[Machine, str]:
+    def load(self, spec: Spec, marker: Path) -> tuple[Extractor, str]:
         """Loads the network; how it computes (without the engine, which does not travel), and the machine's name.
 
         Raises:
@@ -47,13 +47,13 @@ class Remote:
                 f"{platform.node()} does not see the store ({marker.parent}): checkout, environment and images must "
                 "lie on a file system that all nodes have under the same path."
             )
-        supervised.end_when_stuck()
-        return replace(extraction.machine(spec), engine=None), platform.node()
+        watchdog.end_when_stuck()
+        return replace(extraction.load_extractor(spec), engine=None), platform.node()
 
     def compute(self, spec: Spec, part: Part) -> Path:
         """Computes a part and writes it into the store; where it lies there."""
         rows = extraction.compute_part(spec, part.images, part.views)
-        return RowStore(extraction.machine(spec).provenance).write(rows, part.sha256, part.views)
+        return RowStore(extraction.load_extractor(spec).provenance).write(rows, part.sha256, part.views)
 
 
 @dataclass(eq=False)
@@ -101,14 +101,14 @@ def connected(address: str, *, cpus: int, gpus: int) -> Iterator["Cluster"]:
     Raises:
         UserError: there is no such cluster.
     """
-    marker = io.beside(paths.store() / "cluster")
-    io.write_bytes(marker, b"")
+    marker = files.temp_path(paths.store() / "cluster")
+    files.write_bytes(marker, b"")
     try:
         _connect(address)
         yield Cluster(marker, cpus, gpus)
     finally:
         ray.shutdown()
-        io.discard(marker)
+        files.discard(marker)
 
 
 def _connect(address: str) -> None:
@@ -147,7 +147,7 @@ class Cluster:
             num_cpus=cpus, num_gpus=gpus, max_concurrency=PARTS, runtime_env={"env_vars": environment}
         )(Remote)
 
-    def machine(self, spec: Spec) -> Machine:
+    def load_extractor(self, spec: Spec) -> Extractor:
         """How the workers compute, as the first of them tells.
 
         Raises:
@@ -160,10 +160,10 @@ class Cluster:
         while True:
             self._hire(spec, 1)
             for _, found in self._finished(spec, deque()):
-                machine: Machine = found
+                machine: Extractor = found
                 return machine
 
-    def kept(self, spec: Spec, parts: Iterable[Part], store: RowStore) -> Generator[Part, None, None]:
+    def compute(self, spec: Spec, parts: Iterable[Part], store: RowStore) -> Generator[Part, None, None]:
         """Computes parts, at most two a worker at a time; each that comes out is in the store.
 
         Raises:

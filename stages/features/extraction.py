@@ -19,17 +19,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from stages import files
 from stages.backbones import trunk, vino, zoo
 from stages.backbones.device import cores, pick_device
 from stages.backbones.engine import Engine, TorchEngine, callers, images_at_once, pick_engine, pick_precision
 from stages.backbones.trunk import About
-from stages.datasets import images
+from stages.datasets import source
 from stages.errors import UserError
-from stages.features import forecast, h5, io, supervised, views
-from stages.features.header import BadImage
-from stages.features.pipeline import KEPT_RATIO, PIPELINE, decode, keep, kept_side
-from stages.features.preprocessing import Preprocessing
+from stages.features import forecast, h5, watchdog
 from stages.features.store import RowStore
+from stages.images import views
+from stages.images.decode import KEPT_RATIO, PIPELINE, decode, keep, kept_side
+from stages.images.header import BadImage
+from stages.images.preprocessing import Preprocessing
 from stages.params import Augment
 
 PART_VIEWS = 512
@@ -61,7 +63,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Machine:
+class Extractor:
     """What makes the rows of a part, and the provenance of what comes out.
 
     Attributes:
@@ -80,7 +82,7 @@ class Machine:
 
 
 @cache
-def machine(spec: Spec) -> Machine:
+def load_extractor(spec: Spec) -> Extractor:
     """Loads the backbone, cuts it and describes the features; once a process. `cut: input` needs no backbone.
 
     Raises:
@@ -89,7 +91,7 @@ def machine(spec: Spec) -> Machine:
     return _keeper(spec) if spec.cut == h5.INPUT else _runner(spec)
 
 
-def _keeper(spec: Spec) -> Machine:
+def _keeper(spec: Spec) -> Extractor:
     if len(spec.views) > 1:
         raise UserError(
             f"`views`: cut=input keeps each image once, found views={len(spec.views)}: what `augment` allows is drawn "
@@ -107,7 +109,7 @@ def _keeper(spec: Spec) -> Machine:
         **_described(spec, preprocessing),
     }
     largest = (3, KEPT_RATIO * side, KEPT_RATIO * side)
-    return Machine(None, preprocessing, {h5.INPUT: (largest, "u1")}, provenance, spec.batch_size)
+    return Extractor(None, preprocessing, {h5.INPUT: (largest, "u1")}, provenance, spec.batch_size)
 
 
 def _described(spec: Spec, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def _described(spec: Spec, preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def _runner(spec: Spec) -> Machine:
+def _runner(spec: Spec) -> Extractor:
     device = pick_device(spec.device)
     engine = pick_engine(spec.engine, device)
     precision = pick_precision(spec.precision, device)
@@ -145,7 +147,7 @@ def _runner(spec: Spec) -> Machine:
         "versions": described["versions"] | {name: version(name)},
     }
     layers = {layer: (shape, spec.dtype) for layer, shape in about.layers.items()}
-    return Machine(ready, about.preprocessing, layers, provenance, batch_size, ready.parallel)
+    return Extractor(ready, about.preprocessing, layers, provenance, batch_size, ready.parallel)
 
 
 def _torch(spec: Spec, device: torch.device, precision: str) -> tuple[Engine, About]:
@@ -181,7 +183,7 @@ def compute_part(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dic
     Raises:
         UserError: a feature is not finite in the chosen dtype.
     """
-    ready = machine(spec)
+    ready = load_extractor(spec)
     if ready.engine is None:
         return _images(spec, ready.preprocessing, part)
     size, count, step = ready.preprocessing.crop, len(part) * len(names), ready.batch_size
@@ -273,38 +275,38 @@ def decoded(spec: Spec, image: Image) -> torch.Tensor | None:
 
 def _decode(spec: Spec, image: Image) -> torch.Tensor:
     path, sha256 = image
-    data = images.read(spec.folder, path, sha256)
-    with supervised.decoding(spec.folder / path, sha256):
+    data = source.read(spec.folder, path, sha256)
+    with watchdog.decoding(spec.folder / path, sha256):
         return decode(data)
 
 
 class Workers(Protocol):
     """Who computes: this process (`Here`), or others (`cluster.Cluster`)."""
 
-    def machine(self, spec: Spec) -> Machine:
+    def load_extractor(self, spec: Spec) -> Extractor:
         """How they compute."""
 
-    def kept(self, spec: Spec, parts: Iterable["Part"], store: RowStore) -> Generator["Part", None, None]:
+    def compute(self, spec: Spec, parts: Iterable["Part"], store: RowStore) -> Generator["Part", None, None]:
         """Computes parts; each that comes out is in the store."""
 
 
-class Here:
+class LocalWorkers:
     """This process."""
 
-    def machine(self, spec: Spec) -> Machine:
-        return machine(spec)
+    def load_extractor(self, spec: Spec) -> Extractor:
+        return load_extractor(spec)
 
-    def kept(self, spec: Spec, parts: Iterable["Part"], store: RowStore) -> Generator["Part", None, None]:
+    def compute(self, spec: Spec, parts: Iterable["Part"], store: RowStore) -> Generator["Part", None, None]:
         with closing(computed_parts(spec, parts)) as computed:
             for part, rows in computed:
                 store.add(rows, part.sha256, part.views)
                 yield part
 
 
-HERE = Here()
+LOCAL = LocalWorkers()
 
 
-def extract(spec: Spec, wanted: Sequence[Image], out: Path, workers: Workers = HERE) -> tuple[int, list[int]]:
+def extract(spec: Spec, wanted: Sequence[Image], out: Path, workers: Workers = LOCAL) -> tuple[int, list[int]]:
     """Computes the rows that the store lacks and writes all rows, in order, to `out`; says before what it will cost.
 
     Args:
@@ -319,7 +321,7 @@ def extract(spec: Spec, wanted: Sequence[Image], out: Path, workers: Workers = H
     Raises:
         UserError: the disk cannot hold it, or fails.
     """
-    ready = workers.machine(spec)
+    ready = workers.load_extractor(spec)
     sha256 = [image for _, image in wanted]
     with RowStore(ready.provenance).locked() as store:
         missing = store.missing(sha256, spec.views)
@@ -332,9 +334,9 @@ def extract(spec: Spec, wanted: Sequence[Image], out: Path, workers: Workers = H
             flush=True,
         )
         assembled = 0 if store.has_file(sha256, spec.views) else kept
-        forecast.refuse_where_full(store.home / io.LOCK, ready.layers, rows=total + assembled)
+        forecast.refuse_where_full(store.home / files.LOCK, ready.layers, rows=total + assembled)
         progress = tqdm(total=total, unit=" views" if len(spec.views) > 1 else " images", disable=not missing)
-        with progress, closing(workers.kept(spec, parts_of(spec, ready, wanted, missing), store)) as parts:
+        with progress, closing(workers.compute(spec, parts_of(spec, ready, wanted, missing), store)) as parts:
             for part in parts:
                 progress.update(len(part.images) * len(part.views))
         store.assemble(sha256, spec.views, out)
@@ -354,7 +356,7 @@ class Part(NamedTuple):
 
 
 def parts_of(
-    spec: Spec, ready: Machine, wanted: Sequence[Image], missing: Mapping[tuple[str, ...], Sequence[int]]
+    spec: Spec, ready: Extractor, wanted: Sequence[Image], missing: Mapping[tuple[str, ...], Sequence[int]]
 ) -> Iterator[Part]:
     """The work, cut in parts: for each choice of views the positions of the images that lack them."""
     for names, places in missing.items():
@@ -373,7 +375,7 @@ def computed_parts(spec: Spec, parts: Iterable[Part]) -> Generator[tuple[Part, d
         yield from _ahead(pool, compute, parts, PARTS)
 
 
-def part_images(spec: Spec, ready: Machine, views: int) -> int:
+def part_images(spec: Spec, ready: Extractor, views: int) -> int:
     """How many images make a part: a few hundred views, fewer when they are large, whole batches."""
     most = min(PART_VIEWS, PART_BYTES // forecast.view_bytes(ready.layers)) // views
     return max(1, most // ready.batch_size) * ready.batch_size

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stages import paths
+from stages import files, paths
 from stages.errors import UserError
-from stages.features import h5, io
+from stages.features import h5
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 HOUR, DAY = 3600.0, 86400.0
@@ -50,7 +50,7 @@ def refuse_where_full(path: Path, layers: h5.Shapes, *, rows: int) -> None:
     Raises:
         UserError: with the bytes that are needed.
     """
-    needed, there = rows * view_bytes(layers), io.free(path)
+    needed, there = rows * view_bytes(layers), files.free(path)
     if needed > there and h5.INPUT not in layers:
         raise UserError(
             f"{path.parent} has no room for the features: {needed:,} bytes are needed (the file, and its parts while "

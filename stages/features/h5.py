@@ -27,8 +27,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from stages import files
 from stages.errors import UserError
-from stages.features import io
 
 USER_BLOCK = 512
 MENDED = "`python -m stages.store verify --repair`, then `dvc repro`"
@@ -115,9 +115,9 @@ def write(
         OSError: the disk is full or fails; nothing is left behind.
     """
     skeleton, offsets, size = _skeleton(members, json.dumps(provenance, sort_keys=True))
-    with io.whole(path, size) as descriptor:
+    with files.atomic_write(path, size) as descriptor:
         for offset, data in skeleton:
-            io.write_at(descriptor, data, offset)
+            files.write_at(descriptor, data, offset)
         filled = dict.fromkeys(members, 0)
         for first, arrays in pieces:
             for name, array in arrays.items():
@@ -125,13 +125,13 @@ def write(
                 if array.shape[1:] != shape[1:] or array.dtype != np.dtype(dtype):
                     raise ValueError(f"{name}: rows of {array.dtype} {array.shape[1:]}, expected {dtype} {shape[1:]}")
                 stride = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
-                io.write_at(
+                files.write_at(
                     descriptor, np.ascontiguousarray(array).reshape(-1).view("u1").data, offsets[name] + first * stride
                 )
                 filled[name] += len(array)
         if any(count != members[name][0][0] for name, count in filled.items()):
             raise ValueError(f"rows are missing: {filled}")
-        io.write_at(descriptor, (MAGIC + _digest(descriptor).encode() + b"\n").ljust(USER_BLOCK), 0)
+        files.write_at(descriptor, (MAGIC + _digest(descriptor).encode() + b"\n").ljust(USER_BLOCK), 0)
 
 
 def read(path: Path) -> Features:

@@ -9,23 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from stages.features import h5, io
-from stages.features.extraction import HERE, Image, Spec, Workers, extract
+from stages import files
+from stages.features import h5
+from stages.features.extraction import LOCAL, Image, Spec, Workers, extract
 
 LAYER = "pooled"
 BLOCK = 1024  # rows joined at a time
 
 
 def extract_joined(
-    specs: Sequence[Spec], wanted: Sequence[Image], out: Path, workers: Workers = HERE
+    specs: Sequence[Spec], wanted: Sequence[Image], out: Path, workers: Workers = LOCAL
 ) -> tuple[int, list[int]]:
     """Extracts with each spec in turn and writes the vectors of all of them to `out`.
 
     Returns:
         How many images had a view computed by any of them, and the positions of the images that cannot be decoded.
     """
-    io.sweep(out)
-    single = [out.with_name(f"{out.name}.{number}{io.TEMPORARY}") for number in range(len(specs))]
+    files.remove_leftovers(out)
+    single = [out.with_name(f"{out.name}.{number}{files.TEMPORARY}") for number in range(len(specs))]
     try:
         found = [extract(spec, wanted, path, workers) for spec, path in zip(specs, single, strict=True)]
         _join([h5.read(path) for path in single], out)

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from stages import paths
+from stages import files, paths
 from stages.errors import UserError
-from stages.features import h5, io
+from stages.features import h5
 
 GATHER_BYTES = 8 << 20  # copied at a time while assembling, three times over
 PER_IMAGE = ("ok", "sha256", "sizes")  # members without a column for each view
@@ -39,9 +39,9 @@ class RowStore:
     @contextmanager
     def locked(self) -> Iterator["RowStore"]:
         """Waits for any other run of the same extraction; the lock of a killed run is gone with it."""
-        with io.locked(self.home, "another run computes these features: waiting for it"):
-            for leftover in self.home.glob(f"*{io.TEMPORARY}"):
-                io.discard(leftover)
+        with files.locked(self.home, "another run computes these features: waiting for it"):
+            for leftover in self.home.glob(f"*{files.TEMPORARY}"):
+                files.discard(leftover)
             for path in sorted(self.home.glob("*.h5")):
                 self._open(path)
             yield self
@@ -98,20 +98,20 @@ class RowStore:
         `out` is then the store's one big part too, and the parts that it contains go. Killed anywhere, the next call
         ends the same.
         """
-        io.sweep(out)
+        files.remove_leftovers(out)
         path = self._path(sha256, views)
         if path not in self._files:
             members = h5.layout(len(sha256), len(views), self._layers(sha256, views))
             h5.write(path, members=members, provenance=self._with(views), pieces=self._gather(sha256, views, members))
-        io.link(path, out)
+        files.link(path, out)
         held = set(sha256), set(views)
         others = {other: _held(file) for other, file in self._files.items() if other != path}
         if any(_within(held, more) for more in others.values()):
-            io.discard(path)  # one file of the store holds all of it and more
+            files.discard(path)  # one file of the store holds all of it and more
             return
         for other, less in others.items():
             if _within(less, held):
-                io.discard(other)
+                files.discard(other)
 
     def bad(self, sha256: Sequence[str], view: str) -> list[int]:
         """Positions of the images that could not be decoded."""
@@ -163,7 +163,7 @@ class RowStore:
             file = check(path)
         except h5.Damaged as error:
             print(f"{error} Dropped: its rows are computed again.", file=sys.stderr)
-            io.discard(path)
+            files.discard(path)
             return
         self._files[path] = file
         for column, view in enumerate(_views(file)):

@@ -7,14 +7,14 @@ that is solved at once has `fit(data, params, device)` too. One for boxes has
 - `loss(outputs, targets, knobs)`: the mean over a batch;
 - `decode(outputs, knobs)`: what it found in each view of a batch, before suppression;
 - `places(outputs, knobs)`: the same as tensors of one shape for all views, for export;
-- `unheld(boxes, knobs, shape)`: how many objects it cannot hold;
+- `unassigned(boxes, knobs, shape)`: how many objects it cannot hold;
 - `classified(outputs, targets, knobs)`, where it names one class an image: which are right.
 
 What a head takes stands here, where no torch is imported.
 """
 
 # head -> a vector an image (maps are averaged over positions for it), a map (C, H, W), or maps at several strides
-TAKES = {
+INPUT_KIND = {
     "linear": "vector",
     "mlp": "vector",
     "ridge": "vector",
@@ -27,11 +27,15 @@ TAKES = {
     "anchors": "map",
     "multiscale": "pyramid",
 }
-NAMES = {"vector": "a vector", "map": "a map (C, H, W)", "pyramid": "maps at several strides"}  # of what TAKES tells
-BOXES = ("largest", "grid", "anchors", "multiscale")  # find objects; the others name the class of an image
-SOLVED = ("ridge", "knn")  # at once: no epochs, no learning rate
+NAMES = {
+    "vector": "a vector",
+    "map": "a map (C, H, W)",
+    "pyramid": "maps at several strides",
+}
+DETECTION = ("largest", "grid", "anchors", "multiscale")  # find objects; the others name the class of an image
+CLOSED_FORM = ("ridge", "knn")  # at once: no epochs, no learning rate
 
 
-def those_for(kind: str) -> list[str]:
+def heads_taking(kind: str) -> list[str]:
     """The heads that take a kind of features."""
-    return [name for name, takes in TAKES.items() if takes == kind]
+    return [name for name, takes in INPUT_KIND.items() if takes == kind]

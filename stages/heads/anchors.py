@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from stages.boxes import dense, ops
-from stages.boxes.geometry import Found
+from stages.boxes.geometry import Detections
 from stages.errors import UserError
 
 MOST_GROWTH = 4.0  # e to the power of it is the most that a box outgrows its anchor: wild weights stay finite
@@ -113,7 +113,7 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, knobs: Knobs) -> torch.Te
     return dense.loss(prediction, truth, codes, knobs)
 
 
-def decode(outputs: torch.Tensor, knobs: Knobs) -> list[Found]:
+def decode(outputs: torch.Tensor, knobs: Knobs) -> list[Detections]:
     """The boxes of each image before suppression, corners in [0, 1] of the view."""
     return dense.found(*places(outputs, knobs))
 
@@ -125,9 +125,9 @@ def places(outputs: torch.Tensor, knobs: Knobs) -> dense.Places:
     return offsets_to_corners(prediction.code, anchors), prediction.object.sigmoid(), prediction.classes
 
 
-def unheld(boxes: torch.Tensor, knobs: Knobs, shape: Shape) -> int:
+def unassigned(boxes: torch.Tensor, knobs: Knobs, shape: Shape) -> int:
     """How many of an image's boxes (n, 4) it cannot hold: no anchor is left for them."""
-    return dense.unheld(len(boxes), [assign(boxes, everywhere(sizes(knobs), *shape[1:]), knobs)])
+    return dense.unassigned(len(boxes), [assign(boxes, everywhere(sizes(knobs), *shape[1:]), knobs)])
 
 
 def everywhere(anchors: torch.Tensor, height: int, width: int) -> torch.Tensor:

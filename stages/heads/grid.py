@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from stages.boxes import dense, ops
-from stages.boxes.geometry import Found, firsts
+from stages.boxes.geometry import Detections, firsts
 
 Knobs = Mapping[str, Any]
 Shape = tuple[int, int, int]
@@ -61,7 +61,7 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, knobs: Knobs) -> torch.Te
     return dense.loss(dense.split(outputs.flatten(1, 2)), targets.flatten(1, 2), boxes, knobs)
 
 
-def decode(outputs: torch.Tensor, knobs: Knobs) -> list[Found]:
+def decode(outputs: torch.Tensor, knobs: Knobs) -> list[Detections]:
     """The boxes of each image before suppression, corners in [0, 1] of the view."""
     return dense.found(*places(outputs, knobs))
 
@@ -83,9 +83,9 @@ def corners(codes: torch.Tensor) -> torch.Tensor:
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-def unheld(boxes: torch.Tensor, knobs: Knobs, shape: Shape) -> int:
+def unassigned(boxes: torch.Tensor, knobs: Knobs, shape: Shape) -> int:
     """How many of an image's boxes (n, 4) it cannot hold: those whose centre lies in the cell of a larger one's."""
-    return dense.unheld(len(boxes), [_assign(boxes, *shape[1:])])
+    return dense.unassigned(len(boxes), [_assign(boxes, *shape[1:])])
 
 
 def _assign(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:

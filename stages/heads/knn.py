@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from stages.params import Params
 from stages.training.data import Data
-from stages.training.fitted import Fitted, Standardize, assemble, embed, knobs
 from stages.training.history import Epoch
+from stages.training.model import Standardize, TrainResult, assemble, embed, knobs
 from stages.training.rest import build as build_rest
 from stages.training.tasks import Labels
 
@@ -55,7 +55,7 @@ def build(shape: Sequence[int], classes: int, knobs: Mapping[str, Any]) -> nn.Mo
     return Neighbours(knobs["rows"], shape[0], classes, knobs["k"])
 
 
-def fit(data: Data, params: Params, device: torch.device) -> Fitted:
+def fit(data: Data, params: Params, device: torch.device) -> TrainResult:
     """Keeps the vectors of all views of the train part, and the number of neighbours with the best val accuracy.
 
     Ties go to the lower cross-entropy. The learning rate and the seed play no part.
@@ -77,4 +77,4 @@ def fit(data: Data, params: Params, device: torch.device) -> Fitted:
     accuracy, loss, neighbours.k = min(found)
     trained = judge(module, train)
     history = [Epoch(1, 1, None, trained.loss, loss, trained.accuracy, -accuracy)]
-    return Fitted(module.eval(), history, 1, {"k": neighbours.k}, shaped | {"k": neighbours.k})
+    return TrainResult(module.eval(), history, 1, {"k": neighbours.k}, shaped | {"k": neighbours.k})

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stages.boxes import dense, ops
-from stages.boxes.geometry import Found
+from stages.boxes.geometry import Detections
 from stages.boxes.losses import box_loss, class_loss
 
 Knobs = Mapping[str, Any]
@@ -84,11 +84,11 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, knobs: Knobs) -> torch.Te
     return each.sum() / max(1, len(each))
 
 
-def decode(outputs: torch.Tensor, knobs: Knobs) -> list[Found]:
+def decode(outputs: torch.Tensor, knobs: Knobs) -> list[Detections]:
     """One box an image: without a box the whole view, without a class class 0 and score 1."""
     boxes, objects, logits = places(outputs, knobs)
     scores, labels = dense.scores(objects, logits)[:, 0].max(1)
-    return [Found(boxes[place], scores[[place]], labels[[place]]) for place in range(len(outputs))]
+    return [Detections(boxes[place], scores[[place]], labels[[place]]) for place in range(len(outputs))]
 
 
 def places(outputs: torch.Tensor, knobs: Knobs) -> dense.Places:
@@ -110,7 +110,7 @@ def classified(outputs: torch.Tensor, targets: torch.Tensor, knobs: Knobs) -> to
     return (_apart(outputs, knobs)[1].argmax(1) == targets[:, 5])[there]
 
 
-def unheld(boxes: torch.Tensor, knobs: Knobs, shape: tuple[int, int, int]) -> int:
+def unassigned(boxes: torch.Tensor, knobs: Knobs, shape: tuple[int, int, int]) -> int:
     """How many of an image's boxes (n, 4) it cannot hold: all but one."""
     return max(0, len(boxes) - 1)
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stages.boxes import dense, ops
-from stages.boxes.geometry import Found
+from stages.boxes.geometry import Detections
 
 Knobs = Mapping[str, Any]
 Shapes = Sequence[tuple[int, int, int]]
@@ -85,7 +85,7 @@ def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], knobs
     return total
 
 
-def decode(outputs: Sequence[torch.Tensor], knobs: Knobs) -> list[Found]:
+def decode(outputs: Sequence[torch.Tensor], knobs: Knobs) -> list[Detections]:
     """The boxes of each image before suppression, corners in [0, 1] of the view; centreness lowers their scores."""
     return dense.found(*places(outputs, knobs))
 
@@ -100,9 +100,9 @@ def places(outputs: Sequence[torch.Tensor], knobs: Knobs) -> dense.Places:
     return boxes, sure, prediction.classes
 
 
-def unheld(boxes: torch.Tensor, knobs: Knobs, shape: Shapes) -> int:
+def unassigned(boxes: torch.Tensor, knobs: Knobs, shape: Shapes) -> int:
     """How many of an image's boxes (n, 4) it cannot hold: no point of their map is left for them."""
-    return dense.unheld(len(boxes), assign(boxes, knobs, shape))
+    return dense.unassigned(len(boxes), assign(boxes, knobs, shape))
 
 
 def assign(boxes: torch.Tensor, knobs: Knobs, shape: Shapes) -> list[torch.Tensor]:

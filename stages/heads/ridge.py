@@ -9,7 +9,7 @@ from torch import nn
 from stages.params import Params
 from stages.training import closed_form
 from stages.training.data import Data
-from stages.training.fitted import Fitted
+from stages.training.model import TrainResult
 
 
 def build(shape: Sequence[int], classes: int, knobs: Mapping[str, Any]) -> nn.Module:
@@ -17,6 +17,6 @@ def build(shape: Sequence[int], classes: int, knobs: Mapping[str, Any]) -> nn.Mo
     return nn.Linear(shape[0], classes)
 
 
-def fit(data: Data, params: Params, device: torch.device) -> Fitted:
+def fit(data: Data, params: Params, device: torch.device) -> TrainResult:
     """Solves it; the learning rate and the seed play no part."""
     return closed_form.fit(data, params, device)

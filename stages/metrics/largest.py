@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from stages.boxes import ops
-from stages.metrics.boxes import HIT
+from stages.metrics.detection import HIT
 
 
 def box_scores(found: torch.Tensor, truth: torch.Tensor, size: int) -> dict[str, float]:

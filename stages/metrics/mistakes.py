@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from stages.boxes.geometry import Found, firsts
-from stages.metrics.boxes import HIT, Truth, area, curves, kept, match, overlaps
+from stages.boxes.geometry import Detections, GroundTruth, firsts
+from stages.metrics.detection import HIT, area, curves, kept, match, overlaps
 
 BACKGROUND = 0.1  # at an IoU below this a box touches nothing
 Kind = Literal["class", "place", "both", "double", "background", "missed"]
@@ -23,13 +23,13 @@ class Mistakes(NamedTuple):
         missed: (objects,) bool, objects that no box hits and no box would hit were it mended.
     """
 
-    found: Found
+    found: Detections
     kinds: torch.Tensor
     meant: torch.Tensor
     missed: torch.Tensor
 
 
-def sort(truth: Truth, found: Found) -> Mistakes:
+def sort(truth: GroundTruth, found: Detections) -> Mistakes:
     """Sorts the mistakes in an image, each into the first kind that fits.
 
     - place: touches an object of its class (IoU from BACKGROUND to HIT);
@@ -66,7 +66,7 @@ def sort(truth: Truth, found: Found) -> Mistakes:
     return Mistakes(found, kinds, meant, missed)
 
 
-def counts(truths: Sequence[Truth], found: Sequence[Found]) -> dict[Kind, int]:
+def counts(truths: Sequence[GroundTruth], found: Sequence[Detections]) -> dict[Kind, int]:
     """How many mistakes of each kind."""
     images = [sort(truth, item) for truth, item in zip(truths, found, strict=True)]
     kinds = torch.cat([image.kinds for image in images])
@@ -74,18 +74,18 @@ def counts(truths: Sequence[Truth], found: Sequence[Found]) -> dict[Kind, int]:
     return number | {"missed": sum(int(image.missed.sum()) for image in images)}
 
 
-def costs(truths: Sequence[Truth], found: Sequence[Found], classes: int) -> dict[Kind, float]:
+def costs(truths: Sequence[GroundTruth], found: Sequence[Detections], classes: int) -> dict[Kind, float]:
     """How far map_50 would rise were all mistakes of one kind mended, and nothing else."""
     images = [sort(truth, item) for truth, item in zip(truths, found, strict=True)]
     now = _map_50(truths, found, classes)
     risen = {}
     for kind in KINDS:
-        pairs = [mended(truth, image, kind) for truth, image in zip(truths, images, strict=True)]
+        pairs = [fix_errors_of_kind(truth, image, kind) for truth, image in zip(truths, images, strict=True)]
         risen[kind] = _map_50([pair[0] for pair in pairs], [pair[1] for pair in pairs], classes) - now
     return risen
 
 
-def mended(truth: Truth, mistakes: Mistakes, kind: Kind) -> tuple[Truth, Found]:
+def fix_errors_of_kind(truth: GroundTruth, mistakes: Mistakes, kind: Kind) -> tuple[GroundTruth, Detections]:
     """An image without its mistakes of one kind.
 
     Missed objects no longer count. For an object that nothing hits, the best box of the wrong class or at the wrong
@@ -112,6 +112,6 @@ def _is(kinds: torch.Tensor, kind: Kind) -> torch.Tensor:
     return kinds == KINDS.index(kind)
 
 
-def _map_50(truths: Sequence[Truth], found: Sequence[Found], classes: int) -> float:
+def _map_50(truths: Sequence[GroundTruth], found: Sequence[Detections], classes: int) -> float:
     seen = [area(curve) for curve in curves(truths, found, classes) if curve.truths]
     return sum(seen) / len(seen) if seen else 0.0

@@ -9,11 +9,11 @@ import torch
 from PIL import Image as Pictures
 from torchvision.utils import draw_bounding_boxes
 
-from stages.boxes.geometry import Found
+from stages import files
+from stages.boxes.geometry import Detections
 from stages.command import shown
-from stages.features import io
 from stages.prediction.files import File
-from stages.reporting.boxes import COLOURS
+from stages.reporting.objects import COLOURS
 
 QUALITY = 90
 STEM_BYTES = 200  # of a file's name: most file systems take 255
@@ -22,7 +22,7 @@ LINE, LETTER = 250, 45  # a line's width and a letter's height: one pixel for so
 SMALLEST_LETTER = 11
 
 
-def draw(image: torch.Tensor, found: Found, names: Sequence[str]) -> Pictures.Image:
+def draw(image: torch.Tensor, found: Detections, names: Sequence[str]) -> Pictures.Image:
     """A picture with boxes, the surest on top.
 
     Args:
@@ -55,7 +55,7 @@ def write(picture: Pictures.Image, folder: Path, file: File) -> Path:
     path = folder / f"{stem}-{file.sha256[:12]}.jpg"
     stream = streams.BytesIO()
     picture.save(stream, "JPEG", quality=QUALITY)
-    io.write_bytes(path, stream.getvalue())
+    files.write_bytes(path, stream.getvalue())
     return path
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from stages.features.header import BadImage, looks_like_image, size
+from stages.images.header import BadImage, looks_like_image, size
 
 STDIN = "-"
 MAGIC_BYTES = 16

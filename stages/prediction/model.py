@@ -18,16 +18,17 @@ from pydantic import ValidationError
 from stages import paths
 from stages.backbones import names
 from stages.backbones.device import pick_device
-from stages.boxes.geometry import Found
+from stages.boxes.geometry import Detections
 from stages.errors import UserError
-from stages.features import h5, joined, views
-from stages.features.extraction import Image, Spec, compute_part, machine
-from stages.heads import BOXES
+from stages.features import h5, joined
+from stages.features.extraction import Image, Spec, compute_part, load_extractor
+from stages.heads import DETECTION
+from stages.images import views
 from stages.params import Decide, Params
-from stages.training import data, fitted, tasks
-from stages.training.fitted import Whole
+from stages.training import data, tasks
+from stages.training.model import HeadModel, averaged_logits, restore
 
-Answer = torch.Tensor | Found  # probabilities (classes,), or boxes in pixels of the image
+Answer = torch.Tensor | Detections  # probabilities (classes,), or boxes in pixels of the image
 BATCH = 32  # images answered at a time, in fours, where the features are pixels and no engine has batches
 NOT_COMPARED = ("views", "joined")  # of the provenance of features
 
@@ -43,7 +44,7 @@ class Model:
         specs: how the features of each of its backbones are computed.
     """
 
-    head: Whole
+    head: HeadModel
     described: dict[str, Any]
     decide: Decide
     specs: tuple[Spec, ...]
@@ -63,7 +64,7 @@ class Model:
     @property
     def finds_boxes(self) -> bool:
         """Whether it answers with boxes, not with the probabilities of classes."""
-        return self.described["head"] in BOXES
+        return self.described["head"] in DETECTION
 
     @property
     def predicts(self) -> str:
@@ -104,7 +105,7 @@ class Model:
         part = data.unlabelled(features, extents, self.params).to(next(iter(self.head.state_dict().values())).device)
         count = len(self.specs[0].views)
         if not self.finds_boxes:
-            return list(fitted.averaged_logits(self.head, part, count).softmax(1).cpu())
+            return list(averaged_logits(self.head, part, count).softmax(1).cpu())
         described = self.described
         task = tasks.Boxes(described["head"], self.head, described["knobs"], len(self.classes), self.params)
         return task.find(self.head, part, self.decide.nms_iou, count, self.decide.merge)
@@ -116,7 +117,7 @@ def load(folder: Path = paths.HEAD) -> Model:
     Raises:
         UserError: it is not there or not whole, or its backbone's weights are no longer those it was trained on.
     """
-    head, described = fitted.restore(folder)
+    head, described = restore(folder)
     device = pick_device("auto")
     decide = _decide()
     model = Model(head.to(device), described, decide, tuple(_specs(described, device, decide)))
@@ -135,7 +136,7 @@ def differences(model: Model) -> dict[str, str]:
     """What is computed otherwise here than it was for training: name -> `then -> now`; empty where nothing is."""
     found: dict[str, str] = {}
     for spec, then in zip(model.specs, recorded(model), strict=True):
-        now = machine(spec).provenance
+        now = load_extractor(spec).provenance
         keys = [key for key in then if key not in NOT_COMPARED and now.get(key) != then[key]]
         found |= {key: f"{_told(then[key])} -> {_told(now.get(key))}" for key in keys}
     return found
@@ -184,7 +185,7 @@ def _decide() -> Decide:
 
 
 def _check_weights(spec: Spec, wanted: dict[str, Any]) -> None:
-    then, now = wanted.get("weights_sha256"), machine(spec).provenance.get("weights_sha256")
+    then, now = wanted.get("weights_sha256"), load_extractor(spec).provenance.get("weights_sha256")
     if then != now:
         raise UserError(
             f"The weights of {spec.backbone} ({spec.weights}) are no longer those that the head was trained on "

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stages.datasets.listing import Row
+from stages.datasets.index_file import Row
 from stages.reporting.gather import Class, Run
-from stages.reporting.judged import Labels, Shown
+from stages.reporting.predictions import Labels, Shown
 
 
 @dataclass(frozen=True)

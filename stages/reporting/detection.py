@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stages.datasets.base import Box
-from stages.reporting import boxes, choose, figures, judged, words
-from stages.reporting.boxes import Example, Outline
+from stages.reporting import choose, figures, objects, predictions, words
 from stages.reporting.figures import Drawing
 from stages.reporting.gather import Class, Run
-from stages.reporting.judged import Detected
+from stages.reporting.objects import Example, Outline
 from stages.reporting.pictures import Album
+from stages.reporting.predictions import Detected
 from stages.reporting.words import Score, Summary, number, of_100, percent
 
 SHOWN = 6  # images of each kind
@@ -76,7 +76,7 @@ class Page:
         if self.run.part == "test":
             both = (percent(self.run.metrics.get(name)) for name in ("val_map_50", "val_map_50_95"))
             facts.append(("On validation", "mAP {} at IoU 0.5, {} at 0.5 to 0.95".format(*both)))
-        facts.append(("Cannot be held", unheld(self.run)))
+        facts.append(("Cannot be held", unassigned(self.run)))
         if "anchor_iou" in self.run.head["notes"]:
             facts.append(("Anchors", anchors(self.run)))
         return Summary(self._answer(), self._caveats(), scores, facts, {})
@@ -97,7 +97,7 @@ class Page:
 
     def figures(self) -> dict[str, Drawing]:
         """The figures that this run has data for, by name."""
-        points, groups = judged.precision_recall(), self.run.predictions["recall_by_size"]
+        points, groups = predictions.precision_recall(), self.run.predictions["recall_by_size"]
         there = [row for row in self.run.classes if row.ap_50 is not None]
         found = dict[str, Drawing]()
         if there:
@@ -130,7 +130,7 @@ class Page:
         """What a reader must know before trusting the number."""
         found, metrics = words.caveats(self.run), self.run.metrics
         if metrics["unheld_share"] >= HELD:
-            found.append(unheld(self.run))
+            found.append(unassigned(self.run))
         unseen = [row.name for row in self.run.classes if not row.n_train]
         if unseen:
             found.append(f"Not in any training image, and so never found: {', '.join(unseen)}.")
@@ -163,8 +163,8 @@ class Page:
         return [
             Found(
                 row,
-                judged.share(int(found[at]), int(there[at])),
-                judged.share(int(hits[at]), int(hits[at] + wrong[at])),
+                predictions.share(int(found[at]), int(there[at])),
+                predictions.share(int(hits[at]), int(hits[at] + wrong[at])),
             )
             for row in self.run.classes
             for at in (place_of[row.name],)
@@ -223,31 +223,31 @@ class Page:
 
         Names stand at what is shown first: at missed objects, then at the surest boxes.
         """
-        objects = np.flatnonzero(self.boxes.object_images == image)
-        outlines = [outline for place in objects for outline in self._object(int(place))]
+        annotated = np.flatnonzero(self.boxes.object_images == image)
+        outlines = [outline for place in annotated for outline in self._object(int(place))]
         likely = (self.boxes.images == image) & (self.boxes.scores >= min(LOWEST, self.run.decide["confidence"]))
         outlines += [self._box(int(place)) for place in np.flatnonzero(likely)]
-        return boxes.outlined(album.picture(self.run.judged[image]), outlines)
+        return objects.outlined(album.picture(self.run.judged[image]), outlines)
 
     def _object(self, place: int) -> list[Outline]:
         """An object as annotated, up to the threshold at which its last box is gone, and as missed above that."""
         box = self.boxes.objects[place]
         if not self.boxes.counts[place]:
-            return [boxes.annotated(box, TRUE, "")]
+            return [objects.annotated(box, TRUE, "")]
         last = float(self.boxes.scores[self.hits & (self.boxes.meant == place)].max(initial=-1))
         name = f"missed: {box.label}"
         missed = Outline(box, MISSED, name if self.shown.missed[place] else "", name, broken=True, above=last)
-        return [missed, replace(boxes.annotated(box, TRUE, ""), upto=last)]
+        return [missed, replace(objects.annotated(box, TRUE, ""), upto=last)]
 
     def _box(self, place: int) -> Outline:
         name, wrong, score = self._name(place), self.boxes.kinds[place] >= 0, float(self.boxes.scores[place])
-        found = Box(self.run.head["classes"][self.boxes.labels[place]], judged.corners(self.boxes.boxes[place]))
+        found = Box(self.run.head["classes"][self.boxes.labels[place]], predictions.corners(self.boxes.boxes[place]))
         mark, title = ("✗ ", f": {KINDS[self.boxes.names[self.boxes.kinds[place]]]}") if wrong else ("", "")
         beside = mark + name if self.shown.there[place] else ""
         return Outline(found, WRONG if wrong else RIGHT, beside, name + title, upto=score)
 
 
-def unheld(run: Run) -> str:
+def unassigned(run: Run) -> str:
     """How many objects the design of the head leaves out."""
     count, share = run.metrics["unheld"], run.metrics["unheld_share"]
     if not count:

@@ -23,7 +23,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from PIL import Image
 
 from stages.reporting.gather import Class
-from stages.reporting.judged import Bin
+from stages.reporting.predictions import Bin
 from stages.reporting.words import Bar
 from stages.training.history import Epoch
 

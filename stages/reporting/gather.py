@@ -12,8 +12,8 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 
 from stages import paths
-from stages.datasets import listing
-from stages.datasets.listing import Row
+from stages.datasets import index_file
+from stages.datasets.index_file import Row
 from stages.errors import UserError
 from stages.training.history import Epoch, parse
 
@@ -105,7 +105,7 @@ def load(dataset: str) -> Run:
     if predictions["classes"] != head["classes"]:
         raise UserError("`cache/predictions` has other classes than `cache/head`: `dvc repro`.")
     part: Literal["test", "val"] = "test" if predictions["images"]["test"] else "val"
-    rows, index = listing.read(dataset), read_json(paths.index(dataset).with_suffix(".json"))
+    rows, index = index_file.read(dataset), read_json(paths.index(dataset).with_suffix(".json"))
     row_of = {row.sha256: row for row in rows}
     if not row_of.keys() >= {*predictions["images"][part]}:
         raise UserError("`cache/predictions` has images that the index has not: `dvc repro`.")

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stages.datasets.base import Box
-from stages.reporting import boxes, choose, figures, judged, words
-from stages.reporting.boxes import Example, Outline
+from stages.reporting import choose, figures, objects, predictions, words
 from stages.reporting.detection import RIGHT, TRUE, WRONG
 from stages.reporting.figures import Drawing
 from stages.reporting.gather import Class, Run
-from stages.reporting.judged import Largest
+from stages.reporting.objects import Example, Outline
 from stages.reporting.pictures import Album
+from stages.reporting.predictions import Largest
 from stages.reporting.words import Bar, Score, Summary, number, of_100, percent
 
 SHOWN = 6  # images of each kind
@@ -160,12 +160,12 @@ class Page:
     def _drawn(self, album: Album, image: int) -> Example:
         """The largest object and over it the box that is given; without boxes the object alone."""
         names, right = self.run.head["classes"], bool(self.judged.right[image])
-        asked = Box(names[self.judged.asked_labels[image]], judged.corners(self.judged.asked_boxes[image]))
-        outlines = [boxes.annotated(asked, TRUE, asked.label)]
+        asked = Box(names[self.judged.asked_labels[image]], predictions.corners(self.judged.asked_boxes[image]))
+        outlines = [objects.annotated(asked, TRUE, asked.label)]
         given = names[self.judged.labels[image]] if self.classed else asked.label
         mark, colour = ("", RIGHT) if right else ("✗ ", WRONG)
         name = f"{mark}{given} {self.judged.scores[image]:.0%}" if self.classed else mark
         if self.boxed:
-            outlines[0] = boxes.annotated(asked, TRUE, "")
-            outlines.append(Outline(Box(given, judged.corners(self.judged.boxes[image])), colour, name, given))
-        return boxes.outlined(album.picture(self.run.judged[image]), outlines)
+            outlines[0] = objects.annotated(asked, TRUE, "")
+            outlines.append(Outline(Box(given, predictions.corners(self.judged.boxes[image])), colour, name, given))
+        return objects.outlined(album.picture(self.run.judged[image]), outlines)

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from stages.datasets.listing import Row
-from stages.reporting import boxes, choose, command, detection, figures, labels, largest, words
+from stages.datasets.index_file import Row
+from stages.reporting import choose, classification, command, detection, figures, largest, objects, words
 from stages.reporting.figures import Drawing
 from stages.reporting.gather import Run
 from stages.reporting.pictures import Album
@@ -58,7 +58,7 @@ class Page(Protocol):
 def of(run: Run) -> Page:
     """The page of the task that a head is for."""
     tasks: dict[str, Callable[[Run], Page]] = {
-        "classification": labels.Page,
+        "classification": classification.Page,
         "detection": detection.Page,
         "largest": largest.Page,
     }
@@ -68,14 +68,14 @@ def of(run: Run) -> Page:
 def html(run: Run, album: Album, drawn: Mapping[str, Drawing]) -> str:
     """The page: one file, nothing loaded from anywhere; `drawn` is what `drawings` gave."""
     task, viewed = of(run), len(run.views) > 1
-    objects = boxes.explore(run, album, trained(run))
-    behind = {"Views": viewed, "Objects": objects is not None, "Data": True, "Provenance": True}
+    exploration = objects.explore(run, album, trained(run))
+    behind = {"Views": viewed, "Objects": exploration is not None, "Data": True, "Provenance": True}
     context = {
         "contents": ["Training", *task.sections, *(name for name, there in behind.items() if there)],
         "figures": drawn,
         **{group: [drawn[name] for name in drawn if name.startswith(group)] for group in GROUPS},
-        "objects": objects,
-        "samples": [album.picture(row) for row in choose.samples(trained(run), 0 if objects else SAMPLES)],
+        "objects": exploration,
+        "samples": [album.picture(row) for row in choose.samples(trained(run), 0 if exploration else SAMPLES)],
         "views": album.views(trained(run)[0], run.head["features"]) if viewed else [],
         "mean_sizes": mean_sizes(run.rows),
         "duplicates": [f"{pair['path']} is {pair['of']}{across(pair)}" for pair in run.index["duplicates"]],
@@ -130,7 +130,7 @@ def drawings(run: Run) -> dict[str, Drawing]:
     widths, heights = [row.width for row in run.rows], [row.height for row in run.rows]
     if len({*widths}) > 1 or len({*heights}) > 1:
         found["sizes"] = figures.sizes(widths, heights)
-    return found | {f"objects_{name}": figure for name, figure in boxes.drawings(run).items()}
+    return found | {f"objects_{name}": figure for name, figure in objects.drawings(run).items()}
 
 
 def trained(run: Run) -> list[Row]:

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from stages import paths
-from stages.datasets import images
-from stages.datasets.listing import Row
+from stages.datasets import source
+from stages.datasets.index_file import Row
 from stages.errors import UserError
-from stages.features.header import opened
+from stages.images.header import opened
 
 SIDE = 280  # pixels of the longer side: sharp at 140 on a screen of double density
 TILE = 80  # where there are very many
@@ -51,7 +51,7 @@ class Album:
     def open(cls, dataset: str, options: Any, root: str) -> "Album":
         """The images of a dataset; an empty album where its archives or its folder are gone."""
         try:
-            folder = images.folder(dataset, options, root)
+            folder = source.folder(dataset, options, root)
             if not folder.is_dir():
                 raise UserError(f"There is no folder {folder}.")
         except (UserError, OSError) as error:
@@ -73,12 +73,12 @@ class Album:
         """An image in all its views, as the backbone saw them; none where the image cannot be had."""
         if self.folder is None or self.picture(row).uri is None:
             return []
-        from stages.features import views  # imports torch, 3 s: only where there are views to show
-        from stages.features.pipeline import decode
-        from stages.features.preprocessing import Preprocessing
+        from stages.images import views  # imports torch, 3 s: only where there are views to show
+        from stages.images.decode import decode
+        from stages.images.preprocessing import Preprocessing
 
         how = Preprocessing.parse(provenance.get("joined", [provenance])[0]["preprocessing"])
-        image = decode(images.read(self.folder, row.path, row.sha256))
+        image = decode(source.read(self.folder, row.path, row.sha256))
         made = [views.view(image, name, row.sha256, how, views.settings(name))[0] for name in provenance["views"]]
         small = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in made]
         for view in small:
@@ -90,7 +90,7 @@ class Album:
             self.missing[row.path] = self.why
             return Picture(row, None)
         try:
-            small = thumbnail(images.read(self.folder, row.path, row.sha256))
+            small = thumbnail(source.read(self.folder, row.path, row.sha256))
         except Exception as error:  # Pillow has many for a damaged file, and none of them is worth losing the page
             self.missing[row.path] = str(error) or type(error).__name__
             return Picture(row, None)
@@ -106,7 +106,7 @@ class Album:
         if self.folder is None:
             return None
         try:
-            made = ImageOps.fit(thumbnail(images.read(self.folder, row.path, row.sha256)), (TILE, TILE))
+            made = ImageOps.fit(thumbnail(source.read(self.folder, row.path, row.sha256)), (TILE, TILE))
         except Exception:  # as in `_make`; what is missing is told of the larger pictures
             return None
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stages.datasets.listing import Row
-from stages.reporting.judged import Labels, Near
+from stages.datasets.index_file import Row
 from stages.reporting.pictures import TILE, Album, data_uri
+from stages.reporting.predictions import Labels, Near
 
 COLUMNS = 40
 QUALITY = 68

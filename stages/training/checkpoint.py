@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from stages import paths
-from stages.features import io
+from stages import files, paths
 
 SECONDS = 1.0  # between two checkpoints: epochs of cached features are often shorter than a write
 
@@ -42,7 +41,7 @@ class Checkpoint:
             return
         stream = streams.BytesIO()
         torch.save(dict(state), stream)
-        io.write_bytes(self.path, stream.getvalue())
+        files.write_bytes(self.path, stream.getvalue())
         self._saved = time.monotonic()
 
     def drop(self) -> None:

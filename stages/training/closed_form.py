@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from stages.params import Params
 from stages.training.data import Data
-from stages.training.fitted import Fitted, Standardize, assemble, embed, knobs
 from stages.training.history import Epoch
+from stages.training.model import Standardize, TrainResult, assemble, embed, knobs
 from stages.training.rest import build
 from stages.training.tasks import Labels
 
@@ -16,7 +16,7 @@ STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # λ, as a multiple of
 SCALES = tuple(10 ** (step / 20) for step in range(61))  # 1 to 1,000: what turns regression values into logits
 
 
-def fit(data: Data, params: Params, device: torch.device) -> Fitted:
+def fit(data: Data, params: Params, device: torch.device) -> TrainResult:
     """Solves for every strength and keeps the one with the best validation accuracy (ties: the lower cross-entropy).
 
     Every view of a train image is a row.
@@ -53,7 +53,7 @@ def fit(data: Data, params: Params, device: torch.device) -> Fitted:
     history = [Epoch(1, 1, None, trained.loss, judged.loss, trained.accuracy, judged.accuracy)]
     module.eval()
     notes = {"strength": found[best][2], "scale": found[best][3]}
-    return Fitted(module, history, 1, notes, shaped, sum(parameter.numel() for parameter in linear.parameters()))
+    return TrainResult(module, history, 1, notes, shaped, sum(parameter.numel() for parameter in linear.parameters()))
 
 
 def _solve(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:

@@ -11,16 +11,17 @@ import torch
 
 from stages import paths
 from stages.backbones import names
-from stages.datasets import listing, parts
-from stages.datasets.listing import Row
+from stages.datasets import index_file, splits
+from stages.datasets.index_file import Row
 from stages.errors import UserError
 from stages.features import h5
-from stages.features.preprocessing import Preprocessing
-from stages.heads import BOXES, TAKES
+from stages.heads import DETECTION, INPUT_KIND
+from stages.images import batch_views
+from stages.images.preprocessing import Preprocessing
 from stages.params import Augment, Params
-from stages.training import pixels, scenes, stored
-from stages.training.scenes import Scenes
-from stages.training.stored import Stored
+from stages.training import mapped, scenes
+from stages.training.mapped import MappedFeatures
+from stages.training.scenes import GroundTruthBoxes
 
 BATCH = 256  # images that are judged at a time
 BLOCK = 512  # views read at a time: a block of float16 maps in float32 stays small
@@ -42,16 +43,16 @@ class Pixels:
 
     def evaluation(self, x: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """(n, 3, S, S) of kept images (n, 3, H, W) at these positions."""
-        return pixels.evaluation(x, self.sizes[images], self.how)
+        return batch_views.evaluation(x, self.sizes[images], self.how)
 
     def training(self, x: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The same, drawn anew, and the maps (n, 2, 3) from pixels of what is kept to pixels of the view."""
-        drawn = pixels.draw(self.sizes[images], self.augment, torch.default_generator)
-        return pixels.view(x, self.sizes[images], drawn, self.how.crop), drawn.affine(self.how.crop)
+        drawn = batch_views.draw(self.sizes[images], self.augment, torch.default_generator)
+        return batch_views.view(x, self.sizes[images], drawn, self.how.crop), drawn.affine(self.how.crop)
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """The maps (n, 2, 3) of evaluation views."""
-        return pixels.centred(self.sizes[images], self.how).affine(self.how.crop)
+        return batch_views.centred(self.sizes[images], self.how).affine(self.how.crop)
 
     def join(self, other: "Pixels") -> "Pixels":
         """These, then those of another part."""
@@ -71,11 +72,11 @@ class Part:
         scenes: the objects in the images; None where no head asks for them.
     """
 
-    x: torch.Tensor | Stored
+    x: torch.Tensor | MappedFeatures
     y: torch.Tensor
     rows: list[int]
     pixels: Pixels | None = None
-    scenes: Scenes | None = None
+    scenes: GroundTruthBoxes | None = None
 
     @property
     def evaluation(self) -> torch.Tensor:
@@ -107,7 +108,7 @@ class Part:
 
     def shuffled(self) -> torch.Tensor:
         """The positions of all images in random order."""
-        return self.x.shuffled() if isinstance(self.x, Stored) else torch.randperm(len(self.y))
+        return self.x.shuffled() if isinstance(self.x, MappedFeatures) else torch.randperm(len(self.y))
 
     def places(self) -> tuple[torch.Tensor, ...]:
         """The positions of all images, some at a time."""
@@ -167,14 +168,14 @@ def load(params: Params) -> Data:
     Raises:
         UserError: a file is missing or damaged, or the features are of another backbone, cut or set of images.
     """
-    rows = listing.read(params.dataset)
+    rows = index_file.read(params.dataset)
     path = paths.features(params.dataset, params.backbone, params.cut)
     features = h5.read(path)
     check_provenance(features.provenance, params, str(path))
     if features.sha256 != [row.sha256 for row in rows]:
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
-    split = parts.read(params.dataset)
-    boxes = params.head in BOXES
+    split = splits.read(params.dataset)
+    boxes = params.head in DETECTION
     if boxes and not any(row.objects for row in rows):
         raise UserError(f"`head`: {params.head} finds objects, and dataset {params.dataset} has no boxes.")
     named = [{box.label for box in row.objects} if boxes else {row.label} for row in rows]
@@ -205,9 +206,9 @@ def unlabelled(features: h5.Features, extents: torch.Tensor, params: Params) -> 
         params: `cut`, `tap` and `head` say what the head takes.
     """
     count, found = len(extents), None
-    if params.head in BOXES:
+    if params.head in DETECTION:
         affine = torch.from_numpy(np.array(features.members["views"]))
-        found = Scenes([], affine, extents, features.provenance["image_size"])
+        found = GroundTruthBoxes([], affine, extents, features.provenance["image_size"])
     places = list(range(count))
     return Part(
         _rows(_layers(features, params)[0], places),
@@ -273,21 +274,23 @@ def _layers(features: h5.Features, params: Params) -> tuple[list[h5.Array], tupl
         found = sorted(features.layers.values(), key=lambda layer: -layer.shape[-1])
         return found, tuple(layer.shape[2:] for layer in found)
     layer = features.layers[params.cut]
-    wants_vectors = TAKES[params.head] == "vector" and params.tap == "same" and params.cut != h5.INPUT
+    wants_vectors = INPUT_KIND[params.head] == "vector" and params.tap == "same" and params.cut != h5.INPUT
     return [_vectors(layer) if layer.ndim == 3 or wants_vectors else layer], ()
 
 
-def _rows(layers: list[h5.Array], places: list[int]) -> torch.Tensor | Stored:
+def _rows(layers: list[h5.Array], places: list[int]) -> torch.Tensor | MappedFeatures:
     """The features of some images; where those of all would take too much memory, on the disk."""
-    if stored.too_large(layers):
-        return Stored(layers, places)
+    if mapped.too_large(layers):
+        return MappedFeatures(layers, places)
     found = [torch.from_numpy(layer[places]) for layer in layers]
     return found[0] if len(found) == 1 else torch.cat([one.flatten(2) for one in found], 2)
 
 
-def _joined(first: torch.Tensor | Stored, second: torch.Tensor | Stored) -> torch.Tensor | Stored:
-    if isinstance(first, Stored):
-        assert isinstance(second, Stored)  # the parts of one file are stored alike
+def _joined(
+    first: torch.Tensor | MappedFeatures, second: torch.Tensor | MappedFeatures
+) -> torch.Tensor | MappedFeatures:
+    if isinstance(first, MappedFeatures):
+        assert isinstance(second, MappedFeatures)  # the parts of one file are stored alike
         return first.join(second)
     assert isinstance(second, torch.Tensor)
     return torch.cat([first, second])

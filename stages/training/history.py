@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from stages.features import io
+from stages import files
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def write(path: Path, history: Sequence[Epoch]) -> None:
     writer.writeheader()
     for epoch in history:
         writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in _items(epoch)})
-    io.write_bytes(path, text.getvalue().encode())
+    files.write_bytes(path, text.getvalue().encode())
 
 
 def parse(row: dict[str, str]) -> Epoch:

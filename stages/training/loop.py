@@ -16,10 +16,10 @@ from stages.params import Params, Phase
 from stages.training import schedules, tasks
 from stages.training.checkpoint import Checkpoint
 from stages.training.data import Data, Part
-from stages.training.fitted import Fitted, Whole, assemble, embed, knobs
 from stages.training.history import Epoch, score
+from stages.training.model import HeadModel, TrainResult, assemble, embed, knobs
 from stages.training.rest import build
-from stages.training.tasks import Judged, Task
+from stages.training.tasks import EpochScores, Task
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Progress:
 class Run:
     """What the phases of one run share."""
 
-    module: Whole
+    module: HeadModel
     train: Part
     val: Part
     params: Params
@@ -59,7 +59,7 @@ class Run:
     checkpoint: Checkpoint
 
 
-def fit(head: str, data: Data, params: Params, device: torch.device, *, last: bool = False) -> Fitted:
+def fit(head: str, data: Data, params: Params, device: torch.device, *, last: bool = False) -> TrainResult:
     """Trains a head, and of the rest of the backbone what each phase unfreezes.
 
     The best epoch by `monitor` on the validation part is kept, and a phase begins with the best of those before it.
@@ -90,10 +90,10 @@ def fit(head: str, data: Data, params: Params, device: torch.device, *, last: bo
     module.eval()
     kept = len(progress.history) if last else progress.best_epoch
     notes = {"anchor_iou": shaped["anchor_iou"]} if "anchor_iou" in shaped else {}
-    return Fitted(module, progress.history, kept, notes, shaped, trained)
+    return TrainResult(module, progress.history, kept, notes, shaped, trained)
 
 
-def refit(head: str, data: Data, params: Params, device: torch.device, epochs: int) -> Fitted:
+def refit(head: str, data: Data, params: Params, device: torch.device, epochs: int) -> TrainResult:
     """Trains again on train and val together, for as many epochs as val has chosen; the last is kept.
 
     Nothing is left to choose, so that no epoch is scored by more than its loss.
@@ -107,7 +107,7 @@ def refit(head: str, data: Data, params: Params, device: torch.device, epochs: i
     return fit(head, joined, again, device, last=True)
 
 
-def start(head: str, data: Data, train: Part, params: Params, device: torch.device) -> tuple[Whole, dict[str, Any]]:
+def start(head: str, data: Data, train: Part, params: Params, device: torch.device) -> tuple[HeadModel, dict[str, Any]]:
     """A head before its first step, on its standardised features, and the knobs that shape it."""
     shaped = knobs(params, data, device)
     rest = build(data.provenance, params.tap, params.weights)
@@ -134,7 +134,7 @@ def inputs(head: str, data: Data, params: Params, device: torch.device) -> dict[
     }
 
 
-def unfreeze(module: Whole, phase: Phase, params: Params) -> list[dict[str, Any]]:
+def unfreeze(module: HeadModel, phase: Phase, params: Params) -> list[dict[str, Any]]:
     """Freezes what a phase does not train; what it does, in groups with their learning rates, the head first."""
     groups = [{"params": list(module.head.parameters()), "lr": phase.lr or params.lr}]
     if module.rest:
@@ -143,7 +143,7 @@ def unfreeze(module: Whole, phase: Phase, params: Params) -> list[dict[str, Any]
     return groups
 
 
-def _trained(module: Whole, params: Params) -> int:
+def _trained(module: HeadModel, params: Params) -> int:
     """How many parameters train in any phase; a slip in a late phase shows before the first has begun."""
     groups = [group for phase in plan(params) for group in unfreeze(module, phase, params)]
     return sum(parameter.numel() for parameter in {one for group in groups for one in group["params"]})
@@ -194,7 +194,7 @@ def _phase(run: Run, phase: Phase, number: int, progress: Progress, saved: dict[
         run.checkpoint.save(_state(progress, module, optimizer, schedule, run.train.y.device))
 
 
-def _shortest(module: Whole, train: Part, val: Part) -> tuple[Whole, Part, Part]:
+def _shortest(module: HeadModel, train: Part, val: Part) -> tuple[HeadModel, Part, Part]:
     """Where nothing of the rest trains it runs once, and the head trains on what came out.
 
     Not so with pixels, which change every time, and with several maps, which are no single tensor.
@@ -206,7 +206,7 @@ def _shortest(module: Whole, train: Part, val: Part) -> tuple[Whole, Part, Part]
     return module.without_rest(), train, val
 
 
-def judge(net: nn.Module, part: Part, task: Task) -> Judged:
+def judge(net: nn.Module, part: Part, task: Task) -> EpochScores:
     """The scores of a part after an epoch."""
     return task.judge(net, part)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stages.features import io
+from stages import files
 from stages.params import Params
 from stages.training import loop, tasks
 from stages.training.data import Data
@@ -88,4 +88,4 @@ def write(path: Path, points: Sequence[Point]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("lr", "loss", "smoothed"))
     writer.writerows((f"{point.lr:.6g}", f"{point.loss:.6g}", f"{point.smoothed:.6g}") for point in points)
-    io.write_bytes(path, text.getvalue().encode())
+    files.write_bytes(path, text.getvalue().encode())

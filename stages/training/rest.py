@@ -9,9 +9,9 @@ from torch import nn
 from stages.backbones.rest import depth_groups, parameters_from
 from stages.errors import UserError, nearest
 from stages.features.h5 import INPUT
-from stages.features.preprocessing import Preprocessing
+from stages.images import batch_views
+from stages.images.preprocessing import Preprocessing
 from stages.params import Params, Phase
-from stages.training import pixels
 
 if TYPE_CHECKING:
     from torchvision.models.feature_extraction import DualGraphModule
@@ -39,7 +39,7 @@ class Rest(nn.Module):
         if self.how and self.body is None:
             return x / 255
         if self.how:
-            x = pixels.normalized(x, self.how)
+            x = batch_views.normalized(x, self.how)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         return x if self.body is None else self.body(x)

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from stages.boxes.geometry import Found, fuse, suppress, to_image, to_view
-from stages.datasets.listing import Row
-from stages.metrics.boxes import MOST, Truth
+from stages.boxes.geometry import Detections, GroundTruth, fuse, suppress, to_image, to_view
+from stages.datasets.index_file import Row
+from stages.metrics.detection import MOST
 
 
 @dataclass(frozen=True)
-class Scenes:
+class GroundTruthBoxes:
     """The objects of the images of a part.
 
     Attributes:
@@ -21,7 +21,7 @@ class Scenes:
         size: of a view, in pixels a side.
     """
 
-    truths: list[Truth]
+    truths: list[GroundTruth]
     affine: torch.Tensor
     extents: torch.Tensor
     size: int
@@ -33,17 +33,17 @@ class Scenes:
         boxes, there = to_view(truth.boxes[counts], affine, self.size)
         return boxes[there], truth.labels[counts][there]
 
-    def back(self, image: int, found: Found, affine: torch.Tensor) -> Found:
+    def back(self, image: int, found: Detections, affine: torch.Tensor) -> Detections:
         """What was found in a view, in pixels of the image."""
         width, height = self.extents[image].tolist()
         return found._replace(boxes=to_image(found.boxes, affine, self.size, width, height))
 
-    def pick(self, images: Sequence[int]) -> "Scenes":
+    def pick(self, images: Sequence[int]) -> "GroundTruthBoxes":
         """Those of some images."""
         truths = [self.truths[image] for image in images]
         return replace(self, truths=truths, affine=self.affine[images], extents=self.extents[images])
 
-    def join(self, other: "Scenes") -> "Scenes":
+    def join(self, other: "GroundTruthBoxes") -> "GroundTruthBoxes":
         """These, then those of another part."""
         return replace(
             self,
@@ -53,7 +53,7 @@ class Scenes:
         )
 
 
-def of(rows: Sequence[Row], classes: Sequence[str], affine: torch.Tensor, size: int) -> Scenes:
+def of(rows: Sequence[Row], classes: Sequence[str], affine: torch.Tensor, size: int) -> GroundTruthBoxes:
     """The scenes of indexed images.
 
     Args:
@@ -68,12 +68,14 @@ def of(rows: Sequence[Row], classes: Sequence[str], affine: torch.Tensor, size: 
         boxes = torch.tensor([box.box for box in row.objects], dtype=torch.float32).reshape(-1, 4)
         labels = torch.tensor([number[box.label] for box in row.objects], dtype=torch.long)
         ignored = torch.tensor([box.difficult or box.ignore for box in row.objects], dtype=torch.bool)
-        truths.append(Truth(boxes, labels, ignored, torch.tensor([box.crowd for box in row.objects], dtype=torch.bool)))
+        truths.append(
+            GroundTruth(boxes, labels, ignored, torch.tensor([box.crowd for box in row.objects], dtype=torch.bool))
+        )
     extents = torch.tensor([(row.width, row.height) for row in rows], dtype=torch.long).reshape(-1, 2)
-    return Scenes(truths, affine, extents, size)
+    return GroundTruthBoxes(truths, affine, extents, size)
 
 
-def merge(each: Sequence[Found], iou: float, how: str = "nms") -> Found:
+def merge(each: Sequence[Detections], iou: float, how: str = "nms") -> Detections:
     """What several views of one image found, in its pixels, after class-wise non-maximum suppression.
 
     With `how: fusion` each view is suppressed by itself, and what is left of all is fused.
@@ -81,4 +83,4 @@ def merge(each: Sequence[Found], iou: float, how: str = "nms") -> Found:
     if how == "fusion":
         return fuse([suppress(found, iou, MOST) for found in each], iou, MOST)
     boxes, scores, labels = (torch.cat(parts) for parts in zip(*each, strict=True))
-    return suppress(Found(boxes, scores, labels), iou, MOST)
+    return suppress(Detections(boxes, scores, labels), iou, MOST)

@@ -11,19 +11,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stages.boxes.geometry import Found
-from stages.heads import BOXES
-from stages.metrics.boxes import area, curves
+from stages.boxes.geometry import Detections
+from stages.heads import DETECTION
+from stages.metrics.detection import area, curves
 from stages.params import Params
 from stages.training import losses, scenes
 from stages.training.data import Data, Part
-from stages.training.fitted import Whole, outputs
+from stages.training.model import HeadModel, outputs
 
 NMS_IOU = 0.45  # of boxes that are scored while training: no threshold of `decide` may change a head
 KEPT_TARGETS = 1 << 29  # bytes: targets of views that come again are computed once
 
 
-class Judged(NamedTuple):
+class EpochScores(NamedTuple):
     """A part's scores after an epoch; None where the task has none, or it was not asked for."""
 
     loss: float
@@ -43,7 +43,7 @@ class Task(Protocol):
     def right(self, found: Any, targets: Any) -> torch.Tensor | None:
         """Which of the images of a batch that have a class were told it: (n,) bool; None where none is predicted."""
 
-    def judge(self, net: nn.Module, part: Part) -> Judged:
+    def judge(self, net: nn.Module, part: Part) -> EpochScores:
         """The scores of a part on its evaluation views."""
 
 
@@ -65,25 +65,25 @@ class Labels:
         """Whose label is the most probable class."""
         return found.argmax(1) == targets
 
-    def judge(self, net: nn.Module, part: Part) -> Judged:
+    def judge(self, net: nn.Module, part: Part) -> EpochScores:
         """Cross-entropy, without smoothing or weights, and accuracy."""
         found = torch.cat(list(outputs(net, part)))
         loss = float(F.cross_entropy(found, part.y))
-        return Judged(loss, float((found.argmax(1) == part.y).float().mean()))
+        return EpochScores(loss, float((found.argmax(1) == part.y).float().mean()))
 
 
 class Boxes:
     """The boxes and classes of the objects of each image.
 
     Args:
-        head: one of heads.BOXES.
+        head: one of heads.DETECTION.
         whole: it, for the shape of what it takes.
         knobs: that it was built with.
         classes: how many.
         params: `monitor`.
     """
 
-    def __init__(self, head: str, whole: Whole, knobs: dict[str, Any], classes: int, params: Params) -> None:
+    def __init__(self, head: str, whole: HeadModel, knobs: dict[str, Any], classes: int, params: Params) -> None:
         self.head, self.shape = import_module(f"stages.heads.{head}"), whole.shape
         self.knobs, self.classes, self.scored = knobs, classes, params.monitor == "val_map_50"
         self._kept: dict[tuple[int, int], Any] = {}
@@ -108,9 +108,9 @@ class Boxes:
         return right
 
     @torch.inference_mode()
-    def judge(self, net: nn.Module, part: Part) -> Judged:
+    def judge(self, net: nn.Module, part: Part) -> EpochScores:
         """The loss; accuracy of a head that names one class an image; map_50 where `monitor` asks for it."""
-        total, right, seen = 0.0, list[torch.Tensor](), list[Found]()
+        total, right, seen = 0.0, list[torch.Tensor](), list[Detections]()
         for places, found in zip(part.places(), outputs(net, part), strict=True):
             wanted = self.targets(part, places, torch.zeros_like(places), part.maps(places))
             total += float(self.loss(found, wanted)) * len(places)
@@ -119,25 +119,25 @@ class Boxes:
             if self.scored:
                 seen += [scenes.merge([one], NMS_IOU) for one in self._back(part, places, 0, found)]
         score = self.map_50(part, seen) if self.scored else None
-        return Judged(total / len(part.y), share(right), score)
+        return EpochScores(total / len(part.y), share(right), score)
 
-    def map_50(self, part: Part, found: Sequence[Found]) -> float:
+    def map_50(self, part: Part, found: Sequence[Detections]) -> float:
         """The mean over classes with objects of the average precision at an IoU of 0.5."""
         assert part.scenes is not None
         seen = [area(curve) for curve in curves(part.scenes.truths, found, self.classes) if curve.truths]
         return sum(seen) / len(seen) if seen else 0.0
 
     @torch.inference_mode()
-    def find(self, net: nn.Module, part: Part, iou: float, views: int = 1, how: str = "nms") -> list[Found]:
+    def find(self, net: nn.Module, part: Part, iou: float, views: int = 1, how: str = "nms") -> list[Detections]:
         """What is found in the first so many views of each image, in its pixels, merged at this IoU."""
-        each = [list[Found]() for _ in part.rows]
+        each = [list[Detections]() for _ in part.rows]
         for view in range(views):
             for places, found in zip(part.places(), outputs(net, part, view), strict=True):
                 for image, one in zip(places.tolist(), self._back(part, places, view, found), strict=True):
                     each[image].append(one)
         return [scenes.merge(found, iou, how) for found in each]
 
-    def _back(self, part: Part, images: torch.Tensor, view: int, found: Any) -> Iterator[Found]:
+    def _back(self, part: Part, images: torch.Tensor, view: int, found: Any) -> Iterator[Detections]:
         """What the head found in a view of some images, in pixels of each, before suppression."""
         affine = part.maps(images, view)
         assert affine is not None and part.scenes is not None
@@ -165,9 +165,9 @@ def share(right: Sequence[torch.Tensor]) -> float | None:
     return float(each.double().mean()) if len(each) else None
 
 
-def of(head: str, whole: Whole, knobs: dict[str, Any], data: Data, params: Params) -> Task:
+def of(head: str, whole: HeadModel, knobs: dict[str, Any], data: Data, params: Params) -> Task:
     """The task that a head is for."""
-    if head in BOXES:
+    if head in DETECTION:
         return Boxes(head, whole, knobs, len(data.classes), params)
     train = data.parts["train"]
     device = next(iter(whole.state_dict().values())).device

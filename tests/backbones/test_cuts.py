@@ -3,12 +3,12 @@
 import pytest
 import timm
 import torch
-from networks import FAST, SLOW, Maps, assert_same, built, output_of, pooled_by_hook
 from torch import nn
 from torchvision import models
 
 from stages.backbones.cuts import Network
 from stages.errors import UserError
+from tests.backbones.networks import FAST, SLOW, Maps, assert_same, built, output_of, pooled_by_hook
 
 
 def check(name: str, size: int, own_map: Maps) -> None:

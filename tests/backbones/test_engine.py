@@ -23,7 +23,7 @@ from stages.backbones.device import cores
 from stages.backbones.engine import CORE_BATCH, CORES, TorchEngine, pick_engine
 from stages.errors import UserError
 from stages.features import extraction, h5
-from stages.features.extraction import compute_part, extract, machine
+from stages.features.extraction import compute_part, extract, load_extractor
 from stages.features.store import fingerprint
 from tests.features.test_extraction import OUT, listed, spec_of
 
@@ -33,9 +33,9 @@ Folder = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
-def forget_machines() -> Iterator[None]:
+def forget_extractors() -> Iterator[None]:
     yield
-    machine.cache_clear()
+    load_extractor.cache_clear()
 
 
 def pixels(count: int, size: int = 64) -> torch.Tensor:
@@ -108,15 +108,15 @@ def test_engines_share_no_row(workplace: Path, class_folder: Folder) -> None:
     assert len({fingerprint(one) for one in found.values()}) == 2
     same = {"weights_sha256", "parameters", "cut_at", "preprocessing", "precision", "batch_size"}
     assert all(found["torch"][name] == found["openvino"][name] for name in same)
-    assert machine(spec_of(folder, engine="auto")).provenance["engine"] == "openvino"
+    assert load_extractor(spec_of(folder, engine="auto")).provenance["engine"] == "openvino"
 
 
 def test_a_kept_model_needs_no_network(workplace: Path, class_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, part = spec_of(class_folder(1), engine="openvino"), listed(class_folder(1))
-    before, provenance = compute_part(spec, part, spec.views), machine(spec).provenance
-    machine.cache_clear()
+    before, provenance = compute_part(spec, part, spec.views), load_extractor(spec).provenance
+    load_extractor.cache_clear()
     monkeypatch.setattr(trunk, "load", lambda *_: pytest.fail("it is kept"))
-    assert machine(spec).provenance == provenance and list(machine(spec).layers) == ["pooled"]
+    assert load_extractor(spec).provenance == provenance and list(load_extractor(spec).layers) == ["pooled"]
     for member, rows in compute_part(spec, part, spec.views).items():
         np.testing.assert_array_equal(rows, before[member])
 
@@ -203,8 +203,8 @@ def test_what_openvino_cannot_take_torch_computes(
 ) -> None:  # fmt: skip
     patched(monkeypatch, module)
     with pytest.raises(UserError, match=rf"`extract.engine`: openvino cannot take squeezenet1_1 \(.*{reason}"):
-        machine(spec_of(workplace, engine="openvino"))
-    found = machine(spec_of(workplace, engine="auto"))
+        load_extractor(spec_of(workplace, engine="openvino"))
+    found = load_extractor(spec_of(workplace, engine="auto"))
     said = [line for line in capsys.readouterr().out.splitlines() if "OpenVINO" in line]
     assert len(said) == 1 and reason in said[0] and said[0].endswith("torch computes.")
     assert found.provenance["engine"] == "torch" and not paths.engine().exists()
@@ -262,9 +262,9 @@ def test_decoding_is_a_few_batches_ahead_at_most(
         ahead.append(len(seen) - 2 * len(ahead))
         return [batch.float().mean((2, 3)).numpy()]
 
-    made = extraction.Machine(slow, machine(spec).preprocessing, {"pooled": ((3,), "f4")}, {}, 2)  # type: ignore[arg-type]
+    made = extraction.Extractor(slow, load_extractor(spec).preprocessing, {"pooled": ((3,), "f4")}, {}, 2)  # type: ignore[arg-type]
     monkeypatch.setattr(extraction, "decode", lambda data: seen.append(data) or decode(data))
-    monkeypatch.setattr(extraction, "machine", lambda _: made)
+    monkeypatch.setattr(extraction, "load_extractor", lambda _: made)
     compute_part(spec, listed(folder), spec.views)
     assert len(seen) == 24 and max(ahead) <= 5 * 2
 
@@ -304,7 +304,7 @@ def test_cores_compute_small_batches_a_thread_of_torchs_each(
     workplace: Path, class_folder: Folder, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     folder, seen = class_folder(4), list[tuple[int, int]]()
-    small, large = (machine(spec_of(folder, engine=kind, batch_size=size)) for size in (CORE_BATCH, 64))
+    small, large = (load_extractor(spec_of(folder, engine=kind, batch_size=size)) for size in (CORE_BATCH, 64))
     assert small.provenance == large.provenance and large.provenance["batch_size"] == CORE_BATCH
     assert large.parallel == min(cores(), CORES)
 
@@ -313,8 +313,8 @@ def test_cores_compute_small_batches_a_thread_of_torchs_each(
         assert large.engine
         return large.engine(batch)
 
-    monkeypatch.setattr(extraction, "machine", lambda _: replace(large, engine=watched))
+    monkeypatch.setattr(extraction, "load_extractor", lambda _: replace(large, engine=watched))
     spec = spec_of(folder, engine=kind, batch_size=64)
     compute_part(spec, listed(folder), spec.views)
     assert seen == [(CORE_BATCH, max(1, cores() // large.parallel))] * 2  # 12 images
-    assert machine(spec_of(folder, engine=kind, batch_size=3)).provenance["batch_size"] == 3
+    assert load_extractor(spec_of(folder, engine=kind, batch_size=3)).provenance["batch_size"] == 3

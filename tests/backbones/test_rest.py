@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
-from networks import FAST, SLOW, assert_same, built, pooled_by_hook, randomised
 from torch import nn
 from torchvision import models
 from torchvision.models.feature_extraction import DualGraphModule
@@ -15,6 +14,7 @@ from stages.backbones import zoo
 from stages.backbones.cuts import Network
 from stages.backbones.rest import depth_groups, parameters_from
 from stages.errors import UserError
+from tests.backbones.networks import FAST, SLOW, assert_same, built, pooled_by_hook, randomised
 
 NETWORKS = [(name, size) for name, size, _ in FAST]
 LARGE = [(name, size) for name, size, _ in SLOW]

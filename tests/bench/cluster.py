@@ -26,9 +26,10 @@ os.environ["OMP_NUM_THREADS"] = os.environ["PYTHON_CPU_COUNT"] = "1"  # of this 
 from ray.cluster_utils import Cluster as Nodes
 
 from stages import paths
-from stages.features import cluster, extraction, views
+from stages.features import cluster, extraction
 from stages.features.extraction import Image, Part, Spec, Workers
 from stages.features.store import RowStore
+from stages.images import views
 from tests.bench.extract import AUGMENT, BATCH, listed, machine_in_words, made_up
 
 OUT = paths.TIMINGS / "bench-cluster.json"

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stages.datasets import images, listing, parts
+from stages.datasets import index_file, source, splits
 from stages.heads import ridge
 from stages.params import Params, load
 from stages.training import data, loop
 from stages.training.data import Data, Part
-from stages.training.fitted import Fitted, logits
+from stages.training.model import TrainResult, logits
 
 SPLIT_SEEDS = (0, 1, 2)
 RAW_SIZE = 32
@@ -23,7 +23,7 @@ RAW_SIZE = 32
 def main() -> None:
     """Prints test top-1 of each head and of raw pixels, a row a split seed."""
     params = load()
-    rows = listing.read(params.dataset)
+    rows = index_file.read(params.dataset)
     found, raw = data.load(params), raw_pixels(params, rows)
     whole = {row.sha256: place for place, row in enumerate(rows)}
     vectors = torch.zeros(len(rows), *found.parts["train"].x.shape[1:])
@@ -31,7 +31,7 @@ def main() -> None:
         vectors[part.rows] = part.x
     print(f"{'split seed':12}{'linear':>8}{'mlp':>8}{'ridge':>8}{'ridge on raw pixels':>22}")
     for seed in SPLIT_SEEDS:
-        drawn, _ = parts.draw(rows, params.split.model_copy(update={"seed": seed}))
+        drawn, _ = splits.draw(rows, params.split.model_copy(update={"seed": seed}))
         places = {name: [whole[image] for image in drawn[name]] for name in drawn}
         features, pixels = lined_up(vectors, rows, places, found), lined_up(raw, rows, places, found)
         device = torch.device("cpu")
@@ -41,12 +41,12 @@ def main() -> None:
         print(f"{seed:<12}{scores[0]:>8.3f}{scores[1]:>8.3f}{scores[2]:>8.3f}{scores[3]:>22.3f}", flush=True)
 
 
-def raw_pixels(params: Params, rows: list[listing.Row]) -> torch.Tensor:
+def raw_pixels(params: Params, rows: list[index_file.Row]) -> torch.Tensor:
     """(N, 1, 3072) in [0, 1]."""
-    folder = images.folder(params.dataset, params.options, params.root)
+    folder = source.folder(params.dataset, params.options, params.root)
     small = [
         np.asarray(
-            Image.open(io.BytesIO(images.read(folder, row.path, row.sha256)))
+            Image.open(io.BytesIO(source.read(folder, row.path, row.sha256)))
             .convert("RGB")
             .resize((RAW_SIZE, RAW_SIZE))
         )
@@ -55,14 +55,14 @@ def raw_pixels(params: Params, rows: list[listing.Row]) -> torch.Tensor:
     return torch.from_numpy(np.stack(small).reshape(len(rows), 1, -1)).float() / 255
 
 
-def lined_up(x: torch.Tensor, rows: list[listing.Row], places: dict[str, list[int]], found: Data) -> Data:
+def lined_up(x: torch.Tensor, rows: list[index_file.Row], places: dict[str, list[int]], found: Data) -> Data:
     """The parts of a split for any vectors."""
     number = {label: place for place, label in enumerate(found.classes)}
     y = torch.tensor([number[row.label] for row in rows])
     return Data(found.classes, {name: Part(x[at], y[at], at) for name, at in places.items()}, found.provenance)
 
 
-def top1(head: Fitted, judged: Data) -> float:
+def top1(head: TrainResult, judged: Data) -> float:
     """Accuracy on the test part."""
     part = judged.parts["test"]
     return float((logits(head.module, part).argmax(1) == part.y).double().mean())

@@ -43,9 +43,10 @@ from stages import paths
 from stages.backbones import cuts, zoo
 from stages.backbones.device import half
 from stages.backbones.engine import callers
-from stages.features import extraction, views
-from stages.features.extraction import Image, Machine, Spec
-from stages.features.preprocessing import Preprocessing
+from stages.features import extraction
+from stages.features.extraction import Extractor, Image, Spec
+from stages.images import views
+from stages.images.preprocessing import Preprocessing
 from stages.params import Augment
 
 OUT = paths.TIMINGS / "bench-extract.json"
@@ -183,7 +184,7 @@ def ours(spec: Spec, wanted: Sequence[Image]) -> Work:
     return work
 
 
-def alone(ready: Machine, count: int) -> Work:
+def alone(ready: Extractor, count: int) -> Work:
     """The engine on pixels that lie ready."""
     assert ready.engine is not None
     size = ready.preprocessing.crop

@@ -29,9 +29,9 @@ from stages import recipe
 from stages.backbones.device import pick_device
 from stages.heads import grid
 from stages.params import Params, load
-from stages.training import data, fitted, loop, tasks
+from stages.training import data, loop, model, tasks
 from stages.training.data import Data, Part
-from stages.training.fitted import Whole
+from stages.training.model import HeadModel
 
 OUT = Path("cache/timings/bench-grid.json")
 STAGES = ("download", "index", "split", "extract")
@@ -117,7 +117,7 @@ def ours(found: Data, params: Params) -> nn.Module:
 class Plain(nn.Module):
     """The layers of `grid` in PyTorch's own modules, on standardised features."""
 
-    def __init__(self, whole: Whole, params: Params, classes: int) -> None:
+    def __init__(self, whole: HeadModel, params: Params, classes: int) -> None:
         super().__init__()
         self.shape, self.standardize, hidden = whole.shape, whole.standardize, params.hidden
         self.layers = nn.Sequential(
@@ -169,7 +169,7 @@ def targets(part: Part, images: torch.Tensor, shape: Any, knobs: dict[str, Any])
 
 def task_of(module: Any, found: Data, params: Params) -> tasks.Boxes:
     """What reads the outputs of either head."""
-    return tasks.Boxes("grid", module, fitted.knobs(params, found, pick_device("cpu")), len(found.classes), params)
+    return tasks.Boxes("grid", module, model.knobs(params, found, pick_device("cpu")), len(found.classes), params)
 
 
 if __name__ == "__main__":

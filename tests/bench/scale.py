@@ -25,7 +25,7 @@ from stages import paths
 REPO = Path(__file__).parents[2]
 OUT = paths.TIMINGS / "bench-scale.json"
 STAGES = ("index", "split", "extract", "lr_sweep", "train", "evaluate", "report")
-SIDE, CLASSES, BOXES = 32, 80, 7.3  # pixels; classes and mean boxes an image of COCO's 118,287 train images
+SIDE, CLASSES, DETECTION = 32, 80, 7.3  # pixels; classes and mean boxes an image of COCO's 118,287 train images
 KNOBS = {"dataset": "coco", "backbone": "resnet18", "weights": "random", "cut": "map", "image_size": 64,
          "head": "grid", "monitor": "val_map_50", "epochs": 1, "hidden": 32}  # fmt: skip
 
@@ -68,7 +68,7 @@ def make_up(folder: Path, images: int) -> int:
         Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(stream, "JPEG", quality=30)
         (folder / f"{number:06}.jpg").write_bytes(stream.getvalue())
         described.append({"id": number, "file_name": f"{number:06}.jpg", "width": SIDE, "height": SIDE})
-        for x, y, width, height in rng.uniform(1, SIDE / 2, (rng.poisson(BOXES), 4)).round(2).tolist():
+        for x, y, width, height in rng.uniform(1, SIDE / 2, (rng.poisson(DETECTION), 4)).round(2).tolist():
             box = {"image_id": number, "category_id": int(rng.integers(CLASSES)), "bbox": [x, y, width, height]}
             objects.append(box | {"id": len(objects) + 1, "area": width * height, "iscrowd": 0})
     names = [{"id": number, "name": f"class {number:02}"} for number in range(CLASSES)]

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.features import h5, io
+from stages import files
+from stages.features import h5
 from stages.features.store import RowStore
 
 OUT = Path("cache/timings/bench-store.json").resolve()
@@ -78,7 +79,7 @@ def measure(rows: int, shape: tuple[int, ...]) -> dict[str, float]:
         "add": added,
         "assemble": assembled,
         "read": timed(lambda: h5.read(out)),
-        "copy": timed(lambda: io.copy(out, Path("copy.h5"))),
+        "copy": timed(lambda: files.copy(out, Path("copy.h5"))),
         "bytes": out.stat().st_size,
     }
 

@@ -19,9 +19,10 @@ import torch
 from stages.backbones.device import pick_device
 from stages.params import Params, load
 from stages.sweep import DECAYS, FACTORS
-from stages.training import data, loop, sweep
+from stages.sweeping import many_heads
+from stages.training import data, loop
 from stages.training.data import Data, Part
-from stages.training.fitted import Fitted
+from stages.training.model import TrainResult
 
 OUT = Path("cache/timings/bench-sweep.json")
 TRAIN, VAL, INPUTS, CLASSES = 4570, 2286, 1280, 102  # made up: EfficientNet-Lite0's features of half of Caltech-101
@@ -75,7 +76,7 @@ def measure(params: Params, found: Data, rounds: int) -> dict[str, Any]:
     device, times = pick_device(params.device), list[tuple[float, float, float, float]]()
     for _ in range(rounds):
         one, *alone = timed(lambda: loop.fit("linear", found, params, device))
-        heads, *together = timed(lambda: dict(sweep.fit("linear", found, settings, device)))
+        heads, *together = timed(lambda: dict(many_heads.fit("linear", found, settings, device)))
         times.append((alone[0], together[0], alone[1], together[1]))
     better = min if params.monitor == "val_loss" else max
     same = heads[settings.index(params)]
@@ -103,7 +104,7 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float, float]:
     return function(), time.perf_counter() - clock, time.process_time() - cpu
 
 
-def best(head: Fitted, monitor: str) -> float:
+def best(head: TrainResult, monitor: str) -> float:
     """What the monitor saw in the epoch that was kept."""
     return float(getattr(head.history[head.best_epoch - 1], monitor))
 

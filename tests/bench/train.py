@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stages import paths
 from stages.backbones.device import pick_device
-from stages.datasets import images, listing
+from stages.datasets import index_file, source
 from stages.extract import spec
 from stages.features.extraction import Image, Spec, compute_part
 from stages.params import Params, load
@@ -103,10 +103,10 @@ def on_made_up(params: Params, home: Path) -> tuple[Spec, list[Image]]:
 
 def on_what_is_there(params: Params, found: Data) -> tuple[Spec, list[Image]]:
     """How the dataset's images of train are extracted, and which."""
-    rows = listing.read(params.dataset)
+    rows = index_file.read(params.dataset)
     some = [(rows[place].path, rows[place].sha256) for place in found.parts["train"].rows]
     return spec(
-        params, images.folder(params.dataset, params.options, params.root), params.backbone, params.weights
+        params, source.folder(params.dataset, params.options, params.root), params.backbone, params.weights
     ), some
 
 

@@ -79,4 +79,4 @@ def test_cell_centres_go_row_by_row() -> None:
 
 
 def test_boxes_without_a_place_are_counted() -> None:
-    assert dense.unheld(4, [torch.tensor([-1, 2, -2, 2]), torch.tensor([0, -1])]) == 2
+    assert dense.unassigned(4, [torch.tensor([-1, 2, -2, 2]), torch.tensor([0, -1])]) == 2

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.boxes.geometry import VISIBLE, Found, clip, firsts, fuse, inverse, suppress, through, to_image, to_view
-from stages.features.views import Drawn, affine
+from stages.boxes.geometry import VISIBLE, Detections, clip, firsts, fuse, inverse, suppress, through, to_image, to_view
+from stages.images.views import CropParams, affine
 from tests.boxes.drawing import boxes_at_random, plain_iou
 
 
 def view(angle: float = 0.0, flip: bool = False, crop: tuple[int, int, int, int] = (0, 0, 200, 100)) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(affine(Drawn(crop, flip, angle, 1.0, 1.0), 50)))
+    return torch.from_numpy(np.asarray(affine(CropParams(crop, flip, angle, 1.0, 1.0), 50)))
 
 
 def test_squashing_and_flipping_by_hand() -> None:
@@ -72,7 +72,7 @@ def test_no_boxes_pass_through_everything() -> None:
     seen, visible = to_view(none, view(30.0), 50)
     assert seen.shape == (0, 4) and visible.shape == (0,)
     assert to_image(none, view(30.0), 50, 9, 9).shape == (0, 4)
-    assert len(suppress(Found(none, torch.zeros(0), torch.zeros(0, dtype=torch.long)), 0.5, 9).boxes) == 0
+    assert len(suppress(Detections(none, torch.zeros(0), torch.zeros(0, dtype=torch.long)), 0.5, 9).boxes) == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -80,7 +80,7 @@ def test_no_boxes_pass_through_everything() -> None:
 def test_suppression_is_the_greedy_one(seed: int, count: int, iou: float, most: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     boxes = 100 * boxes_at_random(count, generator)
-    found = Found(boxes, torch.rand(count, generator=generator), torch.randint(3, (count,), generator=generator))
+    found = Detections(boxes, torch.rand(count, generator=generator), torch.randint(3, (count,), generator=generator))
     kept: list[int] = []
     for place in found.scores.argsort(descending=True).tolist():
         rivals = [other for other in kept if found.labels[other] == found.labels[place]]
@@ -89,7 +89,7 @@ def test_suppression_is_the_greedy_one(seed: int, count: int, iou: float, most: 
     assert torch.equal(suppress(found, iou, most).boxes, boxes[kept[:most]])
 
 
-def plain_fusion(each: list[Found], iou: float) -> list[tuple[int, float, list[float]]]:
+def plain_fusion(each: list[Detections], iou: float) -> list[tuple[int, float, list[float]]]:
     """The steps of the paper's §3, one box after the other: label, score and corners of each fused box."""
     rows = [row for found in each for row in zip(*(part.tolist() for part in found), strict=True)]
     clusters: list[list[tuple[list[float], float, int]]] = []
@@ -117,7 +117,7 @@ def test_fusion_is_that_of_the_paper(seed: int, counts: list[int]) -> None:
     each = []
     for count in counts:
         boxes, labels = 100 * boxes_at_random(count, generator, 0.3), torch.randint(2, (count,), generator=generator)
-        each.append(Found(boxes.double(), 0.1 + 0.9 * torch.rand(count, generator=generator).double(), labels))
+        each.append(Detections(boxes.double(), 0.1 + 0.9 * torch.rand(count, generator=generator).double(), labels))
     found = fuse(each, 0.4, 1000)
     expected = sorted(plain_fusion(each, 0.4), key=lambda row: -row[1])
     assert found.labels.tolist() == [row[0] for row in expected]
@@ -128,8 +128,10 @@ def test_fusion_is_that_of_the_paper(seed: int, counts: list[int]) -> None:
 
 def test_fusion_of_two_views() -> None:
     """What both saw lies between them; what one saw is half as sure."""
-    first = Found(torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]]), torch.tensor([0.9, 0.8]), torch.tensor([1, 0]))
-    second = Found(torch.tensor([[3.0, 0, 13, 10]]), torch.tensor([0.45]), torch.tensor([1]))
+    first = Detections(
+        torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]]), torch.tensor([0.9, 0.8]), torch.tensor([1, 0])
+    )
+    second = Detections(torch.tensor([[3.0, 0, 13, 10]]), torch.tensor([0.45]), torch.tensor([1]))
     found = fuse([first, second], 0.5, 100)
     assert found.labels.tolist() == [1, 0] and found.scores.tolist() == pytest.approx([0.675, 0.4])
     assert found.boxes[0].tolist() == pytest.approx([1, 0, 11, 10])
@@ -137,7 +139,7 @@ def test_fusion_of_two_views() -> None:
 
 def test_fusion_keeps_boxes_without_an_area_apart() -> None:
     """As boxes are that were cut at the border of the image: none overlaps another, of whatever class."""
-    cut = Found(torch.tensor([[5.0, 0, 5, 9], [5, 0, 5, 9]]), torch.tensor([0.9, 0.8]), torch.tensor([1, 0]))
+    cut = Detections(torch.tensor([[5.0, 0, 5, 9], [5, 0, 5, 9]]), torch.tensor([0.9, 0.8]), torch.tensor([1, 0]))
     found = fuse([cut], 0.5, 100)
     assert found.labels.tolist() == [1, 0] and found.scores.tolist() == pytest.approx([0.9, 0.8])
 

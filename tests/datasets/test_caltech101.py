@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages import download, index, paths
-from stages.datasets import caltech101, listing
+from stages.datasets import caltech101, index_file
 from stages.datasets.base import Source
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
@@ -81,6 +81,6 @@ def test_download_and_index(archive: Path, workplace: Path, params: Callable[...
     kept = paths.raw("caltech101") / "caltech-101.zip"
     assert kept.read_bytes() == archive.read_bytes() and kept.stat().st_ino != archive.stat().st_ino
     index.main(chosen)  # type: ignore[arg-type]
-    rows = listing.read("caltech101")
+    rows = index_file.read("caltech101")
     assert [row.label for row in rows] == ["BACKGROUND_Google"] * 4 + ["accordion"] * 4
     assert {(row.width, row.height) for row in rows} == {(48, 40)}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stages import download, index, paths, split
-from stages.datasets import coco, listing, parts
+from stages.datasets import coco, index_file, splits
 from stages.datasets.base import Box, Broken, Record
 from stages.errors import UserError
 from tests.datasets import miniature
@@ -141,8 +141,8 @@ def test_any_images_with_files_like_these(workplace: Path, params: Callable[...,
     chosen = params(dataset="coco", datasets={"coco": {"annotations": named}})
     index.main(chosen)
     split.main(chosen)
-    assert {part: len(images) for part, images in parts.read("coco").items()} == {"train": 8, "val": 4, "test": 4}
-    rows = listing.read("coco")
+    assert {part: len(images) for part, images in splits.read("coco").items()} == {"train": 8, "val": 4, "test": 4}
+    rows = index_file.read("coco")
     assert Counter(row.label for row in rows) == {"dog": 9, "": 4, "person": 3}
     assert sum(box.crowd for row in rows for box in row.objects) == 4
 
@@ -159,7 +159,7 @@ def test_the_official_archives(workplace: Path, params: Callable[..., Any]) -> N
     download.main(chosen)
     index.main(chosen)
     split.main(chosen)
-    drawn, rows = parts.read("coco2017"), listing.read("coco2017")
-    assert [len(drawn[part]) for part in parts.PARTS] == [6, 2, 4]
+    drawn, rows = splits.read("coco2017"), index_file.read("coco2017")
+    assert [len(drawn[part]) for part in splits.PARTS] == [6, 2, 4]
     assert set(drawn["test"]) == {row.sha256 for row in rows if row.split == "val"}
     assert json.loads(paths.index("coco2017").with_suffix(".json").read_text())["broken_annotations"] == []

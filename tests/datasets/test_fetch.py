@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from stages import paths
+from stages import files, paths
 from stages.datasets import fetch as module
 from stages.datasets import web
 from stages.datasets.base import Source
 from stages.datasets.fetch import fetch
 from stages.datasets.web import digest
 from stages.errors import UserError
-from stages.features import io
 
 CONTENT = b"an archive of pictures"
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -27,7 +26,7 @@ WRONG = "sha256:" + "0" * 64
 
 def downloads() -> list[Path]:
     found = (path for path in (paths.store() / "downloads").rglob("*") if path.is_file())
-    return [path for path in found if path.name != io.LOCK]
+    return [path for path in found if path.name != files.LOCK]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stages import download, index, paths, split
-from stages.datasets import flickrlogos32, listing, parts
+from stages.datasets import flickrlogos32, index_file, splits
 from stages.datasets.base import Box, Broken, Record, Source
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
@@ -116,13 +116,13 @@ def test_from_the_archive_to_the_split(workplace: Path, params: Callable[..., An
     download.main(chosen)
     index.main(chosen)
     split.main(chosen)
-    rows = listing.read("flickrlogos32")
+    rows = index_file.read("flickrlogos32")
     assert Counter(row.label for row in rows) == {"adidas": 9, "hp": 9, "ups": 9, "no-logo": 12}
     summary = json.loads(paths.index("flickrlogos32").with_suffix(".json").read_text())
     assert summary["lists"] == {"train": 15, "val": 9, "test": 15}
     assert summary["objects"]["train"]["adidas"] == {"objects": 5, "difficult": 0}
     assert summary["broken_annotations"] == []
-    assert {part: len(images) for part, images in parts.read("flickrlogos32").items()} == summary["lists"]
+    assert {part: len(images) for part, images in splits.read("flickrlogos32").items()} == summary["lists"]
 
 
 def test_without_the_archive_the_message_says_where_it_comes_from(params: Callable[..., Any], workplace: Path) -> None:

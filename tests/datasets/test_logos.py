@@ -57,8 +57,8 @@ def test_same_options_same_bytes(archives: dict[str, Path]) -> None:
 def test_more_scenes_leave_the_first_ones_as_they_were(archives: dict[str, Path]) -> None:
     two, three = contents(archives["two"]), contents(archives["three"])
     assert len(three) - len(two) == len(logos.LABELS)
-    boxes = set(two.pop(logos.BOXES).splitlines())
-    assert boxes < set(three[logos.BOXES].splitlines())
+    boxes = set(two.pop(logos.DETECTION).splitlines())
+    assert boxes < set(three[logos.DETECTION].splitlines())
     assert all(three[name] == data for name, data in two.items())
 
 
@@ -73,7 +73,7 @@ def test_scan_reads_what_was_drawn(archives: dict[str, Path], tmp_path: Path) ->
     records = list(logos.scan(tmp_path, options(2)))
     assert [record.label for record in records] == [label for label in logos.LABELS for _ in range(2)]
     assert all((tmp_path / record.path).is_file() for record in records)
-    lines = (tmp_path / logos.BOXES).read_text().splitlines()
+    lines = (tmp_path / logos.DETECTION).read_text().splitlines()
     assert [len(record.objects) for record in records] == [len(json.loads(line)["objects"]) for line in lines]
 
 

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import download, index, paths, split
-from stages.datasets import bccd, boxes, listing, parts, voc
+from stages.datasets import annotations, bccd, index_file, splits, voc
 from stages.datasets.base import Box, Broken, Record
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
 from tests.datasets import miniature
 
 DATA = Path(os.environ.get("COLDCUT_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-Run = Callable[..., tuple[list[listing.Row], dict[str, Any], parts.Parts]]
+Run = Callable[..., tuple[list[index_file.Row], dict[str, Any], splits.Parts]]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def run(workplace: Path, params: Callable[..., Any]) -> Run:
         index.main(chosen)
         split.main(chosen)
         summary = json.loads(paths.index(dataset).with_suffix(".json").read_text())
-        return listing.read(dataset), summary, parts.read(dataset)
+        return index_file.read(dataset), summary, splits.read(dataset)
 
     return make
 
@@ -197,7 +197,7 @@ def test_the_val_list_of_voc2012_is_its_test(workplace: Path, run: Run) -> None:
         "voc2012", {"trainval": official(workplace / "x", 2012, {"train": 8, "val": 3}, "VOCtrainval")}
     )
     assert set(drawn["test"]) == {row.sha256 for row in rows if row.split == "val"}
-    assert [len(drawn[part]) for part in parts.PARTS] == [6, 2, 3]
+    assert [len(drawn[part]) for part in splits.PARTS] == [6, 2, 3]
 
 
 def test_an_image_of_the_test_of_2007_leaves_the_train_of_2012(workplace: Path, run: Run) -> None:
@@ -240,4 +240,4 @@ def test_bccd_has_its_lists_and_boxes(tmp_path: Path) -> None:
     assert len(records) == len(items)
     assert Counter(record.split for record in records) == {"train": 205, "val": 87, "test": 72}
     assert sum(len(record.objects) for record in records) == 4_888
-    assert boxes.counts(records)["train"]["WBC"] == {"objects": 214, "difficult": 0}
+    assert annotations.counts(records)["train"]["WBC"] == {"objects": 214, "difficult": 0}

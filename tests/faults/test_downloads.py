@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from stages import files
 from stages.datasets import web
 from stages.datasets.base import Source
 from stages.datasets.fetch import fetch
 from stages.errors import UserError
-from stages.features import io
 
 CONTENT = b"".join(b"block %06d of an archive\n" % number for number in range(4000))
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -79,8 +79,8 @@ def wanted(server: Server, checksum: str | None = SHA256) -> Path:
 
 
 def nothing_in_place(workplace: Path) -> bool:
-    files = [path for path in workplace.rglob("*") if path.is_file()]
-    return all(path.name.endswith(io.TEMPORARY) or path.name == io.LOCK for path in files)
+    left = [path for path in workplace.rglob("*") if path.is_file()]
+    return all(path.name.endswith(files.TEMPORARY) or path.name == files.LOCK for path in left)
 
 
 def begun(server: Server, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def begun(server: Server, content: bytes, monkeypatch: pytest.MonkeyPatch) -> No
         patch.setattr(web, "_fetch", lambda *arguments: web._attempt(*arguments))
         with pytest.raises(web._Cut):
             wanted(server)
-    (partial,) = Path("cache").rglob(f"a.zip{io.TEMPORARY}")
+    (partial,) = Path("cache").rglob(f"a.zip{files.TEMPORARY}")
     assert partial.read_bytes() == CONTENT[:HALF]
     partial.write_bytes(content)
     server.asked.clear()
@@ -108,7 +108,7 @@ def test_a_later_run_goes_on(workplace: Path, server: Server, monkeypatch: pytes
     begun(server, CONTENT[:HALF], monkeypatch)
     assert wanted(server).read_bytes() == CONTENT
     assert server.asked == [f"bytes={HALF}-"]
-    assert not list(Path("cache").rglob(f"*{io.TEMPORARY}"))
+    assert not list(Path("cache").rglob(f"*{files.TEMPORARY}"))
 
 
 def test_a_server_without_ranges_sends_all_again(workplace: Path, server: Server) -> None:
@@ -266,7 +266,7 @@ def test_without_a_length_the_end_is_where_the_connection_ends(
 def test_a_full_disk_says_so_and_keeps_what_came(
     workplace: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = io.write_at
+    real = files.write_at
 
     def full(descriptor: int, data: bytes, offset: int) -> None:
         if offset > HALF:
@@ -274,7 +274,7 @@ def test_a_full_disk_says_so_and_keeps_what_came(
         real(descriptor, data, offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr(io, "write_at", full)
+        patch.setattr(files, "write_at", full)
         with pytest.raises(UserError, match="the disk is full"):
             wanted(server)
     assert nothing_in_place(workplace)

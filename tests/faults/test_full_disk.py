@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from stages import files
 from stages.errors import UserError
-from stages.features import extraction, io
+from stages.features import extraction
 from tests.faults import toy
 from tests.faults.full_disk import SHARES
 
@@ -44,8 +45,8 @@ def test_at_ten_sizes_of_the_disk(tmp_path: Path, repository: Path) -> None:
 def test_a_disk_without_room_is_refused_before_the_work(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(extraction, "machine", toy.machine(3))
-    monkeypatch.setattr(io, "free", lambda path: 600)
+    monkeypatch.setattr(extraction, "load_extractor", toy.load_extractor(3))
+    monkeypatch.setattr(files, "free", lambda path: 600)
     wanted = toy.photos(workplace / "photos", 9)
     with pytest.raises(UserError, match=r"648 bytes are needed .*, 600 are free. Make room"):
         extraction.extract(toy.spec(workplace / "photos", 4), wanted, toy.OUT)

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from stages import paths
-from stages.datasets import boxes, coco, listing, voc
+from stages.datasets import annotations, coco, index_file, voc
 from stages.datasets import csv as table
 from stages.datasets.base import Record
 from stages.errors import UserError
@@ -131,15 +131,15 @@ def test_params_of_other_bytes(workplace: Path, good_params: bytes) -> None:
 
 def fit(found: list[Any]) -> None:
     """What the index does with the records of a dataset."""
-    rows = [
-        listing.Row(record.path, "0" * 64, 48, 40, boxes.largest(objects) if record.label is None else record.label,
-                    objects, record.split)
-        for record in found if isinstance(record, Record)
-        for objects, _ in [boxes.fit(record, 48, 40)]
-    ]  # fmt: skip
-    boxes.counts([record for record in found if isinstance(record, Record)])
-    listing.write(paths.index("x"), rows)
-    assert listing.read("x") == rows
+    rows = []
+    for record in found:
+        if isinstance(record, Record):
+            objects, _ = annotations.fit(record, 48, 40)
+            label = annotations.largest(objects) if record.label is None else record.label
+            rows.append(index_file.Row(record.path, "0" * 64, 48, 40, label, objects, record.split))
+    annotations.counts([record for record in found if isinstance(record, Record)])
+    index_file.write(paths.index("x"), rows)
+    assert index_file.read("x") == rows
 
 
 COCO = {
@@ -202,7 +202,7 @@ def test_the_index_of_other_values(workplace: Path) -> None:
     def reads(tree: Any) -> None:
         lines = tree if isinstance(tree, list) else [tree]
         paths.index("x").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        for row in listing.read("x"):
+        for row in index_file.read("x"):
             assert isinstance(row.path, str) and isinstance(row.label, str) and row.width > 0
             assert all(box.area >= 0 for box in row.objects)
 
@@ -215,7 +215,7 @@ def test_the_index_of_other_bytes(workplace: Path) -> None:
 
     def reads(edits: Edits) -> None:
         paths.index("x").write_bytes(edited(good, edits))
-        listing.read("x")
+        index_file.read("x")
 
     fuzz(EDITS, reads)
 

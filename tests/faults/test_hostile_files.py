@@ -17,7 +17,7 @@ from stages import paths
 from stages.backbones import zoo
 from stages.errors import UserError
 from stages.features import h5
-from stages.training import fitted
+from stages.training import model
 from stages.training.checkpoint import Checkpoint
 from tests.features.test_h5 import ROWS, crafted
 
@@ -113,7 +113,7 @@ def test_malformed_safetensors_are_refused(workplace: Path, name: str) -> None:
     (head / "head.json").write_text(json.dumps(described))
     (head / "head.safetensors").write_bytes(MALFORMED[name])
     with pytest.raises(UserError, match="holds no whole head"):
-        fitted.restore(head)
+        model.restore(head)
 
 
 def test_tensors_of_other_shapes_are_refused(workplace: Path) -> None:
@@ -129,7 +129,7 @@ def test_tensors_of_other_shapes_are_refused(workplace: Path) -> None:
 def test_malformed_descriptions_of_heads_are_refused(workplace: Path, text: str) -> None:
     (workplace / "head.json").write_text(text)
     with pytest.raises(UserError, match="holds no whole head"):
-        fitted.restore(workplace)
+        model.restore(workplace)
 
 
 def test_external_storage_is_not_read(workplace: Path) -> None:

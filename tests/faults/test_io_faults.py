@@ -70,7 +70,7 @@ class Faulty:
 @pytest.fixture
 def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[extraction.Image]:
     """Images in `photos`, and an extraction of three parts."""
-    monkeypatch.setattr(extraction, "machine", toy.machine(3))
+    monkeypatch.setattr(extraction, "load_extractor", toy.load_extractor(3))
     monkeypatch.setattr(extraction, "PART_VIEWS", PART)
     return toy.photos(workplace / "photos", IMAGES)
 

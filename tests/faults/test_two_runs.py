@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stages import paths
-from stages.datasets import images
+from stages.datasets import source
 from stages.datasets.base import Block, Source
 from stages.features import extraction, h5
 from tests.faults import toy
@@ -31,7 +31,7 @@ def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[extraction.
         time.sleep(0.2)
         return compute(spec, part, names)
 
-    monkeypatch.setattr(extraction, "machine", toy.machine(3))
+    monkeypatch.setattr(extraction, "load_extractor", toy.load_extractor(3))
     monkeypatch.setattr(extraction, "PART_VIEWS", PART)
     monkeypatch.setattr(extraction, "compute_part", slow)
     return toy.photos(workplace / "photos", IMAGES)
@@ -98,12 +98,12 @@ class FromArchives(Block):
 
 
 def test_two_runs_at_once_unpack_once(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unpack, raw = images.unpack, paths.raw("toy")
+    unpack, raw = source.unpack, paths.raw("toy")
     raw.mkdir(parents=True)
     for name in ("a.zip", "b.zip"):
         with zipfile.ZipFile(raw / name, "w") as archive:
             archive.writestr("photo.jpg", name)
-    (raw / images.SOURCES).write_text(json.dumps({"archives": {"a.zip": "1", "b.zip": "2"}}))
+    (raw / source.SOURCES).write_text(json.dumps({"archives": {"a.zip": "1", "b.zip": "2"}}))
 
     def slow(archive: Path, destination: Path) -> None:
         with Path("unpacked").open("a") as log:
@@ -112,11 +112,11 @@ def test_two_runs_at_once_unpack_once(workplace: Path, monkeypatch: pytest.Monke
         unpack(archive, destination)
 
     def run() -> int:
-        folder = images.folder("toy", FromArchives(source=Source(url="a.zip")), "data/none")
+        folder = source.folder("toy", FromArchives(source=Source(url="a.zip")), "data/none")
         whole = all((folder / name / "photo.jpg").read_text() == name for name in ("a.zip", "b.zip"))
         return toy.FINISHED if whole else 1
 
-    monkeypatch.setattr(images, "unpack", slow)
+    monkeypatch.setattr(source, "unpack", slow)
     codes: list[int] = []
     runs = [threading.Thread(target=lambda: codes.append(toy.forked(run))) for _ in range(2)]
     for one in runs:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from stages.features import views
-from stages.features.extraction import Image, Machine, Spec
-from stages.features.preprocessing import Preprocessing
+from stages.features.extraction import Extractor, Image, Spec
+from stages.images import views
+from stages.images.preprocessing import Preprocessing
 from stages.params import Augment
 from tests.conftest import encode, picture
 
@@ -20,7 +20,7 @@ AUGMENT = Augment(crop=0.4, flip=True, rotate=0.0, lighting=0.2)
 FINISHED, KILLED, REFUSED, WRONG = 0, 1, 2, 3
 
 
-def machine(numbers: int) -> Callable[[Spec], Machine]:
+def load_extractor(numbers: int) -> Callable[[Spec], Extractor]:
     """What stands for `extraction.machine`: features of 3 x `numbers` float32."""
 
     def features(pixels: Any) -> list[np.ndarray[Any, Any]]:
@@ -28,7 +28,7 @@ def machine(numbers: int) -> Callable[[Spec], Machine]:
 
     how = Preprocessing(16, 16, "bilinear", (0, 0, 0), (1, 1, 1))
     layers = {"pooled": ((3 * numbers,), "f4")}
-    return lambda spec: Machine(features, how, layers, {"backbone": "toy"}, spec.batch_size)  # type: ignore[arg-type]
+    return lambda spec: Extractor(features, how, layers, {"backbone": "toy"}, spec.batch_size)  # type: ignore[arg-type]
 
 
 def photos(folder: Path, count: int) -> list[Image]:

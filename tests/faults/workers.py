@@ -11,11 +11,12 @@ from typing import Any
 import ray
 
 from stages import paths
-from stages.features import extraction, pipeline, supervised
+from stages.features import extraction, watchdog
 from stages.features.cluster import Remote
-from stages.features.extraction import Machine, Part, Spec
+from stages.features.extraction import Extractor, Part, Spec
+from stages.images import decode
 
-decode = pipeline.decode
+decode = decode.decode
 
 
 class Hanging(Remote):
@@ -34,7 +35,7 @@ class Hanging(Remote):
 class Different(Remote):
     """All but the first to load the network would compute on another device; until then no part is done."""
 
-    def load(self, spec: Spec, marker: Path) -> tuple[Machine, str]:
+    def load(self, spec: Spec, marker: Path) -> tuple[Extractor, str]:
         found, where = super().load(spec, marker)
         try:
             (paths.main_checkout() / "first").touch(exist_ok=False)
@@ -61,8 +62,8 @@ class Killed(Remote):
 class Crashing(Remote):
     """Decodes as `harmful`."""
 
-    def load(self, spec: Spec, marker: Path) -> tuple[Machine, str]:
-        extraction.decode, supervised.LIMIT = harmful, 2.0  # type: ignore[attr-defined]
+    def load(self, spec: Spec, marker: Path) -> tuple[Extractor, str]:
+        extraction.decode, watchdog.LIMIT = harmful, 2.0  # type: ignore[attr-defined]
         return super().load(spec, marker)
 
 

@@ -18,7 +18,7 @@ from stages import extract as stage
 from stages import paths
 from stages.errors import UserError
 from stages.features import extraction, h5
-from stages.features.extraction import HERE, Image, Part, Spec, extract
+from stages.features.extraction import LOCAL, Image, Part, Spec, extract
 from stages.features.store import RowStore
 from tests.features.test_extraction import listed, spec_of
 
@@ -61,7 +61,7 @@ def spec(workplace: Path, class_folder: Callable[..., Path], monkeypatch: pytest
     """SqueezeNet on small images, in parts of a batch."""
     monkeypatch.setattr(extraction, "PART_VIEWS", PART)
     yield spec_of(class_folder(-(-IMAGES // 3)), batch_size=PART)
-    extraction.machine.cache_clear()
+    extraction.load_extractor.cache_clear()
 
 
 def wanted(spec: Spec) -> list[Image]:
@@ -136,10 +136,10 @@ def test_a_node_that_dies_in_a_part_costs_what_it_was_at(
 @pytest.mark.slow
 def test_a_node_that_joins_gets_a_worker(spec: Spec, nodes: Any) -> None:
     with cluster.connected(nodes.address, cpus=1, gpus=0) as many:
-        ready = many.machine(spec)
+        ready = many.load_extractor(spec)
         parts = list(extraction.parts_of(spec, ready, wanted(spec), {spec.views: range(IMAGES)}))
         with RowStore(ready.provenance).locked() as store:
-            computed = many.kept(spec, parts, store)
+            computed = many.compute(spec, parts, store)
             done, joined = [next(computed)], nodes.add_node(num_cpus=1)
             done += computed
             assert {str(part) for part in done} == {str(part) for part in parts}
@@ -215,7 +215,7 @@ def test_the_workers_that_a_node_holds(node: dict[str, float], cpus: int, gpus: 
 
 def test_ray_is_asked_for_only_where_it_is_needed(params: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     with stage.workers(params().extract) as chosen:
-        assert chosen is HERE
+        assert chosen is LOCAL
     monkeypatch.setattr(stage, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"`extract.cluster`: local needs Ray: pip install '.\[ray\]', or take none"):
         stage.workers(params(extract={"cluster": "local"}).extract)

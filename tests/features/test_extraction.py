@@ -20,14 +20,15 @@ import torch
 from stages import extract as stage
 from stages import paths
 from stages.backbones.engine import pick_precision
-from stages.datasets import listing
-from stages.datasets.listing import Row
+from stages.datasets import index_file
+from stages.datasets.index_file import Row
 from stages.errors import UserError
-from stages.features import extraction, h5, views
-from stages.features.extraction import Image, Spec, compute_part, extract, machine
-from stages.features.pipeline import decode, keep
-from stages.features.preprocessing import Preprocessing
+from stages.features import extraction, h5
+from stages.features.extraction import Image, Spec, compute_part, extract, load_extractor
 from stages.features.store import fingerprint
+from stages.images import views
+from stages.images.decode import decode, keep
+from stages.images.preprocessing import Preprocessing
 from stages.params import Augment
 
 OUT = Path("cache/features/folder/toy.h5")
@@ -76,9 +77,9 @@ def truncate(path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def forget_machines() -> Any:
+def forget_extractors() -> Any:
     yield
-    machine.cache_clear()
+    load_extractor.cache_clear()
 
 
 # --- compute_part
@@ -168,10 +169,10 @@ def test_what_float16_cannot_hold_names_the_knob(
     folder = class_folder(1)
     preprocessing = Preprocessing(64, 56, "bilinear", (0, 0, 0), (1, 1, 1))
 
-    def ready(spec: Spec) -> extraction.Machine:
-        return extraction.Machine(overflowing, preprocessing, {"pooled": ((5,), spec.dtype)}, {}, spec.batch_size)  # type: ignore[arg-type]
+    def ready(spec: Spec) -> extraction.Extractor:
+        return extraction.Extractor(overflowing, preprocessing, {"pooled": ((5,), spec.dtype)}, {}, spec.batch_size)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(extraction, "machine", ready)
+    monkeypatch.setattr(extraction, "load_extractor", ready)
     with pytest.raises(UserError, match=r"does not fit into float16: -S extract.dtype=float32"):
         rows_of(spec_of(folder, dtype="float16"), listed(folder))
     assert (rows_of(spec_of(folder, dtype="float32"), listed(folder))[MEMBER] == 70_000).all()
@@ -273,13 +274,13 @@ def test_the_file_holds_what_was_computed(workplace: Path, class_folder: Folder)
 
 
 def test_every_knob_that_changes_features_changes_the_provenance(workplace: Path) -> None:
-    plain = machine(spec_of(workplace)).provenance
+    plain = load_extractor(spec_of(workplace)).provenance
     for change in (
         {"image_size": 96}, {"resize": "squash"}, {"precision": "bfloat16"}, {"dtype": "float16"}, {"batch_size": 8},
         {"cut": "map"},
     ):  # fmt: skip
-        assert machine(spec_of(workplace, **change)).provenance != plain, change
-    assert machine(spec_of(workplace / "elsewhere")).provenance == plain
+        assert load_extractor(spec_of(workplace, **change)).provenance != plain, change
+    assert load_extractor(spec_of(workplace / "elsewhere")).provenance == plain
 
 
 def test_added_images_alone_are_computed(workplace: Path, class_folder: Folder, calls: list[list[str]]) -> None:
@@ -562,8 +563,8 @@ def test_parts_are_of_whole_batches_and_about_as_many_views(
 def test_the_provenance_of_rows_says_nothing_of_views(workplace: Path) -> None:
     """The store keeps all views of an image side by side: their names tell them apart."""
     turned = AUGMENT.model_copy(update={"rotate": 10.0})
-    plain = machine(spec_of(workplace)).provenance
-    assert machine(spec_of(workplace, views=views_of(3, turned), augment=turned)).provenance == plain
+    plain = load_extractor(spec_of(workplace)).provenance
+    assert load_extractor(spec_of(workplace, views=views_of(3, turned), augment=turned)).provenance == plain
     assert not {"views", "augmentation", "augment"} & plain.keys()
 
 
@@ -631,14 +632,14 @@ def test_images_themselves_are_kept_padded_with_their_sizes(
     for (path, _), kept, (height, width), affine in zip(
         wanted, images[:, 0], sizes, found.members["views"], strict=True
     ):
-        expected, matrix = keep(decode((folder / path).read_bytes()), machine(spec).preprocessing)
+        expected, matrix = keep(decode((folder / path).read_bytes()), load_extractor(spec).preprocessing)
         np.testing.assert_array_equal(kept[:, :height, :width], expected)
         assert not kept[:, height:].any() and not kept[:, :, width:].any()
         np.testing.assert_array_equal(affine[0], matrix)
     provenance = found.provenance
     assert (provenance["cut"], provenance["dtype"], provenance["parameters"]) == ("input", "uint8", 0)
     assert provenance["kept"] == "decode|middle(1:2)|shrink(37,bilinear)" and provenance["image_size"] == 32
-    assert Preprocessing.parse(provenance["preprocessing"]) == machine(spec).preprocessing
+    assert Preprocessing.parse(provenance["preprocessing"]) == load_extractor(spec).preprocessing
 
 
 def test_images_come_out_the_same_whatever_came_before(
@@ -659,15 +660,17 @@ def test_images_come_out_the_same_whatever_came_before(
 
 def test_images_are_kept_once(workplace: Path, class_folder: Folder) -> None:
     with pytest.raises(UserError, match=r"`views`: cut=input keeps each image once, found views=3: .* drawn"):
-        machine(spec_of(workplace, cut="input", views=views_of(3)))
+        load_extractor(spec_of(workplace, cut="input", views=views_of(3)))
 
 
 def test_what_an_image_is_kept_for_is_part_of_its_provenance(workplace: Path) -> None:
     spec = spec_of(workplace, cut="input")
     specs = [spec, replace(spec, image_size=32), replace(spec, resize="squash"), replace(spec, backbone="resnet18")]
-    assert len({fingerprint(machine(one).provenance) for one in specs}) == 4
+    assert len({fingerprint(load_extractor(one).provenance) for one in specs}) == 4
     same = [replace(spec, dtype="float16"), replace(spec, batch_size=9), replace(spec, precision="bfloat16")]
-    assert {fingerprint(machine(one).provenance) for one in same} == {fingerprint(machine(spec).provenance)}
+    assert {fingerprint(load_extractor(one).provenance) for one in same} == {
+        fingerprint(load_extractor(spec).provenance)
+    }
 
 
 # --- the stage
@@ -679,7 +682,7 @@ def staged(workplace: Path, class_folder: Folder, params: Callable[..., Any]) ->
 
     def make(folder: Path, **overrides: Any) -> Any:
         rows = [Row(path, sha256, 40, 48, path[:3], (), None) for path, sha256 in listed(folder)]
-        listing.write(paths.index("folder"), rows)
+        index_file.write(paths.index("folder"), rows)
         return params(
             dataset="folder", root=str(folder), backbone="squeezenet1_1", weights="random", image_size=64, device="cpu",
             **({"extract": {"batch_size": 4, "precision": "float32"}} | overrides),

@@ -23,10 +23,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from stages.backbones import cuts, zoo  # noqa: E402
-from stages.features import pipeline  # noqa: E402
-from stages.features.pipeline import decode, prepare  # noqa: E402
-from stages.features.preprocessing import Preprocessing  # noqa: E402
-from stages.features.views import names, view  # noqa: E402
+from stages.images.decode import PIPELINE, decode, prepare  # noqa: E402
+from stages.images.preprocessing import Preprocessing  # noqa: E402
+from stages.images.views import names, view  # noqa: E402
 from stages.params import Augment  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -133,7 +132,7 @@ def measured() -> dict[str, Any]:
                 "pooled": [round(value, 2) for value in pooled_of(pixels).tolist()],
                 "affine": [round(value, 5) for value in affine.flatten().tolist()],
             }
-    return {"pipeline": pipeline.PIPELINE, "views": views, "features": features().tolist()}
+    return {"pipeline": PIPELINE, "views": views, "features": features().tolist()}
 
 
 def features() -> npt.NDArray[np.float32]:
@@ -150,8 +149,8 @@ def features() -> npt.NDArray[np.float32]:
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(GOLDEN.read_text())
-    if found["pipeline"] != pipeline.PIPELINE:
-        pytest.fail(RENEW.format(pipeline.PIPELINE, found["pipeline"]))
+    if found["pipeline"] != PIPELINE:
+        pytest.fail(RENEW.format(PIPELINE, found["pipeline"]))
     return found
 
 
@@ -186,4 +185,4 @@ def test_features_are_what_they_were(golden: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     GOLDEN.write_text(json.dumps(measured(), indent=1) + "\n")
-    print(f"{GOLDEN}: PIPELINE {pipeline.PIPELINE}")
+    print(f"{GOLDEN}: PIPELINE {PIPELINE}")

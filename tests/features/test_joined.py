@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from stages import paths
-from stages.datasets import listing, parts
-from stages.datasets.listing import Row
+from stages.datasets import index_file, splits
+from stages.datasets.index_file import Row
 from stages.errors import UserError
 from stages.features import extraction, h5
-from stages.features.extraction import extract, machine
+from stages.features.extraction import extract, load_extractor
 from stages.features.joined import extract_joined
 from stages.training import data, loop
 from tests.features.test_extraction import listed, spec_of, truncate, views_of
@@ -25,9 +25,9 @@ Folder = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
-def forget_machines() -> Any:
+def forget_extractors() -> Any:
     yield
-    machine.cache_clear()
+    load_extractor.cache_clear()
 
 
 @pytest.fixture
@@ -93,11 +93,11 @@ def test_what_is_consumed_is_compared_with_params(
     one, other = specs_of(folder)
     extract_joined([one, replace(other, image_size=96)], wanted, OUT)  # networks of different input sizes
     rows = [Row(path, sha256, 8, 8, path.split("/")[0], (), None) for path, sha256 in wanted]
-    listing.write(paths.index("folder"), rows)
+    index_file.write(paths.index("folder"), rows)
     joined = {"dataset": "folder", "root": str(folder), "backbone": "squeezenet1_1+resnet18"}
     chosen = params(**joined, weights="random")
     split = {name: [row.sha256 for row in rows[start::3]] for start, name in enumerate(("train", "val", "test"))}
-    parts.write(paths.split("folder"), split, "by hand", chosen.split)
+    splits.write(paths.split("folder"), split, "by hand", chosen.split)
     found = data.load(chosen)
     assert found.shape == (1024,)
     assert len(loop.fit("linear", found, chosen.model_copy(update={"epochs": 1}), CPU).history) == 1

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages import paths
-from stages.features import h5, io
+from stages import files, paths
+from stages.features import h5
 from stages.features.store import RowStore, fingerprint
 
 PROVENANCE = {"backbone": "toy", "cut": "pooled"}
@@ -251,7 +251,7 @@ def test_a_run_killed_before_the_small_parts_went_leaves_them_to_the_next(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(io, "discard", lambda path: None)
+        patch.setattr(files, "discard", lambda path: None)
         run(list(range(6)))
     assert len(parts_in_store()) == 4
     assert run(list(range(6))) == []

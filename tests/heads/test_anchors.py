@@ -85,19 +85,19 @@ def test_encoding_then_decoding_gives_the_boxes_back(seed: int, count: int) -> N
     found = found.pick(found.scores > 0.5)
     near = (boxes[:, None] - found.boxes[None]).abs().amax(2) < 1e-4
     near &= labels[:, None] == found.labels[None]
-    assert near.any(0).all() and int(near.any(1).sum()) == count - anchors.unheld(boxes, KNOBS, SHAPE)
+    assert near.any(0).all() and int(near.any(1).sum()) == count - anchors.unassigned(boxes, KNOBS, SHAPE)
 
 
 def test_boxes_beyond_the_anchors_are_counted() -> None:
     boxes = torch.tensor([[0.4, 0.4, 0.6, 0.6]]).repeat(3, 1)
-    assert anchors.unheld(boxes, KNOBS | {"anchor_sizes": [[0.2, 0.2]]}, (8, 1, 1)) == 2
+    assert anchors.unassigned(boxes, KNOBS | {"anchor_sizes": [[0.2, 0.2]]}, (8, 1, 1)) == 2
 
 
 def test_a_box_between_all_anchors_is_no_anchors_and_counted() -> None:
     small = KNOBS | {"anchor_sizes": [[0.1, 0.1]]}
     between = torch.tensor([[0.45, 0.45, 0.55, 0.55]])  # of a 2 x 2 map, whose anchors end at 0.3
     assert anchors.assign(between, anchors.everywhere(anchors.sizes(small), 2, 2), small).eq(dense.BACKGROUND).all()
-    assert anchors.unheld(between, small, (8, 2, 2)) == 1
+    assert anchors.unassigned(between, small, (8, 2, 2)) == 1
 
 
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "l1", "mse", "giou"])

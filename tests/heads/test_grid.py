@@ -40,8 +40,8 @@ def test_of_two_centres_in_a_cell_the_larger_box_wins(order: list[int]) -> None:
     found = grid.targets(boxes, torch.arange(3)[order], KNOBS, (8, 2, 2), CLASSES)
     assert found[..., 0].tolist() == [[1, 0], [0, 1]]
     assert found[0, 0].tolist() == pytest.approx([1, 0.8, 0.8, 0.3, 0.3, 1], abs=1e-6)
-    assert grid.unheld(boxes, KNOBS, (8, 2, 2)) == 1
-    assert grid.unheld(boxes, KNOBS, (8, 10, 10)) == 0
+    assert grid.unassigned(boxes, KNOBS, (8, 2, 2)) == 1
+    assert grid.unassigned(boxes, KNOBS, (8, 10, 10)) == 0
 
 
 def test_a_centre_on_the_far_border_falls_into_the_last_cell() -> None:
@@ -56,7 +56,7 @@ def test_encoding_then_decoding_gives_the_boxes_back(seed: int, count: int, heig
     boxes, labels = boxes_at_random(count, generator), torch.randint(CLASSES, (count,), generator=generator)
     shape = (8, height, width)
     targets = grid.targets(boxes, labels, KNOBS, shape, CLASSES)
-    held = count - grid.unheld(boxes, KNOBS, shape)
+    held = count - grid.unassigned(boxes, KNOBS, shape)
     (found,) = grid.decode(as_outputs(targets)[None], KNOBS)
     found = found.pick(found.scores > 0.5)
     assert len(found.boxes) == held

@@ -10,9 +10,9 @@ import torch
 from stages import train
 from stages.errors import UserError
 from stages.heads import linear, mlp, ridge
-from stages.training import fitted
+from stages.training import model
 from stages.training.data import Data, Part
-from stages.training.fitted import SMALLEST, Fitted, Standardize
+from stages.training.model import SMALLEST, Standardize, TrainResult
 
 Make = Callable[..., Any]
 FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
@@ -33,14 +33,14 @@ def toy(columns: int = 6) -> Data:
 
 @pytest.fixture
 def trained(workplace: Path, params: Make) -> Make:
-    def make(head: str, **turned: Any) -> tuple[fitted.Fitted, Any]:
+    def make(head: str, **turned: Any) -> tuple[model.TrainResult, Any]:
         chosen = params(head=head, epochs=3, hidden=7, batch_size=16, **turned)
         return train.fit(toy(), chosen, torch.device("cpu"))
 
     return make
 
 
-def described(head: str, found: Fitted) -> dict[str, Any]:
+def described(head: str, found: TrainResult) -> dict[str, Any]:
     return {"head": head, "shape": [6], "classes": ["a", "b", "c"], "knobs": found.knobs} | {
         "tap": "same",
         "features": FEATURES,
@@ -56,7 +56,7 @@ def test_the_published_caltech101_head_has_its_number_of_parameters() -> None:
     module = mlp.build((4096,), 100, knobs)
     assert trainable(module) == 1_074_532
     assert (
-        trainable(fitted.assemble("mlp", (4096,), 100, knobs | {"precision": "float32"})) == 1_074_532
+        trainable(model.assemble("mlp", (4096,), 100, knobs | {"precision": "float32"})) == 1_074_532
     )  # standardisation trains nothing
     assert [type(layer).__name__ for layer in module] == ["Linear", "ReLU", "Dropout", "Linear"]  # type: ignore[attr-defined]
     assert module[2].p == 0.4  # type: ignore[index]
@@ -101,9 +101,9 @@ def test_standardisation_is_of_the_train_part_alone(trained: Make, head: str) ->
 @pytest.mark.parametrize("head", HEADS)
 def test_a_kept_head_gives_identical_logits(trained: Make, workplace: Path, head: str) -> None:
     found = trained(head)
-    fitted.store(workplace / "head", found.module, described(head, found))
+    model.store(workplace / "head", found.module, described(head, found))
     torch.manual_seed(99)
-    module, description = fitted.restore(workplace / "head")
+    module, description = model.restore(workplace / "head")
     x = toy().parts["test"].evaluation
     with torch.inference_mode():
         assert torch.equal(module(x), found.module(x))
@@ -116,7 +116,7 @@ def test_a_kept_head_gives_identical_logits(trained: Make, workplace: Path, head
 def test_trained_and_kept_twice_it_is_byte_identical(trained: Make, workplace: Path, head: str) -> None:
     for folder in ("one", "two"):
         found = trained(head)
-        fitted.store(workplace / folder, found.module, described(head, found))
+        model.store(workplace / folder, found.module, described(head, found))
     for name in ("head.json", "head.safetensors"):
         assert (workplace / "one" / name).read_bytes() == (workplace / "two" / name).read_bytes()
 
@@ -132,11 +132,11 @@ def test_a_head_that_is_not_whole_is_refused(trained: Make, workplace: Path, dam
     if damage == "no such head":
         description.pop("head")
     folder = workplace / "head"
-    fitted.store(folder, found.module, description)
+    model.store(folder, found.module, description)
     target = folder / ("head.json" if "json" in damage else "head.safetensors")
     if damage.startswith("half"):
         target.write_bytes(target.read_bytes()[:50])
     if damage in ("no json", "no weights"):
         target.unlink()
     with pytest.raises(UserError, match=r"(?s)head holds no whole head \(.*`dvc repro -f train` makes it anew"):
-        fitted.restore(folder)
+        model.restore(folder)

@@ -10,8 +10,8 @@ import torch
 
 from stages.heads import knn
 from stages.training.data import Data, Part
-from stages.training.fitted import logits
-from stages.training.tasks import Judged, Labels
+from stages.training.model import logits
+from stages.training.tasks import EpochScores, Labels
 
 CPU = torch.device("cpu")
 FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
@@ -53,7 +53,7 @@ def test_votes_by_hand(chosen: Any, views: int) -> None:
 
 
 def test_the_best_number_on_validation_is_kept(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = map(Judged, [0.9, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1], [0.5, 0.7, 0.7, 0.6, 0.6, 0.6, 1.0])
+    told = map(EpochScores, [0.9, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1], [0.5, 0.7, 0.7, 0.6, 0.6, 0.6, 1.0])
     monkeypatch.setattr(
         Labels, "judge", lambda self, net, part: next(told)
     )  # 1, 3, 5, 10, 20, 50 fit into 80, then train

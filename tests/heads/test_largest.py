@@ -109,4 +109,4 @@ def test_what_is_not_predicted_is_filled_in() -> None:
 
 
 def test_all_boxes_but_one_are_out_of_its_reach() -> None:
-    assert [largest.unheld(torch.zeros(count, 4), KNOBS, SHAPE) for count in range(4)] == [0, 0, 1, 2]
+    assert [largest.unassigned(torch.zeros(count, 4), KNOBS, SHAPE) for count in range(4)] == [0, 0, 1, 2]

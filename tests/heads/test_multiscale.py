@@ -89,12 +89,12 @@ def test_encoding_then_decoding_gives_the_boxes_back(seed: int, count: int) -> N
     found = found.pick(found.scores > 0.5)
     near = (boxes[:, None] - found.boxes[None]).abs().amax(2) < 1e-4
     near &= labels[:, None] == found.labels[None]
-    assert near.any(0).all() and int(near.any(1).sum()) == count - multiscale.unheld(boxes, KNOBS, SHAPES)
+    assert near.any(0).all() and int(near.any(1).sum()) == count - multiscale.unassigned(boxes, KNOBS, SHAPES)
 
 
 def test_a_box_between_the_points_is_counted() -> None:
     tiny = torch.tensor([[0.001, 0.001, 0.002, 0.002], [0.1, 0.1, 0.9, 0.9]])
-    assert multiscale.unheld(tiny, KNOBS, SHAPES) == 1
+    assert multiscale.unassigned(tiny, KNOBS, SHAPES) == 1
 
 
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "l1", "mse", "giou"])

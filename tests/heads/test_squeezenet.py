@@ -10,7 +10,7 @@ from torchvision.models import squeezenet1_1
 
 from stages.errors import UserError
 from stages.heads import squeezenet
-from stages.training import fitted, loop
+from stages.training import loop, model
 from stages.training.data import Data, Part
 
 Make = Callable[..., Any]
@@ -56,7 +56,7 @@ def test_it_learns_from_maps(turned: Make, views: int, precision: str) -> None:
     found = loop.fit("squeezenet", toy(views), turned(precision=precision), CPU)
     assert max(epoch.val_accuracy for epoch in found.history) > 0.9
     assert found.module.precision == precision
-    assert fitted.logits(found.module, toy(views).parts["test"]).dtype == torch.float32
+    assert model.logits(found.module, toy(views).parts["test"]).dtype == torch.float32
 
 
 def test_maps_are_standardised_by_channel(turned: Make) -> None:

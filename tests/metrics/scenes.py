@@ -2,16 +2,17 @@
 
 import torch
 
-from stages.boxes.geometry import Found
-from stages.metrics.boxes import Truth
+from stages.boxes.geometry import Detections, GroundTruth
 
 SQUARE = [0.0, 0.0, 10.0, 10.0]
 FAR = [50.0, 50.0, 60.0, 60.0]
 
 
-def found(boxes: list[list[float]], confidence: list[float], labels: list[int] | None = None) -> Found:
+def found(boxes: list[list[float]], confidence: list[float], labels: list[int] | None = None) -> Detections:
     labels = [0] * len(boxes) if labels is None else labels
-    return Found(torch.tensor(boxes).reshape(-1, 4), torch.tensor(confidence), torch.tensor(labels, dtype=torch.int64))
+    return Detections(
+        torch.tensor(boxes).reshape(-1, 4), torch.tensor(confidence), torch.tensor(labels, dtype=torch.int64)
+    )
 
 
 def truth(
@@ -19,13 +20,13 @@ def truth(
     labels: list[int] | None = None,
     ignored: tuple[int, ...] = (),
     crowd: tuple[int, ...] = (),
-) -> Truth:
+) -> GroundTruth:
     labels = [0] * len(boxes) if labels is None else labels
     flags = [torch.tensor([place in chosen for place in range(len(boxes))]).bool() for chosen in (ignored, crowd)]
-    return Truth(torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels, dtype=torch.int64), *flags)
+    return GroundTruth(torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels, dtype=torch.int64), *flags)
 
 
-Scene = tuple[list[Truth], list[Found]]
+Scene = tuple[list[GroundTruth], list[Detections]]
 
 
 def scene(seed: int, classes: int) -> Scene:
@@ -41,7 +42,7 @@ def scene(seed: int, classes: int) -> Scene:
         count, extra = torch.randint(0, 9, (2,), generator=generator).tolist()
         labels = torch.randint(classes, (count,), generator=generator)
         flags = torch.rand(2, count, generator=generator) < 0.2
-        objects = Truth(boxes(count), labels, flags[0], flags[1])
+        objects = GroundTruth(boxes(count), labels, flags[0], flags[1])
         near = objects.boxes.repeat(2, 1) + 8 * torch.randn(2 * count, 4, generator=generator)
         near[:, 2:] = torch.maximum(near[:, 2:], near[:, :2] + 1)
         many = torch.cat([near, boxes(extra)])
@@ -49,5 +50,5 @@ def scene(seed: int, classes: int) -> Scene:
         label = torch.cat([labels, labels, torch.randint(classes, (extra,), generator=generator)])
         drop = torch.rand(len(many), generator=generator) < 0.3
         truths.append(objects)
-        items.append(Found(many[~drop], confidence[~drop], label[~drop]))
+        items.append(Detections(many[~drop], confidence[~drop], label[~drop]))
     return truths, items

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.metrics.boxes import match
-from stages.metrics.mistakes import KINDS, Kind, costs, counts, mended, sort
+from stages.metrics.detection import match
+from stages.metrics.mistakes import KINDS, Kind, costs, counts, fix_errors_of_kind, sort
 from tests.metrics.scenes import FAR, SQUARE, found, scene, truth
 
 A_THIRD = [5.0, 0.0, 15.0, 10.0]  # of SQUARE
@@ -52,7 +52,7 @@ def test_mending_makes_a_hit_of_it(box: list[float], label: int, kind: str) -> N
 
 def test_a_mended_box_goes_where_another_hits_already() -> None:
     objects, items = truth([SQUARE]), found([SQUARE, SQUARE], [0.9, 0.8], [0, 1])
-    _, rest = mended(objects, sort(objects, items), "class")
+    _, rest = fix_errors_of_kind(objects, sort(objects, items), "class")
     assert rest.scores.tolist() == pytest.approx([0.9])
 
 
@@ -82,5 +82,7 @@ def test_mending_never_makes_it_worse(seed: int, classes: int) -> None:
 @given(seed=st.integers(0, 100_000), kind=st.sampled_from(KINDS))
 def test_once_mended_a_kind_is_gone(seed: int, kind: Kind) -> None:
     truths, items = scene(seed, 3)
-    pairs = [mended(objects, sort(objects, item), kind) for objects, item in zip(truths, items, strict=True)]
+    pairs = [
+        fix_errors_of_kind(objects, sort(objects, item), kind) for objects, item in zip(truths, items, strict=True)
+    ]
     assert counts([pair[0] for pair in pairs], [pair[1] for pair in pairs])[kind] == 0

@@ -8,7 +8,7 @@ import pytest
 from stages import paths
 from stages.errors import UserError
 from stages.reporting import choose, command, gather, page
-from stages.reporting.judged import Detected, Largest
+from stages.reporting.predictions import Detected, Largest
 from tests.reporting.synthetic import HOSTILE, Made
 
 Reported = Callable[[], tuple[str, str]]

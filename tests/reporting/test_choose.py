@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from stages.datasets.listing import Row
+from stages.datasets.index_file import Row
 from stages.reporting import choose
-from stages.reporting.judged import Labels
+from stages.reporting.predictions import Labels
 
 
 def row(label: str, number: int = 0) -> Row:

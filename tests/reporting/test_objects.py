@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import paths
-from stages.datasets import listing
+from stages.datasets import index_file
 from stages.datasets.base import Box
-from stages.reporting import boxes
-from stages.reporting.boxes import Count
+from stages.reporting import objects
+from stages.reporting.objects import Count
 from stages.reporting.pictures import LONGEST, SIDE, Picture
 from tests.reporting.synthetic import HOSTILE, Made
 
@@ -26,17 +26,20 @@ ANNOTATED = {
 }
 
 
-def row(*objects: Box, size: tuple[int, int] = (200, 100)) -> listing.Row:
-    return listing.Row("a.jpg", "0", *size, "ant", objects, None)
+def row(*objects: Box, size: tuple[int, int] = (200, 100)) -> index_file.Row:
+    return index_file.Row("a.jpg", "0", *size, "ant", objects, None)
 
 
 def test_objects_are_counted_by_class_and_list() -> None:
-    assert boxes.count(ANNOTATED, ["train", "val"]) == [Count("ant", (9, 4), 13, 3), Count("bee", (1_500, 0), 1_500, 0)]
+    assert objects.count(ANNOTATED, ["train", "val"]) == [
+        Count("ant", (9, 4), 13, 3),
+        Count("bee", (1_500, 0), 1_500, 0),
+    ]
 
 
 def test_the_sentences() -> None:
     rows = [row(Box("ant", (0, 0, 9, 9)), Box("ant", (0, 0, 9, 9))), row()]
-    assert boxes.sentences(ANNOTATED, ["train", "val"], rows) == (
+    assert objects.sentences(ANNOTATED, ["train", "val"], rows) == (
         "Annotated: 1,509 objects (2 difficult) in train, 4 objects (1 difficult) in val. Used, without duplicates and "
         "broken annotations: 2 objects in 1 images, and 1 images without any."
     )
@@ -45,7 +48,7 @@ def test_the_sentences() -> None:
 @pytest.mark.parametrize("side", [20, 100, 280])
 def test_a_mark_lies_where_the_box_is_whatever_the_size(side: int) -> None:
     picture = Picture(row(Box("ant", (20, 50, 60, 100))), "data:", side, side // 2)
-    example = boxes.example(picture, {"ant": "#fff"})
+    example = objects.example(picture, {"ant": "#fff"})
     assert (example.width, example.height) == (SIDE, SIDE / 2)
     found = example.marks[0]
     assert (found.x, found.y, found.width, found.height) == pytest.approx((28, 70, 56, 70))
@@ -55,34 +58,34 @@ def test_a_mark_lies_where_the_box_is_whatever_the_size(side: int) -> None:
 
 @pytest.mark.parametrize("corners", [(0, 0, 200, 100), (190, 0, 200, 4), (0, 96, 3, 100), (120, 40, 200, 60)])
 def test_a_name_stays_in_the_picture(corners: tuple[float, float, float, float]) -> None:
-    found = boxes.example(Picture(row(Box("ant", corners)), "data:", 100, 50), {}).marks[0]
-    assert 0 < found.name_x < SIDE and boxes.LETTER - 4 <= found.name_y < SIDE / 2
+    found = objects.example(Picture(row(Box("ant", corners)), "data:", 100, 50), {}).marks[0]
+    assert 0 < found.name_x < SIDE and objects.LETTER - 4 <= found.name_y < SIDE / 2
     assert found.anchor == ("end" if found.x > SIDE / 2 else "start")
 
 
 def test_small_boxes_lie_on_top_and_the_largest_have_names() -> None:
     many = [Box("ant", (0, 14 * place, 50, 14 * place + 14 - place / 9)) for place in range(20)]
-    found = boxes.example(Picture(row(*reversed(many), size=(280, 280)), "data:", 280, 280), {}).marks
+    found = objects.example(Picture(row(*reversed(many), size=(280, 280)), "data:", 280, 280), {}).marks
     assert [mark.outline.box for mark in found] == many
-    assert sum(bool(mark.name) for mark in found) == boxes.NAMED and found[0].name
+    assert sum(bool(mark.name) for mark in found) == objects.NAMED and found[0].name
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 199)] * 4), max_size=40))
 def test_no_name_stands_on_another(corners: list[tuple[int, int, int, int]]) -> None:
     many = [Box("ant", (min(a, c), min(b, d), max(a, c) + 1, max(b, d) + 1)) for a, b, c, d in corners]
-    found = boxes.example(Picture(row(*many, size=(200, 200)), "data:", 280, 280), {}).marks
+    found = objects.example(Picture(row(*many, size=(200, 200)), "data:", 280, 280), {}).marks
     named = [mark for mark in found if mark.name]
     assert bool(named) == bool(many)
     for one, other in combinations(named, 2):
-        same_line = abs(one.name_y - other.name_y) < boxes.LETTER
+        same_line = abs(one.name_y - other.name_y) < objects.LETTER
         ends = [(mark.name_x - (21 if mark.anchor == "end" else 0)) for mark in (one, other)]
-        assert not same_line or abs(ends[0] - ends[1]) >= 3 * boxes.LETTER_WIDTH - 1e-6
+        assert not same_line or abs(ends[0] - ends[1]) >= 3 * objects.LETTER_WIDTH - 1e-6
 
 
 def test_a_picture_that_is_cut_or_missing_has_no_marks() -> None:
     long = row(Box("ant", (0, 0, 9, 9)), size=(LONGEST * 10 + 1, 10))
-    assert boxes.example(Picture(long, "data:", 120, 10), {}).marks == []
-    assert boxes.example(Picture(row(Box("ant", (0, 0, 9, 9))), None), {}).marks == []
+    assert objects.example(Picture(long, "data:", 120, 10), {}).marks == []
+    assert objects.example(Picture(row(Box("ant", (0, 0, 9, 9))), None), {}).marks == []
 
 
 @pytest.mark.parametrize("values", [[3.0], [3.0, 3.0], [1e-7, 1.0], [0.1, 0.3, 0.7], list(np.geomspace(1, 1e5, 50))])
@@ -95,22 +98,23 @@ def test_every_object_is_in_its_distribution(values: list[float], monkeypatch: p
         return found
 
     monkeypatch.setattr(np, "histogram", counting)
-    assert "<svg" in boxes.spread("Width", "pixels", {"": np.array(values)}).svg()
+    assert "<svg" in objects.spread("Width", "pixels", {"": np.array(values)}).svg()
     assert counted == [len(values)]
 
 
 def test_hundreds_of_classes_and_objects_are_drawn() -> None:
     many = {f"class {number}": {"objects": number, "difficult": number // 2} for number in range(1, 200)}
     assert (
-        "Bars of objects of 199 classes, 19,900 in all, 9,900 of them difficult." in boxes.per_class(many, "train").alt
+        "Bars of objects of 199 classes, 19,900 in all, 9,900 of them difficult."
+        in objects.per_class(many, "train").alt
     )
-    assert "300 images" in boxes.an_image(list(range(300))).alt
+    assert "300 images" in objects.an_image(list(range(300))).alt
 
 
 def test_the_page_shows_objects_with_hostile_names_as_text(standard: tuple[str, str]) -> None:
     html, _ = standard
     section = html.split('<h2 id="objects">')[1].split("<h2 ")[0]
-    assert section.count('class="annotated"') == boxes.EXAMPLES
+    assert section.count('class="annotated"') == objects.EXAMPLES
     assert "<script" not in section and "<img onerror" not in section
     assert f"in {54:,} images" in section and 'href="#objects"' in html
     assert len(HOSTILE) == section.count("<th scope")

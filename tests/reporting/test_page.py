@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from stages import paths, report
-from stages.datasets import images
+from stages.datasets import source
 from stages.errors import UserError
 from stages.reporting import figures, gather, page
 from stages.reporting.pictures import SIDE, thumbnail
@@ -229,13 +229,13 @@ def test_thumbnails_are_small_upright_and_bare(tmp_path: Path) -> None:
 
 def test_reads_only_the_pictures_it_shows(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     made.classes, made.sizes = ("a", "b", "c"), {"train": 90, "val": 90, "test": 20}
-    paths_read, read = list[str](), images.read
+    paths_read, read = list[str](), source.read
 
     def counted(folder: Path, path: str, sha256: str) -> bytes:
         paths_read.append(path)
         return read(folder, path, sha256)
 
-    monkeypatch.setattr(images, "read", counted)
+    monkeypatch.setattr(source, "read", counted)
     params = made.write()
     report.main(params)
     assert 60 < len(paths_read) < 150  # every test image, in small, and of the 540 others a few

@@ -16,7 +16,7 @@ from stages import paths
 from stages.training import checkpoint, loop
 from stages.training.checkpoint import Checkpoint
 from stages.training.data import Data, Part
-from stages.training.fitted import Fitted
+from stages.training.model import TrainResult
 
 Make = Callable[..., Any]
 FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64}
@@ -83,7 +83,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, chosen: Any, after: int) -> None:
             loop.fit("mlp", toy(), chosen, CPU)
 
 
-def same(one: Fitted, other: Fitted) -> bool:
+def same(one: TrainResult, other: TrainResult) -> bool:
     states = one.module.state_dict(), other.module.state_dict()
     return one.history == other.history and all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from stages.training import closed_form
 from stages.training.data import Data, Part
-from stages.training.fitted import Fitted
+from stages.training.model import TrainResult
 
 CPU = torch.device("cpu")
 Make = Callable[..., Any]
@@ -19,7 +19,7 @@ FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "wei
 
 
 @pytest.fixture
-def fit(workplace: Path, params: Make) -> Callable[[Data], Fitted]:
+def fit(workplace: Path, params: Make) -> Callable[[Data], TrainResult]:
     """`fit(data)`: ridge with the params of the checkout."""
     return lambda data: closed_form.fit(data, params(head="ridge"), CPU)
 
@@ -59,7 +59,7 @@ def test_primal_and_dual_agree() -> None:
 
 
 @pytest.mark.parametrize("columns", [6, 100])
-def test_the_head_is_the_best_strength_on_validation(columns: int, fit: Callable[[Data], Fitted]) -> None:
+def test_the_head_is_the_best_strength_on_validation(columns: int, fit: Callable[[Data], TrainResult]) -> None:
     data = toy(columns)
     train, val = data.parts["train"], data.parts["val"]
     x, v = train.evaluation.double().numpy(), val.evaluation.double().numpy()
@@ -99,7 +99,7 @@ def test_the_scale_is_the_one_with_the_lowest_cross_entropy() -> None:
     assert closed_form.SCALES[0] == 1 and closed_form.SCALES[-1] == pytest.approx(1000)
 
 
-def test_the_same_twice_and_the_random_state_is_nothing(fit: Callable[[Data], Fitted]) -> None:
+def test_the_same_twice_and_the_random_state_is_nothing(fit: Callable[[Data], TrainResult]) -> None:
     torch.manual_seed(1)
     one = fit(toy(6))
     torch.manual_seed(2)
@@ -109,7 +109,7 @@ def test_the_same_twice_and_the_random_state_is_nothing(fit: Callable[[Data], Fi
     assert not one.module.training and not any(p.requires_grad for p in one.module.parameters())
 
 
-def test_the_test_part_plays_no_part(fit: Callable[[Data], Fitted]) -> None:
+def test_the_test_part_plays_no_part(fit: Callable[[Data], TrainResult]) -> None:
     data = toy(6)
     other = Data(data.classes, data.parts | {"test": Part(torch.zeros(0, 1, 6), torch.zeros(0).long(), [])}, FEATURES)
     one, two = fit(data), fit(other)
@@ -117,7 +117,7 @@ def test_the_test_part_plays_no_part(fit: Callable[[Data], Fitted]) -> None:
 
 
 @pytest.mark.parametrize("columns", [6, 100])
-def test_every_view_is_a_row(columns: int, fit: Callable[[Data], Fitted]) -> None:
+def test_every_view_is_a_row(columns: int, fit: Callable[[Data], TrainResult]) -> None:
     """V views of N images are solved as one view of V x N images."""
     data, generator = toy(columns, train=40), torch.Generator().manual_seed(3)
     train, val = data.parts["train"], data.parts["val"]

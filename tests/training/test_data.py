@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from stages import paths
-from stages.datasets import listing, parts
-from stages.datasets.listing import Row
+from stages.datasets import index_file, splits
+from stages.datasets.index_file import Row
 from stages.errors import UserError
 from stages.features import h5
 from stages.training import data
@@ -41,12 +41,12 @@ def files(workplace: Path, params: Make) -> Make:
     ) -> Any:
         order = order or list(range(len(LABELS)))
         rows = [Row(f"{n}.jpg", sha(n), 8, 8, label, (), None) for n, label in enumerate(LABELS)]
-        listing.write(paths.index("folder"), rows)
+        index_file.write(paths.index("folder"), rows)
         chosen = params(
             dataset="folder", root=str(workplace), backbone="squeezenet1_1", weights="random", cut=cut, **turned
         )
         split = {part: [sha(n) for n in numbers] for part, numbers in SPLIT.items()}
-        parts.write(paths.split("folder"), split, "by hand", chosen.split)
+        splits.write(paths.split("folder"), split, "by hand", chosen.split)
         shape = (5,) if cut == "pooled" else (5, 2, 2)
         values = np.zeros((len(order), columns, *shape), "f2")
         for place, number in enumerate(order):

@@ -10,8 +10,8 @@ from stages.errors import UserError
 from stages.heads import linear
 from stages.training import loop
 from stages.training.data import Data, Part
-from stages.training.fitted import Fitted, Standardize, Whole
-from stages.training.tasks import Judged, Labels, Task
+from stages.training.model import HeadModel, Standardize, TrainResult
+from stages.training.tasks import EpochScores, Labels, Task
 
 CPU = torch.device("cpu")
 Make = Callable[..., Any]
@@ -42,7 +42,7 @@ def turned(workplace: Any, params: Make) -> Make:
     return make
 
 
-def fit(chosen: Any, data: Data | None = None) -> Fitted:
+def fit(chosen: Any, data: Data | None = None) -> TrainResult:
     return loop.fit(chosen.head, data or toy(), chosen, CPU)
 
 
@@ -73,10 +73,10 @@ def test_twice_is_bit_identical_and_the_seed_matters(turned: Make) -> None:
 def test_the_best_epoch_is_kept(turned: Make, monkeypatch: pytest.MonkeyPatch, monitor: str) -> None:
     losses = [0.9, 0.5, 0.7, 0.4, 0.6, 0.8]
     accuracies = [0.5, 0.8, 0.9, 0.7, 0.9, 0.9]
-    told = map(Judged, losses, accuracies)
+    told = map(EpochScores, losses, accuracies)
     states: list[dict[str, torch.Tensor]] = []
 
-    def judge(module: torch.nn.Module, part: Part, task: Task) -> Judged:
+    def judge(module: torch.nn.Module, part: Part, task: Task) -> EpochScores:
         states.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
         return next(told)
 
@@ -91,7 +91,7 @@ def test_the_best_epoch_is_kept(turned: Make, monkeypatch: pytest.MonkeyPatch, m
 
 
 def test_it_stops_early(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = map(Judged, [0.9, 0.5, 0.6, 0.6, 0.6, 0.1], [0.1, 0.1, 0.1, 0.1, 0.1, 0.9])
+    told = map(EpochScores, [0.9, 0.5, 0.6, 0.6, 0.6, 0.1], [0.1, 0.1, 0.1, 0.1, 0.1, 0.9])
     monkeypatch.setattr(loop, "judge", lambda module, part, task: next(told))
     found = fit(turned(epochs=50, early_stopping_patience=3))
     assert len(found.history) == 5  # three epochs without a better one than the second
@@ -99,7 +99,7 @@ def test_it_stops_early(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_plateau_lowers_the_rate(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "judge", lambda module, part, task: Judged(1.0, 0.5))
+    monkeypatch.setattr(loop, "judge", lambda module, part, task: EpochScores(1.0, 0.5))
     chosen = turned(epochs=8, schedule="plateau", plateau_factor=0.5, plateau_patience=2, lr=0.08)
     rates = [epoch.lr for epoch in fit(chosen).history]
     assert rates == pytest.approx([0.08, 0.08, 0.08, 0.08, 0.04, 0.04, 0.04, 0.02])
@@ -162,7 +162,7 @@ def test_a_last_batch_of_one(turned: Make) -> None:
 def test_judge_counts_by_hand(turned: Make) -> None:
     x = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.0]]])
     part = Part(x, torch.tensor([0, 1, 1]), [0, 1, 2])
-    whole = Whole(torch.nn.Identity(), Standardize(2), shape=(2,), takes="vector", precision="float32")
+    whole = HeadModel(torch.nn.Identity(), Standardize(2), shape=(2,), takes="vector", precision="float32")
     loss, accuracy, _ = Labels(turned(), None).judge(whole, part)
     assert accuracy == pytest.approx(2 / 3)
     assert loss == pytest.approx((0.126928 + 0.313262 + 1.313262) / 3, rel=1e-5)

@@ -9,16 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from stages.boxes.geometry import Found, through, to_image
+from stages.boxes.geometry import Detections, GroundTruth, through, to_image
 from stages.datasets.base import Box
-from stages.datasets.listing import Row
-from stages.features import views
-from stages.features.pipeline import prepare
-from stages.features.preprocessing import Preprocessing
-from stages.metrics.boxes import Truth
+from stages.datasets.index_file import Row
+from stages.images import batch_views, views
+from stages.images.decode import prepare
+from stages.images.preprocessing import Preprocessing
 from stages.params import Augment
-from stages.training import pixels, scenes
-from stages.training.scenes import Scenes
+from stages.training import scenes
+from stages.training.scenes import GroundTruthBoxes
 from tests.boxes.drawing import boxes_at_random
 from tests.boxes.knobs import KNOBS
 from tests.heads import test_anchors, test_grid, test_multiscale
@@ -55,23 +54,25 @@ def seen_through(kind: str, seed: int, width: int, height: int, rotate: float = 
     if kind == "drawn":
         return torch.from_numpy(views.affine(views.draw(str(seed), "", width, height, augment), SIZE))
     generator = torch.Generator().manual_seed(seed)
-    return pixels.draw(torch.tensor([[height, width]]), augment, generator).affine(SIZE)[0]
+    return batch_views.draw(torch.tensor([[height, width]]), augment, generator).affine(SIZE)[0]
 
 
-def scene(boxes: torch.Tensor, labels: torch.Tensor, width: int, height: int, **flags: torch.Tensor) -> Scenes:
+def scene(
+    boxes: torch.Tensor, labels: torch.Tensor, width: int, height: int, **flags: torch.Tensor
+) -> GroundTruthBoxes:
     """The scenes of one image."""
     nothing = torch.zeros(len(boxes), dtype=torch.bool)
-    truth = Truth(boxes, labels, flags.get("ignored", nothing), flags.get("crowd", nothing))
-    return Scenes([truth], torch.zeros(1, 1, 2, 3), torch.tensor([[width, height]]), SIZE)
+    truth = GroundTruth(boxes, labels, flags.get("ignored", nothing), flags.get("crowd", nothing))
+    return GroundTruthBoxes([truth], torch.zeros(1, 1, 2, 3), torch.tensor([[width, height]]), SIZE)
 
 
-def answered(head: str, made: Scenes, affine: torch.Tensor) -> tuple[Found, int]:
+def answered(head: str, made: GroundTruthBoxes, affine: torch.Tensor) -> tuple[Detections, int]:
     """What a head finds that learnt a view by heart, in pixels of the image; and how many objects it cannot hold."""
     module, shape = import_module(f"stages.heads.{head}"), SHAPES[head]
     boxes, labels = made.seen(0, affine)
     targets = module.targets(boxes, labels, KNOBS_OF, shape, CLASSES)
     (found,) = module.decode(perfect(head, targets), KNOBS_OF)
-    return made.back(0, found.pick(found.scores > 0.5), affine), module.unheld(boxes, KNOBS_OF, shape)
+    return made.back(0, found.pick(found.scores > 0.5), affine), module.unassigned(boxes, KNOBS_OF, shape)
 
 
 def drawn(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,11 +90,11 @@ def test_what_a_head_is_asked_for_is_in_the_image_what_was_there(
     affine = seen_through(kind, seed, width, height)
     boxes, labels = drawn(seed, count)
     boxes = to_image(boxes, affine, SIZE, width, height)  # all lie in the view
-    found, unheld = answered(head, scene(boxes, labels, width, height), affine)
+    found, unassigned = answered(head, scene(boxes, labels, width, height), affine)
     near = (boxes[:, None] - found.boxes[None]).abs().amax(2) < NEAR * max(1, width / SIZE, height / SIZE)
     near &= labels[:, None] == found.labels[None]
     assert near.any(0).all()
-    assert int(near.any(1).sum()) == count - unheld
+    assert int(near.any(1).sum()) == count - unassigned
 
 
 @pytest.mark.parametrize("kind", ["drawn", "of pixels"])
@@ -134,8 +135,10 @@ def test_an_object_outside_of_the_view_is_not_asked_for() -> None:
 
 
 def test_what_views_found_of_one_object_is_one_box() -> None:
-    first = Found(torch.tensor([[10.0, 10, 50, 50], [60, 60, 90, 90]]), torch.tensor([0.6, 0.5]), torch.tensor([1, 0]))
-    second = Found(torch.tensor([[11.0, 10, 51, 50]]), torch.tensor([0.9]), torch.tensor([1]))
+    first = Detections(
+        torch.tensor([[10.0, 10, 50, 50], [60, 60, 90, 90]]), torch.tensor([0.6, 0.5]), torch.tensor([1, 0])
+    )
+    second = Detections(torch.tensor([[11.0, 10, 51, 50]]), torch.tensor([0.9]), torch.tensor([1]))
     found = scenes.merge([first, second], 0.5)
     assert found.scores.tolist() == pytest.approx([0.9, 0.5]) and found.labels.tolist() == [1, 0]
     assert found.boxes[0].tolist() == [11, 10, 51, 50]
@@ -143,7 +146,7 @@ def test_what_views_found_of_one_object_is_one_box() -> None:
     fused = scenes.merge([first, second], 0.5, "fusion")
     assert fused.scores.tolist() == pytest.approx([0.75, 0.25]) and fused.labels.tolist() == [1, 0]
     assert fused.boxes[0].tolist() == pytest.approx([10.6, 10, 50.6, 50])
-    one = Found(torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8]]), torch.tensor([0.5, 0.4]), torch.tensor([0, 0]))
+    one = Detections(torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8]]), torch.tensor([0.5, 0.4]), torch.tensor([0, 0]))
     alone, suppressed = scenes.merge([one], 0.5, "fusion"), scenes.merge([one], 0.5)
     assert torch.equal(alone.boxes, suppressed.boxes) and torch.equal(alone.scores, suppressed.scores)
 

@@ -10,13 +10,12 @@ import torch
 from torch import nn
 from torchvision import models
 
-from stages.boxes.geometry import Found
+from stages.boxes.geometry import Detections, GroundTruth
 from stages.errors import UserError
-from stages.metrics.boxes import Truth
-from stages.training import fitted, loop, tasks
+from stages.training import loop, model, tasks
 from stages.training.data import Data, Part
-from stages.training.fitted import Whole
-from stages.training.scenes import Scenes
+from stages.training.model import HeadModel
+from stages.training.scenes import GroundTruthBoxes
 from tests.backbones.networks import output_of, randomised
 
 Make = Callable[..., Any]
@@ -40,12 +39,14 @@ def turned(workplace: Any, params: Make) -> Make:
     return make
 
 
-def truth(boxes: list[list[float]], labels: list[int], ignored: tuple[int, ...] = ()) -> Truth:
+def truth(boxes: list[list[float]], labels: list[int], ignored: tuple[int, ...] = ()) -> GroundTruth:
     left_out = torch.tensor([number in ignored for number in range(len(boxes))], dtype=torch.bool)
-    return Truth(torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels, dtype=torch.long), left_out, left_out & False)
+    return GroundTruth(
+        torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels, dtype=torch.long), left_out, left_out & False
+    )
 
 
-def scene(number: int) -> Truth:
+def scene(number: int) -> GroundTruth:
     """Two objects, the first of them at a place that depends on the number; every fifth image has none."""
     if number % 5 == 4:
         return truth([], [])
@@ -53,19 +54,19 @@ def scene(number: int) -> Truth:
     return truth([[shift, 8, shift + 30, 40], [44, 44, 60, 56 + number % 3]], [number % 2, 0])
 
 
-def scenes_of(truths: list[Truth], views: int = 1) -> Scenes:
+def scenes_of(truths: list[GroundTruth], views: int = 1) -> GroundTruthBoxes:
     """Images of 64 x 64; each view after the first is the mirror image."""
     flip = torch.tensor([[-1.0, 0, SIZE], [0, 1, 0]])
     maps = torch.stack([torch.eye(2, 3), *[flip] * (views - 1)])
-    return Scenes(truths, maps.repeat(len(truths), 1, 1, 1), torch.full((len(truths), 2), SIZE), SIZE)
+    return GroundTruthBoxes(truths, maps.repeat(len(truths), 1, 1, 1), torch.full((len(truths), 2), SIZE), SIZE)
 
 
-def part(x: torch.Tensor, truths: list[Truth], first: int = 0) -> Part:
+def part(x: torch.Tensor, truths: list[GroundTruth], first: int = 0) -> Part:
     rows = list(range(first, first + len(truths)))
     return Part(x, torch.zeros(len(x), dtype=torch.long), rows, None, scenes_of(truths, x.shape[1]))
 
 
-def on_maps(shape: tuple[int, ...] = (CHANNELS, SIDE, SIDE), *, views: int = 1, **truths: list[Truth]) -> Data:
+def on_maps(shape: tuple[int, ...] = (CHANNELS, SIDE, SIDE), *, views: int = 1, **truths: list[GroundTruth]) -> Data:
     """Features at random; the scenes of a part are those given, or made up."""
     parts, first = {}, 0
     for name, count in (("train", TRAIN), ("val", VAL), ("test", VAL)):
@@ -83,7 +84,7 @@ def pyramid() -> Data:
     return replace(on_maps((numbers,)), levels=PYRAMID)
 
 
-def boxes_task(found: fitted.Fitted, head: str, data: Data, chosen: Any) -> tasks.Boxes:
+def boxes_task(found: model.TrainResult, head: str, data: Data, chosen: Any) -> tasks.Boxes:
     return tasks.Boxes(head, found.module, found.knobs, len(data.classes), chosen)
 
 
@@ -332,6 +333,6 @@ def test_three_hundred_objects_in_an_image(turned: Make, head: str) -> None:
     chosen = turned(head=head, boxes={"anchor_count": 1})
     found = loop.fit(head, data, chosen, CPU)
     assert found.history and all(epoch.val_loss < float("inf") for epoch in found.history)
-    module: Whole = found.module
+    module: HeadModel = found.module
     (first, *_) = boxes_task(found, head, data, chosen).find(module, data.parts["train"], 0.99)
-    assert isinstance(first, Found) and len(first.boxes) <= 100
+    assert isinstance(first, Detections) and len(first.boxes) <= 100

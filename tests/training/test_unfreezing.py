@@ -13,9 +13,9 @@ from stages.errors import UserError
 from stages.params import Phase
 from stages.training import checkpoint, loop
 from stages.training.data import Data, Part
-from stages.training.fitted import Fitted, assemble
+from stages.training.model import TrainResult, assemble
 from stages.training.rest import Rest, build
-from stages.training.tasks import Judged, Labels, Task
+from stages.training.tasks import EpochScores, Labels, Task
 from tests.backbones.networks import output_of, randomised
 
 Make = Callable[..., Any]
@@ -76,11 +76,11 @@ def data(network: Make) -> Data:
     return cached(NAME, CUT, network(NAME))
 
 
-def fit(chosen: Any, data: Data) -> Fitted:
+def fit(chosen: Any, data: Data) -> TrainResult:
     return loop.fit("linear", data, chosen, CPU)
 
 
-def body(found: Fitted) -> dict[str, torch.Tensor]:
+def body(found: TrainResult) -> dict[str, torch.Tensor]:
     assert found.module.rest and found.module.rest.body
     state: dict[str, torch.Tensor] = found.module.rest.body.state_dict()
     return state
@@ -159,7 +159,7 @@ FROZEN = {"head": ("stage3.", "stage4.", "conv5."), "conv5": ("stage3.", "stage4
 def test_what_is_frozen_is_bit_identical_afterwards(
     data: Data, turned: Make, monkeypatch: pytest.MonkeyPatch, order: list[str], freeze_batchnorm: bool
 ) -> None:
-    told = iter(Judged(1 / epoch, 0.0) for epoch in range(1, 9))
+    told = iter(EpochScores(1 / epoch, 0.0) for epoch in range(1, 9))
     monkeypatch.setattr(loop, "judge", lambda *_: next(told))  # the last epoch is the best, and kept
     before = build(data.provenance, "pooled", "random")
     assert before and before.body
@@ -206,10 +206,10 @@ def test_history_tells_phase_and_rate(data: Data, turned: Make) -> None:
 
 def test_each_phase_begins_with_the_best_before_it(data: Data, turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three epochs the second is the best; a rate of next to nothing shows where the next phase began."""
-    told = iter([Judged(0.9, 0.1), Judged(0.5, 0.1), Judged(0.7, 0.1), Judged(0.4, 0.1)])
+    told = iter([EpochScores(0.9, 0.1), EpochScores(0.5, 0.1), EpochScores(0.7, 0.1), EpochScores(0.4, 0.1)])
     states: list[dict[str, torch.Tensor]] = []
 
-    def judge(module: nn.Module, part: Part, task: Task) -> Judged:
+    def judge(module: nn.Module, part: Part, task: Task) -> EpochScores:
         states.append({name: value.clone() for name, value in module.state_dict().items()})
         return next(told)
 
@@ -342,7 +342,7 @@ def test_killed_in_any_phase_it_goes_on_with_the_same_result(
     chosen = turned(phases=order, optimizer="adamw", standardize=True, freeze_batchnorm=False, clip_grad=clip_grad)
     expected, judge, calls = fit(chosen, data), loop.judge, list[int]()
 
-    def counted(module: nn.Module, part: Part, task: Task) -> Judged:
+    def counted(module: nn.Module, part: Part, task: Task) -> EpochScores:
         calls.append(1)
         if len(calls) == killed_in:
             raise Killed

@@ -1,0 +1,1 @@
+"""Experiments and commits side by side."""

@@ -1,0 +1,73 @@
+"""The index on disk: one JSON line an image in `<dataset>.jsonl`, and a summary of every file beside it."""
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from stages import files, paths
+from stages.datasets.base import Box
+from stages.errors import UserError
+
+log = logging.getLogger(__name__)
+FLAGS = ("difficult", "truncated", "crowd", "ignore")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An indexed image: what its dataset says of it, and what its bytes say.
+
+    `label` is empty where nothing gives the image one: it has no object. Detectors use it, classifiers leave it out.
+    """
+
+    path: str
+    sha256: str
+    width: int
+    height: int
+    label: str
+    objects: tuple[Box, ...]
+    split: str | None
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Writes an index, whole or not at all."""
+    lines = (json.dumps(_values(row), ensure_ascii=False) + "\n" for row in rows)
+    files.write_bytes(path, "".join(lines).encode())
+
+
+def read(dataset: str) -> list[Row]:
+    """The index of a dataset.
+
+    Raises:
+        UserError: it is not there or not whole.
+    """
+    path = paths.index(dataset)
+    log.debug("reads %s", path)
+    try:
+        return [_row(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}): `dvc repro -f index` makes it anew.") from None
+
+
+def _values(row: Row) -> dict[str, Any]:
+    """A row as JSON has it; of an object's flags only those that are set."""
+    values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
+    return values | {"objects": [_object(box) for box in row.objects]}
+
+
+def _object(box: Box) -> dict[str, Any]:
+    return {"label": box.label, "box": box.box} | {name: True for name in FLAGS if getattr(box, name)}
+
+
+def _row(values: dict[str, Any]) -> Row:
+    objects = tuple(Box(**item | {"box": tuple(map(float, item["box"]))}) for item in values.pop("objects"))
+    row = Row(objects=objects, **values)
+    texts = (row.path, row.sha256, row.label, row.split or "", *(box.label for box in objects))
+    sides = (row.width, row.height)
+    if not all(isinstance(text, str) for text in texts) or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(f"the line of {row.path!r} has a value of another type")
+    if any(len(box.box) != 4 or not box.area >= 0 for box in objects):
+        raise ValueError(f"the line of {row.path!r} has a box that is none")
+    return row

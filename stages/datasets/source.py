@@ -1,0 +1,58 @@
+"""Where the images of a dataset are, and their bytes, checked by content."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from stages import files, paths
+from stages.datasets.unpack import unpack
+from stages.errors import UserError
+
+ANEW = "`dvc repro` indexes a changed folder anew; cache/images can be removed, it is unpacked again."
+SOURCES = "sources.json"  # beside the archives: their checksums and the options they were fetched with
+
+
+def has_source(options: Any) -> bool:
+    """Whether a dataset comes from archives (else from the user's own folder, `root`)."""
+    return "source" in type(options).model_fields
+
+
+def folder(dataset: str, options: Any, root: str) -> Path:
+    """The folder below which a dataset's record paths lie.
+
+    Archives are unpacked on first use into `cache/images/<dataset>/<content>/` of the main checkout.
+
+    Raises:
+        UserError: the archives are not there.
+    """
+    if not has_source(options):
+        return Path(root).expanduser()
+    try:
+        archives = json.loads((paths.raw(dataset) / SOURCES).read_text())["archives"]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{paths.raw(dataset)} is not there or not whole: `dvc repro download` fetches it.") from None
+    content = hashlib.sha256(json.dumps(archives, sort_keys=True).encode()).hexdigest()[:16]
+    home = paths.unpacked(dataset) / content
+    if not all((home / name).exists() for name in archives):
+        with files.locked(paths.unpacked(dataset), "another run unpacks these images: waiting for it"):
+            for name in archives:
+                if not (home / name).exists():
+                    print(f"unpacking {name}", flush=True)
+                    unpack(paths.raw(dataset) / name, home / name)
+    return home / next(iter(archives)) if len(archives) == 1 else home
+
+
+def read(folder: Path, path: str, sha256: str) -> bytes:
+    """The bytes of an image, which must be those that were indexed.
+
+    Raises:
+        UserError: the file is gone or has changed since.
+    """
+    try:
+        data = (folder / path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{folder / path} cannot be read ({error.strerror}): {ANEW}") from None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(f"{folder / path} has changed since it was indexed: {ANEW}")
+    return data

@@ -1,0 +1,246 @@
+"""The one place that writes features, parts and downloads: whole or not at all.
+
+Everything goes to a temporary name in the destination's folder, is fsynced and renamed, and the folder is fsynced.
+An error of the disk is an `Unwritable` that says what to do.
+Faults are injected here in tests, so nothing else in the feature store may open a file for writing.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from stages.errors import UserError
+
+log = logging.getLogger(__name__)
+TEMPORARY = ".partial"
+LOCK = "lock"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Unwritable(UserError):
+    """A file that could not be written: the disk is full or fails. Nothing half-written is left."""
+
+
+@contextmanager
+def atomic_write(path: Path, size: int | None = None) -> Iterator[int]:
+    """A file descriptor to write to; `path` appears, complete, when the block ends without an error.
+
+    Args:
+        path: the final name; its folder is made.
+        size: bytes to reserve first, so that a full disk shows before the work and not in the middle of it.
+
+    Raises:
+        Unwritable: the disk is full or fails.
+    """
+    temporary = temp_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            if size:
+                reserve(descriptor, size)
+            yield descriptor
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+        log.debug("wrote %s", path)
+    except OSError as error:
+        raise _unwritable(path, size, error) from error
+    finally:
+        discard(temporary)
+
+
+def temp_path(path: Path) -> Path:
+    """A name that nothing has, in the folder of `path`."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
+
+
+def _unwritable(path: Path, size: int | None, error: OSError) -> Unwritable:
+    if error.errno not in FULL:
+        return Unwritable(f"{path} cannot be written: {error.strerror or error}.")
+    room = f"{size:,} bytes are needed, {free(path):,}" if size else f"{free(path):,} bytes"
+    return Unwritable(f"{path} cannot be written, the disk is full: {room} are free. Make room and run again.")
+
+
+def discard(path: Path) -> None:
+    """Removes a file that nobody needs any more; where the disk refuses, it stays and a later run takes it."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, waiting: str | None) -> Iterator[None]:
+    """Holds a folder, which is made, against other processes; what a killed one held is free at once.
+
+    Args:
+        folder: what to hold.
+        waiting: said before waiting for another holder; None does not wait.
+
+    Raises:
+        BlockingIOError: another process holds it and `waiting` is None.
+        Unwritable: the disk is full or fails.
+    """
+    descriptor = _lock(folder, waiting)
+    while not _is_at(descriptor, folder / LOCK):  # it was cleared away while we waited for it
+        os.close(descriptor)
+        descriptor = _lock(folder, waiting)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.close(descriptor)
+
+
+def _lock(folder: Path, waiting: str | None) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _unwritable(folder / LOCK, None, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if waiting is None:
+            os.close(descriptor)
+            raise
+        print(waiting, file=sys.stderr, flush=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether a path still leads to the file that was opened."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def free(path: Path) -> int:
+    """Bytes that are free where `path` is or will be."""
+    return shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what killed writers of `path` left beside it; none may be at work."""
+    for leftover in path.parent.glob(f"*{TEMPORARY}"):
+        if leftover.name.rpartition(".")[0].rpartition(".")[0] == path.name:
+            discard(leftover)
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Makes a file `size` bytes long; on Linux with its blocks, so that a full disk is an OSError here."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:  # macOS
+        os.ftruncate(descriptor, size)
+
+
+def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """All of `data` at `offset`; short writes are continued."""
+    view = memoryview(data).cast("B")
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """A small file, whole or not at all."""
+    with atomic_write(path, len(data)) as descriptor:
+        write_at(descriptor, data, 0)
+
+
+def link(source: Path, target: Path) -> None:
+    """`target` as a hard link to `source`, replacing what was there; a copy where links cannot be made.
+
+    Raises:
+        Unwritable: the disk is full or fails.
+    """
+    temporary = temp_path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(source, temporary)
+    except OSError:
+        copy(source, target)
+        return
+    try:
+        os.replace(temporary, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise _unwritable(target, None, error) from error
+    finally:
+        discard(temporary)  # between two links to one file a rename does nothing
+
+
+def copy(source: Path, target: Path) -> None:
+    """`target` as a copy of `source`, whole or not at all; what was there is replaced, never written into."""
+    with source.open("rb") as file, atomic_write(target, source.stat().st_size) as descriptor:
+        offset = 0
+        while block := file.read(1 << 20):
+            write_at(descriptor, block, offset)
+            offset += len(block)
+
+
+@contextmanager
+def appending(partial: Path, first: int) -> Iterator[Callable[[bytes], None]]:
+    """A function that adds to a file which grows under its temporary name; it is cut to `first` bytes before.
+
+    Raises:
+        Unwritable: by that function too: the disk is full or fails. What has come stays.
+    """
+    end = first
+
+    def append(data: bytes) -> None:
+        nonlocal end
+        try:
+            write_at(descriptor, data, end)
+        except OSError as error:
+            raise _unwritable(partial, None, error) from error
+        end += len(data)
+
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o644)
+        os.ftruncate(descriptor, first)
+    except OSError as error:
+        raise _unwritable(partial, None, error) from error
+    try:
+        yield append
+    finally:
+        os.close(descriptor)
+
+
+def commit(partial: Path, path: Path) -> None:
+    """A file that has grown to its end gets its final name.
+
+    Raises:
+        Unwritable: the disk is full or fails.
+    """
+    try:
+        descriptor = os.open(partial, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(partial, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _unwritable(path, None, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

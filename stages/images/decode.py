@@ -1,0 +1,118 @@
+"""From the bytes of an image to the uint8 pixels that a backbone sees.
+
+PIPELINE is part of every feature's provenance. Raise it whenever the code here changes what comes out: a
+golden-feature test fails when the output changes without it.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from stages.images.header import BadImage, opened, orientation
+from stages.images.preprocessing import Preprocessing
+
+PIPELINE = 1
+KEPT_SIZE = 1.15  # short side of an image kept for training, in input sizes: room for crops, nearly no antialiasing due
+KEPT_RATIO = 2  # of its sides: padding stays bounded
+MAX_RATIO = 16  # of the sides: of a longer image only the middle is resized, or 1 x 10,000 would become 256 x 2,560,000
+
+
+def decode(data: bytes) -> torch.Tensor:
+    """An image as uint8 RGB (3, H, W).
+
+    Plain JPEG goes through torchvision (0.5 ms against Pillow's 2.5 for the whole pipeline), all else through Pillow.
+
+    Raises:
+        BadImage: with the reason.
+    """
+    with opened(data) as image:
+        if image.format == "JPEG" and image.mode in ("RGB", "L") and data.rstrip(b"\0")[-2:] == b"\xff\xd9":
+            try:
+                encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+                pixels: torch.Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+                return pixels
+            except RuntimeError:
+                pass  # Pillow decides, and says why
+        try:
+            return torch.from_numpy(np.asarray(_rgb(image)).copy()).permute(2, 0, 1)
+        except Exception as error:  # Pillow raises SyntaxError, struct.error, ValueError and more on damaged files
+            raise BadImage(str(error) or type(error).__name__) from None
+
+
+def prepare(image: torch.Tensor, how: Preprocessing) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
+    """The evaluation view of an image.
+
+    Args:
+        image: uint8 (3, H, W).
+        how: size, crop, interpolation.
+
+    Returns:
+        uint8 (3, S, S), and the affine map (2, 3) from pixels of the image to pixels of the view.
+    """
+    image, cut_left, cut_top = _middle(image, MAX_RATIO)
+    height, width = image.shape[-2:]
+    if how.resize is None:
+        new_height = new_width = how.crop
+    else:  # the long side is cut off, not rounded, as torchvision and timm do
+        new_height = how.resize if height <= width else int(how.resize * height / width)
+        new_width = how.resize if width <= height else int(how.resize * width / height)
+    view = F.center_crop(_resize(image, new_height, new_width, how), [how.crop, how.crop])
+    scale_x, scale_y = new_width / width, new_height / height
+    left = round((new_width - how.crop) / 2.0) + scale_x * cut_left
+    top = round((new_height - how.crop) / 2.0) + scale_y * cut_top
+    return view, np.array([[scale_x, 0, -left], [0, scale_y, -top]], dtype=np.float32)
+
+
+def kept_side(how: Preprocessing) -> int:
+    """The short side, in pixels, of images that are kept for training."""
+    return round(KEPT_SIZE * how.crop)
+
+
+def keep(image: torch.Tensor, how: Preprocessing) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
+    """What training draws its crops from: the middle, at most 1:2, shrunk to `kept_side`.
+
+    A smaller image stays as it is: enlarging it adds bytes and no detail, and training resizes its crops anyway.
+
+    Args:
+        image: uint8 (3, H, W).
+        how: input size, interpolation.
+
+    Returns:
+        uint8 (3, h, w), and the affine map (2, 3) from pixels of the image to pixels of what is kept.
+    """
+    image, left, top = _middle(image, KEPT_RATIO)
+    height, width = image.shape[-2:]
+    scale = min(1.0, kept_side(how) / min(height, width))
+    new_height, new_width = round(scale * height), round(scale * width)
+    scale_x, scale_y = new_width / width, new_height / height
+    kept = image if scale == 1 else _resize(image, new_height, new_width, how)
+    return kept.contiguous(), np.array([[scale_x, 0, -scale_x * left], [0, scale_y, -scale_y * top]], dtype=np.float32)
+
+
+def _middle(image: torch.Tensor, ratio: int) -> tuple[torch.Tensor, int, int]:
+    """The middle of an image with sides of at most 1:ratio, and what is cut off at the left and at the top."""
+    height, width = image.shape[-2:]
+    longest = ratio * min(height, width)
+    middle = F.center_crop(image, [min(height, longest), min(width, longest)])
+    return middle, round((width - middle.shape[-1]) / 2.0), round((height - middle.shape[-2]) / 2.0)
+
+
+def _resize(image: torch.Tensor, height: int, width: int, how: Preprocessing) -> torch.Tensor:
+    mode = InterpolationMode(how.interpolation)
+    resized: torch.Tensor = F.resize(image, [height, width], mode, antialias=mode != InterpolationMode.NEAREST)
+    return resized
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """The first frame, upright, in RGB; 16-bit greys are scaled, which Pillow would clip."""
+    image.load()
+    if orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        wide = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray((wide / (257 if image.mode.startswith("I") else 1)).clip(0, 255).astype(np.uint8))
+    return image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")

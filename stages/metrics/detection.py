@@ -1,0 +1,190 @@
+"""Scores of a detector: Pascal VOC's average precision, and COCO's through faster-coco-eval.
+
+Every box with a score of at least FLOOR counts, at most MOST an image.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from faster_coco_eval import COCO, COCOeval_faster
+
+from stages.boxes import ops
+from stages.boxes.geometry import Detections, GroundTruth, firsts
+
+FLOOR = 0.001
+MOST = 100
+HIT = 0.5  # IoU at which a box is found
+BEYOND = 1e12  # square pixels: an object larger than COCO's largest range counts neither way
+COCO_NAMES = ("map_50_95", "map_50", "map_75", "map_small", "map_medium", "map_large")  # its first six numbers
+
+
+class Match(NamedTuple):
+    """What became of the boxes found in one image.
+
+    Attributes:
+        truth: (n,) the object that each hit, or -1.
+        counted: (n,) bool, False where it counts neither way.
+    """
+
+    truth: torch.Tensor
+    counted: torch.Tensor
+
+
+class Curve(NamedTuple):
+    """Precision and recall of one class, a point for each counted box, the highest score first.
+
+    Attributes:
+        scores: (n,).
+        recall: (n,) float64.
+        precision: (n,) float64.
+        truths: how many objects count.
+    """
+
+    scores: torch.Tensor
+    recall: torch.Tensor
+    precision: torch.Tensor
+    truths: int
+
+
+def scores(truths: Sequence[GroundTruth], found: Sequence[Detections], classes: int) -> dict[str, float]:
+    """map_50 (area), map_50_voc07 (11 points), map_50_95, map_75, map_small, map_medium, map_large.
+
+    VOC's means are over the classes with objects. A number without objects, such as map_small where none is small, is
+    left out.
+    """
+    seen = [curve for curve in curves(truths, found, classes) if curve.truths]
+    voc = {"map_50": _mean([area(curve) for curve in seen]), "map_50_voc07": _mean([eleven(curve) for curve in seen])}
+    return {name: value for name, value in (coco(truths, found, classes) | voc).items() if value >= 0}
+
+
+def kept(found: Detections) -> Detections:
+    """The boxes that are scored: MOST at most, the highest score first, none below FLOOR."""
+    order = found.scores.argsort(descending=True, stable=True)[:MOST]
+    return found.pick(order[found.scores[order] >= FLOOR])
+
+
+def match(truth: GroundTruth, found: Detections) -> Match:
+    """Pascal VOC's matching of one image.
+
+    Each box looks at the object of its class that it overlaps most. At an IoU of HIT or more it hits that object, if no
+    box with a higher score did, and counts neither way if the object is ignored. A box that hits nothing counts neither
+    way if a crowd of its class holds half of it.
+
+    Args:
+        truth: n objects.
+        found: m boxes, the highest score first, as `kept` gives them.
+    """
+    nothing = torch.full_like(found.labels, -1)
+    same = found.labels[:, None] == truth.labels[None, :]
+    in_crowd = (_inside(found.boxes, truth.boxes) * (same & truth.crowd) >= HIT).any(1)
+    if truth.crowd.all():
+        return Match(nothing, ~in_crowd)
+    best, which = (overlaps(found, truth) * (same & ~truth.crowd)).max(1)
+    near = best >= HIT
+    ignored = near & truth.ignored[which]
+    places = torch.where(near, which, -1 - torch.arange(len(which)))  # those that are near nothing: all different
+    hit = near & ~ignored & firsts(places)
+    return Match(torch.where(hit, which, nothing), hit | ~(ignored | in_crowd))
+
+
+def overlaps(found: Detections, truth: GroundTruth) -> torch.Tensor:
+    """IoU (boxes found, objects) in float64."""
+    iou: torch.Tensor = ops.box_iou(found.boxes.double(), truth.boxes.double())
+    return iou
+
+
+def curves(truths: Sequence[GroundTruth], found: Sequence[Detections], classes: int) -> list[Curve]:
+    """Precision and recall of every class."""
+    best = [kept(item) for item in found]
+    matches = [match(truth, item) for truth, item in zip(truths, best, strict=True)]
+    counted = torch.cat([matched.counted for matched in matches])
+    hits = torch.cat([matched.truth >= 0 for matched in matches])[counted]
+    confidence = torch.cat([item.scores for item in best])[counted]
+    labels = torch.cat([item.labels for item in best])[counted]
+    objects = torch.cat([truth.labels[~(truth.ignored | truth.crowd)] for truth in truths])
+    counts = torch.bincount(objects, minlength=classes).tolist()
+    return [_curve(confidence[labels == label], hits[labels == label], counts[label]) for label in range(classes)]
+
+
+def area(curve: Curve) -> float:
+    """Average precision as VOC since 2010: the area under the curve, made monotonic."""
+    steps = torch.diff(curve.recall, prepend=torch.zeros(1, dtype=torch.float64))
+    return float((steps * _best_from(curve.precision)).sum())
+
+
+def eleven(curve: Curve) -> float:
+    """Average precision as VOC until 2009: the best precision at a recall of at least 0, 0.1 … 1, averaged."""
+    best = torch.cat([_best_from(curve.precision), torch.zeros(1, dtype=torch.float64)])
+    levels = torch.tensor([step / 10 for step in range(11)], dtype=torch.float64)
+    return float(best[torch.searchsorted(curve.recall, levels)].mean())
+
+
+def coco(truths: Sequence[GroundTruth], found: Sequence[Detections], classes: int) -> dict[str, float]:
+    """The six average precisions of COCO by their names here; -1 where no object counts."""
+    reference = COCO(_dataset(truths, classes), print_function=_silent)
+    boxes = reference.loadRes(_results([kept(item) for item in found]))
+    evaluation = COCOeval_faster(reference, boxes, "bbox", print_function=_silent)
+    evaluation.run()
+    return dict(zip(COCO_NAMES, evaluation.stats[:6].tolist(), strict=True))
+
+
+def _dataset(truths: Sequence[GroundTruth], classes: int) -> dict[str, Any]:
+    """The objects in COCO's own form, which has no flag for an ignored object: an area outside all ranges is one."""
+    annotations: list[dict[str, Any]] = []
+    for image, truth in enumerate(truths):
+        areas = torch.where(truth.ignored, BEYOND, ops.box_area(truth.boxes.double())).tolist()
+        for box, label, size, crowd in zip(
+            _corner_and_size(truth.boxes), truth.labels.tolist(), areas, truth.crowd.tolist(), strict=True
+        ):
+            number = len(annotations) + 1  # 0 means unmatched to COCO
+            annotations.append(
+                {"id": number, "image_id": image, "category_id": label, "bbox": box, "area": size, "iscrowd": crowd}
+            )
+    images = [{"id": image} for image in range(len(truths))]
+    return {"images": images, "categories": [{"id": label} for label in range(classes)], "annotations": annotations}
+
+
+def _results(found: Sequence[Detections]) -> list[dict[str, Any]]:
+    return [
+        {"image_id": image, "category_id": label, "bbox": box, "score": score}
+        for image, item in enumerate(found)
+        for box, label, score in zip(
+            _corner_and_size(item.boxes), item.labels.tolist(), item.scores.tolist(), strict=True
+        )
+    ]
+
+
+def _corner_and_size(boxes: torch.Tensor) -> list[list[float]]:
+    rows: list[list[float]] = ops.box_convert(boxes.double(), "xyxy", "xywh").tolist()
+    return rows
+
+
+def _silent(*_: object) -> None:
+    """Takes the place of faster-coco-eval's print."""
+
+
+def _inside(boxes: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+    """(boxes, regions): the share of each box that lies in each region."""
+    boxes, regions = boxes.double(), regions.double()
+    left_top = torch.maximum(boxes[:, None, :2], regions[:, :2])
+    right_bottom = torch.minimum(boxes[:, None, 2:], regions[:, 2:])
+    common = (right_bottom - left_top).clamp(min=0).prod(2)
+    areas: torch.Tensor = ops.box_area(boxes)
+    return common / areas[:, None].clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def _curve(confidence: torch.Tensor, hits: torch.Tensor, truths: int) -> Curve:
+    order = confidence.argsort(descending=True, stable=True)
+    right = hits[order].double().cumsum(0)
+    return Curve(confidence[order], right / max(1, truths), right / torch.arange(1, len(order) + 1), truths)
+
+
+def _best_from(precision: torch.Tensor) -> torch.Tensor:
+    """The best precision at each point or further right."""
+    return precision.flip(0).cummax(0).values.flip(0)
+
+
+def _mean(values: list[float]) -> float:
+    """The mean, or -1 of nothing, as COCO has it."""
+    return sum(values) / len(values) if values else -1.0

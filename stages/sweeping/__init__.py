@@ -1,0 +1,1 @@
+"""Many heads trained at once, for the command `sweep`."""

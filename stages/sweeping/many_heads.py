@@ -1,0 +1,323 @@
+"""Many heads at once: those that share batches and dropout masks are trained as stacks of tensors.
+
+A batch meets the first layer of every head in a single product, (heads · outputs, D) by (D, N), and each head has its
+own rate and weight decay in the optimizer. On a CPU the heads are cut in small stacks, which run side by side on a
+single thread each: that spares the cores from waiting for each other at every small operation.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.optim import lr_scheduler
+from tqdm import tqdm
+
+from stages.params import Params
+from stages.training import loop, losses, schedules
+from stages.training.data import Data, Part
+from stages.training.history import Epoch, score
+from stages.training.model import HeadModel, TrainResult, assemble, knobs
+
+HEADS = ("linear", "mlp")  # what `_Stack` knows: a linear layer, or two with a ReLU and dropout between them
+AXES = ("lr", "weight_decay", "dropout", "label_smoothing", "seed")  # what heads may differ in
+MAX_BYTES = 1 << 30  # of parameters, gradients, two moments and best parameters held at a time; more is not faster
+COPIES = 5
+STACK = 16  # heads in a stack on a CPU: twice as many fall out of the cache and take a tenth longer each
+ROWS = 256  # of the validation part judged at a time, so that the logits of a stack stay in the cache
+
+
+def fit(
+    head: str, data: Data, settings: Sequence[Params], device: torch.device
+) -> Iterator[tuple[int, TrainResult | None]]:
+    """Trains a head for each of the settings and yields (place in settings, head) as they are done.
+
+    Each is what `loop.fit` gives for these settings, within float tolerance; None where the loss is not finite.
+
+    Args:
+        head: one of `HEADS`.
+        data: with vectors; train and val are read.
+        settings: alike in all but `AXES`, with `tap: same`.
+        device: where to train.
+    """
+    at_once = _at_once(head, data, settings[0], device)
+    order = sorted(range(len(settings)), key=lambda place: _shared(settings[place]))
+    for _, group in groupby(order, key=lambda place: _shared(settings[place])):
+        places = list(group)
+        for first in range(0, len(places), at_once):
+            some = places[first : first + at_once]
+            yield from zip(some, _train(head, data, [settings[place] for place in some], device), strict=True)
+
+
+def _shared(params: Params) -> tuple[int, float, float]:
+    """What heads of one stack have in common: chance, and the loss."""
+    return params.seed, params.dropout, params.label_smoothing
+
+
+def _at_once(head: str, data: Data, params: Params, device: torch.device) -> int:
+    """How many heads to hold in memory."""
+    with torch.device("meta"):
+        layers = assemble(head, data.shape, len(data.classes), knobs(params, data, device)).head
+    return max(1, MAX_BYTES // (COPIES * 4 * sum(parameter.numel() for parameter in layers.parameters())))
+
+
+@dataclass
+class _Head:
+    """A head in training.
+
+    Attributes:
+        weights: one a parameter, views of the stack that it is in; gradients and moments likewise.
+        history: without the epoch in which it diverged.
+        best: score (the lower the better), epoch and weights.
+        plateau: what `schedule: plateau` steps.
+    """
+
+    params: Params
+    weights: list[torch.Tensor] = field(default_factory=list)
+    gradients: list[torch.Tensor] = field(default_factory=list)
+    moments: list[list[torch.Tensor]] = field(default_factory=list)
+    history: list[Epoch] = field(default_factory=list)
+    best: tuple[tuple[float, float], int, list[torch.Tensor]] | None = None
+    diverged: bool = False
+
+    def __post_init__(self) -> None:
+        rate = torch.optim.SGD([torch.zeros(1)], lr=self.params.lr)
+        self.plateau = loop.make_schedule(rate, self.params, self.params.epochs, 1)
+
+    def lr(self, step: int, steps: int) -> float:
+        """The rate of a step, counted over all epochs of so many steps."""
+        if isinstance(self.plateau, lr_scheduler.ReduceLROnPlateau):
+            return float(self.plateau.optimizer.param_groups[0]["lr"])
+        return self.params.lr * schedules.factor(step, steps, self.params.epochs, self.params)
+
+    def note(self, epoch: Epoch) -> None:
+        """Takes in the result of an epoch."""
+        self.diverged = not (math.isfinite(epoch.train_loss) and math.isfinite(epoch.val_loss))
+        if self.diverged:
+            return
+        self.history.append(epoch)
+        if isinstance(self.plateau, lr_scheduler.ReduceLROnPlateau):
+            self.plateau.step(epoch.val_loss)
+        found = score(epoch.val_loss, epoch.val_accuracy, self.params.monitor)
+        if self.best is None or found < self.best[0]:
+            self.best = found, epoch.epoch, [weight.clone() for weight in self.weights]
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is another epoch in it."""
+        if self.diverged or self.best is None:
+            return not self.diverged
+        trained = len(self.history)
+        return trained < self.params.epochs and trained - self.best[1] < self.params.early_stopping_patience
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What chance decides in an epoch, the same for all heads.
+
+    Attributes:
+        batches: positions in the train part, a tensor a step.
+        views: (N,), the view of each image.
+        masks: (hidden, batch) a step, what dropout multiplies with; none where there is no dropout.
+    """
+
+    batches: Sequence[torch.Tensor]
+    views: torch.Tensor
+    masks: Sequence[torch.Tensor | None]
+
+
+class _Stack:
+    """Heads whose parameters lie in one tensor (heads, …) for each layer's weight and bias.
+
+    Values are (heads, outputs, N), images last: the products are fastest that way round, and softmax runs along memory.
+    Gradients are written in place: a fresh tensor of that size costs more in page faults than the product in it.
+    """
+
+    def __init__(self, settings: Sequence[Params], start: Sequence[torch.Tensor]) -> None:
+        self.heads = [_Head(params) for params in settings]
+        weights = [tensor.expand(len(settings), *tensor.shape).clone() for tensor in start]
+        self._hold(self.heads, weights, [[torch.zeros_like(tensor) for tensor in weights] for _ in range(2)])
+
+    def _hold(self, active: list[_Head], weights: list[torch.Tensor], moments: list[list[torch.Tensor]]) -> None:
+        """Takes over stacked tensors, and gives each head its views of them."""
+        self.active, self.weights, self.moments = active, weights, moments
+        self.gradients = [torch.empty_like(tensor) for tensor in weights]
+        for place, head in enumerate(active):
+            head.weights, head.gradients, *head.moments = (
+                [tensor[place] for tensor in tensors] for tensors in (weights, self.gradients, *moments)
+            )
+
+    @torch.no_grad()
+    def epoch(self, number: int, train: Part, val: Part, draw: _Draw, class_weights: torch.Tensor | None) -> None:
+        """Trains all heads for an epoch, judges them and drops those that have stopped."""
+        rates = [head.lr((number - 1) * len(draw.batches), len(draw.batches)) for head in self.active]
+        trained, judged = self._train(number, train, draw, class_weights), self._judge(val)
+        for head, lr, *row in zip(
+            self.active, rates, *(values.tolist() for values in (*trained, *judged)), strict=True
+        ):
+            train_loss, train_accuracy, val_loss, val_accuracy = row
+            head.note(Epoch(number, 1, lr, train_loss, val_loss, train_accuracy, val_accuracy))
+        self._drop_stopped()
+
+    def _train(
+        self, number: int, train: Part, draw: _Draw, class_weights: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One pass; mean loss and accuracy of the batches as trained on, (active,) each."""
+        shared, steps = self.heads[0].params, len(draw.batches)
+        loss_sum, hits = torch.zeros(2, len(self.active), device=train.x.device)
+        for step, (rows, mask) in enumerate(zip(draw.batches, draw.masks, strict=True)):
+            x, labels = train.x[rows, draw.views[rows]], train.y[rows]
+            hidden, logits = self._forward(x, mask)
+            loss, gradient = losses.stacked(logits, labels, shared, class_weights)
+            self._backward(x, hidden, mask, gradient)
+            self._update((number - 1) * steps + step, steps)
+            loss_sum += loss * len(rows)
+            hits += _hits(logits, labels)
+        return loss_sum / len(train.y), hits / len(train.y)
+
+    def _judge(self, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy and accuracy on the evaluation views of a part, (active,) each."""
+        loss_sum, hits = torch.zeros(2, len(self.active), device=part.x.device)
+        for x, labels in zip(part.evaluation.split(ROWS), part.y.split(ROWS), strict=True):  # type: ignore[no-untyped-call]
+            _, logits = self._forward(x, None)
+            loss_sum += F.cross_entropy(logits, labels.expand(len(logits), -1), reduction="none").sum(1)
+            hits += _hits(logits, labels)
+        return loss_sum / len(part.y), hits / len(part.y)
+
+    def _forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """What enters the second layer, if there is one, and the logits, of inputs (N, D)."""
+        weight, bias, *later = self.weights
+        first = torch.mm(weight.flatten(0, 1), x.T).view(*bias.shape, len(x)).add_(bias[:, :, None])
+        if not later:
+            return None, first
+        hidden = first.relu_() if mask is None else first.relu_().mul_(mask)
+        return hidden, torch.baddbmm(later[1][:, :, None], later[0], hidden)
+
+    def _backward(
+        self, x: torch.Tensor, hidden: torch.Tensor | None, mask: torch.Tensor | None, gradient: torch.Tensor
+    ) -> None:
+        """Sets the gradients of all parameters, from the one of the logits."""
+        weight, bias, *later = self.gradients
+        if hidden is not None:
+            torch.bmm(gradient, hidden.transpose(1, 2), out=later[0])
+            torch.sum(gradient, 2, out=later[1])
+            gradient = torch.bmm(self.weights[2].transpose(1, 2), gradient).mul_(hidden > 0)
+            gradient = gradient if mask is None else gradient.mul_(mask)
+        torch.mm(gradient.flatten(0, 1), x, out=weight.flatten(0, 1))
+        torch.sum(gradient, 2, out=bias)
+
+    def _update(self, step: int, steps: int) -> None:
+        """A step of the optimizer, each head at its own rate."""
+        if clip := self.heads[0].params.clip_grad:
+            norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in self.gradients]).norm(dim=0)
+            for gradient in self.gradients:  # as torch.nn.utils.clip_grad_norm_ does it
+                gradient.mul_((clip / (norms + 1e-6)).clamp(max=1).view(-1, *[1] * (gradient.ndim - 1)))
+        count = torch.tensor(step + 1.0, device=self.weights[0].device)
+        for head in self.active:
+            _descend(head, head.lr(step, steps), count)
+
+    def _drop_stopped(self) -> None:
+        """Leaves the heads that have stopped out of the tensors."""
+        stay = [place for place, head in enumerate(self.active) if head.goes_on]
+        if len(stay) < len(self.active):
+            weights, *moments = ([tensor[stay] for tensor in tensors] for tensors in (self.weights, *self.moments))
+            self._hold([self.active[place] for place in stay], weights, moments)
+
+
+def _hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """How many labels each head gives the largest logit, (heads,); argmax would take ten times as long."""
+    of_label = logits.gather(1, labels.expand(len(logits), 1, -1))[:, 0]
+    return (of_label == logits.amax(1)).sum(1)
+
+
+def _descend(head: _Head, lr: float, count: torch.Tensor) -> None:
+    """A step of a head with the kernels of torch.optim, whose bookkeeping would take a tenth of the time of a sweep.
+
+    Args:
+        head: with its gradients.
+        lr: of this step.
+        count: steps with this one.
+    """
+    weights, gradients, (first, second), params = head.weights, head.gradients, head.moments, head.params
+    if params.optimizer == "sgd":
+        torch._fused_sgd_(
+            weights, gradients, first if params.momentum else [], lr=lr, weight_decay=params.weight_decay,
+            momentum=params.momentum, dampening=0.0, nesterov=False, maximize=False, is_first_step=False,
+        )  # fmt: skip
+        return
+    kernel = torch._fused_adamw_ if params.optimizer == "adamw" else torch._fused_adam_
+    kernel(
+        weights, gradients, first, second, [], [count] * len(weights), lr=lr, weight_decay=params.weight_decay,
+        beta1=0.9, beta2=0.999, eps=1e-8, amsgrad=False, maximize=False,
+    )  # fmt: skip
+
+
+def _train(head: str, data: Data, settings: Sequence[Params], device: torch.device) -> list[TrainResult | None]:
+    """Heads that share chance and loss, in the order of the settings."""
+    shared, (train, val) = settings[0], (data.parts[name].to(device) for name in ("train", "val"))
+    class_weights = losses.class_weights(train.y, len(data.classes), shared.class_weights)
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    count = min(len(settings), max(workers, -(-len(settings) // STACK))) if device.type == "cpu" else 1
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _pool(workers) as pool:
+        torch.manual_seed(shared.seed)
+        module, shaped = loop.start(head, data, train, shared, device)
+        train, val = (_standardized(part, module) for part in (train, val))
+        start = [parameter.detach() for parameter in module.head.parameters()]
+        hidden = len(start[0]) if len(start) > 2 and shared.dropout else 0
+        stacks = [_Stack(settings[first::count], start) for first in range(count)]
+        for number in tqdm(range(1, shared.epochs + 1), f"{len(settings)} heads", unit=" epochs", leave=False, delay=2):
+            if not (going := [stack for stack in stacks if stack.active]):
+                break
+            draw = _draw(shared, train, hidden)
+            for done in [pool.submit(stack.epoch, number, train, val, draw, class_weights) for stack in going]:
+                done.result()
+    heads = [stacks[place % count].heads[place // count] for place in range(len(settings))]
+    return [_fitted(trained, module, shaped) for trained in heads]
+
+
+def _standardized(part: Part, module: HeadModel) -> Part:
+    """The part as the head's own layers see it."""
+    assert isinstance(part.x, torch.Tensor)  # vectors
+    return replace(part, x=module.standardize(part.x.flatten(0, 1)).view_as(part.x))
+
+
+def _draw(params: Params, train: Part, hidden: int) -> _Draw:
+    """The chance of an epoch, drawn in the order in which `loop.fit` draws it; `hidden` is 0 without dropout."""
+    images, views = train.x.shape[:2]
+    device = train.x.device
+    drawn = torch.randint(views, (images,)).to(device) if views > 1 else torch.zeros_like(train.y)
+    batches = torch.randperm(images).to(device).split(params.batch_size)  # type: ignore[no-untyped-call]
+    if not hidden:
+        return _Draw(batches, drawn, [None] * len(batches))
+    masks = [F.dropout(torch.ones(len(rows), hidden, device=device), params.dropout).T.contiguous() for rows in batches]
+    return _Draw(batches, drawn, masks)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Workers that have one thread of torch's each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fitted(head: _Head, start: HeadModel, shaped: dict[str, Any]) -> TrainResult | None:
+    """A head's best weights in a module of its own."""
+    if head.diverged or head.best is None:
+        return None
+    _, best_epoch, weights = head.best
+    module = copy.deepcopy(start).eval()
+    with torch.no_grad():
+        for parameter, weight in zip(module.head.parameters(), weights, strict=True):
+            parameter.copy_(weight)
+    return TrainResult(module, head.history, best_epoch, {}, shaped)

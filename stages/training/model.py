@@ -1,0 +1,270 @@
+"""A trained head: a module from features as they are cached to logits, and how it came about."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from importlib import import_module
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+from tqdm import tqdm
+
+from stages import files
+from stages.backbones.device import training_precision
+from stages.errors import UserError
+from stages.heads import DETECTION, INPUT_KIND, NAMES, heads_taking
+from stages.heads.anchors import cluster
+from stages.params import Params
+from stages.training.data import Data, Part
+from stages.training.history import Epoch
+from stages.training.rest import Rest, build
+
+SMALLEST = 1e-6  # a deviation: features that are all the same are left alone
+
+
+class Standardize(nn.Module):
+    """(x - mean) / std by channel, with the statistics of the train part, kept with the head.
+
+    A feature that varies less than is typical (the root mean square of all deviations) is divided by the typical
+    deviation: blown up to unit variance, features that are nearly silent in train drown the others on new images.
+    """
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shape = (-1, *[1] * (x.ndim - 2))
+        return (x - self.mean.view(shape)) * self.scale.view(shape)
+
+    def fit(self, batches: Iterable[torch.Tensor]) -> "Standardize":
+        """Takes mean and standard deviation of batches (N, C) or (N, C, H, W)."""
+        count, total, squares = 0, torch.zeros_like(self.mean.double()), torch.zeros_like(self.mean.double())
+        for batch in batches:
+            rows = batch.movedim(1, -1).reshape(-1, batch.shape[1]).double()
+            count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.square().sum(0)
+        mean = total / count
+        std = (squares / count - mean.square()).clamp(min=0).sqrt()
+        typical = float(std.square().mean().sqrt())
+        self.mean.copy_(mean)
+        self.scale.copy_(1 / std.clamp(min=max(typical, SMALLEST)))
+        return self
+
+
+class StandardizeLevels(nn.ModuleList):
+    """Standardisation of several maps, each by itself."""
+
+    def forward(self, levels: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        return tuple(one(level) for one, level in zip(self, levels, strict=True))
+
+
+class HeadModel(nn.Module):
+    """All that lies between the cached features and the logits: the rest, standardisation, the head's own layers.
+
+    Attributes:
+        rest: of the backbone, from the cut to the tap; None where the head sits on the features.
+        shape: of what the head takes of one image.
+        takes: what the head takes; maps are averaged over positions for one that takes a vector.
+        precision: `float32`, or `bfloat16` in which products and convolutions are then computed.
+    """
+
+    def __init__(
+        self,
+        head: nn.Module,
+        standardize: Standardize | StandardizeLevels,
+        rest: Rest | None = None,
+        *,
+        shape: Sequence[Any],
+        takes: str,
+        precision: str,
+    ) -> None:
+        super().__init__()
+        self.rest, self.standardize, self.head = rest, standardize, head
+        self.shape: tuple[Any, ...] = tuple(shape)
+        self.takes, self.precision = takes, precision
+
+    def features(self, x: torch.Tensor) -> Any:
+        """What the head takes, before standardisation: float32 (N, D), (N, C, H, W), or maps at several strides."""
+        with self._autocast(x):
+            found = self.rest(x) if self.rest else x
+        if self.takes == "pyramid":
+            return tuple(found.values()) if isinstance(found, dict) else levels(found, self.shape)
+        return pooled(found.float()) if self.takes == "vector" else found.float()
+
+    def fit_standardize(self, train: Part) -> None:
+        """Takes the statistics of what the head sees of every view of the train part, in eval mode."""
+        self.eval()
+        ones = list(self.standardize) if isinstance(self.standardize, StandardizeLevels) else [self.standardize]
+        with torch.inference_mode():
+            for level, one in enumerate(ones):
+                assert isinstance(one, Standardize)
+                one.fit(self._level(batch, level) for view in range(train.x.shape[1]) for batch in train.batches(view))
+
+    def _level(self, x: torch.Tensor, level: int) -> torch.Tensor:
+        found = self.features(x)
+        taken: torch.Tensor = found[level].float() if isinstance(found, tuple) else found
+        return taken
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """What the head gives, in float32: logits (N, classes), or what its loss takes."""
+        standard = self.standardize(self.features(x))
+        with self._autocast(x):
+            found = self.head(standard)
+        return tuple(level.float() for level in found) if isinstance(found, tuple) else found.float()
+
+    def without_rest(self) -> "HeadModel":
+        """The same layers, not a copy, for what `features` gave."""
+        return HeadModel(self.head, self.standardize, shape=self.shape, takes=self.takes, precision=self.precision)
+
+    def _autocast(self, x: torch.Tensor) -> AbstractContextManager[object]:
+        return torch.autocast(x.device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
+
+
+def levels(x: torch.Tensor, shapes: Sequence[Sequence[int]]) -> tuple[torch.Tensor, ...]:
+    """Maps (N, C, H, W) of these shapes, from their numbers one after the other (N, …)."""
+    parts = torch.split(x, [prod(shape) for shape in shapes], dim=1)
+    return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
+
+
+def pooled(x: torch.Tensor) -> torch.Tensor:
+    """A vector an image: (N, C, H, W) averaged over positions, (N, T, C) over tokens."""
+    return x.mean((-2, -1)) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training hands on.
+
+    Attributes:
+        history: one row an epoch.
+        best_epoch: the epoch that was kept, counted from 1.
+        notes: what the head's own method has to tell, e.g. ridge's strength.
+        knobs: what the head's layers are built from.
+        trained: how many parameters trained, in any phase.
+    """
+
+    module: HeadModel
+    history: list[Epoch]
+    best_epoch: int
+    notes: dict[str, Any]
+    knobs: dict[str, Any] = field(default_factory=dict)
+    trained: int = 0
+
+
+def knobs(params: Params, data: Data, device: torch.device) -> dict[str, Any]:
+    """What shapes a head and how it computes; stored with it, so that it can be built again."""
+    heavy = len(data.shape) > 1 or params.tap != "same"
+    precision = training_precision(params.precision, device) if heavy else "float32"
+    shaped = {"hidden": params.hidden, "dropout": params.dropout, "precision": precision}
+    if params.head not in DETECTION:
+        return shaped
+    shaped |= {"loss": params.loss, "focal_gamma": params.focal_gamma, **params.boxes.model_dump()}
+    if params.head == "anchors" and params.boxes.anchor_count:
+        shaped["anchor_sizes"], shaped["anchor_iou"] = cluster(
+            _train_boxes(data.parts["train"]), params.boxes.anchor_count
+        )
+    return shaped
+
+
+def _train_boxes(train: Part) -> torch.Tensor:
+    """The boxes (n, 4) of all images in their evaluation views, in [0, 1]."""
+    assert train.scenes is not None
+    maps = train.maps(torch.arange(len(train.y)))
+    assert maps is not None
+    return torch.cat([train.scenes.seen(image, affine)[0] for image, affine in enumerate(maps)])
+
+
+def assemble(
+    head: str, shape: Sequence[Any], classes: int, knobs: Mapping[str, Any], rest: Rest | None = None
+) -> HeadModel:
+    """A whole head, by name, on features of the shape (or shapes) that one image has at the cut.
+
+    Raises:
+        UserError: the features at the tap are not what the head takes.
+    """
+    takes = INPUT_KIND[head]
+    if rest:
+        with torch.inference_mode():
+            found = rest.eval()(torch.zeros(1, *shape))
+        shape = [tuple(level.shape[1:]) for level in found.values()] if isinstance(found, dict) else found.shape[1:]
+    several = isinstance(shape[0], Sequence)
+    if (takes == "map" and (several or len(shape) != 3)) or (takes == "pyramid") != several:
+        place = {"map": "cut=map or tap=map", "pyramid": "cut=pyramid", "vector": "cut=pooled"}[takes]
+        fitting = heads_taking("pyramid" if several else "map" if len(shape) == 3 else "vector")
+        raise UserError(
+            f"`head`: {head} takes {NAMES[takes]}, and the features are of shape {tuple(shape)}: take {place}, or a "
+            f"head for these ({', '.join(fitting)})."
+        )
+    if several:
+        standardize: Standardize | StandardizeLevels = StandardizeLevels(Standardize(level[0]) for level in shape)
+        taken = tuple(map(tuple, shape))
+    else:
+        channels = shape[1] if len(shape) == 2 else shape[0]
+        standardize, taken = Standardize(channels), tuple(shape) if takes == "map" else (channels,)
+    layers = import_module(f"stages.heads.{head}").build(taken, classes, knobs)
+    return HeadModel(layers, standardize, rest, shape=taken, takes=takes, precision=knobs["precision"])
+
+
+@torch.inference_mode()
+def embed(module: HeadModel, part: Part) -> torch.Tensor:
+    """What the head takes of every view of every image: (N, V, …), in eval mode."""
+    module.eval()
+    views = part.x.shape[1]
+    return torch.stack([torch.cat([*map(module.features, part.batches(view))]) for view in range(views)], 1)
+
+
+@torch.inference_mode()
+def outputs(module: nn.Module, part: Part, view: int = 0) -> Iterator[Any]:
+    """What a head gives for one view of every image, a batch of the part at a time, in eval mode."""
+    module.eval()
+    batches = tqdm(part.batches(view), total=len(part.places()), unit=" batches", leave=False, delay=2)
+    for batch in batches:
+        yield module(batch)
+
+
+def logits(module: nn.Module, part: Part, view: int = 0) -> torch.Tensor:
+    """Logits (N, C) of one view of every image, in eval mode."""
+    return torch.cat(list(outputs(module, part, view)))
+
+
+def averaged_logits(module: nn.Module, part: Part, views: int) -> torch.Tensor:
+    """Logits (N, C) of the first `views` views of each image: the logarithm of their mean probability."""
+    if views == 1 or not len(part.y):
+        return logits(module, part)
+    each = torch.stack([logits(module, part, view).softmax(1) for view in range(views)]).mean(0)
+    return each.clamp(min=torch.finfo(each.dtype).tiny).log()
+
+
+def store(folder: Path, module: nn.Module, description: Mapping[str, Any]) -> None:
+    """Writes `<folder>/head.safetensors` and `head.json`; equal input gives equal bytes."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    files.write_bytes(folder / "head.safetensors", save(state))
+    files.write_bytes(folder / "head.json", (json.dumps(description, indent=1, sort_keys=True) + "\n").encode())
+
+
+def restore(folder: Path) -> tuple[HeadModel, dict[str, Any]]:
+    """A head from its own description, in eval mode.
+
+    Raises:
+        UserError: it is not there or not whole.
+    """
+    try:
+        description: dict[str, Any] = json.loads((folder / "head.json").read_text())
+        shape, classes = description["shape"], len(description["classes"])
+        rest = build(description["features"], description["tap"])
+        module = assemble(description["head"], shape, classes, description["knobs"], rest)
+        module.load_state_dict(load_file(folder / "head.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder} holds no whole head ({error}): `dvc repro -f train` makes it anew.") from None
+    module.eval()
+    return module, description

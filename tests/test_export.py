@@ -1,0 +1,200 @@
+"""`python -m stages.export`: what the files answer in their own runtimes, and that no wrong one is written."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stages import export, paths
+from stages.backbones import zoo
+from stages.errors import UserError
+from stages.exporting import card, check, formats
+from stages.exporting.network import Network
+from stages.images.decode import decode, prepare
+from stages.prediction import model
+from tests import trained
+from tests.test_predict import merged
+from tests.trained import OBJECTS, SMALL
+
+Make = Callable[..., Any]
+COUNTS = (1, 3, 50)
+KINDS: dict[str, dict[str, Any]] = {
+    "classifier": {"head": "mlp"},
+    "knn on two backbones": {"head": "knn", "backbone": "squeezenet1_1+resnet18"},
+    "a rest that trained": {"head": "linear", "cut": "features.9", "tap": "pooled"},
+    "from scratch": {"head": "lenet5", "cut": "input"},
+    "largest": {**OBJECTS, "head": "largest"},
+    "detector": {**OBJECTS, "head": "anchors", "precision": "bfloat16"},
+    "multiscale": {**OBJECTS, "head": "multiscale", "cut": "pyramid", "backbone": "resnet18"},
+}
+THREE = ("classifier", "largest", "detector")  # that every format is tried on
+QUICK = [*((kind, "onnx") for kind in THREE), ("a rest that trained", "torch")]
+
+
+@pytest.fixture
+def run(workplace: Path, params: Make, class_folder: Make) -> Make:
+    """`run(kind)`: a finished run, of images or of scenes."""
+
+    def make(kind: str) -> None:
+        knobs = KINDS[kind]
+        data = trained.scenes(workplace) if "boxes" in knobs else {"dataset": "folder", "root": str(class_folder(8))}
+        trained.finish(params(**merged(SMALL | data, knobs)))
+
+    return make
+
+
+@pytest.fixture
+def write(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Make:
+    """`write(*arguments)`: exit code, standard output and standard error of the command, run in this process."""
+
+    def make(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            export.run()
+        out, err = capfd.readouterr()
+        code = ended.value.code
+        return (1, out, err + code) if isinstance(code, str) else (int(code or 0), out, err)
+
+    return make
+
+
+def noise(count: int) -> formats.Pixels:
+    return np.random.default_rng(count).integers(0, 256, (count, 3, 64, 64), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "format_"),
+    [
+        pytest.param(kind, name, marks=() if (kind, name) in QUICK else pytest.mark.slow)
+        for kind in KINDS
+        for name in formats.FORMATS
+        if kind in THREE or name == "onnx" or (kind, name) in QUICK
+    ],
+)
+def test_a_file_answers_as_we_do_whatever_the_batch(run: Make, write: Make, kind: str, format_: str) -> None:
+    run(kind)
+    code, out, err = write("--format", format_)
+    assert code == 0, err
+    path = Path(out.partition(",")[0])
+    assert path.is_file() and f"`{path.name}`" in Path(f"{path}.md").read_text()
+    asked, answer = check.exact(model.load()), formats.FORMATS[format_].open(path)
+    for count in COUNTS:
+        pixels = noise(count)
+        wanted, found = check.ours(asked, pixels), answer(pixels)
+        for name, values in wanted.items():
+            assert found[name].shape == values.shape
+            assert check.largest(found[name], values) < 1e-3
+    assert not list(path.parent.glob("*.partial"))
+
+
+def test_it_gives_the_probabilities_of_predict(run: Make, write: Make, workplace: Path) -> None:
+    """From the bytes of an image through the card's preprocessing, against features as they were cached."""
+    run("classifier")
+    assert write("--format", "torch", "--out", "m.pt2")[0] == 0
+    asked, images = model.load(), sorted((workplace / "photos").rglob("*.jpg"))
+    how = zoo.preprocessing("squeezenet1_1").at(64, "crop")
+    pixels = np.stack([prepare(decode(path.read_bytes()), how)[0].numpy() for path in images])
+    found = formats.FORMATS["torch"].open(Path("m.pt2"))(pixels)["probabilities"]
+    named = [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in images]
+    wanted = torch.stack(check.exact(asked).answers(named, [(48, 48)] * len(named)))  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_file_knows_its_classes(run: Make, write: Make) -> None:
+    run("classifier")
+    for name, chosen in formats.FORMATS.items():
+        assert write("--format", name, "--out", f"m{chosen.suffix}")[0] == 0
+    import onnxruntime
+    import openvino
+
+    session = onnxruntime.InferenceSession("m.onnx", providers=["CPUExecutionProvider"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == ["ant", "bee", "cat"]
+    kept = openvino.Core().read_model("m.xml").get_rt_info(["coldcut", "classes"])
+    assert json.loads(kept.astype(str)) == ["ant", "bee", "cat"]
+    files = {"coldcut.json": ""}
+    torch.export.load("m.pt2", extra_files=files)
+    assert json.loads(files["coldcut.json"])["preprocessing"] == "decode|resize(73,bilinear)|center_crop(64)"
+
+
+def test_a_file_that_disagrees_is_not_written(run: Make, write: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("classifier")
+    real = formats.FORMATS["torch"]
+
+    def off(path: Path) -> formats.Run:
+        answer = real.open(path)
+        return lambda pixels: {name: values + 0.002 for name, values in answer(pixels).items()}
+
+    monkeypatch.setitem(formats.FORMATS, "torch", real._replace(open=off))
+    code, out, err = write("--format", "torch", "--out", "there/m.pt2")
+    assert code == 1 and not out and "does not agree with coldcut: a number differs by 2.0e-03" in err
+    assert not list(Path("there").iterdir())
+
+
+def test_numbers_that_are_none_do_not_agree() -> None:
+    assert not check.largest(np.array([0.5, np.nan]), torch.tensor([0.5, 0.5])) <= export.TOLERANCE
+    assert check.largest(np.array([0.5, 101.0]), torch.tensor([0.4, 100.0])) == pytest.approx(0.1)
+
+
+def test_backbones_of_two_sizes_have_no_single_input(run: Make) -> None:
+    run("knn on two backbones")
+    asked = model.load()
+    other = replace(asked.specs[1], image_size=96)
+    with pytest.raises(UserError, match="looks at each image in 2 sizes"):
+        Network(replace(asked, specs=(asked.specs[0], other)))
+
+
+def test_the_card_says_what_matters(run: Make, write: Make) -> None:
+    run("detector")
+    assert write("--format", "torch", "--out", "m.pt2")[0] == 0
+    text = Path("m.pt2.md").read_text()
+    for said in (
+        "squashed to 64 x 64",
+        "before suppression",
+        "batched_nms",
+        "map_50",
+        "Only 7 images",
+        "the head in bfloat16",
+        "random weights",
+    ):
+        assert said in text
+    run("classifier")
+    metrics = json.loads((paths.REPORTS / "metrics.json").read_text())
+    assert card.metrics_of(model.load(), metrics) is not None
+    assert card.metrics_of(model.load(), metrics | {"head": "ridge"}) is None
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights", "said"),
+    [
+        ("resnet18", "default", "weights may have terms"),
+        ("timm:vit_tiny_patch16_224", "default", "apache-2.0, as timm tells"),
+        ("efficientnet_lite0", "default", "Apache 2.0"),
+        ("resnet18", "random", "nobody's"),
+        ("resnet18", "params.yaml", "their licence is not known here"),
+    ],
+)
+def test_whose_weights_they_are(backbone: str, weights: str, said: str, repository: Path) -> None:
+    chosen = str(repository / weights) if weights == "params.yaml" else weights
+    assert said in card.licence(backbone, chosen)
+
+
+def test_the_suffix_must_fit_the_format(run: Make, write: Make) -> None:
+    run("classifier")
+    code, _, err = write("--format", "onnx", "--out", "m.xml")
+    assert code == 1 and "`--out` must end in .onnx" in err
+
+
+def test_a_missing_package_is_named(run: Make, write: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("classifier")
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    code, _, err = write("--format", "onnx")
+    assert code == 1 and "needs onnx, onnxscript, onnxruntime: pip install '.[export]'" in err

@@ -1,0 +1,83 @@
+"""plan: sizes are exact, times follow from what was measured, nothing is written to the store."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import index, paths, plan
+from stages.features import forecast
+from stages.features.extraction import load_extractor
+from tests.trained import SMALL
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def planned(
+    workplace: Path, class_folder: Callable[..., Path], params: Make, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., None]:
+    chosen = params(**SMALL, dataset="folder", root=str(class_folder(4)))
+    index.main(chosen)
+    monkeypatch.setattr(plan, "load", lambda: chosen)
+
+    def main(**given: Any) -> None:
+        names = ("images", "backbone", "cut", "views", "dtype")
+        assert plan.main(argparse.Namespace(**dict.fromkeys(names) | {"seconds": 0.2} | given)) == 0
+
+    return main
+
+
+def test_sizes_are_those_of_the_features(planned: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    planned(images=1e6, cut="map", views=2)
+    said = capsys.readouterr().out
+    spec = plan.specify(plan.load().model_copy(update={"cut": "map", "views": 2}), Path("."), "squeezenet1_1", "random")
+    size = 2 * forecast.view_bytes(load_extractor(spec).layers)
+    rows = [line.split() for line in said.splitlines() if line.startswith("map ")]
+    assert " ".join(rows[0][3:]) == f"{forecast.in_bytes(size)} {forecast.in_bytes(1e6 * size)}"
+    assert "1,000,000 images of folder: " in said and "squeezenet1_1 (" in said
+    assert not (paths.store() / "features").exists() or not any((paths.store() / "features").rglob("*.h5"))
+
+
+def test_the_work_comes_in_parts(planned: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    planned(images=1e9)
+    spec = plan.specify(plan.load(), Path("."), "squeezenet1_1", "random")
+    step = plan.part_images(spec, load_extractor(spec), 1)
+    size = forecast.in_bytes(step * forecast.view_bytes(load_extractor(spec).layers))
+    assert f"in parts of {step} images, {size} each: {-(-(10**9) // step):,}." in capsys.readouterr().out
+    planned(images=3)
+    assert "in parts of 3 images" in capsys.readouterr().out
+
+
+def test_of_the_dataset_by_default(planned: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    planned()
+    said = capsys.readouterr().out
+    assert "12 images of folder" in said
+    for cut in ("pooled", "map", "input"):
+        assert any(line.startswith(cut) for line in said.splitlines())
+    assert "float32" in said  # as an alternative
+
+
+def test_the_time_is_that_of_the_measured_speed() -> None:
+    found = plan.Measured(start=2.0, images=500, seconds=5.0)
+    assert found.speed == 100
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(3.2, "3 s"), (90, "90 s"), (150, "2.5 minutes"), (9e3, "2.5 hours"), (2.6e5, "3.0 days")]
+)
+def test_times_are_told_in_their_unit(seconds: float, told: str) -> None:
+    assert forecast.duration(seconds) == told
+
+
+def test_advice_follows_from_the_numbers(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plan.advice(1000, 10, 5.0) == []
+    monkeypatch.setattr(plan.io, "free", lambda path: 1000)
+    (full,) = plan.advice(1000, 2000, 5.0)
+    assert "1 kB free" in full
+    (days,) = plan.advice(1000, 10, 2.5 * 86400)
+    assert "In a day: 3 machines" in days
+    monkeypatch.setattr(plan.stored, "room", lambda: 100)
+    assert "shuffled blocks" in plan.advice(1000, 200, 5.0)[0]

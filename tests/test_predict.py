@@ -1,0 +1,300 @@
+"""`python -m stages.predict`: evaluate's answers for every kind of head, and what is made of them."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from stages import paths, predict
+from stages.datasets import index_file, splits
+from stages.features.extraction import load_extractor
+from stages.prediction import model
+from tests import trained
+from tests.trained import OBJECTS, SMALL
+
+Make = Callable[..., Any]
+Lines = list[dict[str, Any]]
+LABELS: dict[str, dict[str, Any]] = {
+    "linear": {"head": "linear"},
+    "views averaged": {"head": "mlp", "views": 3, "decide": {"tta": True}},
+    "views, one decides": {"head": "mlp", "views": 2, "seeds": 2},
+    "a map averaged": {"head": "ridge", "cut": "map"},
+    "knn": {"head": "knn", "extract": {"dtype": "float32"}},
+    "squeezenet": {"head": "squeezenet", "cut": "map"},
+    "two backbones": {"head": "ridge", "backbone": "squeezenet1_1+resnet18", "views": 2, "decide": {"tta": True}},
+    "a rest that trained": {"head": "linear", "cut": "features.9", "tap": "pooled"},
+    "from scratch": {"head": "lenet5", "cut": "input"},
+    "fine-tuned": {"head": "linear", "cut": "input", "tap": "pooled"},
+    "bfloat16": {"head": "squeezenet", "cut": "map", "precision": "bfloat16", "extract": {"precision": "bfloat16"}},
+}
+DETECTION: dict[str, dict[str, Any]] = {
+    "largest": {"head": "largest"},
+    "class alone": {"head": "largest", "boxes": {"predict": "class"}},
+    "box alone": {"head": "largest", "boxes": {"predict": "box"}},
+    "grid": {"head": "grid", "views": 2, "decide": {"tta": True}},
+    "anchors": {"head": "anchors", "resize": "crop"},
+    "multiscale": {"head": "multiscale", "cut": "pyramid", "backbone": "resnet18"},
+    "grid, fine-tuned": {"head": "grid", "cut": "input", "tap": "map"},
+}
+
+
+@pytest.fixture
+def run(workplace: Path, params: Make, class_folder: Make) -> Make:
+    """`run(**knobs)`: a finished run on three classes of images; params.yaml is gone afterwards."""
+
+    def make(**knobs: Any) -> None:
+        trained.finish(params(**merged(SMALL | {"dataset": "folder", "root": str(class_folder(8))}, knobs)))
+        (workplace / "params.yaml").unlink()
+
+    return make
+
+
+@pytest.fixture
+def run_boxes(workplace: Path, params: Make) -> Make:
+    """`run_boxes(**knobs)`: the same on scenes with objects."""
+
+    def make(**knobs: Any) -> None:
+        trained.finish(params(**merged(SMALL | OBJECTS | trained.scenes(workplace), knobs)))
+        (workplace / "params.yaml").unlink()
+
+    return make
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Make:
+    """`ask(*arguments)`: exit code, standard output and standard error of the command, run in this process."""
+
+    def make(*arguments: object) -> tuple[int, str, str]:
+        capsysbinary.readouterr()
+        monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            predict.run()
+        out, err = (stream.decode() for stream in capsysbinary.readouterr())
+        code = ended.value.code
+        return (1, out, err + code) if isinstance(code, str) else (int(code or 0), out, err)
+
+    return make
+
+
+def merged(knobs: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    return knobs | {k: knobs[k] | v if isinstance(knobs.get(k), dict) else v for k, v in others.items()}
+
+
+def lines(out: str) -> Lines:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def judged(dataset: str, root: Path) -> list[Path]:
+    """The test images, in the order of the predictions."""
+    path_of = {row.sha256: root / row.path for row in index_file.read(dataset)}
+    return [path_of[image] for image in splits.read(dataset)["test"]]
+
+
+def stored() -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in paths.store().rglob("*")}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_probabilities_are_evaluates(run: Make, ask: Make, workplace: Path, kind: str) -> None:
+    run(**LABELS[kind])
+    before, wanted = stored(), load_file(paths.PREDICTIONS / "probabilities.safetensors")["test"]
+    images = judged("folder", workplace / "photos")
+    code, out, err = ask("--json", "--top", 3, *images)
+    found, classes = lines(out), ["ant", "bee", "cat"]
+    assert code == 0 and [line["path"] for line in found] == list(map(str, images))
+    for line, row in zip(found, wanted, strict=True):
+        told = {one["label"]: one["probability"] for one in line["top"]}
+        assert [told[name] for name in classes] == pytest.approx(row.tolist(), abs=1e-4)
+        assert line["label"] == line["top"][0]["label"] and line["confident"] == (row.max() >= 0.5)
+    assert stored() == before
+    assert "cpu" in err or LABELS[kind].get("cut") == "input"
+
+
+@pytest.mark.parametrize("kind", DETECTION)
+def test_boxes_are_evaluates(run_boxes: Make, ask: Make, workplace: Path, kind: str) -> None:
+    run_boxes(**DETECTION[kind])
+    kept = load_file(paths.PREDICTIONS / "boxes.safetensors")
+    images = judged("voc", workplace / "voc")
+    code, out, _ = ask("--json", "--confidence", 0, *images)
+    assert code == 0 and kept["test_boxes"].numel() > 0
+    for place, line in enumerate(lines(out)):
+        of_image = kept["test_images"] == place
+        boxes, scores = kept["test_boxes"][of_image], kept["test_scores"][of_image]
+        assert (line["width"], line["height"]) == (64, 64)
+        if kind != "class alone":
+            found = torch.tensor([one["box"] for one in line["boxes"]])
+            torch.testing.assert_close(found.reshape(-1, 4), boxes, atol=0.01, rtol=0)
+        if kind != "box alone":
+            assert [one["score"] for one in line["boxes"]] == pytest.approx(scores.tolist(), abs=1e-4)
+        assert all(
+            ("box" in one, "label" in one) == (kind != "class alone", kind != "box alone") for one in line["boxes"]
+        )
+
+
+def test_bad_images_are_told_and_the_others_answered(run: Make, ask: Make, workplace: Path, jpeg: Make) -> None:
+    run(head="linear")
+    folder = workplace / "new"
+    (folder / ".hidden").mkdir(parents=True)
+    odd = os.fsdecode(b'new\nline \xff "quote" <b>.jpg')
+    for name in ("a.jpg", odd, ".hidden/b.jpg"):
+        (folder / name).write_bytes(jpeg(1))
+    (folder / "notes.txt").write_text("no image")
+    (folder / "torn.jpg").write_bytes(jpeg(2)[:200])
+    (folder / "broken.jpg").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.jpg")
+    code, out, _ = ask("--json", folder, folder / "notes.txt", "absent.jpg", "/dev/zero", folder / "pipe.jpg")
+    found = {os.fsencode(Path(line["path"]).name): line for line in lines(out)}
+    assert code == 1
+    assert set(found) == {
+        b"a.jpg",
+        os.fsencode(odd),
+        b"torn.jpg",
+        b"broken.jpg",
+        b"notes.txt",
+        b"absent.jpg",
+        b"zero",
+        b"pipe.jpg",
+    }
+    assert {name for name, line in found.items() if "error" not in line} == {b"a.jpg", os.fsencode(odd)}
+    assert found[b"absent.jpg"]["error"] == "No such file or directory"
+    assert found[b"a.jpg"]["top"] == found[os.fsencode(odd)]["top"]
+    code, out, _ = ask(folder / odd)
+    assert code == 0 and len(out.splitlines()) == 1 and r"new\nline \udcff" in out
+
+
+def test_an_image_that_changes_meanwhile_costs_no_other(
+    run: Make, ask: Make, workplace: Path, monkeypatch: pytest.MonkeyPatch, jpeg: Make
+) -> None:
+    run(head="linear")
+    (workplace / "late.jpg").write_bytes(jpeg(5))
+    look = predict.files.look
+
+    def looked(path: str) -> Any:
+        found = look(path)
+        return found._replace(sha256="0" * 64) if path.endswith("late.jpg") else found
+
+    monkeypatch.setattr(predict.files, "look", looked)
+    code, out, _ = ask("--json", workplace / "photos/ant", workplace / "late.jpg")
+    found = lines(out)
+    assert code == 1 and len(found) == 9 and ["error" in line for line in found] == [False] * 8 + [True]
+    assert "has changed" in found[-1]["error"]
+
+
+def test_class_names_are_shown_as_text(run_boxes: Make, ask: Make, workplace: Path, params: Make) -> None:
+    from tests.datasets import miniature
+
+    names = ("<script>alert(1)</script>\x1b[31m", "=cmd()\u202eevil\n" + 10_000 * "x")
+    escaped = [name.replace("<", "&lt;").replace("\x1b", "").replace("\u202e", "&#x202e;") for name in names]
+    root = miniature.voc(workplace / "odd", lists=trained.VOC, classes=escaped)
+    trained.finish(params(**SMALL | OBJECTS | {"dataset": "voc", "root": str(root), "head": "largest"}))
+    code, out, _ = ask("--out", workplace / "drawn", "--confidence", 0, *judged("voc", root))
+    assert code == 0 and len(out.splitlines()) == 7
+    assert all(each.isprintable() for each in out.replace("\n", ""))
+    assert len(list((workplace / "drawn").iterdir())) == 7
+
+
+def test_pictures_have_the_boxes_in_them(run_boxes: Make, ask: Make, workplace: Path) -> None:
+    run_boxes(head="largest")
+    image = judged("voc", workplace / "voc")[0]
+    code, out, _ = ask("--json", "--out", workplace / "drawn", "--confidence", 0, image, image)
+    first, second = lines(out)
+    assert code == 0 and first == second  # the same content, the same picture
+    with Image.open(first["drawn"]) as drawn, Image.open(image) as plain:
+        assert drawn.size == plain.size and drawn.tobytes() != plain.convert("RGB").tobytes()
+    code, out, _ = ask("--json", "--out", workplace / "drawn", "--confidence", 1, image)
+    assert code == 0 and lines(out)[0]["boxes"] == []  # nothing is sure enough: the picture as it is
+
+
+def test_paths_come_from_standard_input(
+    run: Make, ask: Make, workplace: Path, jpeg: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(head="linear")
+    odd = os.fsencode(workplace) + b"/\xff.jpg"
+    with open(odd, "wb") as file:
+        file.write(jpeg(3))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(odd + b"\n\nabsent.jpg\n")))
+    code, out, err = ask("--json", "--quiet", "-")
+    first, second = lines(out)
+    assert os.fsencode(first["path"]) == odd and first["label"] in {"ant", "bee", "cat"} and out.isascii()
+    assert second == {"path": "absent.jpg", "error": "No such file or directory"}
+    assert code == 1 and not err
+
+
+def test_results_come_before_the_last_path_is_known(
+    run: Make, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(head="linear")
+    asked, given = model.load(), list[str]()
+
+    def paths_of_images() -> Iterator[str]:
+        for path in sorted(str(path) for path in (workplace / "photos").rglob("*.jpg")) * 3:
+            given.append(path)
+            yield path
+
+    next(predict.answered(asked, paths_of_images()))
+    assert len(given) == predict.BATCHES * 8 < 72
+
+
+def test_what_differs_from_training_is_said(run: Make, ask: Make, workplace: Path) -> None:
+    run(head="linear")
+    image, path = judged("folder", workplace / "photos")[0], paths.HEAD / "head.json"
+    assert "Not as it was trained" not in ask(image)[2]
+    described = json.loads(path.read_text())
+    described["features"]["versions"]["torch"] = "1.0"
+    path.write_text(json.dumps(described))
+    code, _, err = ask("-v", image)
+    assert code == 0 and "Not as it was trained (versions)" in err and "torch 1.0" in err and predict.TOLERANCE in err
+
+
+def test_other_weights_are_refused(run: Make, ask: Make, workplace: Path, repository: Path) -> None:
+    import torchvision
+
+    def save(seed: int) -> None:
+        torch.manual_seed(seed)
+        torch.save(torchvision.models.squeezenet1_1().state_dict(), workplace / "weights.pth")
+
+    save(1)
+    run(head="linear", weights=str(workplace / "weights.pth"))
+    image = judged("folder", workplace / "photos")[0]
+    assert ask(image)[0] == 0
+    save(2)
+    load_extractor.cache_clear()
+    code, out, err = ask(image)
+    assert code == 1 and not out and "are no longer those that the head was trained on" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--top", 0], "`--top` must be at least 1"),
+        (["--confidence", 1.5], "`--confidence` must be from 0 to 1"),
+        (["--out", "drawn"], "`--out` is for pictures with boxes"),
+    ],
+)
+def test_arguments_that_cannot_be_meant(run: Make, ask: Make, arguments: list[object], said: str) -> None:
+    run(head="ridge")
+    code, out, err = ask(*arguments, "absent.jpg")
+    assert code == 1 and not out and said in err
+
+
+def test_without_a_run_it_says_what_to_do(workplace: Path, ask: Make) -> None:
+    code, _, err = ask("a.jpg")
+    assert code == 1 and "error: cache/head holds no whole head" in err and "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_nobody_reads_on(run: Make, workplace: Path, repository: Path) -> None:
+    run(head="linear")
+    script = f"{sys.executable} -m stages.predict -q photos photos photos | head -n 1"
+    environment = os.environ | {"PYTHONPATH": str(repository), "LC_ALL": "C"}
+    done = subprocess.run(script, shell=True, capture_output=True, check=False, env=environment, cwd=workplace)
+    assert done.stdout.startswith(b"photos/ant/000.jpg: ") and done.stderr == b""

@@ -1,0 +1,184 @@
+"""Features that stay on the disk: the same rows, an order that reads in pieces, a head that scores alike."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stages import paths
+from stages.datasets import index_file, splits
+from stages.datasets.index_file import Row
+from stages.features import h5
+from stages.training import data, loop, mapped
+from stages.training.data import Data
+from stages.training.mapped import NEIGHBOURS, MappedFeatures
+from stages.training.model import logits
+
+Make = Callable[..., Any]
+CLASSES, IMAGES, CHANNELS = 4, 400, 8
+PROVENANCE = {"backbone": "squeezenet1_1", "weights": "random", "image_size": 64, "resize": "crop"}
+
+
+def sha(number: int) -> str:
+    return f"{number:064x}"
+
+
+@pytest.fixture
+def files(workplace: Path, params: Make) -> Make:
+    """Writes an index, a split and features whose classes differ in a channel; returns the params."""
+
+    def make(cut: str = "map", columns: int = 1, **turned: Any) -> Any:
+        generator = np.random.default_rng(0)
+        names = ["evaluation", "a", "b"][:columns]
+        rows = [Row(f"{n}.jpg", sha(n), 8, 8, f"class {n % CLASSES}", (), None) for n in range(IMAGES)]
+        index_file.write(paths.index("folder"), rows)
+        chosen = params(
+            dataset="folder", root=str(workplace), backbone="squeezenet1_1", weights="random", cut=cut, views=columns,
+            head="squeezenet" if cut == "map" else "multiscale", **turned,
+        )  # fmt: skip
+        drawn = [sha(n) for n in generator.permutation(IMAGES)]
+        split = {"train": drawn[:200], "val": drawn[200:300], "test": drawn[300:]}
+        splits.write(paths.split("folder"), split, "by hand", chosen.split)
+        shapes = {"map": (CHANNELS, 3, 3)} if cut == "map" else {"p8": (4, 4, 4), "p16": (4, 2, 2), "p32": (4, 1, 1)}
+        arrays: dict[str, Any] = {
+            f"features/{name}": generator.standard_normal((IMAGES, columns, *shape)).astype("f2")
+            for name, shape in shapes.items()
+        }
+        for number in range(IMAGES):
+            for values in arrays.values():
+                values[number, :, number % CLASSES] += 1
+        arrays |= {
+            "sha256": np.array([sha(n) for n in range(IMAGES)], "S64"),
+            "ok": np.ones(IMAGES, "u1"),
+            "views": np.zeros((IMAGES, columns, 2, 3), "f4"),
+        }
+        h5.write(
+            paths.features("folder", "squeezenet1_1", cut),
+            members=h5.layout(IMAGES, columns, {name: (shape, "f2") for name, shape in shapes.items()}),
+            provenance=PROVENANCE | {"cut": cut, "views": names},
+            pieces=iter([(0, arrays)]),
+        )
+        return chosen
+
+    return make
+
+
+def on_disk(params: Any, monkeypatch: pytest.MonkeyPatch, room: int = 0) -> Data:
+    with monkeypatch.context() as patch:
+        patch.setattr(mapped, "room", lambda: room)
+        found = data.load(params)
+    assert all(isinstance(part.x, MappedFeatures) for part in found.parts.values())
+    return found
+
+
+def test_batches_are_those_of_memory(files: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = files(columns=3)
+    memory, disk = data.load(chosen), on_disk(chosen, monkeypatch)
+    assert disk.shape == memory.shape and disk.identity == memory.identity
+    images, views = torch.randint(200, (50,)), torch.randint(3, (50,))
+    for name, part in memory.parts.items():
+        other = disk.parts[name]
+        assert isinstance(part.x, torch.Tensor) and tuple(other.x.shape) == tuple(part.x.shape)
+        for view in range(3):
+            assert torch.equal(torch.cat([*other.batches(view)]), torch.cat([*part.batches(view)]))
+    both = [found.parts["train"].join(found.parts["val"]) for found in (memory, disk)]
+    assert torch.equal(both[0].batch(images + 80, views), both[1].batch(images + 80, views))
+
+
+def test_a_pyramid_s_maps_stand_one_after_the_other(files: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = files(cut="pyramid")
+    features = h5.read(paths.features("folder", "squeezenet1_1", "pyramid"))
+    layers, levels = data._layers(features, chosen)
+    assert levels == ((4, 4, 4), (4, 2, 2), (4, 1, 1))
+    places = [7, 3, 399]
+    disk, memory = MappedFeatures(layers, places), data._rows(layers, places)
+    assert isinstance(memory, torch.Tensor) and memory.shape == disk.shape == (3, 1, 84)
+    assert torch.equal(disk[torch.tensor([2, 0]), 0], memory[[2, 0], 0])
+    assert torch.equal(memory[0, 0, 64:80], torch.from_numpy(np.array(features.layers["p16"][7, 0])).flatten())
+
+
+def test_the_order_is_random_and_reads_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = np.zeros((6400, 1, 4), "f2")
+    places = np.random.default_rng(0).permutation(6400)[:3200]  # every other row, in any order
+    monkeypatch.setattr(mapped, "room", lambda: layer.nbytes // 10)
+    found = MappedFeatures([layer], places.tolist())
+    one, other = found.shuffled(), found.shuffled()
+    assert sorted(one.tolist()) == list(range(3200)) and not torch.equal(one, other)
+    piece = places[one[: 10 * NEIGHBOURS].numpy()]  # a tenth of the rows: ten blocks
+    blocks = {place // (2 * NEIGHBOURS) for place in piece}
+    assert len(blocks) <= 2 * 10 + 5  # of 50; blocks of the order do not begin where these do
+    assert np.abs(np.diff(piece)).mean() > 1000  # mixed
+    monkeypatch.setattr(mapped, "room", lambda: 0)
+    assert sorted(found.shuffled().tolist()) == list(range(3200))
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_a_head_scores_as_from_memory(files: Make, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    chosen = files(columns=columns, epochs=12, lr=0.03, batch_size=16, dropout=0.0, precision="float32")
+    scores = []
+    for found in (data.load(chosen), on_disk(chosen, monkeypatch)):
+        fitted = loop.fit("squeezenet", found, chosen, torch.device("cpu"))
+        test = found.parts["test"]
+        scores.append(float((logits(fitted.module, test).argmax(1) == test.y).float().mean()))
+    assert min(scores) > 0.8 and abs(scores[0] - scores[1]) < 0.06
+
+
+WORK = """
+    import resource, sys
+    from pathlib import Path
+    import stages, torch
+    from stages.features import h5
+    from stages.params import load
+    from stages.training import data, loop, stored
+    from stages.training.data import Data, Part
+
+    torch.set_num_threads(1)
+    file, params = h5.read(Path("features.h5")), load()
+    maps = file.layers["map"]
+    warm = Part(torch.randn(64, 1, *maps.shape[2:]), torch.arange(64) % 2, list(range(64)))
+    loop.fit("squeezenet", Data(["a", "b"], {"train": warm, "val": warm}, file.provenance), params, warm.y.device)
+    used = next(line for line in open("/proc/self/status") if line.startswith("VmData"))
+    limit = 1024 * int(used.split()[1]) + maps.nbytes // 2
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    if sys.argv[1] == "disk":
+        stored.room = lambda: maps.nbytes // 8
+    def part(places):
+        return Part(data._rows([maps], places), torch.tensor(places) % 2, places)
+    parts = {"train": part(list(range(256, len(maps)))), "val": part(list(range(256)))}
+    found = Data(["a", "b"], parts, file.provenance)
+    print(loop.fit("squeezenet", found, params, warm.y.device).history[-1].val_accuracy)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_file_twice_the_memory_that_a_run_may_use(workplace: Path, params: Make, repository: Path) -> None:
+    rows, shape = 16384, (64, 8, 8)
+    values = np.random.default_rng(0).standard_normal((rows, 1, *shape), np.float32).astype("f2")
+    values[::2, :, 0] += 1
+    arrays = {
+        "features/map": values,
+        "sha256": np.array([sha(n) for n in range(rows)], "S64"),
+        "ok": np.ones(rows, "u1"),
+        "views": np.zeros((rows, 1, 2, 3), "f4"),
+    }
+    members = h5.layout(rows, 1, {"map": (shape, "f2")})
+    provenance = PROVENANCE | {"cut": "map", "views": ["evaluation"]}
+    h5.write(Path("features.h5"), members=members, provenance=provenance, pieces=iter([(0, arrays)]))
+    params(dataset="folder", root=str(workplace), cut="map", head="squeezenet", epochs=2, precision="float32", lr=0.01)
+
+    def run(where: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", textwrap.dedent(WORK), where]
+        return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(repository)}, capture_output=True, text=True)
+
+    assert "emory" in run("memory").stderr  # MemoryError, or torch cannot allocate
+    disk = run("disk")
+    assert disk.returncode == 0, disk.stderr
+    assert float(disk.stdout.splitlines()[-1]) > 0.9
