@@ -120,15 +120,15 @@ def _twin(record: Record, kept: Record) -> dict[str, str]:
     return {"path": record.path, "of": kept.path} | lists
 
 
-def _rows(files: list[Seen]) -> tuple[list[index_file.Row], list[Broken]]:
+def _rows(files: list[Seen]) -> tuple[list[index_file.IndexRow], list[Broken]]:
     """A row a file, with the objects that lie in its image; what was wrong with the others."""
-    rows, broken = list[index_file.Row](), list[Broken]()
+    rows, broken = list[index_file.IndexRow](), list[Broken]()
     for file in files:
         assert file.pixels is not None
         record = file.record
         objects, wrong = annotations.fit(record, *file.pixels)
         label = annotations.largest(objects) if record.label is None else record.label
-        rows.append(index_file.Row(record.path, file.sha256, *file.pixels, label, objects, record.split))
+        rows.append(index_file.IndexRow(record.path, file.sha256, *file.pixels, label, objects, record.split))
         broken += wrong
     return rows, broken
 
@@ -152,7 +152,7 @@ def _where(params: Params) -> str:
     return str(paths.raw(params.dataset)) if source.has_source(params.options) else params.root
 
 
-def _refuse_unusable(rows: list[index_file.Row], bad: list[dict[str, str]], params: Params) -> None:
+def _refuse_unusable(rows: list[index_file.IndexRow], bad: list[dict[str, str]], params: Params) -> None:
     where = _where(params)
     if not rows:
         raise UserError(f"No image was found in {where}: expected class/image, in JPEG, PNG, GIF, BMP, TIFF or WebP.")

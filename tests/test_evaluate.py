@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from stages import evaluate, paths
 from stages.datasets import index_file, splits
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.evaluation import classification as judging
 from stages.features import h5
 from stages.training import model
@@ -94,7 +94,7 @@ def evaluated(workplace: Path, params: Make) -> Make:
         )  # fmt: skip
         count = 21
         labels = torch.arange(count) % 3
-        rows = [Row(f"{n}.jpg", f"{n:064x}", 8, 8, CLASSES[labels[n]], (), None) for n in range(count)]
+        rows = [IndexRow(f"{n}.jpg", f"{n:064x}", 8, 8, CLASSES[labels[n]], (), None) for n in range(count)]
         index_file.write(paths.index("folder"), rows)
         split = {name: [rows[n].sha256 for n in numbers] for name, numbers in SPLIT.items()}
         splits.write(paths.split("folder"), split, "by hand", chosen.split)

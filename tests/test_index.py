@@ -24,7 +24,7 @@ Make = Callable[..., Any]
 def indexed(workplace: Path, params: Make) -> Make:
     """`indexed(folder, max_fraction)`: the rows and the summary."""
 
-    def make(folder: Path, max_fraction: float = 0.5) -> tuple[list[index_file.Row], dict[str, Any]]:
+    def make(folder: Path, max_fraction: float = 0.5) -> tuple[list[index_file.IndexRow], dict[str, Any]]:
         index.main(params(dataset="folder", root=str(folder), bad_images={"max_fraction": max_fraction}))
         return index_file.read("folder"), json.loads(paths.index("folder").with_suffix(".json").read_text())
 
@@ -163,7 +163,7 @@ def scanned(workplace: Path, params: Make, jpeg: Make, monkeypatch: pytest.Monke
     (workplace / "again.jpg").write_bytes(jpeg(0))
     chosen = params(dataset="folder", bad_images={"max_fraction": 0.5})
 
-    def make(*items: Record | Broken, strict: bool = False) -> tuple[dict[str, index_file.Row], dict[str, Any]]:
+    def make(*items: Record | Broken, strict: bool = False) -> tuple[dict[str, index_file.IndexRow], dict[str, Any]]:
         monkeypatch.setattr(folder, "scan", lambda *_: iter(items))
         datasets = chosen.datasets.model_copy(update={"folder": Strict(strict=strict)})
         index.main(chosen.model_copy(update={"datasets": datasets}))
@@ -246,7 +246,7 @@ def test_an_image_of_test_is_dropped_from_train_and_told(scanned: Make) -> None:
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 def test_an_index_gives_back_what_was_written(workplace: Path, flags: Any, box: Any) -> None:
-    row = index_file.Row("a.jpg", "0" * 64, 48, 40, "", (Box("ant", box, *flags), Box("bee", box)), "val")
+    row = index_file.IndexRow("a.jpg", "0" * 64, 48, 40, "", (Box("ant", box, *flags), Box("bee", box)), "val")
     index_file.write(paths.index("toy"), [row])
     assert index_file.read("toy") == [row]
 

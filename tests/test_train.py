@@ -22,7 +22,9 @@ def run(workplace: Path, params: Make) -> Make:
     """`run(**knobs)`: split, train and evaluate on noisy features of three classes; the metrics."""
     images = [(label, number) for label in range(CLASSES) for number in range(EACH)]
     rows = [
-        index_file.Row(f"{label}/{number}.jpg", f"{label * EACH + number:064x}", 10, 10, f"class-{label}", (), None)
+        index_file.IndexRow(
+            f"{label}/{number}.jpg", f"{label * EACH + number:064x}", 10, 10, f"class-{label}", (), None
+        )
         for label, number in images
     ]
     index_file.write(paths.index("logos"), rows)

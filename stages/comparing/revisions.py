@@ -17,7 +17,7 @@ from dvc.repo import Repo
 from dvc.scm import NoSCMError, RevError, SCMError, resolve_rev
 
 from stages import paths
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.errors import UserError, nearest
 from stages.reporting import gather
 from stages.reporting.gather import Class, Run
@@ -40,7 +40,7 @@ class Answers(NamedTuple):
         classes: the score of each class.
     """
 
-    rows: list[Row]
+    rows: list[IndexRow]
     mistakes: npt.NDArray[np.int64]
     said: list[str]
     classes: list[Class]

@@ -16,7 +16,7 @@ FLAGS = ("difficult", "truncated", "crowd", "ignore")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class IndexRow:
     """An indexed image: what its dataset says of it, and what its bytes say.
 
     `label` is empty where nothing gives the image one: it has no object. Detectors use it, classifiers leave it out.
@@ -31,13 +31,13 @@ class Row:
     split: str | None
 
 
-def write(path: Path, rows: Iterable[Row]) -> None:
+def write(path: Path, rows: Iterable[IndexRow]) -> None:
     """Writes an index, whole or not at all."""
     lines = (json.dumps(_values(row), ensure_ascii=False) + "\n" for row in rows)
     files.write_bytes(path, "".join(lines).encode())
 
 
-def read(dataset: str) -> list[Row]:
+def read(dataset: str) -> list[IndexRow]:
     """The index of a dataset.
 
     Raises:
@@ -51,7 +51,7 @@ def read(dataset: str) -> list[Row]:
         raise UserError(f"{path} cannot be read ({error}): `dvc repro -f index` makes it anew.") from None
 
 
-def _values(row: Row) -> dict[str, Any]:
+def _values(row: IndexRow) -> dict[str, Any]:
     """A row as JSON has it; of an object's flags only those that are set."""
     values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
     return values | {"objects": [_object(box) for box in row.objects]}
@@ -61,9 +61,9 @@ def _object(box: Box) -> dict[str, Any]:
     return {"label": box.label, "box": box.box} | {name: True for name in FLAGS if getattr(box, name)}
 
 
-def _row(values: dict[str, Any]) -> Row:
+def _row(values: dict[str, Any]) -> IndexRow:
     objects = tuple(Box(**item | {"box": tuple(map(float, item["box"]))}) for item in values.pop("objects"))
-    row = Row(objects=objects, **values)
+    row = IndexRow(objects=objects, **values)
     texts = (row.path, row.sha256, row.label, row.split or "", *(box.label for box in objects))
     sides = (row.width, row.height)
     if not all(isinstance(text, str) for text in texts) or not all(type(side) is int and side > 0 for side in sides):

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from stages import files, paths
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.params import Split
 
 log = logging.getLogger(__name__)
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 NAMED = 5  # classes that a sentence names
-Parts = dict[str, list[str]]  # part -> sha256 of its images, in index order
+SplitImages = dict[str, list[str]]  # part -> sha256 of its images, in index order
 
 
-def draw(rows: Sequence[Row], how: Split) -> tuple[Parts, str]:
+def draw(rows: Sequence[IndexRow], how: Split) -> tuple[SplitImages, str]:
     """Assigns every image to a part.
 
     Args:
@@ -44,12 +44,12 @@ def draw(rows: Sequence[Row], how: Split) -> tuple[Parts, str]:
     return _published(rows, listed, how)
 
 
-def _published(rows: Sequence[Row], listed: set[str], how: Split) -> tuple[Parts, str]:
+def _published(rows: Sequence[IndexRow], listed: set[str], how: Split) -> tuple[SplitImages, str]:
     if "train" not in listed:
         raise UserError(
             f"`split.protocol`: {how.protocol} needs official lists, and this dataset has none: use fractions."
         )
-    lists = {part: [row for row in rows if row.split == part] for part in PARTS}
+    lists = {part: [row for row in rows if row.split == part] for part in SPLITS}
     source = "the dataset's own lists"
     if unlisted := sum(row.split is None for row in rows):
         source += f"; {unlisted} image(s) are in none and are left out"
@@ -69,16 +69,16 @@ def _published(rows: Sequence[Row], listed: set[str], how: Split) -> tuple[Parts
         source += f"; val is {how.val_fraction:.0%} of every class of train, seed {how.seed}"
     if not lists["test"]:
         source += "; there is no test"
-    return {part: [row.sha256 for row in lists[part]] for part in PARTS}, source
+    return {part: [row.sha256 for row in lists[part]] for part in SPLITS}, source
 
 
-def _cut(rows: Sequence[Row], shares: Sequence[tuple[str, float]], *, seed: int) -> Parts:
+def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], *, seed: int) -> SplitImages:
     """Cuts parts off every class; train is what remains.
 
     An image's turn depends on its content and the seed alone: adding images moves few others from part to part.
     """
     part_of: dict[str, str] = {}
-    turn: Callable[[Row], bytes] = lambda row: hashlib.sha256(f"{seed} {row.sha256}".encode()).digest()  # noqa: E731
+    turn: Callable[[IndexRow], bytes] = lambda row: hashlib.sha256(f"{seed} {row.sha256}".encode()).digest()  # noqa: E731
     for label, members in _strata(rows, len(shares) + 1).items():
         if len(members) <= len(shares):
             raise UserError(
@@ -91,12 +91,12 @@ def _cut(rows: Sequence[Row], shares: Sequence[tuple[str, float]], *, seed: int)
             count = min(max(1, round(share * len(members))), most)
             part_of.update({row.sha256: name for row in ordered[start : start + count]})
             start += count
-    return {part: [row.sha256 for row in rows if part_of.get(row.sha256, "train") == part] for part in PARTS}
+    return {part: [row.sha256 for row in rows if part_of.get(row.sha256, "train") == part] for part in SPLITS}
 
 
-def _strata(rows: Sequence[Row], least: int) -> dict[str, list[Row]]:
+def _strata(rows: Sequence[IndexRow], least: int) -> dict[str, list[IndexRow]]:
     """The images of each label; where there are objects, labels of fewer than `least` images go to the commonest."""
-    strata: dict[str, list[Row]] = defaultdict(list)
+    strata: dict[str, list[IndexRow]] = defaultdict(list)
     for row in rows:
         strata[row.label].append(row)
     if _has_objects(rows):
@@ -106,22 +106,22 @@ def _strata(rows: Sequence[Row], least: int) -> dict[str, list[Row]]:
     return strata
 
 
-def _has_objects(rows: Iterable[Row]) -> bool:
+def _has_objects(rows: Iterable[IndexRow]) -> bool:
     return any(row.objects for row in rows)
 
 
-def _classes(rows: Iterable[Row]) -> set[str]:
+def _classes(rows: Iterable[IndexRow]) -> set[str]:
     """Every class that an image or an object is of."""
     return {label for row in rows for label in (row.label, *(box.label for box in row.objects)) if label}
 
 
-def write(path: Path, parts: Parts, source: str, how: Split) -> None:
+def write(path: Path, parts: SplitImages, source: str, how: Split) -> None:
     """Writes a split, whole or not at all."""
     described = {"source": source, "params": how.model_dump(), **parts}
     files.write_bytes(path, (json.dumps(described, indent=0) + "\n").encode())
 
 
-def read(dataset: str) -> Parts:
+def read(dataset: str) -> SplitImages:
     """The split of a dataset.
 
     Raises:
@@ -131,6 +131,6 @@ def read(dataset: str) -> Parts:
     log.debug("reads %s", path)
     try:
         found = json.loads(path.read_text())
-        return {part: found[part] for part in PARTS}
+        return {part: found[part] for part in SPLITS}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({error}): `dvc repro -f split` makes it anew.") from None

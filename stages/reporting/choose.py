@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.reporting.gather import Class, Run
 from stages.reporting.predictions import Labels, Shown
 
@@ -104,7 +104,7 @@ def misnamed(shown: Shown, names: list[str], count: int) -> list[Confused]:
     return [Confused(names[a], names[p], times, int(objects[a]), example[a, p]) for (a, p), times in most]
 
 
-def samples(rows: list[Row], count: int) -> list[Row]:
+def samples(rows: list[IndexRow], count: int) -> list[IndexRow]:
     """Images spread over the classes: every class gives its first before any gives its second."""
     turns, turn_of = dict[str, int](), list[tuple[int, int]]()
     for place, row in enumerate(rows):

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from stages import paths
 from stages.datasets import index_file
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.training.history import Epoch, parse
 
@@ -60,13 +60,13 @@ class Run:
     split: dict[str, Any]
     predictions: dict[str, Any]
     part: Literal["test", "val"]
-    judged: list[Row]
+    judged: list[IndexRow]
     classes: list[Class]
     history: list[Epoch]
     rates: list[tuple[float, float, float]]
     suggested: dict[str, float]
     views: list[dict[str, float]]
-    rows: list[Row]
+    rows: list[IndexRow]
     undecodable: list[dict[str, str]]
     timings: dict[str, dict[str, Any]]
 
@@ -85,7 +85,7 @@ class Run:
         """A metric of the judged part; None where there is none, e.g. top5 of five classes."""
         return self.metrics.get(name if self.part == "test" else f"val_{name}")
 
-    def rows_of(self, part: str) -> list[Row]:
+    def rows_of(self, part: str) -> list[IndexRow]:
         """The rows of a part, in its order."""
         row_of = {row.sha256: row for row in self.rows}
         return [row_of[sha256] for sha256 in self.split[part]]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from stages.datasets.base import Box
-from stages.datasets.index_file import FLAGS, Row
+from stages.datasets.index_file import FLAGS, IndexRow
 from stages.reporting import choose
 from stages.reporting.figures import BLUE, ORANGE, TITLED, Drawing, _figure, _make_logarithmic, _short, _style, _tag
 from stages.reporting.gather import Run
@@ -97,7 +97,7 @@ class Exploration:
     examples: list[Example]
 
 
-def explore(run: Run, album: Album, rows: Sequence[Row]) -> Exploration | None:
+def explore(run: Run, album: Album, rows: Sequence[IndexRow]) -> Exploration | None:
     """The objects of a run's dataset, with examples among `rows`; None where it has none."""
     found = [row for row in run.rows if row.objects]
     if not found:
@@ -134,7 +134,7 @@ def drawings(run: Run) -> dict[str, Drawing]:
     }
 
 
-def sentences(annotated: Counted, lists: Sequence[str], rows: Sequence[Row]) -> str:
+def sentences(annotated: Counted, lists: Sequence[str], rows: Sequence[IndexRow]) -> str:
     """How many objects there are, as annotated and in use."""
     told = []
     for part in lists:

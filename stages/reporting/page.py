@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.reporting import choose, classification, command, detection, figures, largest, objects, words
 from stages.reporting.figures import Drawing
 from stages.reporting.gather import Run
@@ -133,13 +133,13 @@ def drawings(run: Run) -> dict[str, Drawing]:
     return found | {f"objects_{name}": figure for name, figure in objects.drawings(run).items()}
 
 
-def trained(run: Run) -> list[Row]:
+def trained(run: Run) -> list[IndexRow]:
     """The images of train; those that cannot be decoded never train."""
     lost = {image["path"] for image in run.undecodable}
     return [row for row in run.rows_of("train") if row.path not in lost]
 
 
-def mean_sizes(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+def mean_sizes(rows: Sequence[IndexRow]) -> dict[str, tuple[float, float]]:
     """Mean width and height of each class in pixels; nothing where all images have one size."""
     if len({(row.width, row.height) for row in rows}) == 1:
         return {}

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from stages import paths
 from stages.datasets import source
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.images.header import opened
 
@@ -26,7 +26,7 @@ LONGEST = 12  # of the sides: a longer image shows its middle
 class Picture:
     """An image of the index, with its thumbnail as a data URI, or None where it cannot be shown."""
 
-    row: Row
+    row: IndexRow
     uri: str | None
     width: int = 0
     height: int = 0
@@ -63,13 +63,13 @@ class Album:
         """How many thumbnails there are."""
         return sum(picture.uri is not None for picture in self.made.values())
 
-    def picture(self, row: Row) -> Picture:
+    def picture(self, row: IndexRow) -> Picture:
         """The picture of an image."""
         if row.sha256 not in self.made:
             self.made[row.sha256] = self._make(row)
         return self.made[row.sha256]
 
-    def views(self, row: Row, provenance: dict[str, Any]) -> list[Picture]:
+    def views(self, row: IndexRow, provenance: dict[str, Any]) -> list[Picture]:
         """An image in all its views, as the backbone saw them; none where the image cannot be had."""
         if self.folder is None or self.picture(row).uri is None:
             return []
@@ -85,7 +85,7 @@ class Album:
             view.thumbnail((SIDE, SIDE))
         return [Picture(row, data_uri(view), *view.size) for view in small]
 
-    def _make(self, row: Row) -> Picture:
+    def _make(self, row: IndexRow) -> Picture:
         if self.folder is None:
             self.missing[row.path] = self.why
             return Picture(row, None)
@@ -96,7 +96,7 @@ class Album:
             return Picture(row, None)
         return Picture(row, data_uri(small), *small.size)
 
-    def tile(self, row: Row) -> Image.Image | None:
+    def tile(self, row: IndexRow) -> Image.Image | None:
         """The middle of an image, TILE pixels a side; kept, as large photographs take long. None: not to be had."""
         path = paths.thumbnails() / row.sha256[:2] / f"{row.sha256}.jpg"
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.reporting.pictures import TILE, Album, data_uri
 from stages.reporting.predictions import Labels, Near
 
@@ -30,7 +30,7 @@ class Sheet:
     places: list[int]
     points: list[tuple[float, float] | None]
 
-    def data(self, judged: Labels, rows: Sequence[Row], names: Sequence[str]) -> dict[str, Any]:
+    def data(self, judged: Labels, rows: Sequence[IndexRow], names: Sequence[str]) -> dict[str, Any]:
         """What the script of the page reads: of each tile actual and predicted class, confidence, path and point."""
         tiles = [
             [
@@ -45,7 +45,7 @@ class Sheet:
         return {"side": TILE, "columns": COLUMNS, "classes": names, "tiles": tiles}
 
 
-def make(judged: Labels, near: Near, rows: Sequence[Row], album: Album) -> Sheet | None:
+def make(judged: Labels, near: Near, rows: Sequence[IndexRow], album: Album) -> Sheet | None:
     """The sheet of a run; None where no picture can be had."""
     places = choose(judged, near)
     on_map = {int(place): (float(x), float(y)) for place, (x, y) in zip(near.mapped, near.map, strict=True)}

@@ -12,7 +12,7 @@ import torch
 from stages import paths
 from stages.backbones import names
 from stages.datasets import index_file, splits
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.features import h5
 from stages.heads import DETECTION, INPUT_KIND
@@ -225,7 +225,7 @@ def composed(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     return torch.cat([turn, second[:, :, :2] @ first[:, :, 2:] + second[:, :, 2:]], 2)
 
 
-def _said(row: Row) -> list[Any]:
+def _said(row: IndexRow) -> list[Any]:
     """What a head may learn of an image."""
     return [row.sha256, row.label, [asdict(box) for box in row.objects]]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from stages.boxes.geometry import Detections, GroundTruth, fuse, suppress, to_image, to_view
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.metrics.detection import MOST
 
 
@@ -53,7 +53,7 @@ class GroundTruthBoxes:
         )
 
 
-def of(rows: Sequence[Row], classes: Sequence[str], affine: torch.Tensor, size: int) -> GroundTruthBoxes:
+def of(rows: Sequence[IndexRow], classes: Sequence[str], affine: torch.Tensor, size: int) -> GroundTruthBoxes:
     """The scenes of indexed images.
 
     Args:

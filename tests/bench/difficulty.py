@@ -41,7 +41,7 @@ def main() -> None:
         print(f"{seed:<12}{scores[0]:>8.3f}{scores[1]:>8.3f}{scores[2]:>8.3f}{scores[3]:>22.3f}", flush=True)
 
 
-def raw_pixels(params: Params, rows: list[index_file.Row]) -> torch.Tensor:
+def raw_pixels(params: Params, rows: list[index_file.IndexRow]) -> torch.Tensor:
     """(N, 1, 3072) in [0, 1]."""
     folder = source.folder(params.dataset, params.options, params.root)
     small = [
@@ -55,7 +55,7 @@ def raw_pixels(params: Params, rows: list[index_file.Row]) -> torch.Tensor:
     return torch.from_numpy(np.stack(small).reshape(len(rows), 1, -1)).float() / 255
 
 
-def lined_up(x: torch.Tensor, rows: list[index_file.Row], places: dict[str, list[int]], found: Data) -> Data:
+def lined_up(x: torch.Tensor, rows: list[index_file.IndexRow], places: dict[str, list[int]], found: Data) -> Data:
     """The parts of a split for any vectors."""
     number = {label: place for place, label in enumerate(found.classes)}
     y = torch.tensor([number[row.label] for row in rows])

@@ -160,6 +160,6 @@ def test_the_official_archives(workplace: Path, params: Callable[..., Any]) -> N
     index.main(chosen)
     split.main(chosen)
     drawn, rows = splits.read("coco2017"), index_file.read("coco2017")
-    assert [len(drawn[part]) for part in splits.PARTS] == [6, 2, 4]
+    assert [len(drawn[part]) for part in splits.SPLITS] == [6, 2, 4]
     assert set(drawn["test"]) == {row.sha256 for row in rows if row.split == "val"}
     assert json.loads(paths.index("coco2017").with_suffix(".json").read_text())["broken_annotations"] == []

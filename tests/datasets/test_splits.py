@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from stages import paths
 from stages.datasets import splits
 from stages.datasets.base import Box
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.params import Split
 
 
-def row(label: str, number: int, split: str | None = None) -> Row:
+def row(label: str, number: int, split: str | None = None) -> IndexRow:
     name = f"{label}/{number}.jpg"
-    return Row(name, hashlib.sha256(name.encode()).hexdigest(), 4, 4, label, (), split)
+    return IndexRow(name, hashlib.sha256(name.encode()).hexdigest(), 4, 4, label, (), split)
 
 
-def rows(split: str | None = None, **counts: int) -> list[Row]:
+def rows(split: str | None = None, **counts: int) -> list[IndexRow]:
     return [row(label, number, split) for label, count in counts.items() for number in range(count)]
 
 
@@ -33,12 +33,12 @@ def how(**changes: Any) -> Split:
     return Split(**(plain | changes))
 
 
-def counts(listed: Sequence[Row], drawn: splits.Parts) -> dict[str, Counter[str]]:
+def counts(listed: Sequence[IndexRow], drawn: splits.SplitImages) -> dict[str, Counter[str]]:
     label = {row.sha256: row.label for row in listed}
     return {part: Counter(label[image] for image in images) for part, images in drawn.items()}
 
 
-def is_partition(listed: Sequence[Row], drawn: splits.Parts) -> bool:
+def is_partition(listed: Sequence[IndexRow], drawn: splits.SplitImages) -> bool:
     return sorted(image for images in drawn.values() for image in images) == sorted(row.sha256 for row in listed)
 
 
@@ -64,7 +64,7 @@ def test_no_class_is_without_a_part(sizes: list[int], seed: int, shares: tuple[f
     found = counts(listed, drawn)
     for number, size in enumerate(sizes):
         label = f"class{number}"
-        assert all(found[part][label] >= 1 for part in splits.PARTS)
+        assert all(found[part][label] >= 1 for part in splits.SPLITS)
         if size >= 10:
             assert abs(found["test"][label] - shares[2] * size) <= 1
             assert abs(found["val"][label] - shares[1] * size) <= 1
@@ -104,17 +104,17 @@ def test_a_class_that_is_too_small_is_named(size: int) -> None:
         UserError, match=rf"Class 'bee' has {size} image\(s\), and each of train, test and val needs one"
     ):
         splits.draw(rows(ant=9, bee=size), how())
-    assert counts(rows(bee=3), splits.draw(rows(bee=3), how())[0]) == {part: {"bee": 1} for part in splits.PARTS}
+    assert counts(rows(bee=3), splits.draw(rows(bee=3), how())[0]) == {part: {"bee": 1} for part in splits.SPLITS}
 
 
-def official(*names: str) -> list[Row]:
+def official(*names: str) -> list[IndexRow]:
     listed = []
     for place, name in enumerate(names):
         listed += [row(label, 100 * place + number, name) for label in ("ant", "bee") for number in range(10)]
     return listed
 
 
-def labels_of(listed: Sequence[Row], split: str) -> set[str]:
+def labels_of(listed: Sequence[IndexRow], split: str) -> set[str]:
     return {row.sha256 for row in listed if row.split == split}
 
 
@@ -122,7 +122,7 @@ def labels_of(listed: Sequence[Row], split: str) -> set[str]:
 def test_official_lists_are_kept(protocol: str) -> None:
     listed = official("train", "val", "test")
     drawn, source = splits.draw(listed, how(protocol=protocol))
-    for part in splits.PARTS:
+    for part in splits.SPLITS:
         assert set(drawn[part]) == labels_of(listed, part)
     assert source == "the dataset's own lists"
 
@@ -197,7 +197,7 @@ def test_a_class_that_no_list_trains_is_refused() -> None:
         splits.draw([*rows("train", ant=4), *rows("test", bee=2)], how())
 
 
-def with_objects(listed: Sequence[Row], *labels: str) -> list[Row]:
+def with_objects(listed: Sequence[IndexRow], *labels: str) -> list[IndexRow]:
     return [replace(item, objects=tuple(Box(label, (0, 0, 1, 1)) for label in labels)) for item in listed]
 
 
@@ -205,7 +205,7 @@ def test_rare_labels_of_objects_join_the_commonest() -> None:
     listed = with_objects([*rows(ant=40), *rows(bee=1), *(row("", number) for number in range(2))], "ant")
     drawn, _ = splits.draw(listed, how())
     assert is_partition(listed, drawn)
-    assert [len(drawn[part]) for part in splits.PARTS] == [21, 11, 11]
+    assert [len(drawn[part]) for part in splits.SPLITS] == [21, 11, 11]
 
 
 def test_images_without_objects_are_a_stratum_of_their_own() -> None:

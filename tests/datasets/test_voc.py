@@ -19,7 +19,7 @@ from stages.errors import UserError
 from tests.datasets import miniature
 
 DATA = Path(os.environ.get("COLDCUT_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-Run = Callable[..., tuple[list[index_file.Row], dict[str, Any], splits.Parts]]
+Run = Callable[..., tuple[list[index_file.IndexRow], dict[str, Any], splits.SplitImages]]
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_the_val_list_of_voc2012_is_its_test(workplace: Path, run: Run) -> None:
         "voc2012", {"trainval": official(workplace / "x", 2012, {"train": 8, "val": 3}, "VOCtrainval")}
     )
     assert set(drawn["test"]) == {row.sha256 for row in rows if row.split == "val"}
-    assert [len(drawn[part]) for part in splits.PARTS] == [6, 2, 3]
+    assert [len(drawn[part]) for part in splits.SPLITS] == [6, 2, 3]
 
 
 def test_an_image_of_the_test_of_2007_leaves_the_train_of_2012(workplace: Path, run: Run) -> None:

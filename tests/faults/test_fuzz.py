@@ -136,7 +136,7 @@ def fit(found: list[Any]) -> None:
         if isinstance(record, Record):
             objects, _ = annotations.fit(record, 48, 40)
             label = annotations.largest(objects) if record.label is None else record.label
-            rows.append(index_file.Row(record.path, "0" * 64, 48, 40, label, objects, record.split))
+            rows.append(index_file.IndexRow(record.path, "0" * 64, 48, 40, label, objects, record.split))
     annotations.counts([record for record in found if isinstance(record, Record)])
     index_file.write(paths.index("x"), rows)
     assert index_file.read("x") == rows

@@ -21,7 +21,7 @@ from stages import extract as stage
 from stages import paths
 from stages.backbones.engine import pick_precision
 from stages.datasets import index_file
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.features import extraction, h5
 from stages.features.extraction import Image, Spec, compute_part, extract, load_extractor
@@ -681,7 +681,7 @@ def staged(workplace: Path, class_folder: Folder, params: Callable[..., Any]) ->
     """`staged(folder, **overrides)`: an index of the folder and the params to extract it."""
 
     def make(folder: Path, **overrides: Any) -> Any:
-        rows = [Row(path, sha256, 40, 48, path[:3], (), None) for path, sha256 in listed(folder)]
+        rows = [IndexRow(path, sha256, 40, 48, path[:3], (), None) for path, sha256 in listed(folder)]
         index_file.write(paths.index("folder"), rows)
         return params(
             dataset="folder", root=str(folder), backbone="squeezenet1_1", weights="random", image_size=64, device="cpu",

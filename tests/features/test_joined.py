@@ -11,7 +11,7 @@ import torch
 
 from stages import paths
 from stages.datasets import index_file, splits
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.features import extraction, h5
 from stages.features.extraction import extract, load_extractor
@@ -92,7 +92,7 @@ def test_what_is_consumed_is_compared_with_params(
     wanted = listed(folder)
     one, other = specs_of(folder)
     extract_joined([one, replace(other, image_size=96)], wanted, OUT)  # networks of different input sizes
-    rows = [Row(path, sha256, 8, 8, path.split("/")[0], (), None) for path, sha256 in wanted]
+    rows = [IndexRow(path, sha256, 8, 8, path.split("/")[0], (), None) for path, sha256 in wanted]
     index_file.write(paths.index("folder"), rows)
     joined = {"dataset": "folder", "root": str(folder), "backbone": "squeezenet1_1+resnet18"}
     chosen = params(**joined, weights="random")

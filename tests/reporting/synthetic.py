@@ -46,7 +46,7 @@ class Made:
 
     def write(self) -> Params:
         """Writes every file; returns the params that the report stage gets."""
-        labels, parts = sorted(self.classes), dict[str, list[index_file.Row]]()
+        labels, parts = sorted(self.classes), dict[str, list[index_file.IndexRow]]()
         for part, size in self.sizes.items():
             parts[part] = [self._image(label, part, place) for label in labels for place in range(size)]
         rows = sorted((row for found in parts.values() for row in found), key=lambda row: row.path)
@@ -70,7 +70,7 @@ class Made:
         params: Any = {"dataset": "folder", "root": str(self.root), "datasets": Datasets.model_construct(**datasets)}
         return Params.model_construct(**params)
 
-    def _image(self, label: str, part: str, place: int) -> index_file.Row:
+    def _image(self, label: str, part: str, place: int) -> index_file.IndexRow:
         number = sorted(self.classes).index(label)
         name = f"class{number}/{part} <b>{place}</b>".replace("/b", "b") + ".png"
         colour, size = (40 * number % 256, 60 * place % 256, len(part) * 30), (40 + 8 * number, 30 + place)
@@ -79,7 +79,7 @@ class Made:
         (self.root / name).parent.mkdir(parents=True, exist_ok=True)
         (self.root / name).write_bytes(stream.getvalue())
         objects = (Box(label, (2, 3, 20, 21)),)
-        return index_file.Row(name, hashlib.sha256(stream.getvalue()).hexdigest(), *size, label, objects, None)
+        return index_file.IndexRow(name, hashlib.sha256(stream.getvalue()).hexdigest(), *size, label, objects, None)
 
     def _view_names(self) -> list[str]:
         how = "crop(0.5)|flip|rotate(10.0)|lighting(0.2)|seed(3)"
@@ -111,7 +111,7 @@ class Made:
         _csv(paths.PLOTS / "lr_sweep.csv", ("lr", "loss", "smoothed"), rates)
         _json(paths.REPORTS / "lr_sweep.json", {"lr_steepest": 1e-3, "lr_minimum_tenth": 1e-3} if lr else {})
 
-    def _write_predictions(self, labels: list[str], parts: dict[str, list[index_file.Row]]) -> None:
+    def _write_predictions(self, labels: list[str], parts: dict[str, list[index_file.IndexRow]]) -> None:
         probabilities = {}
         for part in ("val", "test"):
             actual = np.array([labels.index(row.label) for row in parts[part]], int)
@@ -134,7 +134,7 @@ class Made:
         rows = [(label, n[0] + place, *n[1:], 0.5 + 0.05 * place, "", "") for place, label in enumerate(labels)]
         _csv(paths.PLOTS / "per_class.csv", PLOTS["per_class"], rows)
 
-    def _write_nearest(self, rows: list[index_file.Row], parts: dict[str, list[index_file.Row]]) -> None:
+    def _write_nearest(self, rows: list[index_file.IndexRow], parts: dict[str, list[index_file.IndexRow]]) -> None:
         judged = len(parts["test"] or parts["val"])
         train = [place for place, row in enumerate(rows) if row in parts["train"]]
         found: dict[str, Any] = {"nearest": np.tile(np.array(train[:4], np.int64), (judged, 1))}
@@ -145,7 +145,7 @@ class Made:
     def _write_metrics(
         self,
         labels: list[str],
-        parts: dict[str, list[index_file.Row]],
+        parts: dict[str, list[index_file.IndexRow]],
         scores: dict[str, float],
         late: dict[str, float],
     ) -> None:
@@ -156,7 +156,7 @@ class Made:
         judged = scores if parts["test"] else {}
         _json(paths.REPORTS / "metrics.json", about | counts | sizes | judged | validation | late)
 
-    def _write_boxes(self, labels: list[str], parts: dict[str, list[index_file.Row]]) -> None:
+    def _write_boxes(self, labels: list[str], parts: dict[str, list[index_file.IndexRow]]) -> None:
         """One box an image, in turns right, of the wrong class, and (of a detector) far away; the object is known."""
         tensors: dict[str, Any] = {}
         for part in ("val", "test"):

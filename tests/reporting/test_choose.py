@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.reporting import choose
 from stages.reporting.predictions import Labels
 
 
-def row(label: str, number: int = 0) -> Row:
-    return Row(f"{label}/{number}", f"{label}{number}", 4, 4, label, (), None)
+def row(label: str, number: int = 0) -> IndexRow:
+    return IndexRow(f"{label}/{number}", f"{label}{number}", 4, 4, label, (), None)
 
 
 @pytest.fixture

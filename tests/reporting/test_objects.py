@@ -26,8 +26,8 @@ ANNOTATED = {
 }
 
 
-def row(*objects: Box, size: tuple[int, int] = (200, 100)) -> index_file.Row:
-    return index_file.Row("a.jpg", "0", *size, "ant", objects, None)
+def row(*objects: Box, size: tuple[int, int] = (200, 100)) -> index_file.IndexRow:
+    return index_file.IndexRow("a.jpg", "0", *size, "ant", objects, None)
 
 
 def test_objects_are_counted_by_class_and_list() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from stages import paths
 from stages.datasets import index_file, splits
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.features import h5
 from stages.training import data
@@ -40,7 +40,7 @@ def files(workplace: Path, params: Make) -> Make:
         **turned: Any,
     ) -> Any:
         order = order or list(range(len(LABELS)))
-        rows = [Row(f"{n}.jpg", sha(n), 8, 8, label, (), None) for n, label in enumerate(LABELS)]
+        rows = [IndexRow(f"{n}.jpg", sha(n), 8, 8, label, (), None) for n, label in enumerate(LABELS)]
         index_file.write(paths.index("folder"), rows)
         chosen = params(
             dataset="folder", root=str(workplace), backbone="squeezenet1_1", weights="random", cut=cut, **turned

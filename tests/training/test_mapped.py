@@ -14,7 +14,7 @@ import torch
 
 from stages import paths
 from stages.datasets import index_file, splits
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.features import h5
 from stages.training import data, loop, mapped
 from stages.training.data import Data
@@ -37,7 +37,7 @@ def files(workplace: Path, params: Make) -> Make:
     def make(cut: str = "map", columns: int = 1, **turned: Any) -> Any:
         generator = np.random.default_rng(0)
         names = ["evaluation", "a", "b"][:columns]
-        rows = [Row(f"{n}.jpg", sha(n), 8, 8, f"class {n % CLASSES}", (), None) for n in range(IMAGES)]
+        rows = [IndexRow(f"{n}.jpg", sha(n), 8, 8, f"class {n % CLASSES}", (), None) for n in range(IMAGES)]
         index_file.write(paths.index("folder"), rows)
         chosen = params(
             dataset="folder", root=str(workplace), backbone="squeezenet1_1", weights="random", cut=cut, views=columns,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from stages.boxes.geometry import Detections, GroundTruth, through, to_image
 from stages.datasets.base import Box
-from stages.datasets.index_file import Row
+from stages.datasets.index_file import IndexRow
 from stages.images import batch_views, views
 from stages.images.decode import prepare
 from stages.images.preprocessing import Preprocessing
@@ -117,7 +117,7 @@ def test_difficult_ignored_and_crowds_are_not_asked_for() -> None:
     boxes = torch.tensor([[10.0, 10, 30, 30], [40, 40, 60, 60], [0, 0, 96, 96], [60, 10, 90, 30]])
     objects = [Box("a", (10, 10, 30, 30)), Box("b", (40, 40, 60, 60), difficult=True)]
     objects += [Box("b", (0, 0, 96, 96), crowd=True), Box("b", (60, 10, 90, 30), ignore=True)]
-    row = Row("x.jpg", "0", SIZE, SIZE, "a", tuple(objects), "train")
+    row = IndexRow("x.jpg", "0", SIZE, SIZE, "a", tuple(objects), "train")
     plain = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
     made = scenes.of([row], ["a", "b"], plain[None, None], SIZE)
     assert torch.equal(made.truths[0].boxes, boxes) and made.truths[0].labels.tolist() == [0, 1, 1, 1]
