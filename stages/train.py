@@ -1,7 +1,6 @@
 """train: a head on the cached features, in `cache/head/`; beside it the ridge baseline, fitted on the same features."""
 
 import shutil
-from importlib import import_module
 
 import torch
 
@@ -10,10 +9,10 @@ from stages.backbones.device import pick_device
 from stages.datasets import splits
 from stages.errors import UserError
 from stages.features.h5 import INPUT
-from stages.heads import CLOSED_FORM, DETECTION, ridge
+from stages.heads import CLOSED_FORM, DETECTION
 from stages.params import Params
 from stages.stage import run
-from stages.training import data, history, loop, model
+from stages.training import closed_form, data, history, loop, model, neighbours
 from stages.training.data import Data
 from stages.training.model import TrainResult
 
@@ -24,6 +23,8 @@ KNOBS = (  # what the head depends on, kept with it
     "cycle_mult", "plateau_factor", "plateau_patience", "epochs", "batch_size", "monitor", "refit",
     "early_stopping_patience", "label_smoothing", "standardize", "precision", "seed", "seeds",
 )  # fmt: skip
+
+SOLVERS = {"ridge": closed_form.fit, "knn": neighbours.fit}
 
 
 def main(params: Params) -> dict[str, object]:
@@ -40,7 +41,9 @@ def main(params: Params) -> dict[str, object]:
         kept += [(paths.HEAD / "chosen", params.head, head)]
     kept += [(paths.HEAD / f"seed-{number}", params.head, other) for number, other in enumerate(others, 1)]
     if params.head not in DETECTION:
-        kept += [(paths.HEAD / "ridge", "ridge", head if params.head == "ridge" else ridge.fit(found, params, device))]
+        kept += [
+            (paths.HEAD / "ridge", "ridge", head if params.head == "ridge" else closed_form.fit(found, params, device))
+        ]
     kept_knobs = {*KNOBS, "augment"} if params.cut == INPUT else set(KNOBS)  # of pixels, training draws the views
     kept_knobs |= {"boxes"} if params.head in DETECTION else set()
     common = {"classes": found.classes, "shape": found.shape, "tap": params.tap, "features": found.provenance}
@@ -64,8 +67,7 @@ def main(params: Params) -> dict[str, object]:
 def fit(found: Data, params: Params, device: torch.device) -> TrainResult:
     """Solves or trains the head that params name."""
     if params.head in CLOSED_FORM:
-        solved: TrainResult = import_module(f"stages.heads.{params.head}").fit(found, params, device)
-        return solved
+        return SOLVERS[params.head](found, params, device)
     return loop.fit(params.head, found, params, device)
 
 

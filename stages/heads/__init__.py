@@ -1,12 +1,13 @@
 """One module a head.
 
 A head has `build(shape, classes, knobs)`: its layers, from features of the `shape` that one image has to logits. One
-that is solved at once has `fit(data, params, device)` too. One for boxes has
+for boxes has
 
 - `targets(boxes, labels, knobs, shape, classes)`: what it should give for one view;
 - `loss(outputs, targets, knobs)`: the mean over a batch;
 - `decode(outputs, knobs)`: what it found in each view of a batch, before suppression;
 - `places(outputs, knobs)`: the same as tensors of one shape for all views, for export;
+- `prepare(boxes, knobs)`, where it learns knobs from the boxes of train before it is built: those knobs;
 - `unassigned(boxes, knobs, shape)`: how many objects it cannot hold;
 - `classified(outputs, targets, knobs)`, where it names one class an image: which are right.
 

@@ -37,6 +37,14 @@ def build(shape: Shape, classes: int, knobs: Knobs) -> nn.Module:
     return Anchors(shape[0], classes, knobs)
 
 
+def prepare(boxes: torch.Tensor, knobs: Knobs) -> dict[str, Any]:
+    """`anchor_sizes`, clustered from the boxes (n, 4) of train, and their `anchor_iou`; nothing if they are given."""
+    if not knobs["anchor_count"]:
+        return {}
+    sizes, iou = cluster(boxes, knobs["anchor_count"])
+    return {"anchor_sizes": sizes, "anchor_iou": iou}
+
+
 def sizes(knobs: Knobs) -> torch.Tensor:
     """Width and height (k, 2) of the anchors, in [0, 1] of the view.
 

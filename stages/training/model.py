@@ -19,7 +19,6 @@ from stages import files
 from stages.backbones.device import training_precision
 from stages.errors import UserError
 from stages.heads import DETECTION, INPUT_KIND, NAMES, heads_taking
-from stages.heads.anchors import cluster
 from stages.params import Params
 from stages.training.data import Data, Part
 from stages.training.history import Epoch
@@ -169,10 +168,9 @@ def knobs(params: Params, data: Data, device: torch.device) -> dict[str, Any]:
     if params.head not in DETECTION:
         return shaped
     shaped |= {"loss": params.loss, "focal_gamma": params.focal_gamma, **params.boxes.model_dump()}
-    if params.head == "anchors" and params.boxes.anchor_count:
-        shaped["anchor_sizes"], shaped["anchor_iou"] = cluster(
-            _train_boxes(data.parts["train"]), params.boxes.anchor_count
-        )
+    module = import_module(f"stages.heads.{params.head}")
+    if hasattr(module, "prepare"):
+        shaped |= module.prepare(_train_boxes(data.parts["train"]), shaped)
     return shaped
 
 

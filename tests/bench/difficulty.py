@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 
 from stages.datasets import index_file, source, splits
-from stages.heads import ridge
 from stages.params import Params, load
-from stages.training import data, loop
+from stages.training import closed_form, data, loop
 from stages.training.data import Data, Part
 from stages.training.model import TrainResult, logits
 
@@ -36,8 +35,8 @@ def main() -> None:
         features, pixels = lined_up(vectors, rows, places, found), lined_up(raw, rows, places, found)
         device = torch.device("cpu")
         heads = [loop.fit(name, features, params, device) for name in ("linear", "mlp")]
-        scores = [top1(head, features) for head in (*heads, ridge.fit(features, params, device))]
-        scores.append(top1(ridge.fit(pixels, params, device), pixels))
+        scores = [top1(head, features) for head in (*heads, closed_form.fit(features, params, device))]
+        scores.append(top1(closed_form.fit(pixels, params, device), pixels))
         print(f"{seed:<12}{scores[0]:>8.3f}{scores[1]:>8.3f}{scores[2]:>8.3f}{scores[3]:>22.3f}", flush=True)
 
 
