@@ -8,7 +8,6 @@ import json
 import re
 import sys
 from collections.abc import Hashable
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -164,22 +163,6 @@ class BadImages(Block):
     max_fraction: Fraction
 
 
-class Grid(Block):
-    """Which backbones are tried on which datasets, by the stages `grid_data`, `grid` and `grid_table`."""
-
-    datasets: list[str]
-    backbones: list[str]
-
-    @model_validator(mode="after")
-    def _both_or_none(self) -> "Grid":
-        for axis in (self.datasets, self.backbones):
-            if len(set(axis)) < len(axis):
-                raise ValueError("a name stands there twice")
-        if bool(self.datasets) != bool(self.backbones):
-            raise ValueError("datasets and backbones must both have a name, or neither")
-        return self
-
-
 class Datasets(Block):
     """The registry: one block a dataset module."""
 
@@ -250,7 +233,6 @@ class Params(Block):
     lr_sweep: LrSweep
     decide: Decide
     bad_images: BadImages
-    grid: Grid
     datasets: Datasets
 
     @property
@@ -305,11 +287,6 @@ def load(path: Path = paths.PARAMS) -> Params:
         shown = [item for item in errors if not (unknown and item["type"] == "missing")]
         raise UserError("\n".join(_explain(item, str(path)) for item in shown)) from None
     _check_across(params, str(path))
-    for dataset, backbone in product(params.grid.datasets, params.grid.backbones):
-        try:
-            with_overrides(params, dataset=dataset, backbone=backbone)
-        except UserError as error:
-            raise UserError(f"`grid`, {backbone} on {dataset}: {error}") from None
     return params
 
 

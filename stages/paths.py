@@ -1,8 +1,6 @@
 """Where things lie. DVC sets DVC_ROOT to the main checkout, for `--temp` and queued experiments too."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
@@ -17,18 +15,6 @@ FIGURES = REPORTS / "figures"
 def main_checkout() -> Path:
     """The checkout whose `cache/` is shared by every experiment."""
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
-
-
-@contextlib.contextmanager
-def workplace(folder: Path) -> Iterator[None]:
-    """Makes a folder, for as long as the block lasts, what the stages take for the current one.
-
-    It shares with the main checkout what every experiment shares.
-    """
-    os.environ["DVC_ROOT"] = str(main_checkout())
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.chdir(folder):
-        yield
 
 
 def resolve(path: str | Path) -> Path:
@@ -79,13 +65,3 @@ def split(dataset: str) -> Path:
 def features(dataset: str, backbone: str, cut: str) -> Path:
     """The features of every image of a dataset, as dvc.yaml names them."""
     return Path("cache/features") / dataset / f"{backbone}-{cut}.h5"
-
-
-def grid_data(dataset: str) -> Path:
-    """A workplace with archives, index and split of a dataset of the grid."""
-    return Path("data/grid") / dataset
-
-
-def grid_result(dataset: str, backbone: str) -> Path:
-    """The metrics of a backbone on a dataset."""
-    return REPORTS / "grid" / f"{dataset}-{backbone}.json"

@@ -52,7 +52,7 @@ def arguments(name: str) -> list[str]:
 
 def flat_knobs() -> list[str]:
     """The knobs at the top level of params.yaml that a recipe must set, in their order."""
-    blocks = ("split", "augment", "extract", "boxes", "lr_sweep", "decide", "bad_images", "grid", "datasets")
+    blocks = ("split", "augment", "extract", "boxes", "lr_sweep", "decide", "bad_images", "datasets")
     return [name for name in Params.model_fields if name not in (*blocks, *NOT_IN_RECIPES)]
 
 

@@ -8,12 +8,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from stages import command, paths
-from stages.params import Params, load, with_overrides
+from stages.params import Params, load
 
 Stage = Callable[[Params], Mapping[str, object]]
 LEAST = 1.0  # seconds that are worth a word beforehand
@@ -24,7 +24,6 @@ def run(
     stage: Stage,
     what: Callable[[Params], str] | None = None,
     made: Path | None = None,
-    knobs: Sequence[str] = (),
 ) -> None:
     """Runs `stage` with the params of the current folder; exits with 1 and a message on a user's error.
 
@@ -35,13 +34,10 @@ def run(
         stage: does the work.
         what: says what is about to be done, and how much.
         made: a file that tells a result of this stage from all others; the seconds are also kept for it.
-        knobs: those that arguments name, in place of params.yaml.
     """
-    given = _arguments(name, knobs)
+    given = _arguments(name)
     with command.no_traceback(), verbosity_context(given.quiet, given.verbose):
         params = load()
-        if knobs:
-            params = with_overrides(params, **{knob: getattr(given, knob) for knob in knobs})
         if what:
             print(f"{name}: {what(params)}{_expected(name, params)}", flush=True)
         started = time.perf_counter()
@@ -68,15 +64,13 @@ def seconds_of(name: str, made: Path) -> float | None:
     return seconds
 
 
-def _arguments(name: str, knobs: Sequence[str]) -> argparse.Namespace:
+def _arguments(name: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{name}",
         description=f"{sys.modules['__main__'].__doc__} params.yaml says what to do, and `dvc repro` runs a stage when "
         "something that it depends on has changed.",
         epilog=f"example: python -m stages.{name} -v",
     )
-    for knob in knobs:
-        parser.add_argument(f"--{knob}", required=True, help=f"in place of {knob} in params.yaml")
     how_much = parser.add_mutually_exclusive_group()
     how_much.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
     how_much.add_argument("-v", "--verbose", action="store_true", help="name every file that is read or written")

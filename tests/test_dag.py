@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from stages.params import Params
@@ -169,7 +168,7 @@ def turned(project: Project, knob: str) -> dict[str, object]:
 
 def test_the_table_names_every_knob() -> None:
     blocks = {"split", "augment", "extract", "lr_sweep", "decide", "bad_images"}
-    wanted = set(Params.model_fields) - blocks - {"datasets", "grid"}
+    wanted = set(Params.model_fields) - blocks - {"datasets"}
     for block in blocks:
         wanted |= {f"{block}.{name}" for name in Params.model_fields[block].annotation.model_fields}  # type: ignore[union-attr]
     assert wanted <= set(TABLE)
@@ -214,37 +213,6 @@ def test_a_temporary_run_reuses_the_store(project: Project) -> None:
     project.commit("before --temp")
     _, output = project.experiment({"lr": 0.017, "extract.seed": 3, "views": 1}, "--temp")
     assert " 0 to compute" in output, output
-
-
-@pytest.mark.slow
-def test_the_grid_runs_what_it_lacks(project: Project) -> None:
-    project.experiment({"dataset": "folder", "root": project.images, "backbone": "squeezenet1_1"})
-    cells = {"grid.datasets": "[folder]", "grid.backbones": "[squeezenet1_1]"}
-    stages, output = project.experiment(cells)
-    assert stages == {"check", "grid_data", "grid", "grid_table"}, output
-    assert " 0 to compute" in output, output
-    stages, output = project.experiment({"grid.backbones": "[squeezenet1_1,resnet18]"})
-    assert stages == {"check", "grid", "grid_table"}, output
-    assert output.count("Running stage 'grid@") == 1
-    table = (project.home / "reports/grid.md").read_text()
-    assert table.count("| folder | ") == 2
-    assert not list((project.home / "cache/grid").iterdir())
-    assert project.experiment({"lr": 0.02})[0] == {"check", "grid", "grid_table", *FROM_TRAIN}
-    stages, output = project.experiment({"grid.datasets": "[]", "grid.backbones": "[]"})
-    assert stages == {"check", "grid_table"}, output
-
-
-def test_the_grid_has_what_its_stages_depend_on(repository: Path) -> None:
-    stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
-
-    def of(names: tuple[str, ...], kind: str) -> set[str]:
-        found = {entry.replace("${dataset}", "${item.dataset}") for name in names for entry in stages[name][kind]}
-        code = {entry for entry in found if kind == "params" or entry.startswith("stages/")}
-        return {entry for entry in code if not entry.startswith("stages/heads/")} - {"dataset", "backbone"}
-
-    for cell, names in {"grid_data": ("download", "index", "split"), "grid": ("extract", "train", "evaluate")}.items():
-        for kind in ("deps", "params"):
-            assert of(names, kind) <= of((cell,), kind)
 
 
 @pytest.mark.parametrize(

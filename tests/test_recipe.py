@@ -14,7 +14,7 @@ from stages.errors import UserError
 from stages.heads import DETECTION
 from stages.params import Boxes, Decide, Params, load
 
-BLOCKS = ("split", "augment", "extract", "boxes", "lr_sweep", "decide", "bad_images", "grid", "datasets")
+BLOCKS = ("split", "augment", "extract", "boxes", "lr_sweep", "decide", "bad_images", "datasets")
 
 
 def values(name: str) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Of extract and grid the process that watches.
-LIGHT = "params download index split extract report store recipe grid_data grid grid_table"
+# Of extract the process that watches.
+LIGHT = "params download index split extract report store recipe"
 DATASETS = "caltech101 coco csv flickrlogos32 folder logos voc"
 FOR_LABELS = "train evaluate lr_sweep heads.linear heads.mlp heads.ridge heads.knn"
 TORCHVISION = {"torchvision", "timm", "torch._dynamo"}
