@@ -12,7 +12,8 @@ from stages.backbones import names
 from stages.datasets import index_file, source
 from stages.errors import UserError
 from stages.features import watchdog
-from stages.params import Extract, Params
+from stages.features.options import Extract
+from stages.params import Params
 from stages.stage import run
 
 if TYPE_CHECKING:  # torch is imported in the process that works, not in the one that watches over it

@@ -12,172 +12,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError
 
 from stages import paths
 from stages.backbones import names
-from stages.datasets import (
-    bccd,
-    caltech101,
-    coco,
-    coco2017,
-    csv,
-    flickrlogos32,
-    folder,
-    logos,
-    voc,
-    voc0712,
-    voc2007,
-    voc2012,
-)
-from stages.datasets.base import Block, Source
+from stages.blocks import Block, Source
+from stages.datasets.registry import BadImages, Datasets
 from stages.datasets.source import has_source
+from stages.datasets.splits import Split
 from stages.errors import UserError, nearest
+from stages.evaluation.options import Decide
+from stages.features.options import Extract
 from stages.heads import CLOSED_FORM, DETECTION, INPUT_KIND, NAMES, heads_taking
+from stages.heads.options import Boxes
+from stages.images.options import Augment
+from stages.training.options import LrSweep, Phase
 
 MAX_BYTES = 1 << 20
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Place = Annotated[str, AfterValidator(names.named)]  # of a cut or a tap; whether a network has it, only torch can tell
-
-
-def _cluster(name: str) -> str:
-    if not re.fullmatch(r"none|local|auto|[^/\s]+:\d+", name):
-        raise ValueError("must be none, local, auto or host:port")
-    return name
-
-
-class Split(Block):
-    """How images become train, val and test."""
-
-    protocol: Literal["auto", "fractions", "published"]
-    train: Fraction
-    val: Fraction
-    test: Fraction
-    val_fraction: Annotated[float, Field(gt=0, lt=1)]
-    seed: int
-
-    @model_validator(mode="after")
-    def _sums_to_one(self) -> "Split":
-        if abs(self.train + self.val + self.test - 1) > 1e-6 or not min(self.train, self.val, self.test) > 0:
-            raise ValueError("train, val and test must each be above 0 and add up to 1")
-        return self
-
-
-class Extract(Block):
-    """How the trunk is run."""
-
-    engine: Literal["auto", "torch", "openvino"]
-    precision: Literal["auto", "float32", "bfloat16", "float16"]
-    dtype: Literal["float16", "float32"]
-    batch_size: Annotated[int, Field(ge=1)]
-    seed: int
-    cluster: Annotated[str, AfterValidator(_cluster)]
-    cluster_cpus: Annotated[int, Field(ge=1)]
-    cluster_gpus: Annotated[int, Field(ge=0)]
-
-
-class Phase(Block):
-    """A stretch of training; a rate that is not given is the flat knob's."""
-
-    epochs: Annotated[int, Field(ge=1)]
-    train_from: str = "all"
-    lr: Annotated[float, Field(gt=0)] | None = None
-    lr_backbone: Annotated[float, Field(gt=0)] | None = None
-    groups: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-
-
-class Augment(Block):
-    """What a drawn view may differ in; view 0 is never drawn."""
-
-    crop: Annotated[float, Field(gt=0, le=1)]
-    flip: bool
-    rotate: Annotated[float, Field(ge=0, le=180)]
-    lighting: Annotated[float, Field(ge=0, lt=1)]
-
-
-class LrSweep(Block):
-    """The learning-rate range test: from `low` to `high` in `steps` steps."""
-
-    low: Annotated[float, Field(gt=0)]
-    high: Annotated[float, Field(gt=0)]
-    steps: Annotated[int, Field(ge=10, le=10_000)]
-
-    @model_validator(mode="after")
-    def _rises(self) -> "LrSweep":
-        if self.low >= self.high:
-            raise ValueError("low must be below high")
-        return self
-
-
-class Boxes(Block):
-    """What heads for boxes are made of; stages/heads tells what each means."""
-
-    predict: Literal["both", "class", "box"]
-    pool: Literal["none", "avg"]
-    largest_hidden: Annotated[int, Field(ge=0)]
-    box_sigmoid: bool
-    box_loss: Literal["smooth_l1", "l1", "mse", "giou"]
-    box_weight: Annotated[float, Field(ge=0)]
-    class_weight: Annotated[float, Field(ge=0)]
-    object_weight: Annotated[float, Field(ge=0)]
-    tower_depth: Annotated[int, Field(ge=0, le=8)]
-    mining: Annotated[float, Field(ge=0)]
-    focal_alpha: Annotated[float, Field(le=1)]
-    anchor_count: Annotated[int, Field(ge=0, le=32)]
-    anchor_sizes: list[Annotated[list[Fraction], Field(min_length=2, max_length=2)]]
-    anchor_scales: list[Fraction]
-    anchor_ratios: list[Annotated[float, Field(gt=0)]]
-    anchor_match: Fraction
-    anchor_ignore: Fraction
-    fusion: bool
-    towers: Literal["shared", "separate"]
-    centreness: bool
-    centre_radius: Annotated[float, Field(gt=0)]
-    level_cells: Annotated[float, Field(gt=0)]
-
-    @model_validator(mode="after")
-    def _ignored_below_matched(self) -> "Boxes":
-        if self.anchor_ignore > self.anchor_match:
-            raise ValueError("anchor_ignore must not be above anchor_match")
-        return self
-
-    @model_validator(mode="after")
-    def _some_anchor(self) -> "Boxes":
-        if not (self.anchor_count or self.anchor_sizes or (self.anchor_scales and self.anchor_ratios)):
-            raise ValueError("no anchor is left: set anchor_count, anchor_sizes, or anchor_scales and anchor_ratios")
-        return self
-
-
-class Decide(Block):
-    """What turns scores into decisions: read by evaluate alone."""
-
-    confidence: Fraction
-    nms_iou: Fraction
-    tta: bool
-    merge: Literal["nms", "fusion"]
-
-
-class BadImages(Block):
-    """How many images may be unreadable before a run stops."""
-
-    max_fraction: Fraction
-
-
-class Datasets(Block):
-    """The registry: one block a dataset module."""
-
-    logos: logos.Options
-    folder: folder.Options
-    csv: csv.Options
-    caltech101: caltech101.Options
-    flickrlogos32: flickrlogos32.Options
-    voc: voc.Options
-    voc2007: voc2007.Options
-    voc2012: voc2012.Options
-    voc0712: voc0712.Options
-    bccd: bccd.Options
-    coco: coco.Options
-    coco2017: coco2017.Options
 
 
 class Params(Block):

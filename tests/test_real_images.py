@@ -26,8 +26,8 @@ from stages.errors import UserError
 from stages.features import h5
 from stages.features.extraction import Spec, compute_part
 from stages.images.header import FORMATS, MAX_PIXELS
+from stages.images.options import Augment
 from stages.images.views import EVALUATION
-from stages.params import Augment
 
 DATA = Path(os.environ.get("COLDCUT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 pytestmark = pytest.mark.slow

@@ -11,8 +11,10 @@ import yaml
 
 from stages import recipe
 from stages.errors import UserError
+from stages.evaluation.options import Decide
 from stages.heads import DETECTION
-from stages.params import Boxes, Decide, Params, load
+from stages.heads.options import Boxes
+from stages.params import Params, load
 
 BLOCKS = ("split", "augment", "extract", "boxes", "lr_sweep", "decide", "bad_images", "datasets")
 

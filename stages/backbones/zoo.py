@@ -12,7 +12,7 @@ from torch import nn
 
 from stages import paths
 from stages.backbones.names import PACKAGED, TIMM
-from stages.datasets.base import Source
+from stages.blocks import Source
 from stages.datasets.fetch import fetch
 from stages.errors import UserError
 from stages.images.preprocessing import Preprocessing, interpolation

@@ -9,22 +9,7 @@ A dataset is one module under `stages/datasets/` with
 
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
-
-
-class Block(BaseModel):
-    """A block of params.yaml: exact types, no unknown keys, no NaN or infinity, frozen."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Source(Block):
-    """One file to fetch: `https://…`, a local path, or `pypi:NAME==VERSION` (the wheel)."""
-
-    url: str
-    checksum: str | None = Field(
-        default=None, pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$"
-    )  # sha256:… or md5:…; None: the download prints what it found and stops
+from stages.blocks import Block
 
 
 class Annotated(Block):

@@ -6,8 +6,9 @@ Its lists have 205 images for train, 87 for val and 72 for test.
 from collections.abc import Iterator
 from pathlib import Path
 
+from stages.blocks import Block, Source
 from stages.datasets import voc
-from stages.datasets.base import Annotated, Block, Broken, Record, Source
+from stages.datasets.base import Annotated, Broken, Record
 
 CLASSES = ("Platelets", "RBC", "WBC")
 

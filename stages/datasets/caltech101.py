@@ -7,7 +7,8 @@ BACKGROUND_Google; published numbers differ in what they leave out, so `exclude`
 from collections.abc import Iterator
 from pathlib import Path
 
-from stages.datasets.base import Block, Record, Source
+from stages.blocks import Block, Source
+from stages.datasets.base import Record
 from stages.errors import UserError, nearest
 
 FOLDER = "101_ObjectCategories"

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.datasets.base import Annotated, Block, Box, Broken, Record
+from stages.blocks import Block
+from stages.datasets.base import Annotated, Box, Broken, Record
 from stages.errors import UserError
 
 TRIED = 20  # images of a file by which their folder is found

@@ -7,8 +7,9 @@ is cut from train. 1,069 photographs have no object. The archives are 20 GB, and
 from collections.abc import Iterator
 from pathlib import Path
 
+from stages.blocks import Block, Source
 from stages.datasets import coco
-from stages.datasets.base import Annotated, Block, Broken, Record, Source
+from stages.datasets.base import Annotated, Broken, Record
 from stages.errors import UserError
 
 

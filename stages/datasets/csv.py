@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from stages.datasets.base import Block, Box, Record
+from stages.blocks import Block
+from stages.datasets.base import Box, Record
 from stages.errors import UserError
 
 REQUIRED = ("path", "label")

@@ -8,8 +8,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from stages import files, paths
+from stages.blocks import Source
 from stages.datasets import web
-from stages.datasets.base import Source
 from stages.datasets.web import digest
 from stages.errors import UserError
 

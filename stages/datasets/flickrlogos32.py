@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from stages.datasets.base import Annotated, Block, Box, Broken, Record, Source
+from stages.blocks import Block, Source
+from stages.datasets.base import Annotated, Box, Broken, Record
 from stages.errors import UserError
 
 LISTS = {"trainset": "train", "valset-logosonly": "val", "valset-nologos": "val", "testset": "test"}

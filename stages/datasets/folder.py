@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from stages.datasets.base import Block, Record
+from stages.blocks import Block
+from stages.datasets.base import Record
 from stages.errors import UserError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

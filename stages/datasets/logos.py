@@ -31,7 +31,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps, ImageStat
 from pydantic import Field
 from tqdm import tqdm
 
-from stages.datasets.base import Block, Box, Record, Source
+from stages.blocks import Block, Source
+from stages.datasets.base import Box, Record
 
 ARCHIVE = "scenes.zip"
 DETECTION = "boxes.jsonl"

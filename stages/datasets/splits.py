@@ -6,16 +6,36 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
 
 from stages import files, paths
+from stages.blocks import Block, Fraction
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
-from stages.params import Split
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 NAMED = 5  # classes that a sentence names
 SplitImages = dict[str, list[str]]  # part -> sha256 of its images, in index order
+
+
+class Split(Block):
+    """How images become train, val and test."""
+
+    protocol: Literal["auto", "fractions", "published"]
+    train: Fraction
+    val: Fraction
+    test: Fraction
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    seed: int
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "Split":
+        if abs(self.train + self.val + self.test - 1) > 1e-6 or not min(self.train, self.val, self.test) > 0:
+            raise ValueError("train, val and test must each be above 0 and add up to 1")
+        return self
 
 
 def draw(rows: Sequence[IndexRow], how: Split) -> tuple[SplitImages, str]:

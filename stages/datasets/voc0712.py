@@ -7,8 +7,9 @@ dropped from train, and listed under `duplicates` with both lists.
 from collections.abc import Iterator
 from pathlib import Path
 
+from stages.blocks import Block, Source
 from stages.datasets import voc
-from stages.datasets.base import Annotated, Block, Broken, Record, Source
+from stages.datasets.base import Annotated, Broken, Record
 
 
 class Archives(Block):

@@ -6,8 +6,9 @@ Its lists have 2,501 images for train, 2,510 for val and 4,952 for test, all wit
 from collections.abc import Iterator
 from pathlib import Path
 
+from stages.blocks import Block, Source
 from stages.datasets import voc
-from stages.datasets.base import Annotated, Block, Broken, Record, Source
+from stages.datasets.base import Annotated, Broken, Record
 
 
 class Archives(Block):

@@ -7,8 +7,9 @@ Its lists have 5,717 images for train and 5,823 for val. The annotations of its 
 from collections.abc import Iterator
 from pathlib import Path
 
+from stages.blocks import Block, Source
 from stages.datasets import voc
-from stages.datasets.base import Annotated, Block, Broken, Record, Source
+from stages.datasets.base import Annotated, Broken, Record
 
 
 class Archives(Block):

@@ -31,8 +31,8 @@ from stages.features.store import RowStore
 from stages.images import views
 from stages.images.decode import KEPT_RATIO, PIPELINE, decode, keep, kept_side
 from stages.images.header import BadImage
+from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
-from stages.params import Augment
 
 PART_VIEWS = 512
 PART_BYTES = 64 << 20

@@ -12,8 +12,8 @@ from math import log
 import torch
 import torch.nn.functional as F
 
+from stages.images.options import Augment
 from stages.images.preprocessing import ASPECT_RATIOS, FILL, Preprocessing
-from stages.params import Augment
 
 GREY = (0.2989, 0.587, 0.114)  # shares of red, green and blue, as torchvision's lighting takes them
 

@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from stages.images.decode import prepare
+from stages.images.options import Augment
 from stages.images.preprocessing import ASPECT_RATIOS, FILL, Preprocessing
-from stages.params import Augment
 
 EVALUATION = "evaluation"
 Affine = npt.NDArray[np.float32]

@@ -20,11 +20,12 @@ from stages.backbones import names
 from stages.backbones.device import pick_device
 from stages.boxes.geometry import Detections
 from stages.errors import UserError
+from stages.evaluation.options import Decide
 from stages.features import h5, joined
 from stages.features.extraction import Image, Spec, compute_part, load_extractor
 from stages.heads import DETECTION
 from stages.images import views
-from stages.params import Decide, Params
+from stages.params import Params
 from stages.training import data, tasks
 from stages.training.model import HeadModel, averaged_logits, restore
 

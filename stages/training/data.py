@@ -17,8 +17,9 @@ from stages.errors import UserError
 from stages.features import h5
 from stages.heads import DETECTION, INPUT_KIND
 from stages.images import batch_views
+from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
-from stages.params import Augment, Params
+from stages.params import Params
 from stages.training import mapped, scenes
 from stages.training.mapped import MappedFeatures
 from stages.training.scenes import GroundTruthBoxes

@@ -12,12 +12,13 @@ from torch.optim import lr_scheduler
 from tqdm import tqdm
 
 from stages.errors import UserError
-from stages.params import Params, Phase
+from stages.params import Params
 from stages.training import schedules, tasks
 from stages.training.checkpoint import Checkpoint
 from stages.training.data import Data, Part
 from stages.training.history import Epoch, score
 from stages.training.model import HeadModel, TrainResult, assemble, embed, knobs
+from stages.training.options import Phase
 from stages.training.rest import build
 from stages.training.tasks import EpochScores, Task
 

@@ -11,7 +11,8 @@ from stages.errors import UserError, nearest
 from stages.features.h5 import INPUT
 from stages.images import batch_views
 from stages.images.preprocessing import Preprocessing
-from stages.params import Params, Phase
+from stages.params import Params
+from stages.training.options import Phase
 
 if TYPE_CHECKING:
     from torchvision.models.feature_extraction import DualGraphModule

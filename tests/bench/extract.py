@@ -46,8 +46,8 @@ from stages.backbones.engine import callers
 from stages.features import extraction
 from stages.features.extraction import Extractor, Image, Spec
 from stages.images import views
+from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
-from stages.params import Augment
 
 OUT = paths.TIMINGS / "bench-extract.json"
 BACKBONES = ("resnet18", "efficientnet_lite0", "squeezenet1_1")

@@ -29,7 +29,7 @@ import json, sys, threading
 from pathlib import Path
 import stages
 from stages.features import extraction, views
-from stages.params import Augment
+from stages.images.options import Augment
 
 def held(name):
     lines = Path("/proc/self/status").read_text().splitlines()

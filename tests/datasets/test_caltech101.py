@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stages import download, index, paths
+from stages.blocks import Source
 from stages.datasets import caltech101, index_file
-from stages.datasets.base import Source
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from stages import files, paths
+from stages.blocks import Source
 from stages.datasets import fetch as module
 from stages.datasets import web
-from stages.datasets.base import Source
 from stages.datasets.fetch import fetch
 from stages.datasets.web import digest
 from stages.errors import UserError

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from stages import download, index, paths, split
+from stages.blocks import Source
 from stages.datasets import flickrlogos32, index_file, splits
-from stages.datasets.base import Box, Broken, Record, Source
+from stages.datasets.base import Box, Broken, Record
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
 from tests.datasets import miniature

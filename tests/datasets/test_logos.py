@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stages.blocks import Source
 from stages.datasets import logos
-from stages.datasets.base import Source
 
 SIZE = 96
 NUMBERS = (1, 2)

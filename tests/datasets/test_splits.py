@@ -15,8 +15,8 @@ from stages import paths
 from stages.datasets import splits
 from stages.datasets.base import Box
 from stages.datasets.index_file import IndexRow
+from stages.datasets.splits import Split
 from stages.errors import UserError
-from stages.params import Split
 
 
 def row(label: str, number: int, split: str | None = None) -> IndexRow:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from stages import files
+from stages.blocks import Source
 from stages.datasets import web
-from stages.datasets.base import Source
 from stages.datasets.fetch import fetch
 from stages.errors import UserError
 

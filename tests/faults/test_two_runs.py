@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from stages import paths
+from stages.blocks import Block, Source
 from stages.datasets import source
-from stages.datasets.base import Block, Source
 from stages.features import extraction, h5
 from tests.faults import toy
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from stages.features.extraction import Extractor, Image, Spec
 from stages.images import views
+from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
-from stages.params import Augment
 from tests.conftest import encode, picture
 
 OUT = Path("cache/features/toy/toy.h5")

@@ -28,8 +28,8 @@ from stages.features.extraction import Image, Spec, compute_part, extract, load_
 from stages.features.store import fingerprint
 from stages.images import views
 from stages.images.decode import decode, keep
+from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
-from stages.params import Augment
 
 OUT = Path("cache/features/folder/toy.h5")
 MEMBER = "features/pooled"
@@ -312,7 +312,7 @@ WRAPPER = """
     from pathlib import Path
     from stages.features import extraction, store
     from stages.features.extraction import Spec
-    from stages.params import Augment
+    from stages.images.options import Augment
 
     folder, wanted, where, names = json.loads(sys.argv[1])
     kept = 0

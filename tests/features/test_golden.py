@@ -24,9 +24,9 @@ if __name__ == "__main__":
 
 from stages.backbones import cuts, zoo  # noqa: E402
 from stages.images.decode import PIPELINE, decode, prepare  # noqa: E402
+from stages.images.options import Augment  # noqa: E402
 from stages.images.preprocessing import Preprocessing  # noqa: E402
 from stages.images.views import names, view  # noqa: E402
-from stages.params import Augment  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("golden.json")
 CHANGED = "the pipeline's output changed: raise PIPELINE and renew the golden values"

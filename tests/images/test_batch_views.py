@@ -9,8 +9,8 @@ from torchvision.transforms.v2 import functional as F
 
 from stages.images import decode, views
 from stages.images.batch_views import Drawn, augmented, draw, evaluation, normalized, view
+from stages.images.options import Augment
 from stages.images.preprocessing import FILL, Preprocessing
-from stages.params import Augment
 
 NOTHING = Augment(crop=1.0, flip=False, rotate=0.0, lighting=0.0)
 ALL = Augment(crop=0.3, flip=True, rotate=30.0, lighting=0.3)

@@ -20,9 +20,9 @@ from torchvision.transforms.v2 import functional as F
 
 from stages.images import views
 from stages.images.decode import prepare
+from stages.images.options import Augment
 from stages.images.preprocessing import FILL, Preprocessing
 from stages.images.views import CropParams, draw, names, view
-from stages.params import Augment
 
 SIZE = 64
 HOW = Preprocessing(73, SIZE, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
@@ -145,7 +145,7 @@ def test_a_view_is_the_same_in_another_process(repository: Path) -> None:
         import torch
         from stages.images.preprocessing import Preprocessing
         from stages.images.views import view
-        from stages.params import Augment
+        from stages.images.options import Augment
 
         pixels, names, sha256, how, augment = json.loads(sys.stdin.read())
         image = torch.tensor(pixels, dtype=torch.uint8)

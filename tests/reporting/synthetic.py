@@ -16,8 +16,9 @@ from safetensors.numpy import save_file
 from stages import paths
 from stages.datasets import folder, index_file
 from stages.datasets.base import Box
+from stages.datasets.registry import Datasets
 from stages.evaluation.common import PLOTS
-from stages.params import Datasets, Params
+from stages.params import Params
 
 HOSTILE = ("<script>alert(1)</script>", '"><img onerror=x>', "a|b", "$x_1$ `code`\nline", "long" * 40, "plain")
 

@@ -14,8 +14,8 @@ from stages.datasets.base import Box
 from stages.datasets.index_file import IndexRow
 from stages.images import batch_views, views
 from stages.images.decode import prepare
+from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
-from stages.params import Augment
 from stages.training import scenes
 from stages.training.scenes import GroundTruthBoxes
 from tests.boxes.drawing import boxes_at_random

@@ -10,10 +10,10 @@ from torchvision import models
 
 from stages.backbones import zoo
 from stages.errors import UserError
-from stages.params import Phase
 from stages.training import checkpoint, loop
 from stages.training.data import Data, Part
 from stages.training.model import TrainResult, assemble
+from stages.training.options import Phase
 from stages.training.rest import Rest, build
 from stages.training.tasks import EpochScores, Labels, Task
 from tests.backbones.networks import output_of, randomised

@@ -1,0 +1,25 @@
+"""What every block of params.yaml is made of; each block stands beside the code that reads it."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Block(BaseModel):
+    """A block of params.yaml: exact types, no unknown keys, no NaN or infinity, frozen."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Source(Block):
+    """One file to fetch: `https://…`, a local path, or `pypi:NAME==VERSION` (the wheel).
+
+    Attributes:
+        url: where it comes from.
+        checksum: `sha256:…` or `md5:…`; without one the download prints the checksum that it found and stops.
+    """
+
+    url: str
+    checksum: str | None = Field(default=None, pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")
