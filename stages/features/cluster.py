@@ -3,7 +3,7 @@
 Workers are Ray actors, so that each loads the network once and keeps its GPU. Nothing but the names of images and the
 paths of parts travels. This process holds the store's lock, hands out parts and counts what is lost with a worker: a
 lost part is tried elsewhere, and alone, so that it is known what ends workers. One that has ended two is decoded here,
-where crashes are watched over (`supervised`).
+where crashes are watched over (`watchdog`).
 """
 
 import os

@@ -87,7 +87,7 @@ def measure(spec: Spec, wanted: Sequence[Image], way: str) -> dict[str, Any]:
 def who(nodes: int) -> Iterator[Workers]:
     """This process, or the workers of so many nodes with a core each."""
     if not nodes:
-        extraction.machine.cache_clear()
+        extraction.load_extractor.cache_clear()
         yield extraction.HERE
         return
     started = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -104,12 +104,12 @@ class Clocked:
     """Workers, and when they had done how many images."""
 
     def __init__(self, workers: Workers) -> None:
-        self.machine, self._kept = workers.machine, workers.kept
+        self.load_extractor, self._compute = workers.load_extractor, workers.compute
         self.times = list[tuple[float, int]]()
 
-    def kept(self, spec: Spec, parts: Iterable[Part], store: RowStore) -> Generator[Part, None, None]:
+    def compute(self, spec: Spec, parts: Iterable[Part], store: RowStore) -> Generator[Part, None, None]:
         done = 0
-        for part in self._kept(spec, parts, store):
+        for part in self._compute(spec, parts, store):
             done += len(part.images)
             self.times.append((time.perf_counter(), done))
             yield part

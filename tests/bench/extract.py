@@ -124,7 +124,7 @@ def measure(folder: Path, wanted: Sequence[Image], name: str, rounds: int) -> di
         for engine in ("torch", "openvino")
         for precision in precisions
     }
-    ready = {what: extraction.machine(one) for what, one in specs.items()}
+    ready = {what: extraction.load_extractor(one) for what, one in specs.items()}
     work: dict[str, Work] = {PLAIN: plain(spec, wanted), DECODING: decoding(spec, wanted)}
     for what, one in specs.items():
         work |= {f"engine alone, {what}": alone(ready[what], len(wanted)), f"ours, {what}": ours(one, wanted)}
@@ -200,7 +200,7 @@ def alone(ready: Extractor, count: int) -> Work:
 
 def decoding(spec: Spec, wanted: Sequence[Image]) -> Work:
     """Files to pixels."""
-    how = extraction.machine(spec).preprocessing
+    how = extraction.load_extractor(spec).preprocessing
 
     def one(image: Image) -> None:
         pixels = extraction.decoded(spec, image)

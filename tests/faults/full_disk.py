@@ -55,7 +55,7 @@ def case(home: Path, share: float, *, forecasts: bool) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    extraction.machine = toy.load_extractor(NUMBERS)  # type: ignore[assignment]
+    extraction.load_extractor = toy.load_extractor(NUMBERS)  # type: ignore[assignment]
     extraction.PART_VIEWS = PART
     here = Path(sys.argv[1]).resolve()
     os.chdir(here)

@@ -21,7 +21,7 @@ FINISHED, KILLED, REFUSED, WRONG = 0, 1, 2, 3
 
 
 def load_extractor(numbers: int) -> Callable[[Spec], Extractor]:
-    """What stands for `extraction.machine`: features of 3 x `numbers` float32."""
+    """What stands for `extraction.load_extractor`: features of 3 x `numbers` float32."""
 
     def features(pixels: Any) -> list[np.ndarray[Any, Any]]:
         return [pixels.float().mean((2, 3)).numpy().repeat(numbers, 1)]

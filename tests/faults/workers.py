@@ -14,9 +14,7 @@ from stages import paths
 from stages.features import extraction, watchdog
 from stages.features.cluster import Remote
 from stages.features.extraction import Extractor, Part, Spec
-from stages.images import decode
-
-decode = decode.decode
+from stages.images.decode import decode
 
 
 class Hanging(Remote):

@@ -35,11 +35,12 @@ OUT, PLAIN = Path("cluster.h5"), Path("plain.h5")
 WATCHED = """
 import json, pickle
 from pathlib import Path
-from stages.features import cluster, extraction, pipeline, supervised
+from stages.features import cluster, extraction, watchdog
+from stages.images import decode as decoding
 from tests.faults import workers
-pipeline.decode = extraction.decode = workers.harmful
-supervised.LIMIT = 2.0
-supervised.start()
+decoding.decode = extraction.decode = workers.harmful
+watchdog.LIMIT = 2.0
+watchdog.start()
 address, spec, wanted = pickle.loads(Path("given").read_bytes())
 cluster.Remote, extraction.PART_VIEWS = workers.Crashing, spec.batch_size
 with cluster.connected(address, cpus=1, gpus=0) as many:

@@ -20,12 +20,12 @@ from PIL import Image as Picture
 
 from stages.features import extraction, h5, watchdog
 from stages.features.extraction import Image
-from stages.images import decode
+from stages.images import decode as decoding
 from tests.faults import toy
 
 PART, IMAGES = 4, 24
 Harm = dict[int, str]  # position of an image -> what its decoding does
-decode = decode.decode
+decode = decoding.decode
 CLEAN = multiprocessing.get_context("forkserver")  # without the threads that other tests have started in this process
 CLEAN.set_forkserver_preload([__name__])
 
@@ -78,9 +78,9 @@ def _work(folder: Path, wanted: list[Image], harm: Harm, limit: float) -> None:
             os.abort()
         return decode(data)
 
-    decode.decode = extraction.decode = harmful  # type: ignore[attr-defined]
+    decoding.decode = extraction.decode = harmful  # type: ignore[attr-defined]
     watchdog.LIMIT, watchdog.POLL = limit, 0.05
-    extraction.machine, extraction.PART_VIEWS = toy.load_extractor(3), PART  # type: ignore[assignment]
+    extraction.load_extractor, extraction.PART_VIEWS = toy.load_extractor(3), PART  # type: ignore[assignment]
     try:
         watchdog.start()
     except SystemExit as ended:  # torch, which this process was forked with, does not always survive a regular end
