@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from stages.backbones import cuts, zoo
+from stages.images.normalization import Normalize
 from stages.images.preprocessing import Preprocessing
 
 
@@ -47,11 +48,10 @@ class Trunk(nn.Module):
     def __init__(self, frozen: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.frozen = frozen
-        self.mean = nn.Buffer(torch.tensor(preprocessing.mean).view(1, 3, 1, 1) * 255)
-        self.std = nn.Buffer(torch.tensor(preprocessing.std).view(1, 3, 1, 1) * 255)
+        self.normalize = Normalize(preprocessing)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        features = self.frozen((pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+        features = self.frozen(self.normalize(pixels.permute(0, 3, 1, 2).float()))
         return tuple(features.values()) if isinstance(features, dict) else (features,)
 
 

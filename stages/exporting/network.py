@@ -12,6 +12,7 @@ from stages.boxes import dense
 from stages.errors import UserError
 from stages.features.extraction import Spec, load_extractor
 from stages.features.h5 import INPUT
+from stages.images.normalization import Normalize
 from stages.images.preprocessing import Preprocessing
 from stages.prediction.model import Model
 
@@ -21,17 +22,13 @@ Outputs = dict[str, torch.Tensor]
 class Trunk(nn.Module):
     """From pixels (N, 3, S, S), 0 to 255, to features as a head takes them: what the stage extract keeps."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(self, body: nn.Module, how: Preprocessing) -> None:
         super().__init__()
         self.body = body
-        self.register_buffer("mean", torch.tensor(how.mean).view(1, 3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(how.std).view(1, 3, 1, 1) * 255)
+        self.normalize = Normalize(how)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        found = self.body((pixels - self.mean) / self.std)
+        found = self.body(self.normalize(pixels))
         if isinstance(found, dict):  # of a pyramid the numbers of all maps, as heads take them
             return torch.cat([level.flatten(1) for level in found.values()], 1)
         kept: torch.Tensor = found

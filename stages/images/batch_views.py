@@ -6,53 +6,17 @@ long side of a crop of the longest less than twice. Where a rotation reaches bey
 begins where it ends.
 """
 
-from dataclasses import dataclass
-from math import log
-
 import torch
 import torch.nn.functional as F
 
+from stages.images.crops import NUMBERS_PER_VIEW, BatchCropParams, random_crops
 from stages.images.options import Augment
-from stages.images.preprocessing import ASPECT_RATIOS, FILL, Preprocessing
+from stages.images.preprocessing import FILL, Preprocessing
 
 GREY = (0.2989, 0.587, 0.114)  # shares of red, green and blue, as torchvision's lighting takes them
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What was drawn for a batch of images.
-
-    Attributes:
-        box: (N, 4) left, top, width and height in pixels of the kept image.
-        flip: (N,) bool.
-        angle: (N,) degrees, counter-clockwise.
-        brightness: (N,) factor.
-        contrast: (N,) factor.
-    """
-
-    box: torch.Tensor
-    flip: torch.Tensor
-    angle: torch.Tensor
-    brightness: torch.Tensor
-    contrast: torch.Tensor
-
-    def source(self) -> torch.Tensor:
-        """(N, 2, 3): from a place in the view, -1 to 1, to pixels of the kept image."""
-        left, top, width, height = self.box.unbind(1)
-        turn, half_width, half_height = torch.deg2rad(self.angle), width / 2, height / 2
-        mirror = torch.where(self.flip, -half_width, half_width)
-        x = torch.stack([mirror * turn.cos(), -mirror * turn.sin(), left + half_width], 1)
-        y = torch.stack([half_height * turn.sin(), half_height * turn.cos(), top + half_height], 1)
-        return torch.stack([x, y], 1)
-
-    def affine(self, size: int) -> torch.Tensor:
-        """(N, 2, 3): from pixels of the kept image to pixels of the view, for what is to follow, such as boxes."""
-        source = self.source()
-        turn = torch.linalg.inv(source[:, :, :2]) * (size / 2)
-        return torch.cat([turn, size / 2 - turn @ source[:, :, 2:]], 2)
-
-
-def draw(sizes: torch.Tensor, augment: Augment, generator: torch.Generator) -> Drawn:
+def draw(sizes: torch.Tensor, augment: Augment, generator: torch.Generator) -> BatchCropParams:
     """Draws a view of each image.
 
     Args:
@@ -60,28 +24,11 @@ def draw(sizes: torch.Tensor, augment: Augment, generator: torch.Generator) -> D
         augment: what may be drawn.
         generator: on the CPU, whatever the device: the same everywhere.
     """
-    share, ratio, left, top, flip, angle, brightness, contrast = torch.rand((len(sizes), 8), generator=generator).T
-    height, width = sizes.cpu().float().unbind(1)
-    short = torch.minimum(height, width)
-    if augment.crop < 1:
-        low, high = map(log, ASPECT_RATIOS)
-        side = ((augment.crop + (1 - augment.crop) * share) * height * width).sqrt()
-        stretch = (low + (high - low) * ratio).exp().sqrt()
-        crop_width, crop_height = torch.minimum(side * stretch, width), torch.minimum(side / stretch, height)
-    else:
-        crop_width = crop_height = short
-    box = torch.stack([left * (width - crop_width), top * (height - crop_height), crop_width, crop_height], 1)
-    swing = augment.lighting
-    return Drawn(
-        box,
-        augment.flip & (flip < 0.5),
-        augment.rotate * (2 * angle - 1),
-        1 + swing * (2 * brightness - 1),
-        1 + swing * (2 * contrast - 1),
-    )
+    uniform = torch.rand((len(sizes), NUMBERS_PER_VIEW), generator=generator)
+    return random_crops(uniform, sizes.cpu(), augment, whole_pixels=False)
 
 
-def view(images: torch.Tensor, sizes: torch.Tensor, drawn: Drawn, size: int) -> torch.Tensor:
+def view(images: torch.Tensor, sizes: torch.Tensor, drawn: BatchCropParams, size: int) -> torch.Tensor:
     """The views that were drawn.
 
     Args:
@@ -127,16 +74,10 @@ def evaluation(images: torch.Tensor, sizes: torch.Tensor, how: Preprocessing) ->
     return view(images, sizes, centred(sizes, how), how.crop)
 
 
-def centred(sizes: torch.Tensor, how: Preprocessing) -> Drawn:
+def centred(sizes: torch.Tensor, how: Preprocessing) -> BatchCropParams:
     """The evaluation views of images of these sizes (N, 2)."""
     room = sizes.cpu().float().flip(1)
     crop = room if how.resize is None else room.amin(1, keepdim=True).expand(-1, 2) * how.crop / how.resize
     same = torch.ones(len(sizes))
     flip = torch.zeros(len(sizes), dtype=torch.bool)
-    return Drawn(torch.cat([(room - crop) / 2, crop], 1), flip, 0 * same, same, same)
-
-
-def normalized(pixels: torch.Tensor, how: Preprocessing) -> torch.Tensor:
-    """(x / 255 - mean) / std of pixels (N, 3, S, S) from 0 to 255, as the weights expect them."""
-    mean, std = (pixels.new_tensor(values)[:, None, None] * 255 for values in (how.mean, how.std))
-    return (pixels - mean) / std
+    return BatchCropParams(torch.cat([(room - crop) / 2, crop], 1), flip, 0 * same, same, same)

@@ -7,7 +7,7 @@ workers. Its name says all that it depends on beside the image, so a store can k
 import hashlib
 import re
 from dataclasses import dataclass
-from math import cos, exp, log, radians, sin, sqrt
+from math import cos, radians, sin
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,10 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from stages.images.crops import NUMBERS_PER_VIEW, random_crops
 from stages.images.decode import prepare
 from stages.images.options import Augment
-from stages.images.preprocessing import ASPECT_RATIOS, FILL, Preprocessing
+from stages.images.preprocessing import FILL, Preprocessing
 
 EVALUATION = "evaluation"
 Affine = npt.NDArray[np.float32]
@@ -52,20 +53,15 @@ def draw(name: str, sha256: str, width: int, height: int, augment: Augment) -> C
     """Draws a view of an image from its name and the image's sha256."""
     digest = hashlib.sha256(f"{name} {sha256}".encode()).digest()
     generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
-    area, ratio, left, top, flip, angle, brightness, contrast = generator.random(8)
-    share = augment.crop + (1 - augment.crop) * area
-    aspect = exp(log(ASPECT_RATIOS[0]) + ratio * log(ASPECT_RATIOS[1] / ASPECT_RATIOS[0])) if augment.crop < 1 else 1.0
-    side = sqrt(share * min(width, height) ** 2) if augment.crop == 1 else sqrt(share * width * height)
-    crop_width = max(1, min(width, round(side * sqrt(aspect))))
-    crop_height = max(1, min(height, round(side / sqrt(aspect))))
-    box = (round(left * (width - crop_width)), round(top * (height - crop_height)), crop_width, crop_height)
-    swing = augment.lighting
+    uniform = torch.from_numpy(generator.random((1, NUMBERS_PER_VIEW)))
+    crops = random_crops(uniform, torch.tensor([[height, width]]), augment, whole_pixels=True)
+    left, top, crop_width, crop_height = (int(side) for side in crops.box[0].tolist())
     return CropParams(
-        box,
-        augment.flip and flip < 0.5,
-        augment.rotate * (2 * angle - 1),
-        1 + swing * (2 * brightness - 1),
-        1 + swing * (2 * contrast - 1),
+        (left, top, crop_width, crop_height),
+        bool(crops.flip),
+        crops.angle.item(),
+        crops.brightness.item(),
+        crops.contrast.item(),
     )
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from stages.backbones.rest import depth_groups, parameters_from
 from stages.errors import UserError, nearest
 from stages.features.h5 import INPUT
-from stages.images import batch_views
+from stages.images.normalization import Normalize
 from stages.images.preprocessing import Preprocessing
 from stages.params import Params
 from stages.training.options import Phase
@@ -32,15 +32,16 @@ class Rest(nn.Module):
 
     def __init__(self, body: "DualGraphModule | None", how: Preprocessing | None) -> None:
         super().__init__()
-        self.body, self.how = body, how
+        self.body = body
+        self.normalize = Normalize(how) if how else None
         self._asleep: list[nn.Module] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features at the tap of features at the cut, or of pixels from 0 to 255."""
-        if self.how and self.body is None:
-            return x / 255
-        if self.how:
-            x = batch_views.normalized(x, self.how)
+        if self.normalize:
+            if self.body is None:
+                return x / 255
+            x = self.normalize(x)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         return x if self.body is None else self.body(x)

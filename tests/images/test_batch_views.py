@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
 from stages.images import decode, views
-from stages.images.batch_views import Drawn, augmented, draw, evaluation, normalized, view
+from stages.images.batch_views import augmented, draw, evaluation, view
+from stages.images.crops import BatchCropParams
+from stages.images.normalization import Normalize
 from stages.images.options import Augment
 from stages.images.preprocessing import FILL, Preprocessing
 
@@ -36,11 +38,11 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def plain(box: list[float], **changes: list[float]) -> Drawn:
+def plain(box: list[float], **changes: list[float]) -> BatchCropParams:
     """A single view of a box; nothing else is drawn."""
     values = {"flip": [0.0], "angle": [0.0], "brightness": [1.0], "contrast": [1.0]} | changes
     tensors = {name: torch.tensor(value) for name, value in values.items()}
-    return Drawn(box=torch.tensor([box]), **(tensors | {"flip": tensors["flip"].bool()}))
+    return BatchCropParams(box=torch.tensor([box]), **(tensors | {"flip": tensors["flip"].bool()}))
 
 
 @pytest.mark.parametrize("side", [64, 74, 40])
@@ -139,7 +141,7 @@ def test_all_is_done_where_the_images_are() -> None:
     images, sizes = torch.zeros((2, 3, 40, 50), dtype=torch.uint8, device="meta"), torch.tensor([[40, 50], [30, 30]])
     for found in (augmented(images, sizes, ALL, 32, seeded()), evaluation(images, sizes, HOW)):
         assert found.device.type == "meta" and found.shape[:2] == (2, 3)
-        assert normalized(found, HOW).device.type == "meta"
+        assert Normalize(HOW).to(found.device)(found).device.type == "meta"
 
 
 def test_places_follow_the_view() -> None:
@@ -147,9 +149,3 @@ def test_places_follow_the_view() -> None:
     drawn = plain([10.0, 5.0, 40.0, 20.0], flip=[1.0], angle=[30.0])
     expected = views.affine(views.CropParams((10, 5, 40, 20), True, 30.0, 1.0, 1.0), 32)
     np.testing.assert_allclose(drawn.affine(32)[0].numpy(), expected, atol=1e-4)
-
-
-def test_pixels_are_normalised_as_the_weights_expect() -> None:
-    pixels = torch.rand(2, 3, 8, 8) * 255
-    expected = F.normalize(pixels / 255, list(HOW.mean), list(HOW.std))
-    torch.testing.assert_close(normalized(pixels, HOW), expected)
