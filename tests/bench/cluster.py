@@ -88,7 +88,7 @@ def who(nodes: int) -> Iterator[Workers]:
     """This process, or the workers of so many nodes with a core each."""
     if not nodes:
         extraction.load_extractor.cache_clear()
-        yield extraction.HERE
+        yield extraction.LOCAL
         return
     started = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
