@@ -17,6 +17,7 @@ from stages.comparing import comparison, revisions
 from stages.comparing.comparison import Comparison
 from stages.comparing.revisions import WORKSPACE, Revision
 from stages.errors import UserError
+from stages.metrics.table import METRICS
 from stages.params import load
 from stages.reporting.pictures import Album
 from stages.reporting.words import percent
@@ -43,7 +44,7 @@ def main(names: Sequence[str]) -> Comparison:
 
 def table(found: Comparison) -> list[list[str]]:
     """Cells of a table, the head of it first, the best revision marked."""
-    head = ["", "revision", comparison.METRICS[found.headline], "95 % interval", "val", "p", "differs in"]
+    head = ["", "revision", METRICS[found.headline].title, "95 % interval", "val", "p", "differs in"]
     return [head, *(_row(found, one) for one in found.revisions)]
 
 

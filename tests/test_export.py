@@ -160,7 +160,7 @@ def test_the_card_says_what_matters(run: Make, write: Make) -> None:
         "squashed to 64 x 64",
         "before suppression",
         "batched_nms",
-        "map_50",
+        "mAP at IoU 0.5",
         "Only 7 images",
         "the head in bfloat16",
         "random weights",

@@ -8,25 +8,12 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from stages.comparing.revisions import CODE, Revision
+from stages.metrics import table
+from stages.metrics.table import METRICS
 from stages.reporting import choose, figures, page
 from stages.reporting.pictures import Album, Picture
-from stages.reporting.words import number, percent
+from stages.reporting.words import percent
 
-METRICS = {  # as the table names them, in its order
-    "top1": "top-1",
-    "top5": "top-5",
-    "macro_accuracy": "macro accuracy",
-    "cross_entropy": "cross-entropy",
-    "ece": "calibration error",
-    "correct_at_iou50": "class and box right",
-    "accuracy": "class right",
-    "mean_iou": "mean IoU",
-    "map_50": "mAP at IoU 0.5",
-    "map_50_95": "mAP at IoU 0.5 to 0.95",
-    "map_75": "mAP at IoU 0.75",
-}
-HEADLINES = ("top1", "map_50", "correct_at_iou50", "accuracy", "mean_iou")  # the first that a revision has
-NO_SHARES = ("cross_entropy",)
 RARE = 0.05  # a p-value below it is called rare
 SHOWN, PICTURES = 12, 480  # changed images of a pair, each way, and of all pairs together
 CHANGES = 6  # parameters that the table names of a revision
@@ -105,7 +92,7 @@ class Comparison:
     @cached_property
     def headline(self) -> str:
         """The name of the metric that decides: that of the baseline's task."""
-        return next((name for name in HEADLINES if self.base.score(name) is not None), HEADLINES[0])
+        return table.headline(self.base.metrics["task"], self.base.metrics)
 
     @cached_property
     def alike(self) -> bool:
@@ -156,7 +143,7 @@ class Comparison:
 
     def answer(self) -> str:
         """The result in one sentence, or two."""
-        count, what = len(self.revisions), METRICS[self.headline]
+        count, what = len(self.revisions), METRICS[self.headline].title
         if self.best is None:
             return f"{count} revisions that were not judged on the same images: no one of them can be called the best."
         interval = self.interval(self.best)
@@ -230,7 +217,7 @@ def html(found: Comparison, album: Album) -> str:
     changed = [(pair, _ways(pair, album, most)) for pair in found.pairs]
     context = {
         "found": found,
-        "names": METRICS,
+        "metrics": METRICS,
         "cell": cell,
         "classes": _classes(found.revisions),
         "changed": changed,
@@ -244,8 +231,7 @@ def html(found: Comparison, album: Album) -> str:
 
 def cell(revision: Revision, name: str) -> str:
     """A metric as the table shows it."""
-    value = revision.score(name)
-    return number(value, 3) if name in NO_SHARES else percent(value)
+    return METRICS[name].text(revision.score(name))
 
 
 def _ways(pair: Pair, album: Album, most: int) -> list[tuple[str, list[Changed], list[str]]]:
@@ -285,4 +271,4 @@ def _time(found: Comparison) -> Any:
     """Score against seconds of training, where two or more are known."""
     points = [(one.name, one.seconds, score) for one in found.revisions
               if one.seconds is not None and (score := one.score(found.headline)) is not None]  # fmt: skip
-    return Markup(figures.trade_off(points, METRICS[found.headline])) if len(points) > 1 and found.alike else None
+    return Markup(figures.trade_off(points, METRICS[found.headline].title)) if len(points) > 1 and found.alike else None

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from stages import files, paths
+from stages.metrics import table
 from stages.params import Params
 from stages.training.data import Data
 
@@ -36,7 +37,13 @@ def sizes(head: nn.Module, found: Data, described: Mapping[str, Any]) -> dict[st
 
 
 def write_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes `reports/metrics.json`, floats to six digits, and returns what it holds."""
+    """Writes `reports/metrics.json`, floats to six digits, and returns what it holds.
+
+    Raises:
+        ValueError: a number has no line in the table of metrics, so that no page would know what to call it.
+    """
+    if unlisted := list(table.unlisted(metrics)):
+        raise ValueError(f"Not in stages/metrics/table.py: {', '.join(unlisted)}.")
     rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in metrics.items()}
     files.write_bytes(paths.REPORTS / "metrics.json", (json.dumps(rounded, indent=2) + "\n").encode())
     return rounded

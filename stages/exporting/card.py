@@ -10,14 +10,10 @@ from stages.backbones.names import PACKAGED, TIMM
 from stages.exporting.network import preprocessing
 from stages.features.h5 import INPUT
 from stages.images.preprocessing import Preprocessing
+from stages.metrics.table import BASELINES, SHARE, VAL, of_task
 from stages.prediction.model import Model
 
 OF = ("dataset", "backbone", "cut", "tap", "head")  # what metrics.json and a head both tell
-SHOWN = (
-    *("top1", "top1_low", "top1_high", "top5", "macro_accuracy", "cross_entropy", "ece"),
-    *("accuracy", "mean_iou", "correct_at_iou50", "map_50", "map_50_95", "map_75"),
-    *("chance", "majority", "ridge_top1", "typical_mean_iou"),
-)
 FEW = 100  # judged images: below, numbers say little
 RUNS = {
     "onnx": """\
@@ -157,10 +153,13 @@ def _data(model: Model, metrics: Mapping[str, Any] | None) -> list[str]:
 def _metrics(metrics: Mapping[str, Any] | None) -> list[str]:
     if metrics is None:
         return ["None: reports/metrics.json is of another head."]
-    part = "test" if metrics["n_test"] else "val"
-    prefix = "" if part == "test" else "val_"
-    shown = {name: metrics.get(prefix + name, metrics.get(name)) for name in SHOWN}
-    rows = [f"| {name} | {value:.4f} |" for name, value in shown.items() if isinstance(value, float)]
+    part, prefix = ("test", "") if metrics["n_test"] else ("val", VAL)
+    rows = [
+        f"| {metric.title} | {metric.text(metrics[prefix + name])} |"
+        for name, metric in of_task(metrics["task"]).items()
+        if prefix + name in metrics
+    ]
+    rows += [f"| {line.title} | {SHARE.format(metrics[name])} |" for name, line in BASELINES.items() if name in metrics]
     return [f"On {metrics[f'n_{part}']:,} {part} images:", "", "| | |", "|---|---|", *rows]
 
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages import paths
+from stages.metrics.table import METRICS
 from stages.reporting import choose, figures, gather, predictions, words
 from stages.reporting import sheet as sheets
 from stages.reporting.figures import Drawing
 from stages.reporting.gather import Run
 from stages.reporting.pictures import Album, Picture, data_uri
 from stages.reporting.predictions import Labels, Near
-from stages.reporting.words import Bar, Score, Summary, number, of_100, percent
+from stages.reporting.words import Summary, number, of_100, percent
 
 SHOWN = 6  # images of each kind: right, wrong, uncertain
 TOP = 5  # classes listed under an image
@@ -72,22 +73,15 @@ class Page:
     def summary(self) -> Summary:
         """The headline."""
         score, metrics = self.run.score, self.run.metrics
+        scores = words.scores(self.run)
         interval = f"{percent(score('top1_low'))} to {percent(score('top1_high'))}, 95% interval"
-        scores = [Score("Top-1 accuracy", percent(score("top1")), interval)]
-        if score("top5") is not None:
-            scores.append(Score("Top-5 accuracy", percent(score("top5")), "right class among the first five"))
-        scores += [
-            Score("Macro accuracy", percent(score("macro_accuracy")), "mean over classes"),
-            Score("Cross-entropy", number(score("cross_entropy"), 3), "nats; lower is better"),
-            Score("Calibration error", percent(score("ece")), "gap of confidence to accuracy"),
-        ]
+        scores[0] = scores[0]._replace(remark=interval)
         facts = words.facts(self.run)
         if self.run.part == "test":
-            entropy = number(metrics["val_cross_entropy"], 3)
-            facts.append(("On validation", f"{percent(metrics['val_top1'])} top-1, cross-entropy {entropy}"))
+            facts.append(words.on_validation(self.run, ("top1", "cross_entropy")))
         if "seeds" in metrics:
             facts.append((f"Over {metrics['seeds']} seeds", _seeds(metrics)))
-        return Summary(answer(self.run), caveats(self.run), scores, facts, {"top-1 accuracy": baselines(self.run)})
+        return Summary(answer(self.run), caveats(self.run), scores, facts, words.baselines(self.run))
 
     def text(self) -> dict[str, Any]:
         """What page and markdown show besides."""
@@ -99,9 +93,10 @@ class Page:
 
     def figures(self) -> dict[str, Drawing]:
         """The figures that this run has data for, by name."""
-        run, bars = self.run, baselines(self.run)
+        run = self.run
+        bars, interval = words.baselines(run)["top1"], (run.score("top1_low"), run.score("top1_high"))
         found = {
-            "baselines": figures.baselines(bars, "top-1 accuracy", (run.score("top1_low"), run.score("top1_high"))),
+            "baselines": figures.baselines(bars, METRICS["top1"].title, interval),
             "by_accuracy": figures.scores_of_classes(run.classes, "accuracy", "images"),
             "confusion": figures.confusion(self.judged.confusion(), run.head["classes"]),
             "reliability": figures.reliability(predictions.bins(), run.decide["confidence"]),
@@ -166,18 +161,6 @@ class Page:
         top = [Guess(names[one], float(probabilities[one]), int(one) == label) for one in order]
         picture, predicted = album.picture(self.run.judged[place]), names[self.judged.chosen[place]]
         return Shown(picture, names[label], predicted, top, self._like(album, place) if like else [])
-
-
-def baselines(run: Run) -> list[Bar]:
-    """Top-1 of the head, then of what needs no training, as far as it is not the head itself."""
-    bars = [Bar(f"{run.metrics['head']} head", run.score("top1"))]
-    if run.metrics["head"] != "ridge":
-        bars.append(Bar("ridge regression, same features", run.metrics["ridge_top1"]))
-    return [
-        *bars,
-        Bar("always the most frequent class", run.metrics["majority"]),
-        Bar("a guess", run.metrics["chance"]),
-    ]
 
 
 def answer(run: Run) -> str:

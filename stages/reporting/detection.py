@@ -61,21 +61,15 @@ class Page:
 
     def summary(self) -> Summary:
         """The headline."""
-        score, threshold = self.run.score, self.run.decide["confidence"]
+        threshold = self.run.decide["confidence"]
         scores = [
-            Score("mAP at IoU 0.5", percent(score("map_50")), "area under the curve, mean over classes"),
-            Score("mAP at IoU 0.5 to 0.95", percent(score("map_50_95")), "COCO's mean over ten overlaps"),
-            Score("mAP at IoU 0.75", percent(score("map_75")), "tight boxes"),
-            Score("mAP at IoU 0.5, VOC 2007", percent(score("map_50_voc07")), "mean over 11 points of recall"),
+            *words.scores(self.run),
             Score("Objects found", percent(self.shown.found_share), f"recall at a confidence of {threshold:g}"),
             Score("Boxes right", percent(self.shown.right_share), f"precision at a confidence of {threshold:g}"),
         ]
-        sizes = ("small", "medium", "large")
-        by_size = ", ".join(f"{size} {percent(score(f'map_{size}'))}" for size in sizes)
-        facts = [*words.facts(self.run), ("Objects", self._objects()), ("mAP by size", by_size)]
+        facts = [*words.facts(self.run), ("Objects", self._objects())]
         if self.run.part == "test":
-            both = (percent(self.run.metrics.get(name)) for name in ("val_map_50", "val_map_50_95"))
-            facts.append(("On validation", "mAP {} at IoU 0.5, {} at 0.5 to 0.95".format(*both)))
+            facts.append(words.on_validation(self.run, ("map_50", "map_50_95")))
         facts.append(("Cannot be held", unassigned(self.run)))
         if "anchor_iou" in self.run.head["notes"]:
             facts.append(("Anchors", anchors(self.run)))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stages.datasets.base import Box
+from stages.metrics.table import METRICS
 from stages.reporting import choose, figures, objects, predictions, words
 from stages.reporting.detection import RIGHT, TRUE, WRONG
 from stages.reporting.figures import Drawing
@@ -12,7 +13,7 @@ from stages.reporting.gather import Class, Run
 from stages.reporting.objects import Example, Outline
 from stages.reporting.pictures import Album
 from stages.reporting.predictions import Largest
-from stages.reporting.words import Bar, Score, Summary, number, of_100, percent
+from stages.reporting.words import Summary, of_100
 
 SHOWN = 6  # images of each kind
 WANTED = {
@@ -43,24 +44,10 @@ class Page:
 
     def summary(self) -> Summary:
         """The headline."""
-        score, scores = self.run.score, list[Score]()
-        if self.boxed and self.classed:
-            scores.append(Score("Both right", percent(score("correct_at_iou50")), "class, and an IoU of 0.5 or more"))
-        if self.classed:
-            scores.append(Score("Right class", percent(score("accuracy")), "of the largest object"))
-        if self.boxed:
-            scores += [
-                Score("Mean IoU", percent(score("mean_iou")), "overlap: common area by united area"),
-                Score("Corners off by", f"{number(score('box_l1_px'), 1)} px", "mean, in pixels of the view"),
-                Score("Smooth-L1", number(score("box_smooth_l1"), 4), "of centre and size; lower is better"),
-            ]
         facts = [*words.facts(self.run), ("Objects", self._objects())]
         if self.run.part == "test":
-            names = {"accuracy": "right class", "mean_iou": "mean IoU", "correct_at_iou50": "both right"}
-            told = [f"{text} {percent(self.run.metrics[f'val_{name}'])}" for name, text in names.items()
-                    if f"val_{name}" in self.run.metrics]  # fmt: skip
-            facts.append(("On validation", ", ".join(told)))
-        return Summary(self._answer(), self._caveats(), scores, facts, self._baselines())
+            facts.append(words.on_validation(self.run, ("correct_at_iou50", "accuracy", "mean_iou")))
+        return Summary(self._answer(), self._caveats(), words.scores(self.run), facts, words.baselines(self.run))
 
     def text(self) -> dict[str, Any]:
         """What page and markdown show besides."""
@@ -73,8 +60,8 @@ class Page:
     def figures(self) -> dict[str, Drawing]:
         """The figures that this run has data for, by name."""
         found = {
-            f"baselines_{what.replace(' ', '_')}": figures.baselines(bars, what)
-            for what, bars in self._baselines().items()
+            f"baselines_{name}": figures.baselines(bars, METRICS[name].title)
+            for name, bars in words.baselines(self.run).items()
         }
         if self.boxed and self.judged.there.any():
             overlaps = self.judged.iou[self.judged.there].tolist()
@@ -91,8 +78,8 @@ class Page:
         if not there.any():
             return f"There is no object in the {kind} images: nothing can be said of how many are found."
         others = list[str]()
-        for what, (own, other) in self._baselines().items():
-            if what == "right class":
+        for name, (own, other) in words.baselines(self.run).items():
+            if name == "accuracy":
                 others.append(f"{other.name} would get {of_100(other.score)} of 100 classes right")
             else:
                 others.append(f"boxes overlap by {own.score:.0%} on average, {other.name} would by {other.score:.0%}")
@@ -102,20 +89,9 @@ class Page:
     def _caveats(self) -> list[str]:
         """What a reader must know before trusting the number."""
         found = words.caveats(self.run)
-        for what, (own, other) in self._baselines().items():
+        for name, (own, other) in words.baselines(self.run).items():
             if own.score <= other.score:
-                found.append(f"By {what} the head is no better than {other.name}.")
-        return found
-
-    def _baselines(self) -> dict[str, list[Bar]]:
-        """The head beside what needs no training, by what is compared; nothing where that is not known."""
-        head, found = f"{self.run.metrics['head']} head", dict[str, list[Bar]]()
-        for what, name, simple, other in (
-            ("right class", "accuracy", "majority", "always the most frequent class"),
-            ("mean overlap", "mean_iou", "typical_mean_iou", "always the typical box"),
-        ):
-            if self.run.score(name) is not None and simple in self.run.metrics:
-                found[what] = [Bar(head, self.run.score(name)), Bar(other, self.run.metrics[simple])]
+                found.append(f"The head is no better than {other.name} ({METRICS[name].title}).")
         return found
 
     def _objects(self) -> str:

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages.datasets.index_file import IndexRow
+from stages.metrics.table import METRICS
 from stages.reporting import choose, classification, command, detection, figures, largest, objects, words
 from stages.reporting.figures import Drawing
 from stages.reporting.gather import Run
@@ -111,6 +112,7 @@ def common(run: Run, task: Page) -> dict[str, Any]:
         "run": run,
         "m": run.metrics,
         "words": words,
+        "metrics": METRICS,
         "summary": summary._replace(answer=summary.answer[:1].upper() + summary.answer[1:]),
         "provenance": provenance(run, task),
         "command": command.shell(run),

@@ -1,8 +1,10 @@
 """What the numbers say, in sentences and short lists that the page and the text share."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from stages.features import forecast
+from stages.metrics import table
 from stages.reporting.gather import Run
 
 PART_NAMES = {"test": "unseen", "val": "validation"}
@@ -44,7 +46,7 @@ class Summary(NamedTuple):
         caveats: what a reader must know before trusting it.
         scores: the numbers.
         facts: what they are about: name and text.
-        baselines: the head beside what needs no training, by what is compared.
+        baselines: the head beside what needs no training, by the name of the metric.
     """
 
     answer: str
@@ -52,6 +54,39 @@ class Summary(NamedTuple):
     scores: list[Score]
     facts: list[tuple[str, str]]
     baselines: dict[str, list[Bar]]
+
+
+def scores(run: Run) -> list[Score]:
+    """The metrics of the run's task that it has, the headline first."""
+    values = {name: run.score(name) for name in table.of_task(run.metrics["task"])}
+    return [
+        Score(table.METRICS[name].heading, table.METRICS[name].text(value), table.METRICS[name].remark)
+        for name, value in values.items()
+        if value is not None
+    ]
+
+
+def on_validation(run: Run, names: Sequence[str]) -> tuple[str, str]:
+    """Some metrics on validation as a fact, as far as the run has them."""
+    values = {name: run.metrics.get(table.VAL + name) for name in names}
+    texts = (
+        f"{table.METRICS[name].title} {table.METRICS[name].text(v)}" for name, v in values.items() if v is not None
+    )
+    return "On validation", ", ".join(texts)
+
+
+def baselines(run: Run) -> dict[str, list[Bar]]:
+    """The head, then what needs no training, by the name of the metric; without metrics that have no such value."""
+    bars, own = dict[str, list[Bar]](), f"{run.metrics['head']}_"  # ridge regression is no baseline of itself
+    for name in table.of_task(run.metrics["task"]):
+        others = [
+            Bar(baseline.title, run.metrics[key])
+            for key, baseline in table.BASELINES.items()
+            if name in baseline.metrics and key in run.metrics and key != own + name
+        ]
+        if others and run.score(name) is not None:
+            bars[name] = [Bar(f"{run.metrics['head']} head", run.score(name)), *others]
+    return bars
 
 
 def caveats(run: Run) -> list[str]:
@@ -175,7 +210,7 @@ def saved(run: Run) -> str:
 
 def percent(value: float | None) -> str:
     """A share; a dash where there is none."""
-    return "–" if value is None else f"{value:.1%}"
+    return "–" if value is None else table.SHARE.format(value)
 
 
 def number(value: float | None, digits: int = 0) -> str:

@@ -1,0 +1,103 @@
+"""The table of metrics: what each number of metrics.json is called, how it is written, and which way is better.
+
+evaluate writes no number that is not in this table, and the page, its text, `compare` and the model card take titles
+and formats from here. A new metric is therefore one function beside this module and one line below. Needs no torch.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
+
+Task = Literal["classification", "detection", "largest"]
+SHARE = "{:.1%}"
+VAL = "val_"  # what the names of numbers on validation begin with
+DERIVED = ("_low", "_high", "_mean", "_sd")  # interval of a metric, its mean and standard deviation over seeds
+
+
+class Metric(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+        title: what people call it, as in the middle of a sentence.
+        task: the task that has it.
+        remark: what it says, in a few words.
+        format: how a value is written.
+        better: whether more of it or less of it is better.
+    """
+
+    title: str
+    task: Task
+    remark: str
+    format: str = SHARE
+    better: Literal["higher", "lower"] = "higher"
+
+    @property
+    def heading(self) -> str:
+        """The title as the first word of a line."""
+        return self.title if self.title.startswith("mAP") else self.title[:1].upper() + self.title[1:]
+
+    def text(self, value: float | None) -> str:
+        """A value as people read it; a dash where there is none."""
+        return "–" if value is None else self.format.format(value)
+
+
+class Baseline(NamedTuple):
+    """A result that needs no training, to compare a head with.
+
+    Attributes:
+        title: what it is.
+        metrics: the metrics that it is a value of.
+    """
+
+    title: str
+    metrics: tuple[str, ...]
+
+
+# Of each task the first metric that a head has is its headline.
+METRICS: Mapping[str, Metric] = {
+    "top1": Metric("top-1 accuracy", "classification", "the most probable class is the right one"),
+    "top5": Metric("top-5 accuracy", "classification", "the right class is among the five most probable"),
+    "macro_accuracy": Metric("macro accuracy", "classification", "mean of the accuracies of the classes"),
+    "cross_entropy": Metric("cross-entropy", "classification", "in nats; lower is better", "{:.3f}", "lower"),
+    "ece": Metric("calibration error", "classification", "gap between confidence and accuracy", better="lower"),
+    "map_50": Metric("mAP at IoU 0.5", "detection", "area under the curve, mean over classes"),
+    "map_50_95": Metric("mAP at IoU 0.5 to 0.95", "detection", "COCO's mean over ten overlaps"),
+    "map_75": Metric("mAP at IoU 0.75", "detection", "boxes that fit tightly"),
+    "map_50_voc07": Metric("mAP at IoU 0.5, VOC 2007", "detection", "mean over 11 points of recall"),
+    "map_small": Metric("mAP of small objects", "detection", "area below 32 × 32 pixels, IoU 0.5 to 0.95"),
+    "map_medium": Metric("mAP of medium objects", "detection", "up to 96 × 96 pixels, IoU 0.5 to 0.95"),
+    "map_large": Metric("mAP of large objects", "detection", "above 96 × 96 pixels, IoU 0.5 to 0.95"),
+    "correct_at_iou50": Metric("class and box right", "largest", "right class, and an IoU of 0.5 or more"),
+    "accuracy": Metric("class right", "largest", "class of the largest object"),
+    "mean_iou": Metric("mean IoU", "largest", "overlap: common area divided by united area"),
+    "box_l1_px": Metric("corners off by", "largest", "mean, in pixels of the view", "{:,.1f} px", "lower"),
+    "box_smooth_l1": Metric("smooth L1", "largest", "of centre and size; lower is better", "{:.4f}", "lower"),
+}
+BASELINES: Mapping[str, Baseline] = {
+    "ridge_top1": Baseline("ridge regression, same features", ("top1",)),
+    "majority": Baseline("always the most frequent class", ("top1", "accuracy")),
+    "chance": Baseline("a guess", ("top1",)),
+    "typical_mean_iou": Baseline("always the typical box", ("mean_iou",)),
+}
+OTHERS = ("confident_share", "confident_accuracy", "unheld_share")  # numbers that pages tell in sentences of their own
+
+
+def of_task(task: str) -> dict[str, Metric]:
+    """The metrics of a task, the headline first."""
+    return {name: metric for name, metric in METRICS.items() if metric.task == task}
+
+
+def headline(task: str, values: Mapping[str, object]) -> str:
+    """The metric that decides between two heads: of those in `values`, the task's first (its very first if none is)."""
+    names = list(of_task(task))
+    return next((name for name in names if name in values or VAL + name in values), names[0])
+
+
+def unlisted(values: Mapping[str, object]) -> Iterator[str]:
+    """Names of fractional numbers that have no line in the table."""
+    known = {*METRICS, *BASELINES, *OTHERS}
+    for name, value in values.items():
+        bare = name.removeprefix(VAL)
+        for ending in DERIVED:
+            bare = bare.removesuffix(ending)
+        if isinstance(value, float) and bare not in known:
+            yield name
