@@ -1,4 +1,4 @@
-"""evaluate: validation has chosen the head; the test part is read here, once."""
+"""evaluate: validation has chosen the head; the test split is read here, once."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ def main(params: Params) -> dict[str, object]:
     head, described = model.restore(paths.HEAD)
     if described["features"] != found.provenance or described["classes"] != found.classes:
         raise UserError("`cache/head` was trained on other features or classes than params describe: `dvc repro`.")
-    found = replace(found, parts={name: part.to(device) for name, part in found.parts.items()})
+    found = replace(found, splits={name: split.to(device) for name, split in found.splits.items()})
     evaluate = detection.evaluate if described["head"] in DETECTION else classification.evaluate
     return evaluate(params, found, head.to(device), described)
 

@@ -1,7 +1,7 @@
 """sweep: a grid of heads, trained at once on the cached features and compared on validation.
 
 It reads what `dvc repro` left (features, index, split) and params.yaml, where every knob that is no axis comes from.
-The settings of params.yaml itself are always among those compared. The test part is never looked at.
+The settings of params.yaml itself are always among those compared. The test split is never looked at.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Row
     settings = grid(params, axes)
     many = [vary(setting, "seed", params.seed + number) for setting in settings for number in range(seeds)]
     found, device = data.load(params), pick_device(params.device)
-    if not len(found.parts["train"].y) or not len(found.parts["val"].y):
+    if not len(found.splits["train"].y) or not len(found.splits["val"].y):
         raise UserError("There are no train or no val images: both are needed (see `split`).")
     epochs: list[tuple[float, float, int] | None] = [None] * len(many)
     for place, head in many_heads.fit(params.head, found, many, device):
@@ -142,7 +142,7 @@ def _parse(name: str, text: str) -> list[float]:
     """The values of an axis, each once, in their order."""
     flag = f"--{name.replace('_', '-')}"
     try:
-        values = [float(part) for part in text.split(",") if part.strip()]
+        values = [float(split) for split in text.split(",") if split.strip()]
     except ValueError as error:
         raise UserError(f"`{flag}` takes numbers separated by commas ({error}), e.g. {flag} 0.001,0.01.") from None
     if not values:
@@ -193,7 +193,7 @@ def page(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) ->
     return "\n".join([
         "# Sweep", "",
         f"{len(rows)} settings of {what}; {rows[0].seeds} seed(s) each, chosen by {params.monitor}.", "",
-        "The best on validation; the test part was not looked at:", "",
+        "The best on validation; the test split was not looked at:", "",
         head, "|---" * head.count(" | ") + "|---|", *body, "",
         f"![{params.monitor} by learning rate and weight decay](figures/sweep.png)", "",
         "Train the best:", "", "```sh", arguments(rows[0], params), "```", "",

@@ -13,7 +13,7 @@ from stages.heads import CLOSED_FORM, DETECTION
 from stages.params import Params
 from stages.stage import run
 from stages.training import closed_form, data, history, loop, model, neighbours
-from stages.training.data import Data
+from stages.training.data import HeadData
 from stages.training.model import TrainResult
 
 KNOBS = (  # what the head depends on, kept with it
@@ -28,9 +28,9 @@ SOLVERS = {"ridge": closed_form.fit, "knn": neighbours.fit}
 
 
 def main(params: Params) -> dict[str, object]:
-    """Trains on the train part, chooses on the validation part, and never looks at the test part."""
+    """Trains on the train split, chooses on the validation split, and never looks at the test split."""
     found = data.load(params)
-    train, val = found.parts["train"], found.parts["val"]
+    train, val = found.splits["train"], found.splits["val"]
     if not len(train.y) or not len(val.y):
         raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
     device = pick_device(params.device)
@@ -64,7 +64,7 @@ def main(params: Params) -> dict[str, object]:
     return {"train images": len(train.y), "epochs": len(head.history), **said}
 
 
-def fit(found: Data, params: Params, device: torch.device) -> TrainResult:
+def fit(found: HeadData, params: Params, device: torch.device) -> TrainResult:
     """Solves or trains the head that params name."""
     if params.head in CLOSED_FORM:
         return SOLVERS[params.head](found, params, device)

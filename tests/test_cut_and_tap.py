@@ -79,7 +79,7 @@ def test_a_kept_head_gives_identical_logits_and_fetches_nothing(
         raise AssertionError("weights are read")
 
     monkeypatch.setattr(zoo, "load", refuse)
-    part = data.load(chosen).parts["test"]
+    part = data.load(chosen).splits["test"]
     for folder, module in zip((paths.HEAD, paths.HEAD / "ridge"), trained, strict=True):
         restored, _ = model.restore(folder)
         assert torch.equal(model.logits(restored, part), model.logits(module, part))
@@ -147,7 +147,7 @@ def test_images_are_judged_in_the_view_that_cached_features_are_of(run: Make) ->
 def test_images_are_standardised_by_those_of_the_train_part(run: Make) -> None:
     chosen = run(until="train", **PLACES["images themselves"])
     head, _ = model.restore(paths.HEAD)
-    train_part = data.load(chosen).parts["train"]
+    train_part = data.load(chosen).splits["train"]
     pixels = torch.cat([*train_part.batches()]).movedim(1, -1).reshape(-1, 3) / 255
     std = pixels.std(0, correction=0)
     torch.testing.assert_close(head.standardize.mean, pixels.mean(0))

@@ -17,14 +17,14 @@ from stages.datasets.index_file import IndexRow
 from stages.evaluation import classification as judging
 from stages.features import h5
 from stages.training import model
-from stages.training.data import Part
+from stages.training.data import SplitData
 
 Make = Callable[..., Any]
 # logits of one image in three views: the first is for class 1, the mean of all probabilities for class 0
 X = torch.tensor(
     [[[0.0, 1.0, -2.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, 9.0], [0.0, 0.0, 9.0], [9.0, 0, 0]]]
 )
-PART = Part(X, torch.tensor([0, 2]), [0, 1])
+PART = SplitData(X, torch.tensor([0, 2]), [0, 1])
 IDENTITY = torch.nn.Identity()
 
 
@@ -58,23 +58,23 @@ def test_the_first_views_are_averaged(views: int) -> None:
 
 def test_views_of_different_images_are_kept_apart() -> None:
     x = torch.randn(7, 4, 5, generator=torch.Generator().manual_seed(0))
-    part = Part(x, torch.zeros(7).long(), list(range(7)))
-    together = model.averaged_logits(IDENTITY, part, 4)
+    split = SplitData(x, torch.zeros(7).long(), list(range(7)))
+    together = model.averaged_logits(IDENTITY, split, 4)
     for image in range(7):
-        alone = model.averaged_logits(IDENTITY, Part(x[image : image + 1], torch.zeros(1).long(), [0]), 4)
+        alone = model.averaged_logits(IDENTITY, SplitData(x[image : image + 1], torch.zeros(1).long(), [0]), 4)
         torch.testing.assert_close(together[image : image + 1], alone)
 
 
 def test_a_probability_of_nothing_has_a_finite_logarithm() -> None:
-    part = Part(torch.tensor([[[0.0, 500.0], [0.0, 900.0]]]), torch.tensor([1]), [0])
-    found = model.averaged_logits(IDENTITY, part, 2)
+    split = SplitData(torch.tensor([[[0.0, 500.0], [0.0, 900.0]]]), torch.tensor([1]), [0])
+    found = model.averaged_logits(IDENTITY, split, 2)
     assert found.isfinite().all() and found.softmax(1).tolist() == [[pytest.approx(0, abs=1e-30), 1]]
 
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_a_part_without_images(views: int) -> None:
-    part = Part(torch.zeros(0, 3, 5), torch.zeros(0).long(), [])
-    assert model.averaged_logits(IDENTITY, part, views).shape == (0, 5)
+    split = SplitData(torch.zeros(0, 3, 5), torch.zeros(0).long(), [])
+    assert model.averaged_logits(IDENTITY, split, views).shape == (0, 5)
 
 
 # --- the stage

@@ -16,7 +16,7 @@ from stages.errors import UserError
 from stages.params import Params, load
 from stages.training import data as loading
 from stages.training import loop
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 
 Make = Callable[..., Params]
 FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64}
@@ -28,12 +28,12 @@ def turned(workplace: Path, params: Make, monkeypatch: pytest.MonkeyPatch) -> Ma
     """Params of a workplace with small features."""
     generator = torch.Generator().manual_seed(0)
 
-    def part(count: int) -> Part:
+    def split(count: int) -> SplitData:
         y = torch.arange(count) % 3
         x = torch.nn.functional.one_hot(y, 6) + 0.8 * torch.randn(count, 6, generator=generator)
-        return Part(x[:, None], y, list(range(count)))
+        return SplitData(x[:, None], y, list(range(count)))
 
-    found = Data(["a", "b", "c"], {"train": part(60), "val": part(30), "test": part(3)}, FEATURES)
+    found = HeadData(["a", "b", "c"], {"train": split(60), "val": split(30), "test": split(3)}, FEATURES)
     monkeypatch.setattr(loading, "load", lambda params: found)
     return lambda **knobs: params(**({"epochs": 3, "hidden": 8, "batch_size": 16} | knobs))
 

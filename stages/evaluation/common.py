@@ -12,7 +12,7 @@ from torch import nn
 from stages import files, paths
 from stages.metrics import table
 from stages.params import Params
-from stages.training.data import Data
+from stages.training.data import HeadData
 
 PLOTS = {  # the header of every plot that dvc.yaml names; a task without one writes the header alone
     "confusion": ("actual", "predicted"),
@@ -23,14 +23,14 @@ PLOTS = {  # the header of every plot that dvc.yaml names; a task without one wr
 }
 
 
-def about(task: str, params: Params, found: Data, described: Mapping[str, Any]) -> dict[str, Any]:
+def about(task: str, params: Params, found: HeadData, described: Mapping[str, Any]) -> dict[str, Any]:
     """What was judged, on how many images."""
     named = {"task": task, "dataset": params.dataset, "backbone": params.backbone, "cut": params.cut}
-    counts = {f"n_{name}": len(part.y) for name, part in found.parts.items()}
+    counts = {f"n_{name}": len(split.y) for name, split in found.splits.items()}
     return named | {"tap": params.tap, "head": described["head"], "classes": len(found.classes)} | counts
 
 
-def sizes(head: nn.Module, found: Data, described: Mapping[str, Any]) -> dict[str, int]:
+def sizes(head: nn.Module, found: HeadData, described: Mapping[str, Any]) -> dict[str, int]:
     """The parameters of trunk, rest and head, and how many of them trained."""
     own = sum(parameter.numel() for parameter in head.parameters())
     return {"parameters_total": own + found.provenance["parameters"], "parameters_trainable": described["trained"]}

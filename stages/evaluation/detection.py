@@ -16,92 +16,92 @@ from stages.metrics import detection, largest, mistakes
 from stages.metrics.detection import Curve
 from stages.params import Params
 from stages.training import model, tasks
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.model import HeadModel
 
 POINTS = 101  # of a precision-recall curve as it is drawn
 SIZES = 5  # groups of objects by area
 BY_VIEWS = ("accuracy", "map_50", "mean_iou")  # what is told of each number of views, as far as a head has it
-Score = Callable[[Part, Sequence[Detections], Data, str], dict[str, float]]
+Score = Callable[[SplitData, Sequence[Detections], HeadData, str], dict[str, float]]
 
 
-def evaluate(params: Params, found: Data, head: HeadModel, described: Mapping[str, Any]) -> dict[str, object]:
+def evaluate(params: Params, found: HeadData, head: HeadModel, described: Mapping[str, Any]) -> dict[str, object]:
     """Writes metrics, plots, and the boxes found in every val and test image."""
     views = params.views if params.decide.tta else 1
-    judged = "test" if len(found.parts["test"].y) else "val"
+    judged = "test" if len(found.splits["test"].y) else "val"
     task = _task(head, described, found, params)
-    each = {name: _find(task, head, found.parts[name], params, views) for name in ("val", "test")}
+    each = {name: _find(task, head, found.splits[name], params, views) for name in ("val", "test")}
     kind = "largest" if described["head"] == "largest" else "detection"
     metrics = common.about(kind, params, found, described) | common.sizes(head, found, described)
-    metrics |= {"n_objects": _objects(found.parts[judged]), **_unheld(task, found.parts["train"])}
+    metrics |= {"n_objects": _objects(found.splits[judged]), **_unheld(task, found.splits["train"])}
     score: Score = _largest if kind == "largest" else _detection
     predict = task.knobs["predict"]
     if judged == "test":
-        metrics |= score(found.parts["test"], each["test"], found, predict)
-    validation = score(found.parts["val"], _chosen(each["val"], found, params, views), found, predict)
+        metrics |= score(found.splits["test"], each["test"], found, predict)
+    validation = score(found.splits["val"], _chosen(each["val"], found, params, views), found, predict)
     metrics |= {f"val_{name}": value for name, value in validation.items()}
     if kind == "largest":
         metrics |= _typical(found, judged)
     written = common.write_metrics(metrics)
     _write_predictions(params, found, each, judged, _asked(found) if kind == "largest" else {})
-    views_rows = _views(task, head, found, found.parts[judged], score, params)
+    views_rows = _views(task, head, found, found.splits[judged], score, params)
     plots = {"per_class": _counts(found)} if kind == "largest" else _plots(found, each[judged], judged)
     common.write_plots(plots | {"views": views_rows})
     name = "map_50" if kind == "detection" else "mean_iou" if predict != "class" else "accuracy"
     return {f"{judged} images": len(each[judged]), name: written.get(name, written.get(f"val_{name}"))}
 
 
-def _task(head: HeadModel, described: Mapping[str, Any], found: Data, params: Params) -> tasks.Boxes:
-    return tasks.Boxes(described["head"], head, described["knobs"], len(found.classes), params)
+def _task(head: HeadModel, described: Mapping[str, Any], found: HeadData, params: Params) -> tasks.DetectionTask:
+    return tasks.DetectionTask(described["head"], head, described["knobs"], len(found.classes), params)
 
 
-def _find(task: tasks.Boxes, head: HeadModel, part: Part, params: Params, views: int) -> list[Detections]:
-    return task.find(head, part, params.decide.nms_iou, views, params.decide.merge)
+def _find(task: tasks.DetectionTask, head: HeadModel, split: SplitData, params: Params, views: int) -> list[Detections]:
+    return task.find(head, split, params.decide.nms_iou, views, params.decide.merge)
 
 
-def _chosen(found: list[Detections], data: Data, params: Params, views: int) -> list[Detections]:
+def _chosen(found: list[Detections], data: HeadData, params: Params, views: int) -> list[Detections]:
     """What the head as validation has chosen it finds in val: after a refit the kept head has trained on these."""
     folder = paths.HEAD / "chosen"
     if not folder.is_dir():
         return found
     head, described = model.restore(folder)
-    part = data.parts["val"]
+    split = data.splits["val"]
     task = _task(head, described, data, params)
-    return _find(task, head.to(part.y.device), part, params, views)
+    return _find(task, head.to(split.y.device), split, params, views)
 
 
-def _truths(part: Part) -> list[GroundTruth]:
-    assert part.scenes is not None
-    return part.scenes.truths
+def _truths(split: SplitData) -> list[GroundTruth]:
+    assert split.ground_truth is not None
+    return split.ground_truth.truths
 
 
-def _objects(part: Part) -> int:
-    return sum(int((~(truth.ignored | truth.crowd)).sum()) for truth in _truths(part))
+def _objects(split: SplitData) -> int:
+    return sum(int((~(truth.ignored | truth.crowd)).sum()) for truth in _truths(split))
 
 
-def _unheld(task: tasks.Boxes, train: Part) -> dict[str, float]:
+def _unheld(task: tasks.DetectionTask, train: SplitData) -> dict[str, float]:
     """Objects of train that the head cannot hold, by its design, and their share."""
-    assert train.scenes is not None
-    maps = train.maps(torch.arange(len(train.y)))
+    assert train.ground_truth is not None
+    maps = train.affines(torch.arange(len(train.y)))
     assert maps is not None
-    seen = [train.scenes.seen(image, affine)[0] for image, affine in enumerate(maps)]
+    seen = [train.ground_truth.in_view(image, affine)[0] for image, affine in enumerate(maps)]
     unassigned = sum(task.head.unassigned(one, task.knobs, task.shape) for one in seen)
     return {"unheld": unassigned, "unheld_share": unassigned / max(1, sum(map(len, seen)))}
 
 
-def _detection(part: Part, found: Sequence[Detections], data: Data, predict: str) -> dict[str, float]:
-    return detection.scores(_truths(part), found, len(data.classes)) if len(part.y) else {}
+def _detection(split: SplitData, found: Sequence[Detections], data: HeadData, predict: str) -> dict[str, float]:
+    return detection.scores(_truths(split), found, len(data.classes)) if len(split.y) else {}
 
 
-def _largest(part: Part, found: Sequence[Detections], data: Data, predict: str) -> dict[str, float]:
+def _largest(split: SplitData, found: Sequence[Detections], data: HeadData, predict: str) -> dict[str, float]:
     """Scores over the images with an object, in the view: that is what the head sees."""
-    answers = _answers(part)
+    answers = _answers(split)
     there = [image for image, answer in enumerate(answers) if answer is not None]
     if not there:
         return {}
     true_boxes = torch.stack([answers[image][0] for image in there])  # type: ignore[index]
     true_labels = torch.stack([answers[image][1] for image in there])  # type: ignore[index]
-    own_boxes = torch.stack([_in_view(part, image, found[image].boxes[:1])[0] for image in there])
+    own_boxes = torch.stack([_in_view(split, image, found[image].boxes[:1])[0] for image in there])
     own_labels = torch.stack([found[image].labels[0] for image in there])
     scores: dict[str, float] = {}
     if predict != "class":
@@ -113,30 +113,30 @@ def _largest(part: Part, found: Sequence[Detections], data: Data, predict: str) 
     return scores
 
 
-def _answers(part: Part) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+def _answers(split: SplitData) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
     """Box and label of the largest object in the evaluation view of each image; None where there is none."""
-    assert part.scenes is not None
-    maps = part.maps(torch.arange(len(part.y)))
+    assert split.ground_truth is not None
+    maps = split.affines(torch.arange(len(split.y)))
     assert maps is not None
     answers = list[tuple[torch.Tensor, torch.Tensor] | None]()
     for image, affine in enumerate(maps):
-        seen, labels = part.scenes.seen(image, affine)
+        seen, labels = split.ground_truth.in_view(image, affine)
         which = int(ops.box_area(seen).argmax()) if len(seen) else None
         answers.append(None if which is None else (seen[which], labels[which]))
     return answers
 
 
-def _in_view(part: Part, image: int, found: torch.Tensor) -> torch.Tensor:
-    assert part.scenes is not None
-    maps = part.maps(torch.tensor([image]))
+def _in_view(split: SplitData, image: int, found: torch.Tensor) -> torch.Tensor:
+    assert split.ground_truth is not None
+    maps = split.affines(torch.tensor([image]))
     assert maps is not None
-    return through(found, maps[0]) / part.scenes.size
+    return through(found, maps[0]) / split.ground_truth.size
 
 
-def _typical(data: Data, judged: str) -> dict[str, float]:
+def _typical(data: HeadData, judged: str) -> dict[str, float]:
     """What needs no training: the mean box and the most frequent class of train's largest objects."""
-    train = [answer for answer in _answers(data.parts["train"]) if answer is not None]
-    asked = [answer for answer in _answers(data.parts[judged]) if answer is not None]
+    train = [answer for answer in _answers(data.splits["train"]) if answer is not None]
+    asked = [answer for answer in _answers(data.splits[judged]) if answer is not None]
     if not train or not asked:
         return {}
     centres = ops.box_convert(torch.stack([box for box, _ in train]), "xyxy", "cxcywh").mean(0)
@@ -147,37 +147,37 @@ def _typical(data: Data, judged: str) -> dict[str, float]:
     return {"typical_mean_iou": scores["mean_iou"], "majority": float((labels == frequent).double().mean())}
 
 
-def _asked(data: Data) -> dict[str, torch.Tensor]:
+def _asked(data: HeadData) -> dict[str, torch.Tensor]:
     """The largest object in the evaluation view of each val and test image, in pixels of the image: its box and label.
 
     An image without one has the label -1. In these pixels overlaps are those of the view.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name in ("val", "test"):
-        part = data.parts[name]
-        maps = part.maps(torch.arange(len(part.y)))
-        assert maps is not None and part.scenes is not None
-        boxes, labels = torch.zeros(len(part.y), 4), torch.full((len(part.y),), -1)
-        for image, answer in enumerate(_answers(part)):
+        split = data.splits[name]
+        maps = split.affines(torch.arange(len(split.y)))
+        assert maps is not None and split.ground_truth is not None
+        boxes, labels = torch.zeros(len(split.y), 4), torch.full((len(split.y),), -1)
+        for image, answer in enumerate(_answers(split)):
             if answer is not None:
                 box, labels[image] = answer
                 whole = Detections(box[None], torch.ones(1), labels[[image]])
-                boxes[image] = part.scenes.back(image, whole, maps[image]).boxes[0]
+                boxes[image] = split.ground_truth.to_image(image, whole, maps[image]).boxes[0]
         tensors |= {f"{name}_asked_boxes": boxes, f"{name}_asked_labels": labels}
     return tensors
 
 
 def _views(
-    task: tasks.Boxes, head: HeadModel, data: Data, part: Part, score: Score, params: Params
+    task: tasks.DetectionTask, head: HeadModel, data: HeadData, split: SplitData, score: Score, params: Params
 ) -> Iterator[dict[str, object]]:
     """The scores when the first so many views are merged."""
     for count in range(1, params.views + 1) if params.views > 1 else ():
-        scores = score(part, _find(task, head, part, params, count), data, task.knobs["predict"])
+        scores = score(split, _find(task, head, split, params, count), data, task.knobs["predict"])
         yield {"views": count, **{name: f"{scores[name]:.6f}" for name in BY_VIEWS if name in scores}}
 
 
-def _plots(data: Data, found: Sequence[Detections], judged: str) -> dict[str, list[dict[str, object]]]:
-    curves = detection.curves(_truths(data.parts[judged]), found, len(data.classes))
+def _plots(data: HeadData, found: Sequence[Detections], judged: str) -> dict[str, list[dict[str, object]]]:
+    curves = detection.curves(_truths(data.splits[judged]), found, len(data.classes))
     per_class = [
         row | {"ap_50": f"{detection.area(curve):.4f}" if curve.truths else ""}
         for row, curve in zip(_counts(data), curves, strict=True)
@@ -187,17 +187,17 @@ def _plots(data: Data, found: Sequence[Detections], judged: str) -> dict[str, li
     return {"per_class": per_class, "precision_recall": points}
 
 
-def _counts(data: Data) -> list[dict[str, object]]:
+def _counts(data: HeadData) -> list[dict[str, object]]:
     """The objects of each class in each part."""
-    counts = {f"n_{name}": _counted(part, len(data.classes)) for name, part in data.parts.items()}
+    counts = {f"n_{name}": _counted(split, len(data.classes)) for name, split in data.splits.items()}
     return [
         {"class": name} | {key: each[label] for key, each in counts.items()} for label, name in enumerate(data.classes)
     ]
 
 
-def _counted(part: Part, classes: int) -> list[int]:
+def _counted(split: SplitData, classes: int) -> list[int]:
     """Objects of each class that count."""
-    labels = [truth.labels[~(truth.ignored | truth.crowd)] for truth in _truths(part)]
+    labels = [truth.labels[~(truth.ignored | truth.crowd)] for truth in _truths(split)]
     counts: list[int] = torch.bincount(torch.cat([*labels, torch.zeros(0).long()]), minlength=classes).tolist()
     return counts
 
@@ -213,7 +213,7 @@ def _drawn(curve: Curve) -> Iterator[dict[str, object]]:
 
 def _write_predictions(
     params: Params,
-    data: Data,
+    data: HeadData,
     each: Mapping[str, Sequence[Detections]],
     judged: str,
     asked: Mapping[str, torch.Tensor],
@@ -222,7 +222,7 @@ def _write_predictions(
     rows = index_file.read(params.dataset)
     tensors = dict(asked)
     for name, found in each.items():
-        sorted_out = [mistakes.sort(truth, one) for truth, one in zip(_truths(data.parts[name]), found, strict=True)]
+        sorted_out = [mistakes.sort(truth, one) for truth, one in zip(_truths(data.splits[name]), found, strict=True)]
         kept = [one.found for one in sorted_out]
         counts = torch.tensor([len(one.scores) for one in kept], dtype=torch.long)
         tensors |= {
@@ -234,11 +234,11 @@ def _write_predictions(
             f"{name}_meant": torch.cat([torch.zeros(0).long(), *(one.meant for one in sorted_out)]),
         }
     files.write_bytes(paths.PREDICTIONS / "boxes.safetensors", save({n: t.contiguous() for n, t in tensors.items()}))
-    truths, found = _truths(data.parts[judged]), each[judged]
+    truths, found = _truths(data.splits[judged]), each[judged]
     described = {
         "classes": data.classes,
         "decide": params.decide.model_dump(),
-        "images": {name: [rows[row].sha256 for row in data.parts[name].rows] for name in each},
+        "images": {name: [rows[row].sha256 for row in data.splits[name].index_positions] for name in each},
         "kinds": mistakes.KINDS,
         "mistakes": mistakes.counts(truths, found),
         "costs": mistakes.costs(truths, found, len(data.classes)),

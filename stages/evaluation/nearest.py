@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save
 from torch.nn import functional as F
 
 from stages import files, paths
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.model import pooled
 
 COUNT = 4  # training images to show beside a judged one
@@ -22,20 +22,20 @@ COMPONENTS, NEIGHBOURS = 50, 30  # principal components before t-SNE, and its pe
 STEPS = 500  # of t-SNE: after 1,000, half as long again, no more neighbours on Caltech-101 are of one class
 
 
-def find(found: Data, judged: str) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
-    """The surroundings of the images of a part; nothing where the cache holds pixels.
+def find(found: HeadData, judged: str) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
+    """The surroundings of the images of a split; nothing where the cache holds pixels.
 
     Returns:
         `nearest` (N, 4): rows of the index, the most similar training image first; and, of 20 images or more, `mapped`
-        (n,): positions in the part, evenly spread; `map` (n, 2): where they lie, in [0, 1].
+        (n,): positions in the split, evenly spread; `map` (n, 2): where they lie, in [0, 1].
     """
-    train, part = found.parts["train"], found.parts[judged]
-    if train.pixels is not None or not len(part.y):
+    train, split = found.splits["train"], found.splits[judged]
+    if train.pixels is not None or not len(split.y):
         return {}
-    known, asked = _vectors(train), _vectors(part)
+    known, asked = _vectors(train), _vectors(split)
     centre = known.mean(0)
     known, asked = F.normalize(known - centre), F.normalize(asked - centre)
-    rows = torch.tensor(train.rows)
+    rows = torch.tensor(train.index_positions)
     count = min(COUNT, len(rows))
     nearest = torch.cat([rows[(some @ known.T).topk(count).indices.cpu()] for some in asked.split(256)])  # type: ignore[no-untyped-call]
     if len(asked) < FEWEST:
@@ -44,9 +44,9 @@ def find(found: Data, judged: str) -> dict[str, npt.NDArray[np.float32] | npt.ND
     return {"nearest": nearest.numpy(), "mapped": mapped, "map": _kept_map(asked.cpu().numpy()[mapped])}
 
 
-def _vectors(part: Part) -> torch.Tensor:
+def _vectors(split: SplitData) -> torch.Tensor:
     """(N, D) float32: evaluation views, maps averaged over positions."""
-    return torch.cat([pooled(batch) for batch in part.batches(0)])
+    return torch.cat([pooled(batch) for batch in split.batches(0)])
 
 
 def _kept_map(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -103,13 +103,13 @@ class Model:
         return each[0] | {vectors: np.concatenate([rows[vectors] for rows in each], -1)}
 
     def _judged(self, features: h5.Features, extents: torch.Tensor) -> Sequence[Answer]:
-        part = data.unlabelled(features, extents, self.params).to(next(iter(self.head.state_dict().values())).device)
+        split = data.unlabelled(features, extents, self.params).to(next(iter(self.head.state_dict().values())).device)
         count = len(self.specs[0].views)
         if not self.finds_boxes:
-            return list(averaged_logits(self.head, part, count).softmax(1).cpu())
+            return list(averaged_logits(self.head, split, count).softmax(1).cpu())
         described = self.described
-        task = tasks.Boxes(described["head"], self.head, described["knobs"], len(self.classes), self.params)
-        return task.find(self.head, part, self.decide.nms_iou, count, self.decide.merge)
+        task = tasks.DetectionTask(described["head"], self.head, described["knobs"], len(self.classes), self.params)
+        return task.find(self.head, split, self.decide.nms_iou, count, self.decide.merge)
 
 
 def load(folder: Path = paths.HEAD) -> Model:

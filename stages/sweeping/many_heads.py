@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from stages.params import Params
 from stages.training import loop, losses, schedules
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch, score
 from stages.training.model import HeadModel, TrainResult, assemble, knobs
 
@@ -30,11 +30,11 @@ AXES = ("lr", "weight_decay", "dropout", "label_smoothing", "seed")  # what head
 MAX_BYTES = 1 << 30  # of parameters, gradients, two moments and best parameters held at a time; more is not faster
 COPIES = 5
 STACK = 16  # heads in a stack on a CPU: twice as many fall out of the cache and take a tenth longer each
-ROWS = 256  # of the validation part judged at a time, so that the logits of a stack stay in the cache
+ROWS = 256  # of the validation split judged at a time, so that the logits of a stack stay in the cache
 
 
 def fit(
-    head: str, data: Data, settings: Sequence[Params], device: torch.device
+    head: str, data: HeadData, settings: Sequence[Params], device: torch.device
 ) -> Iterator[tuple[int, TrainResult | None]]:
     """Trains a head for each of the settings and yields (place in settings, head) as they are done.
 
@@ -60,7 +60,7 @@ def _shared(params: Params) -> tuple[int, float, float]:
     return params.seed, params.dropout, params.label_smoothing
 
 
-def _at_once(head: str, data: Data, params: Params, device: torch.device) -> int:
+def _at_once(head: str, data: HeadData, params: Params, device: torch.device) -> int:
     """How many heads to hold in memory."""
     with torch.device("meta"):
         layers = assemble(head, data.shape, len(data.classes), knobs(params, data, device)).head
@@ -122,7 +122,7 @@ class _Draw:
     """What chance decides in an epoch, the same for all heads.
 
     Attributes:
-        batches: positions in the train part, a tensor a step.
+        batches: positions in the train split, a tensor a step.
         views: (N,), the view of each image.
         masks: (hidden, batch) a step, what dropout multiplies with; none where there is no dropout.
     """
@@ -154,10 +154,12 @@ class _Stack:
             )
 
     @torch.no_grad()
-    def epoch(self, number: int, train: Part, val: Part, draw: _Draw, class_weights: torch.Tensor | None) -> None:
+    def epoch(
+        self, number: int, train: SplitData, val: SplitData, draw: _Draw, class_weights: torch.Tensor | None
+    ) -> None:
         """Trains all heads for an epoch, judges them and drops those that have stopped."""
         rates = [head.lr((number - 1) * len(draw.batches), len(draw.batches)) for head in self.active]
-        trained, judged = self._train(number, train, draw, class_weights), self._judge(val)
+        trained, judged = self._train(number, train, draw, class_weights), self._evaluate(val)
         for head, lr, *row in zip(
             self.active, rates, *(values.tolist() for values in (*trained, *judged)), strict=True
         ):
@@ -166,7 +168,7 @@ class _Stack:
         self._drop_stopped()
 
     def _train(
-        self, number: int, train: Part, draw: _Draw, class_weights: torch.Tensor | None
+        self, number: int, train: SplitData, draw: _Draw, class_weights: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pass; mean loss and accuracy of the batches as trained on, (active,) each."""
         shared, steps = self.heads[0].params, len(draw.batches)
@@ -181,14 +183,14 @@ class _Stack:
             hits += _hits(logits, labels)
         return loss_sum / len(train.y), hits / len(train.y)
 
-    def _judge(self, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy and accuracy on the evaluation views of a part, (active,) each."""
-        loss_sum, hits = torch.zeros(2, len(self.active), device=part.x.device)
-        for x, labels in zip(part.evaluation.split(ROWS), part.y.split(ROWS), strict=True):  # type: ignore[no-untyped-call]
+    def _evaluate(self, split: SplitData) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy and accuracy on the evaluation views of a split, (active,) each."""
+        loss_sum, hits = torch.zeros(2, len(self.active), device=split.x.device)
+        for x, labels in zip(split.evaluation_vectors.split(ROWS), split.y.split(ROWS), strict=True):  # type: ignore[no-untyped-call]
             _, logits = self._forward(x, None)
             loss_sum += F.cross_entropy(logits, labels.expand(len(logits), -1), reduction="none").sum(1)
             hits += _hits(logits, labels)
-        return loss_sum / len(part.y), hits / len(part.y)
+        return loss_sum / len(split.y), hits / len(split.y)
 
     def _forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor]:
         """What enters the second layer, if there is one, and the logits, of inputs (N, D)."""
@@ -258,16 +260,16 @@ def _descend(head: _Head, lr: float, count: torch.Tensor) -> None:
     )  # fmt: skip
 
 
-def _train(head: str, data: Data, settings: Sequence[Params], device: torch.device) -> list[TrainResult | None]:
+def _train(head: str, data: HeadData, settings: Sequence[Params], device: torch.device) -> list[TrainResult | None]:
     """Heads that share chance and loss, in the order of the settings."""
-    shared, (train, val) = settings[0], (data.parts[name].to(device) for name in ("train", "val"))
+    shared, (train, val) = settings[0], (data.splits[name].to(device) for name in ("train", "val"))
     class_weights = losses.class_weights(train.y, len(data.classes), shared.class_weights)
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     count = min(len(settings), max(workers, -(-len(settings) // STACK))) if device.type == "cpu" else 1
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _pool(workers) as pool:
         torch.manual_seed(shared.seed)
         module, shaped = loop.start(head, data, train, shared, device)
-        train, val = (_standardized(part, module) for part in (train, val))
+        train, val = (_standardized(split, module) for split in (train, val))
         start = [parameter.detach() for parameter in module.head.parameters()]
         hidden = len(start[0]) if len(start) > 2 and shared.dropout else 0
         stacks = [_Stack(settings[first::count], start) for first in range(count)]
@@ -281,13 +283,13 @@ def _train(head: str, data: Data, settings: Sequence[Params], device: torch.devi
     return [_fitted(trained, module, shaped) for trained in heads]
 
 
-def _standardized(part: Part, module: HeadModel) -> Part:
+def _standardized(split: SplitData, module: HeadModel) -> SplitData:
     """The part as the head's own layers see it."""
-    assert isinstance(part.x, torch.Tensor)  # vectors
-    return replace(part, x=module.standardize(part.x.flatten(0, 1)).view_as(part.x))
+    assert isinstance(split.x, torch.Tensor)  # vectors
+    return replace(split, x=module.standardize(split.x.flatten(0, 1)).view_as(split.x))
 
 
-def _draw(params: Params, train: Part, hidden: int) -> _Draw:
+def _draw(params: Params, train: SplitData, hidden: int) -> _Draw:
     """The chance of an epoch, drawn in the order in which `loop.fit` draws it; `hidden` is 0 without dropout."""
     images, views = train.x.shape[:2]
     device = train.x.device

@@ -6,17 +6,17 @@ import torch
 from torch.nn import functional as F
 
 from stages.params import Params
-from stages.training.data import Data
+from stages.training.data import HeadData
 from stages.training.history import Epoch
 from stages.training.model import Standardize, TrainResult, assemble, embed, knobs
 from stages.training.rest import build
-from stages.training.tasks import Labels
+from stages.training.tasks import ClassificationTask
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # λ, as a multiple of the number of rows
 SCALES = tuple(10 ** (step / 20) for step in range(61))  # 1 to 1,000: what turns regression values into logits
 
 
-def fit(data: Data, params: Params, device: torch.device) -> TrainResult:
+def fit(data: HeadData, params: Params, device: torch.device) -> TrainResult:
     """Solves for every strength and keeps the one with the best validation accuracy (ties: the lower cross-entropy).
 
     Every view of a train image is a row.
@@ -25,7 +25,7 @@ def fit(data: Data, params: Params, device: torch.device) -> TrainResult:
     same W is Xᵀ (XXᵀ + λN I)⁻¹ Y, which is smaller to solve. Regression values are no logits: one scale for all, chosen
     on validation by cross-entropy, makes them so.
     """
-    train, val = (data.parts[name].to(device) for name in ("train", "val"))
+    train, val = (data.splits[name].to(device) for name in ("train", "val"))
     shaped = knobs(params, data, device)
     rest = build(data.provenance, params.tap, params.weights)
     module = assemble("ridge", data.shape, len(data.classes), shaped, rest).to(device)
@@ -36,7 +36,7 @@ def fit(data: Data, params: Params, device: torch.device) -> TrainResult:
     unseen = standardize(embed(module, val)[:, 0]).double()
     frequencies = torch.bincount(labels, minlength=len(data.classes)).double() / len(labels)
     y = F.one_hot(labels, len(data.classes)).double() - frequencies
-    judge = Labels(params, None).judge
+    evaluate = ClassificationTask(params, None).evaluate
     found: list[tuple[float, float, float, float]] = []
     states: list[dict[str, torch.Tensor]] = []
     for strength, weights in zip(STRENGTHS, _solve(x, y), strict=True):
@@ -44,12 +44,12 @@ def fit(data: Data, params: Params, device: torch.device) -> TrainResult:
         with torch.no_grad():
             linear.weight.copy_((scale * weights.T).float())
             linear.bias.copy_((scale * frequencies).float())
-        found.append((-(judge(module, val).accuracy or 0.0), loss, strength, scale))
+        found.append((-(evaluate(module, val).accuracy or 0.0), loss, strength, scale))
         states.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
     best = min(range(len(found)), key=found.__getitem__)
     module.load_state_dict(states[best])
     module.requires_grad_(False)
-    trained, judged = judge(module, train), judge(module, val)
+    trained, judged = evaluate(module, train), evaluate(module, val)
     history = [Epoch(1, 1, None, trained.loss, judged.loss, trained.accuracy, judged.accuracy)]
     module.eval()
     notes = {"strength": found[best][2], "scale": found[best][3]}

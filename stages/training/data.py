@@ -1,4 +1,4 @@
-"""Features, labels and parts, lined up and checked against each other before anything trains on them."""
+"""Features, labels and splits, lined up and checked against each other before anything trains on them."""
 
 import hashlib
 import json
@@ -20,9 +20,9 @@ from stages.images import batch_views
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
 from stages.params import Params
-from stages.training import mapped, scenes
+from stages.training import mapped
+from stages.training.ground_truth import GroundTruthBoxes, read_ground_truth
 from stages.training.mapped import MappedFeatures
-from stages.training.scenes import GroundTruthBoxes
 
 BATCH = 256  # images that are judged at a time
 BLOCK = 512  # views read at a time: a block of float16 maps in float32 stays small
@@ -51,7 +51,7 @@ class Pixels:
         drawn = batch_views.draw(self.sizes[images], self.augment, torch.default_generator)
         return batch_views.view(x, self.sizes[images], drawn, self.how.crop), drawn.affine(self.how.crop)
 
-    def maps(self, images: torch.Tensor) -> torch.Tensor:
+    def affines(self, images: torch.Tensor) -> torch.Tensor:
         """The maps (n, 2, 3) of evaluation views."""
         return batch_views.centred(self.sizes[images], self.how).affine(self.how.crop)
 
@@ -61,26 +61,26 @@ class Pixels:
 
 
 @dataclass(frozen=True)
-class Part:
-    """The images of one part.
+class SplitData:
+    """The images of one split.
 
     Attributes:
         x: (N, V, …), the features of each view of each image, the first the evaluation view: vectors in float32, maps
             as they are stored, images as uint8 (N, 1, 3, H, W) with padding. On the disk where they are too large.
         y: (N,) int64, positions in the list of classes; where it lies, batches go.
-        rows: (N,) positions in the index.
+        index_positions: (N,) the lines of the index file that the images come from, counted from 0.
         pixels: how images are looked at; None for features.
-        scenes: the objects in the images; None where no head asks for them.
+        ground_truth: the objects in the images; None where the head does not need them.
     """
 
     x: torch.Tensor | MappedFeatures
     y: torch.Tensor
-    rows: list[int]
+    index_positions: list[int]
     pixels: Pixels | None = None
-    scenes: GroundTruthBoxes | None = None
+    ground_truth: GroundTruthBoxes | None = None
 
     @property
-    def evaluation(self) -> torch.Tensor:
+    def evaluation_vectors(self) -> torch.Tensor:
         """(N, D) float32, the evaluation view of each image; of vectors, which are in memory."""
         assert isinstance(self.x, torch.Tensor)
         return self.x[:, 0].float()
@@ -90,45 +90,51 @@ class Part:
         x = self._rows(images, views)
         return x.float() if self.pixels is None else self.pixels.evaluation(x, images)
 
-    def drawn(self, images: torch.Tensor, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What training sees of some images, and where there are scenes, the map (n, 2, 3) from image to view.
+    def training_batch(self, images: torch.Tensor, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What training sees of some images, and with ground truth, the affine map (n, 2, 3) from image to view.
 
         A view of features is one of those that were kept; a view of pixels is drawn anew.
         """
         if self.pixels is None:
-            return self.batch(images, views), self.maps(images, views)
+            return self.batch(images, views), self.affines(images, views)
         x, maps = self.pixels.training(self._rows(images, views), images)
-        return x, None if self.scenes is None else composed(maps, self.scenes.affine[images, 0])
+        return x, None if self.ground_truth is None else composed(maps, self.ground_truth.affine[images, 0])
 
-    def maps(self, images: torch.Tensor, views: torch.Tensor | int = 0) -> torch.Tensor | None:
-        """(n, 2, 3) from pixels of the image to pixels of what `batch` gives; None where there are no scenes."""
-        if self.scenes is None:
+    def affines(self, images: torch.Tensor, views: torch.Tensor | int = 0) -> torch.Tensor | None:
+        """(n, 2, 3) from pixels of the image to pixels of what `batch` gives; None where there is no ground truth."""
+        if self.ground_truth is None:
             return None
-        affine = self.scenes.affine[images, views]
-        return affine if self.pixels is None else composed(self.pixels.maps(images), affine)
+        affine = self.ground_truth.affine[images, views]
+        return affine if self.pixels is None else composed(self.pixels.affines(images), affine)
 
     def shuffled(self) -> torch.Tensor:
         """The positions of all images in random order."""
         return self.x.shuffled() if isinstance(self.x, MappedFeatures) else torch.randperm(len(self.y))
 
-    def places(self) -> tuple[torch.Tensor, ...]:
+    def image_batches(self) -> tuple[torch.Tensor, ...]:
         """The positions of all images, some at a time."""
         found: tuple[torch.Tensor, ...] = torch.arange(len(self.y)).split(BATCH)  # type: ignore[no-untyped-call]
         return found
 
     def batches(self, view: int = 0) -> Iterator[torch.Tensor]:
         """Float32 features of one view of every image, in order, some at a time."""
-        for images in self.places():
+        for images in self.image_batches():
             yield self.batch(images, view)
 
-    def join(self, other: "Part") -> "Part":
+    def join(self, other: "SplitData") -> "SplitData":
         """These images, then those of another part."""
         pixels = self.pixels and other.pixels and self.pixels.join(other.pixels)
-        scenes = self.scenes and other.scenes and self.scenes.join(other.scenes)
-        return Part(_joined(self.x, other.x), torch.cat([self.y, other.y]), self.rows + other.rows, pixels, scenes)
+        ground_truth = self.ground_truth and other.ground_truth and self.ground_truth.join(other.ground_truth)
+        return SplitData(
+            _joined(self.x, other.x),
+            torch.cat([self.y, other.y]),
+            self.index_positions + other.index_positions,
+            pixels,
+            ground_truth,
+        )
 
-    def to(self, device: torch.device) -> "Part":
-        """The part on a device; maps stay where they are and follow batch by batch."""
+    def to(self, device: torch.device) -> "SplitData":
+        """The split on a device; maps stay where they are and follow batch by batch."""
         x = self.x.to(device) if isinstance(self.x, torch.Tensor) and self.x.ndim == 3 else self.x
         return replace(self, x=x, y=self.y.to(device))
 
@@ -137,18 +143,18 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Data:
+class HeadData:
     """All that a head is trained and judged on.
 
     Attributes:
         parts: train, val and test.
         provenance: of the features.
-        identity: a digest of which images, labels and parts these are.
+        identity: a digest of which images, labels and splits these are.
         levels: the shapes of a pyramid's maps, whose numbers stand one after the other in the features.
     """
 
     classes: list[str]
-    parts: dict[str, Part]
+    splits: dict[str, SplitData]
     provenance: dict[str, Any]
     identity: str = ""
     levels: tuple[tuple[int, ...], ...] = ()
@@ -158,13 +164,13 @@ class Data:
         """Of the features of one image: (D,), (C, H, W) or (T, C); of pixels (3, S, S); of a pyramid each map."""
         if self.levels:
             return self.levels
-        if found := self.parts["train"].pixels:
+        if found := self.splits["train"].pixels:
             return 3, found.how.crop, found.how.crop
-        return tuple(self.parts["train"].x.shape[2:])
+        return tuple(self.splits["train"].x.shape[2:])
 
 
-def load(params: Params) -> Data:
-    """The chosen dataset's features, its labels and its parts. Images that cannot be decoded are left out.
+def load(params: Params) -> HeadData:
+    """The chosen dataset's features, its labels and its splits. Images that cannot be decoded are left out.
 
     Raises:
         UserError: a file is missing or damaged, or the features are of another backbone, cut or set of images.
@@ -191,15 +197,17 @@ def load(params: Params) -> Data:
         found = None
         if boxes:
             affine = torch.from_numpy(np.array(features.members["views"])[places])
-            found = scenes.of([rows[place] for place in places], classes, affine, features.provenance["image_size"])
-        made[name] = Part(_rows(layers, places), labels, places, _pixels(features, places, params), found)
-    labelled = [[_said(rows[place]) for place in part.rows] for part in made.values()]
+            found = read_ground_truth(
+                [rows[place] for place in places], classes, affine, features.provenance["image_size"]
+            )
+        made[name] = SplitData(_rows(layers, places), labels, places, _pixels(features, places, params), found)
+    labelled = [[_said(rows[place]) for place in split.index_positions] for split in made.values()]
     identity = hashlib.sha256(json.dumps(labelled).encode()).hexdigest()
-    return Data(classes, made, features.provenance, identity, levels)
+    return HeadData(classes, made, features.provenance, identity, levels)
 
 
-def unlabelled(features: h5.Features, extents: torch.Tensor, params: Params) -> Part:
-    """Images that no index knows as a part, for a head that is to answer; none of them may be undecodable.
+def unlabelled(features: h5.Features, extents: torch.Tensor, params: Params) -> SplitData:
+    """Images that no index lists, for a head that is to answer; none of them may be undecodable.
 
     Args:
         features: of N images.
@@ -211,7 +219,7 @@ def unlabelled(features: h5.Features, extents: torch.Tensor, params: Params) -> 
         affine = torch.from_numpy(np.array(features.members["views"]))
         found = GroundTruthBoxes([], affine, extents, features.provenance["image_size"])
     places = list(range(count))
-    return Part(
+    return SplitData(
         _rows(_layers(features, params)[0], places),
         torch.zeros(count, dtype=torch.long),
         places,
@@ -291,7 +299,7 @@ def _joined(
     first: torch.Tensor | MappedFeatures, second: torch.Tensor | MappedFeatures
 ) -> torch.Tensor | MappedFeatures:
     if isinstance(first, MappedFeatures):
-        assert isinstance(second, MappedFeatures)  # the parts of one file are stored alike
+        assert isinstance(second, MappedFeatures)  # the splits of one file are stored alike
         return first.join(second)
     assert isinstance(second, torch.Tensor)
     return torch.cat([first, second])

@@ -15,7 +15,7 @@ from stages.errors import UserError
 from stages.params import Params
 from stages.training import schedules, tasks
 from stages.training.checkpoint import Checkpoint
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch, score
 from stages.training.model import HeadModel, TrainResult, assemble, embed, knobs
 from stages.training.options import Phase
@@ -49,34 +49,34 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """What the phases of one run share."""
 
     module: HeadModel
-    train: Part
-    val: Part
+    train: SplitData
+    val: SplitData
     params: Params
     task: Task
     checkpoint: Checkpoint
 
 
-def fit(head: str, data: Data, params: Params, device: torch.device, *, last: bool = False) -> TrainResult:
+def fit(head: str, data: HeadData, params: Params, device: torch.device, *, last: bool = False) -> TrainResult:
     """Trains a head, and of the rest of the backbone what each phase unfreezes.
 
-    The best epoch by `monitor` on the validation part is kept, and a phase begins with the best of those before it.
+    The best epoch by `monitor` on the validation split is kept, and a phase begins with the best of those before it.
     The same input gives the same head, bit for bit, on the same machine, killed in the middle or not: an interrupted
     run goes on from its checkpoint. With `last` the last epoch is kept, and validation chooses nothing.
 
     Raises:
         UserError: a phase names a module that the rest has not, or the loss is not finite.
     """
-    train, val = (data.parts[name].to(device) for name in ("train", "val"))
+    train, val = (data.splits[name].to(device) for name in ("train", "val"))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(params.seed)
         module, shaped = start(head, data, train, params, device)
         trained = _trained(module, params)
         task, checkpoint = tasks.of(head, module, shaped, data, params), Checkpoint(inputs(head, data, params, device))
-        run, progress, saved = Run(module, train, val, params, task, checkpoint), Progress(), checkpoint.load()
+        run, progress, saved = TrainingRun(module, train, val, params, task, checkpoint), Progress(), checkpoint.load()
         if saved:
             progress = Progress(**saved["progress"])
             progress.history = [Epoch(**row) for row in saved["history"]]
@@ -94,13 +94,13 @@ def fit(head: str, data: Data, params: Params, device: torch.device, *, last: bo
     return TrainResult(module, progress.history, kept, notes, shaped, trained)
 
 
-def refit(head: str, data: Data, params: Params, device: torch.device, epochs: int) -> TrainResult:
+def refit(head: str, data: HeadData, params: Params, device: torch.device, epochs: int) -> TrainResult:
     """Trains again on train and val together, for as many epochs as val has chosen; the last is kept.
 
     Nothing is left to choose, so that no epoch is scored by more than its loss.
     """
-    both = data.parts["train"].join(data.parts["val"])
-    joined = replace(data, parts=data.parts | {"train": both}, identity=f"{data.identity} trainval")
+    both = data.splits["train"].join(data.splits["val"])
+    joined = replace(data, splits=data.splits | {"train": both}, identity=f"{data.identity} trainval")
     again = params.model_copy(
         update={"epochs": epochs, "early_stopping_patience": epochs, "warmup": min(params.warmup, epochs - 1)}
         | {"monitor": "val_loss"}
@@ -108,7 +108,9 @@ def refit(head: str, data: Data, params: Params, device: torch.device, epochs: i
     return fit(head, joined, again, device, last=True)
 
 
-def start(head: str, data: Data, train: Part, params: Params, device: torch.device) -> tuple[HeadModel, dict[str, Any]]:
+def start(
+    head: str, data: HeadData, train: SplitData, params: Params, device: torch.device
+) -> tuple[HeadModel, dict[str, Any]]:
     """A head before its first step, on its standardised features, and the knobs that shape it."""
     shaped = knobs(params, data, device)
     rest = build(data.provenance, params.tap, params.weights)
@@ -123,7 +125,7 @@ def plan(params: Params) -> list[Phase]:
     return params.phases or [Phase(epochs=params.epochs)]
 
 
-def inputs(head: str, data: Data, params: Params, device: torch.device) -> dict[str, Any]:
+def inputs(head: str, data: HeadData, params: Params, device: torch.device) -> dict[str, Any]:
     """All that a trained head depends on."""
     return {
         "head": head,
@@ -167,7 +169,7 @@ def make_schedule(
     return lr_scheduler.LambdaLR(optimizer, lambda step: schedules.factor(step, steps, epochs, params))
 
 
-def _phase(run: Run, phase: Phase, number: int, progress: Progress, saved: dict[str, Any] | None) -> None:
+def _phase(run: TrainingRun, phase: Phase, number: int, progress: Progress, saved: dict[str, Any] | None) -> None:
     """One phase, from its beginning or from where it was saved."""
     params, module = run.params, run.module
     if progress.state:
@@ -185,7 +187,7 @@ def _phase(run: Run, phase: Phase, number: int, progress: Progress, saved: dict[
             break
         lr = optimizer.param_groups[0]["lr"]
         loss, accuracy = _one_epoch(net, train, optimizer, schedule, params, run.task)
-        judged = judge(net, val, run.task)
+        judged = evaluate(net, val, run.task)
         if not math.isfinite(loss) or not math.isfinite(judged.loss):
             raise UserError(f"The loss is not finite in epoch {epoch}: try a smaller `lr` (now {params.lr:g}).")
         row = Epoch(epoch, number, lr, loss, judged.loss, accuracy, judged.accuracy, judged.map_50)
@@ -195,7 +197,7 @@ def _phase(run: Run, phase: Phase, number: int, progress: Progress, saved: dict[
         run.checkpoint.save(_state(progress, module, optimizer, schedule, run.train.y.device))
 
 
-def _shortest(module: HeadModel, train: Part, val: Part) -> tuple[HeadModel, Part, Part]:
+def _shortest(module: HeadModel, train: SplitData, val: SplitData) -> tuple[HeadModel, SplitData, SplitData]:
     """Where nothing of the rest trains it runs once, and the head trains on what came out.
 
     Not so with pixels, which change every time, and with several maps, which are no single tensor.
@@ -203,13 +205,13 @@ def _shortest(module: HeadModel, train: Part, val: Part) -> tuple[HeadModel, Par
     rest, several = module.rest, module.takes == "pyramid"
     if rest is None or several or train.pixels or any(parameter.requires_grad for parameter in rest.parameters()):
         return module, train, val
-    train, val = (replace(part, x=embed(module, part)) for part in (train, val))
+    train, val = (replace(split, x=embed(module, split)) for split in (train, val))
     return module.without_rest(), train, val
 
 
-def judge(net: nn.Module, part: Part, task: Task) -> EpochScores:
-    """The scores of a part after an epoch."""
-    return task.judge(net, part)
+def evaluate(net: nn.Module, split: SplitData, task: Task) -> EpochScores:
+    """The scores of a split after an epoch."""
+    return task.evaluate(net, split)
 
 
 def step(
@@ -224,11 +226,11 @@ def step(
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         nn.utils.clip_grad_norm_(trained, params.clip_grad)  # what is frozen may hold gradients of an earlier phase
     optimizer.step()
-    return loss.detach(), task.right(found, targets)
+    return loss.detach(), task.correct(found, targets)
 
 
-def draw(train: Part, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One pass over the images of a part in random order, each in a view drawn anew: positions and views of a batch."""
+def draw(train: SplitData, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One pass over the images of a split in random order, each in a random view: indices and views of a batch."""
     images, views = train.x.shape[:2]
     drawn = torch.randint(views, (images,)) if views > 1 else torch.zeros(images, dtype=torch.long)
     for chosen in train.shuffled().split(size):  # type: ignore[no-untyped-call]
@@ -237,7 +239,7 @@ def draw(train: Part, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 def _one_epoch(
     module: nn.Module,
-    train: Part,
+    train: SplitData,
     optimizer: torch.optim.Optimizer,
     schedule: lr_scheduler.LRScheduler,
     params: Params,
@@ -248,7 +250,7 @@ def _one_epoch(
     device = train.y.device
     loss_sum, hits = torch.zeros((), device=device), list[torch.Tensor]()
     for chosen, views in draw(train, params.batch_size):
-        batch, affine = train.drawn(chosen, views)
+        batch, affine = train.training_batch(chosen, views)
         loss, right = step(module, batch, task.targets(train, chosen, views, affine), optimizer, params, task)
         if not isinstance(schedule, lr_scheduler.ReduceLROnPlateau):
             schedule.step()

@@ -20,7 +20,7 @@ from stages.backbones.device import training_precision
 from stages.errors import UserError
 from stages.heads import DETECTION, INPUT_KIND, NAMES, heads_taking
 from stages.params import Params
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch
 from stages.training.rest import Rest, build
 
@@ -28,7 +28,7 @@ SMALLEST = 1e-6  # a deviation: features that are all the same are left alone
 
 
 class Standardize(nn.Module):
-    """(x - mean) / std by channel, with the statistics of the train part, kept with the head.
+    """(x - mean) / std by channel, with the statistics of the train split, kept with the head.
 
     A feature that varies less than is typical (the root mean square of all deviations) is divided by the typical
     deviation: blown up to unit variance, features that are nearly silent in train drown the others on new images.
@@ -100,8 +100,8 @@ class HeadModel(nn.Module):
             return tuple(found.values()) if isinstance(found, dict) else levels(found, self.shape)
         return pooled(found.float()) if self.takes == "vector" else found.float()
 
-    def fit_standardize(self, train: Part) -> None:
-        """Takes the statistics of what the head sees of every view of the train part, in eval mode."""
+    def fit_standardize(self, train: SplitData) -> None:
+        """Takes the statistics of what the head sees of every view of the train split, in eval mode."""
         self.eval()
         ones = list(self.standardize) if isinstance(self.standardize, StandardizeLevels) else [self.standardize]
         with torch.inference_mode():
@@ -160,7 +160,7 @@ class TrainResult:
     trained: int = 0
 
 
-def knobs(params: Params, data: Data, device: torch.device) -> dict[str, Any]:
+def knobs(params: Params, data: HeadData, device: torch.device) -> dict[str, Any]:
     """What shapes a head and how it computes; stored with it, so that it can be built again."""
     heavy = len(data.shape) > 1 or params.tap != "same"
     precision = training_precision(params.precision, device) if heavy else "float32"
@@ -170,16 +170,16 @@ def knobs(params: Params, data: Data, device: torch.device) -> dict[str, Any]:
     shaped |= {"loss": params.loss, "focal_gamma": params.focal_gamma, **params.boxes.model_dump()}
     module = import_module(f"stages.heads.{params.head}")
     if hasattr(module, "prepare"):
-        shaped |= module.prepare(_train_boxes(data.parts["train"]), shaped)
+        shaped |= module.prepare(_train_boxes(data.splits["train"]), shaped)
     return shaped
 
 
-def _train_boxes(train: Part) -> torch.Tensor:
+def _train_boxes(train: SplitData) -> torch.Tensor:
     """The boxes (n, 4) of all images in their evaluation views, in [0, 1]."""
-    assert train.scenes is not None
-    maps = train.maps(torch.arange(len(train.y)))
+    assert train.ground_truth is not None
+    maps = train.affines(torch.arange(len(train.y)))
     assert maps is not None
-    return torch.cat([train.scenes.seen(image, affine)[0] for image, affine in enumerate(maps)])
+    return torch.cat([train.ground_truth.in_view(image, affine)[0] for image, affine in enumerate(maps)])
 
 
 def assemble(
@@ -214,32 +214,32 @@ def assemble(
 
 
 @torch.inference_mode()
-def embed(module: HeadModel, part: Part) -> torch.Tensor:
+def embed(module: HeadModel, split: SplitData) -> torch.Tensor:
     """What the head takes of every view of every image: (N, V, …), in eval mode."""
     module.eval()
-    views = part.x.shape[1]
-    return torch.stack([torch.cat([*map(module.features, part.batches(view))]) for view in range(views)], 1)
+    views = split.x.shape[1]
+    return torch.stack([torch.cat([*map(module.features, split.batches(view))]) for view in range(views)], 1)
 
 
 @torch.inference_mode()
-def outputs(module: nn.Module, part: Part, view: int = 0) -> Iterator[Any]:
-    """What a head gives for one view of every image, a batch of the part at a time, in eval mode."""
+def outputs(module: nn.Module, split: SplitData, view: int = 0) -> Iterator[Any]:
+    """What a head gives for one view of every image, a batch of the split at a time, in eval mode."""
     module.eval()
-    batches = tqdm(part.batches(view), total=len(part.places()), unit=" batches", leave=False, delay=2)
+    batches = tqdm(split.batches(view), total=len(split.image_batches()), unit=" batches", leave=False, delay=2)
     for batch in batches:
         yield module(batch)
 
 
-def logits(module: nn.Module, part: Part, view: int = 0) -> torch.Tensor:
+def logits(module: nn.Module, split: SplitData, view: int = 0) -> torch.Tensor:
     """Logits (N, C) of one view of every image, in eval mode."""
-    return torch.cat(list(outputs(module, part, view)))
+    return torch.cat(list(outputs(module, split, view)))
 
 
-def averaged_logits(module: nn.Module, part: Part, views: int) -> torch.Tensor:
+def averaged_logits(module: nn.Module, split: SplitData, views: int) -> torch.Tensor:
     """Logits (N, C) of the first `views` views of each image: the logarithm of their mean probability."""
-    if views == 1 or not len(part.y):
-        return logits(module, part)
-    each = torch.stack([logits(module, part, view).softmax(1) for view in range(views)]).mean(0)
+    if views == 1 or not len(split.y):
+        return logits(module, split)
+    each = torch.stack([logits(module, split, view).softmax(1) for view in range(views)]).mean(0)
     return each.clamp(min=torch.finfo(each.dtype).tiny).log()
 
 

@@ -5,21 +5,21 @@ from torch.nn import functional as F
 
 from stages.heads.knn import Neighbours
 from stages.params import Params
-from stages.training.data import Data
+from stages.training.data import HeadData
 from stages.training.history import Epoch
 from stages.training.model import Standardize, TrainResult, assemble, embed, knobs
 from stages.training.rest import build
-from stages.training.tasks import Labels
+from stages.training.tasks import ClassificationTask
 
 COUNTS = (1, 3, 5, 10, 20, 50, 100, 200)  # of neighbours that are tried
 
 
-def fit(data: Data, params: Params, device: torch.device) -> TrainResult:
-    """Keeps the vectors of all views of the train part, and the number of neighbours with the best val accuracy.
+def fit(data: HeadData, params: Params, device: torch.device) -> TrainResult:
+    """Keeps the vectors of all views of the train split, and the number of neighbours with the best val accuracy.
 
     Ties go to the lower cross-entropy. The learning rate and the seed play no part.
     """
-    train, val = (data.parts[name].to(device) for name in ("train", "val"))
+    train, val = (data.splits[name].to(device) for name in ("train", "val"))
     images, views = train.x.shape[:2]
     shaped = knobs(params, data, device) | {"rows": images * views, "k": 1}
     rest = build(data.provenance, params.tap, params.weights)
@@ -29,11 +29,11 @@ def fit(data: Data, params: Params, device: torch.device) -> TrainResult:
     standardize.fit([vectors])
     neighbours.vectors.copy_(F.normalize(standardize(vectors)))
     neighbours.labels.copy_(train.y.repeat_interleave(views))
-    judge, found = Labels(params, None).judge, []
+    evaluate, found = ClassificationTask(params, None).evaluate, []
     for neighbours.k in [k for k in COUNTS if k <= images * views]:
-        judged = judge(module, val)
+        judged = evaluate(module, val)
         found.append((-(judged.accuracy or 0.0), judged.loss, neighbours.k))
     accuracy, loss, neighbours.k = min(found)
-    trained = judge(module, train)
+    trained = evaluate(module, train)
     history = [Epoch(1, 1, None, trained.loss, loss, trained.accuracy, -accuracy)]
     return TrainResult(module.eval(), history, 1, {"k": neighbours.k}, shaped | {"k": neighbours.k})

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from stages import files
 from stages.params import Params
 from stages.training import loop, tasks
-from stages.training.data import Data
+from stages.training.data import HeadData
 
 SMOOTHING = 0.95  # of the running mean of the losses
 DIVERGED = 4.0  # times the lowest smoothed loss: the test stops there
@@ -34,7 +34,7 @@ class Point:
     smoothed: float
 
 
-def range_test(head: str, data: Data, params: Params, device: torch.device) -> list[Point]:
+def range_test(head: str, data: HeadData, params: Params, device: torch.device) -> list[Point]:
     """Trains a new head for `lr_sweep.steps` steps, the rate growing evenly on a log scale from `low` to `high`.
 
     What the first phase trains of the rest trains too, its rates in the same proportion to the head's.
@@ -42,7 +42,7 @@ def range_test(head: str, data: Data, params: Params, device: torch.device) -> l
     Returns:
         A point a step, up to where the loss diverges.
     """
-    train, how, points = data.parts["train"].to(device), params.lr_sweep, list[Point]()
+    train, how, points = data.splits["train"].to(device), params.lr_sweep, list[Point]()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(params.seed)
         module, shaped = loop.start(head, data, train, params, device)
@@ -59,7 +59,7 @@ def range_test(head: str, data: Data, params: Params, device: torch.device) -> l
             lr = how.low * (how.high / how.low) ** (number / (how.steps - 1))
             for group, share in zip(optimizer.param_groups, shares, strict=True):
                 group["lr"] = share * lr
-            batch, affine = train.drawn(images, views)
+            batch, affine = train.training_batch(images, views)
             targets = task.targets(train, images, views, affine)
             loss = float(loop.step(module, batch, targets, optimizer, params, task)[0])
             running = SMOOTHING * running + (1 - SMOOTHING) * loss

@@ -15,8 +15,9 @@ from stages.boxes.geometry import Detections
 from stages.heads import DETECTION
 from stages.metrics.detection import area, curves
 from stages.params import Params
-from stages.training import losses, scenes
-from stages.training.data import Data, Part
+from stages.training import losses
+from stages.training.data import HeadData, SplitData
+from stages.training.ground_truth import merge_views
 from stages.training.model import HeadModel, outputs
 
 NMS_IOU = 0.45  # of boxes that are scored while training: no threshold of `decide` may change a head
@@ -24,7 +25,7 @@ KEPT_TARGETS = 1 << 29  # bytes: targets of views that come again are computed o
 
 
 class EpochScores(NamedTuple):
-    """A part's scores after an epoch; None where the task has none, or it was not asked for."""
+    """The scores of a split after an epoch; None where the task has none, or it was not asked for."""
 
     loss: float
     accuracy: float | None = None
@@ -34,45 +35,45 @@ class EpochScores(NamedTuple):
 class Task(Protocol):
     """One of the two below."""
 
-    def targets(self, part: Part, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
+    def targets(self, split: SplitData, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
         """What the head should give for some images in these views."""
 
     def loss(self, found: Any, targets: Any) -> torch.Tensor:
         """The mean loss of a batch."""
 
-    def right(self, found: Any, targets: Any) -> torch.Tensor | None:
+    def correct(self, found: Any, targets: Any) -> torch.Tensor | None:
         """Which of the images of a batch that have a class were told it: (n,) bool; None where none is predicted."""
 
-    def judge(self, net: nn.Module, part: Part) -> EpochScores:
-        """The scores of a part on its evaluation views."""
+    def evaluate(self, net: nn.Module, split: SplitData) -> EpochScores:
+        """The scores of a split on its evaluation views."""
 
 
-class Labels:
+class ClassificationTask:
     """The label of each image."""
 
     def __init__(self, params: Params, weights: torch.Tensor | None) -> None:
         self.params, self.weights = params, weights
 
-    def targets(self, part: Part, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
+    def targets(self, split: SplitData, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
         """(n,) int64."""
-        return part.y[images.to(part.y.device)]
+        return split.y[images.to(split.y.device)]
 
     def loss(self, found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy or focal loss."""
         return losses.loss(found, targets, self.params, self.weights)
 
-    def right(self, found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def correct(self, found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Whose label is the most probable class."""
         return found.argmax(1) == targets
 
-    def judge(self, net: nn.Module, part: Part) -> EpochScores:
+    def evaluate(self, net: nn.Module, split: SplitData) -> EpochScores:
         """Cross-entropy, without smoothing or weights, and accuracy."""
-        found = torch.cat(list(outputs(net, part)))
-        loss = float(F.cross_entropy(found, part.y))
-        return EpochScores(loss, float((found.argmax(1) == part.y).float().mean()))
+        found = torch.cat(list(outputs(net, split)))
+        loss = float(F.cross_entropy(found, split.y))
+        return EpochScores(loss, float((found.argmax(1) == split.y).float().mean()))
 
 
-class Boxes:
+class DetectionTask:
     """The boxes and classes of the objects of each image.
 
     Args:
@@ -89,18 +90,18 @@ class Boxes:
         self._kept: dict[tuple[int, int], Any] = {}
         self._bytes = 0
 
-    def targets(self, part: Part, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
+    def targets(self, split: SplitData, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
         """As the head's own `targets` makes them, stacked over images."""
         assert affine is not None
-        each = [self._targets(part, *place) for place in zip(images.tolist(), views.tolist(), affine, strict=True)]
-        return _to(_stack(each), part.y.device)
+        each = [self._targets(split, *place) for place in zip(images.tolist(), views.tolist(), affine, strict=True)]
+        return _to(_stack(each), split.y.device)
 
     def loss(self, found: Any, targets: Any) -> torch.Tensor:
         """The head's own."""
         loss: torch.Tensor = self.head.loss(found, targets, self.knobs)
         return loss
 
-    def right(self, found: Any, targets: Any) -> torch.Tensor | None:
+    def correct(self, found: Any, targets: Any) -> torch.Tensor | None:
         """Of a head that names one class an image."""
         if not hasattr(self.head, "classified"):
             return None
@@ -108,52 +109,52 @@ class Boxes:
         return right
 
     @torch.inference_mode()
-    def judge(self, net: nn.Module, part: Part) -> EpochScores:
+    def evaluate(self, net: nn.Module, split: SplitData) -> EpochScores:
         """The loss; accuracy of a head that names one class an image; map_50 where `monitor` asks for it."""
         total, right, seen = 0.0, list[torch.Tensor](), list[Detections]()
-        for places, found in zip(part.places(), outputs(net, part), strict=True):
-            wanted = self.targets(part, places, torch.zeros_like(places), part.maps(places))
+        for places, found in zip(split.image_batches(), outputs(net, split), strict=True):
+            wanted = self.targets(split, places, torch.zeros_like(places), split.affines(places))
             total += float(self.loss(found, wanted)) * len(places)
-            if (hits := self.right(found, wanted)) is not None:
+            if (hits := self.correct(found, wanted)) is not None:
                 right.append(hits)
             if self.scored:
-                seen += [scenes.merge([one], NMS_IOU) for one in self._back(part, places, 0, found)]
-        score = self.map_50(part, seen) if self.scored else None
-        return EpochScores(total / len(part.y), share(right), score)
+                seen += [merge_views([one], NMS_IOU) for one in self._back(split, places, 0, found)]
+        score = self.map_50(split, seen) if self.scored else None
+        return EpochScores(total / len(split.y), share(right), score)
 
-    def map_50(self, part: Part, found: Sequence[Detections]) -> float:
+    def map_50(self, split: SplitData, found: Sequence[Detections]) -> float:
         """The mean over classes with objects of the average precision at an IoU of 0.5."""
-        assert part.scenes is not None
-        seen = [area(curve) for curve in curves(part.scenes.truths, found, self.classes) if curve.truths]
+        assert split.ground_truth is not None
+        seen = [area(curve) for curve in curves(split.ground_truth.truths, found, self.classes) if curve.truths]
         return sum(seen) / len(seen) if seen else 0.0
 
     @torch.inference_mode()
-    def find(self, net: nn.Module, part: Part, iou: float, views: int = 1, how: str = "nms") -> list[Detections]:
+    def find(self, net: nn.Module, split: SplitData, iou: float, views: int = 1, how: str = "nms") -> list[Detections]:
         """What is found in the first so many views of each image, in its pixels, merged at this IoU."""
-        each = [list[Detections]() for _ in part.rows]
+        each = [list[Detections]() for _ in split.index_positions]
         for view in range(views):
-            for places, found in zip(part.places(), outputs(net, part, view), strict=True):
-                for image, one in zip(places.tolist(), self._back(part, places, view, found), strict=True):
+            for places, found in zip(split.image_batches(), outputs(net, split, view), strict=True):
+                for image, one in zip(places.tolist(), self._back(split, places, view, found), strict=True):
                     each[image].append(one)
-        return [scenes.merge(found, iou, how) for found in each]
+        return [merge_views(found, iou, how) for found in each]
 
-    def _back(self, part: Part, images: torch.Tensor, view: int, found: Any) -> Iterator[Detections]:
+    def _back(self, split: SplitData, images: torch.Tensor, view: int, found: Any) -> Iterator[Detections]:
         """What the head found in a view of some images, in pixels of each, before suppression."""
-        affine = part.maps(images, view)
-        assert affine is not None and part.scenes is not None
+        affine = split.affines(images, view)
+        assert affine is not None and split.ground_truth is not None
         decoded = self.head.decode(_to(found, torch.device("cpu")), self.knobs)
         for image, one, way in zip(images.tolist(), decoded, affine, strict=True):
-            yield part.scenes.back(image, one, way)
+            yield split.ground_truth.to_image(image, one, way)
 
-    def _targets(self, part: Part, image: int, view: int, affine: torch.Tensor) -> Any:
-        key = part.rows[image], view
+    def _targets(self, split: SplitData, image: int, view: int, affine: torch.Tensor) -> Any:
+        key = split.index_positions[image], view
         if key in self._kept:
             return self._kept[key]
-        assert part.scenes is not None
-        boxes, labels = part.scenes.seen(image, affine)
+        assert split.ground_truth is not None
+        boxes, labels = split.ground_truth.in_view(image, affine)
         made = self.head.targets(boxes, labels, self.knobs, self.shape, self.classes)
         size = sum(tensor.nbytes for tensor in (made if isinstance(made, tuple) else (made,)))
-        if part.pixels is None and self._bytes + size <= KEPT_TARGETS:
+        if split.pixels is None and self._bytes + size <= KEPT_TARGETS:
             self._kept[key] = made
             self._bytes += size
         return made
@@ -165,14 +166,14 @@ def share(right: Sequence[torch.Tensor]) -> float | None:
     return float(each.double().mean()) if len(each) else None
 
 
-def of(head: str, whole: HeadModel, knobs: dict[str, Any], data: Data, params: Params) -> Task:
+def of(head: str, whole: HeadModel, knobs: dict[str, Any], data: HeadData, params: Params) -> Task:
     """The task that a head is for."""
     if head in DETECTION:
-        return Boxes(head, whole, knobs, len(data.classes), params)
-    train = data.parts["train"]
+        return DetectionTask(head, whole, knobs, len(data.classes), params)
+    train = data.splits["train"]
     device = next(iter(whole.state_dict().values())).device
     weights = losses.class_weights(train.y.to(device), len(data.classes), params.class_weights)
-    return Labels(params, weights)
+    return ClassificationTask(params, weights)
 
 
 def _stack(each: Sequence[Any]) -> Any:

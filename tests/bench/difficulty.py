@@ -12,7 +12,7 @@ from PIL import Image
 from stages.datasets import index_file, source, splits
 from stages.params import Params, load
 from stages.training import closed_form, data, loop
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.model import TrainResult, logits
 
 SPLIT_SEEDS = (0, 1, 2)
@@ -25,9 +25,9 @@ def main() -> None:
     rows = index_file.read(params.dataset)
     found, raw = data.load(params), raw_pixels(params, rows)
     whole = {row.sha256: place for place, row in enumerate(rows)}
-    vectors = torch.zeros(len(rows), *found.parts["train"].x.shape[1:])
-    for part in found.parts.values():
-        vectors[part.rows] = part.x
+    vectors = torch.zeros(len(rows), *found.splits["train"].x.shape[1:])
+    for split in found.splits.values():
+        vectors[split.index_positions] = split.x
     print(f"{'split seed':12}{'linear':>8}{'mlp':>8}{'ridge':>8}{'ridge on raw pixels':>22}")
     for seed in SPLIT_SEEDS:
         drawn, _ = splits.draw(rows, params.split.model_copy(update={"seed": seed}))
@@ -54,17 +54,19 @@ def raw_pixels(params: Params, rows: list[index_file.IndexRow]) -> torch.Tensor:
     return torch.from_numpy(np.stack(small).reshape(len(rows), 1, -1)).float() / 255
 
 
-def lined_up(x: torch.Tensor, rows: list[index_file.IndexRow], places: dict[str, list[int]], found: Data) -> Data:
+def lined_up(
+    x: torch.Tensor, rows: list[index_file.IndexRow], places: dict[str, list[int]], found: HeadData
+) -> HeadData:
     """The parts of a split for any vectors."""
     number = {label: place for place, label in enumerate(found.classes)}
     y = torch.tensor([number[row.label] for row in rows])
-    return Data(found.classes, {name: Part(x[at], y[at], at) for name, at in places.items()}, found.provenance)
+    return HeadData(found.classes, {name: SplitData(x[at], y[at], at) for name, at in places.items()}, found.provenance)
 
 
-def top1(head: TrainResult, judged: Data) -> float:
+def top1(head: TrainResult, judged: HeadData) -> float:
     """Accuracy on the test part."""
-    part = judged.parts["test"]
-    return float((logits(head.module, part).argmax(1) == part.y).double().mean())
+    split = judged.splits["test"]
+    return float((logits(head.module, split).argmax(1) == split.y).double().mean())
 
 
 if __name__ == "__main__":

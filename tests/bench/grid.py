@@ -30,7 +30,7 @@ from stages.backbones.device import pick_device
 from stages.heads import grid
 from stages.params import Params, load
 from stages.training import data, loop, model, tasks
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.model import HeadModel
 
 OUT = Path("cache/timings/bench-grid.json")
@@ -69,7 +69,7 @@ def main() -> None:
         f"The plain loop takes {ratios['seconds']:.1f} times the seconds, {ratios['cpu']:.1f} times the CPU seconds; "
         f"map_50 differs by {own['map_50'] - loop['map_50']:+.3f}"
     )
-    about = {"threads": torch.get_num_threads(), "images": len(found.parts["train"].y), "epochs": given.epochs}
+    about = {"threads": torch.get_num_threads(), "images": len(found.splits["train"].y), "epochs": given.epochs}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(about | {"results": results, "ratios": ratios, "rounds": runs}, indent=1) + "\n")
 
@@ -91,23 +91,23 @@ def extract(folder: Path, images: Path) -> None:
         subprocess.run([sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=os.environ | where, check=True)
 
 
-def whole_train(found: Data) -> Data:
+def whole_train(found: HeadData) -> HeadData:
     """Train and val as one part: what a refit trains on."""
-    both = found.parts["train"].join(found.parts["val"])
-    return replace(found, parts=found.parts | {"train": both}, identity="bench")
+    both = found.splits["train"].join(found.splits["val"])
+    return replace(found, splits=found.splits | {"train": both}, identity="bench")
 
 
-def measure(train: Callable[[Data, Params], nn.Module], found: Data, params: Params) -> dict[str, float]:
+def measure(train: Callable[[HeadData, Params], nn.Module], found: HeadData, params: Params) -> dict[str, float]:
     """Seconds of a training, and what its head finds in test."""
     clock, cpu = time.perf_counter(), time.process_time()
     module = train(found, params)
     spent = {"seconds": time.perf_counter() - clock, "cpu": time.process_time() - cpu}
     task = task_of(module, found, params)
-    test = found.parts["test"]
+    test = found.splits["test"]
     return spent | {"map_50": task.map_50(test, task.find(module, test, params.decide.nms_iou))}
 
 
-def ours(found: Data, params: Params) -> nn.Module:
+def ours(found: HeadData, params: Params) -> nn.Module:
     """The trainer, as in a refit."""
     return loop.fit(
         "grid", found, params.model_copy(update={"monitor": "val_loss"}), pick_device("cpu"), last=True
@@ -135,10 +135,10 @@ class Plain(nn.Module):
         return found
 
 
-def plain(found: Data, params: Params) -> nn.Module:
+def plain(found: HeadData, params: Params) -> nn.Module:
     """A loop as one writes it first."""
     torch.manual_seed(params.seed)
-    train, val = found.parts["train"], found.parts["val"]
+    train, val = found.splits["train"], found.splits["val"]
     whole, knobs = loop.start("grid", found, train, params, pick_device("cpu"))
     module = Plain(whole, params, len(found.classes))
     optimizer = torch.optim.AdamW(module.layers.parameters(), params.lr, weight_decay=params.weight_decay)
@@ -159,17 +159,19 @@ def plain(found: Data, params: Params) -> nn.Module:
     return module.eval()
 
 
-def targets(part: Part, images: torch.Tensor, shape: Any, knobs: dict[str, Any]) -> torch.Tensor:
+def targets(split: SplitData, images: torch.Tensor, shape: Any, knobs: dict[str, Any]) -> torch.Tensor:
     """What the head should give for some images."""
-    maps = part.maps(images)
-    assert maps is not None and part.scenes is not None
-    each = [part.scenes.seen(image, affine) for image, affine in zip(images.tolist(), maps, strict=True)]
+    maps = split.affines(images)
+    assert maps is not None and split.ground_truth is not None
+    each = [split.ground_truth.in_view(image, affine) for image, affine in zip(images.tolist(), maps, strict=True)]
     return torch.stack([grid.targets(boxes, labels, knobs, shape, 0) for boxes, labels in each])
 
 
-def task_of(module: Any, found: Data, params: Params) -> tasks.Boxes:
+def task_of(module: Any, found: HeadData, params: Params) -> tasks.DetectionTask:
     """What reads the outputs of either head."""
-    return tasks.Boxes("grid", module, model.knobs(params, found, pick_device("cpu")), len(found.classes), params)
+    return tasks.DetectionTask(
+        "grid", module, model.knobs(params, found, pick_device("cpu")), len(found.classes), params
+    )
 
 
 if __name__ == "__main__":

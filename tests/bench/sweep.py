@@ -21,7 +21,7 @@ from stages.params import Params, load
 from stages.sweep import DECAYS, FACTORS
 from stages.sweeping import many_heads
 from stages.training import data, loop
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.model import TrainResult
 
 OUT = Path("cache/timings/bench-sweep.json")
@@ -53,21 +53,21 @@ def main() -> None:
     OUT.write_text(json.dumps({"threads": torch.get_num_threads(), "results": results}, indent=1) + "\n")
 
 
-def made_up() -> Data:
+def made_up() -> HeadData:
     """Vectors around a centre for each class, which overlap about as much as real ones."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(CLASSES, INPUTS, generator=generator)
 
-    def part(count: int) -> Part:
+    def split(count: int) -> SplitData:
         y = torch.randint(CLASSES, (count,), generator=generator)
         x = centres[y] + SPREAD * torch.randn(count, INPUTS, generator=generator)
-        return Part(x[:, None], y, list(range(count)))
+        return SplitData(x[:, None], y, list(range(count)))
 
     provenance = {"cut": "pooled", "backbone": "made up", "image_size": 224}
-    return Data([str(number) for number in range(CLASSES)], {"train": part(TRAIN), "val": part(VAL)}, provenance)
+    return HeadData([str(number) for number in range(CLASSES)], {"train": split(TRAIN), "val": split(VAL)}, provenance)
 
 
-def measure(params: Params, found: Data, rounds: int) -> dict[str, Any]:
+def measure(params: Params, found: HeadData, rounds: int) -> dict[str, Any]:
     """Medians over the rounds, the ratios taken round by round."""
     settings = [
         params.model_copy(update={"lr": factor * params.lr, "weight_decay": decay})

@@ -29,7 +29,7 @@ from stages.extract import spec
 from stages.features.extraction import Image, Spec, compute_part
 from stages.params import Params, load
 from stages.training import data, loop, tasks
-from stages.training.data import Data
+from stages.training.data import HeadData
 from tests.bench.experiment import make_up
 from tests.bench.store import line, timed
 from tests.bench.sweep import made_up
@@ -79,7 +79,7 @@ def main() -> None:
         }
         compute_part(how, some[: how.batch_size], how.views[:1])  # the backbone is loaded
         rounds = [{name: way() for name, way in ways.items()} for _ in range(given.rounds)]
-    images_of_train = len(found.parts["train"].y)
+    images_of_train = len(found.splits["train"].y)
     for one in rounds:
         one["the backbone in the loop"] = (
             one["ours"] + given.epochs * one.pop("the backbone alone") * images_of_train / count
@@ -101,25 +101,25 @@ def on_made_up(params: Params, home: Path) -> tuple[Spec, list[Image]]:
     return spec(params, home / "images", params.backbone, "random"), some
 
 
-def on_what_is_there(params: Params, found: Data) -> tuple[Spec, list[Image]]:
+def on_what_is_there(params: Params, found: HeadData) -> tuple[Spec, list[Image]]:
     """How the dataset's images of train are extracted, and which."""
     rows = index_file.read(params.dataset)
-    some = [(rows[place].path, rows[place].sha256) for place in found.parts["train"].rows]
+    some = [(rows[place].path, rows[place].sha256) for place in found.splits["train"].index_positions]
     return spec(
         params, source.folder(params.dataset, params.options, params.root), params.backbone, params.weights
     ), some
 
 
-def write(found: Data, path: Path) -> None:
+def write(found: HeadData, path: Path) -> None:
     """The features of train as anyone would keep them."""
-    train = found.parts["train"]
+    train = found.splits["train"]
     with h5py.File(path, "w") as file:
         file["x"], file["y"] = train.x[:, 0].half().numpy(), train.y.numpy()
 
 
-def plain(found: Data, params: Params, path: Path) -> None:
+def plain(found: HeadData, params: Params, path: Path) -> None:
     """The same head, trained on shuffled rows from a DataLoader."""
-    device, train = pick_device(params.device), found.parts["train"]
+    device, train = pick_device(params.device), found.splits["train"]
     module, shaped = loop.start(params.head, found, train, params, device)
     task = tasks.of(params.head, module, shaped, found, params)
     optimizer = loop.make_optimizer([{"params": list(module.head.parameters()), "lr": params.lr}], params)

@@ -15,8 +15,8 @@ from stages.boxes.geometry import Detections, GroundTruth
 from stages.errors import UserError
 from stages.evaluation import detection as judging
 from stages.training import data, model, tasks
-from stages.training.data import Data, Part
-from stages.training.scenes import GroundTruthBoxes
+from stages.training.data import HeadData, SplitData
+from stages.training.ground_truth import GroundTruthBoxes
 from tests.datasets import miniature
 
 Make = Callable[..., Any]
@@ -88,8 +88,8 @@ def test_a_kept_head_finds_identical_boxes(run: Make, monkeypatch: pytest.Monkey
     assert described["classes"] == found.classes == ["cat", "dog"]
     each = []
     for whole in (module, restored):
-        task = tasks.Boxes(chosen.head, whole, described["knobs"], 2, chosen)
-        each.append(task.find(whole, found.parts["test"], 0.45))
+        task = tasks.DetectionTask(chosen.head, whole, described["knobs"], 2, chosen)
+        each.append(task.find(whole, found.splits["test"], 0.45))
     for one, two in zip(*each, strict=True):
         assert all(torch.equal(*pair) for pair in zip(one, two, strict=True))
 
@@ -216,7 +216,7 @@ def test_a_test_part_without_any_object(run: Make) -> None:
 # --- the largest object, by hand
 
 
-def by_hand() -> tuple[Data, list[Detections]]:
+def by_hand() -> tuple[HeadData, list[Detections]]:
     """Views of 100 pixels on images of 200 x 100: squashed, so that x is halved."""
     truths = [
         GroundTruth(torch.tensor([[0.0, 0, 100, 50], [0, 0, 20, 20]]), torch.tensor([1, 0]), *torch.zeros(2, 2).bool()),
@@ -224,14 +224,14 @@ def by_hand() -> tuple[Data, list[Detections]]:
         GroundTruth(torch.tensor([[50.0, 25, 150, 75]]), torch.tensor([0]), *torch.zeros(2, 1).bool()),
     ]
     affine = torch.tensor([[0.5, 0, 0], [0, 1, 0]]).repeat(3, 1, 1, 1)
-    scenes = GroundTruthBoxes(truths, affine, torch.tensor([[200, 100]] * 3), 100)
-    part = Part(torch.zeros(3, 1, 4, 1, 1), torch.zeros(3).long(), [0, 1, 2], None, scenes)
+    ground_truth = GroundTruthBoxes(truths, affine, torch.tensor([[200, 100]] * 3), 100)
+    part = SplitData(torch.zeros(3, 1, 4, 1, 1), torch.zeros(3).long(), [0, 1, 2], None, ground_truth)
     boxes = [[0.0, 0, 100, 50], [5.0, 5, 9, 9], [50.0, 25, 150, 50]]  # right, of no object, the upper half
     found = [
         Detections(torch.tensor([box]), torch.ones(1), torch.tensor([label]))
         for box, label in zip(boxes, (1, 1, 0), strict=True)
     ]
-    return Data(["a", "b"], {"train": part, "val": part, "test": part}, {"image_size": 100}), found
+    return HeadData(["a", "b"], {"train": part, "val": part, "test": part}, {"image_size": 100}), found
 
 
 BOX = {
@@ -247,16 +247,16 @@ BOX = {
 )
 def test_the_scores_of_the_largest_object_by_hand(predict: str, expected: dict[str, float]) -> None:
     made, found = by_hand()
-    assert judging._largest(made.parts["test"], found, made, predict) == pytest.approx(expected)
+    assert judging._largest(made.splits["test"], found, made, predict) == pytest.approx(expected)
 
 
 def test_a_wrong_class_or_a_box_beside_is_not_correct() -> None:
     made, found = by_hand()
     other = [found[0]._replace(labels=torch.tensor([0])), found[1], found[2]]
-    scores = judging._largest(made.parts["test"], other, made, "both")
+    scores = judging._largest(made.splits["test"], other, made, "both")
     assert (scores["accuracy"], scores["correct_at_iou50"]) == (0.5, 0.5)
     aside = [found[0], found[1], found[2]._replace(boxes=torch.tensor([[50.0, 25, 150, 48]]))]
-    assert judging._largest(made.parts["test"], aside, made, "both")["correct_at_iou50"] == 0.5
+    assert judging._largest(made.splits["test"], aside, made, "both")["correct_at_iou50"] == 0.5
 
 
 def test_what_needs_no_training_is_the_mean_box_and_the_commonest_class() -> None:

@@ -8,30 +8,32 @@ import torch
 
 from stages import paths
 from stages.evaluation import nearest
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 
 
-def made(per_class: int = 12, classes: int = 3, size: tuple[int, ...] = (8,)) -> Data:
+def made(per_class: int = 12, classes: int = 3, size: tuple[int, ...] = (8,)) -> HeadData:
     """Classes far apart: the images of train are rows 100, 101, …"""
     generator = torch.Generator().manual_seed(0)
     centres = 5 * torch.randn(classes, *size, generator=generator)
 
-    def part(first: int) -> Part:
+    def split(first: int) -> SplitData:
         y = torch.arange(classes).repeat(per_class)
         x = centres[y] + 0.1 * torch.randn(len(y), *size, generator=generator)
-        return Part(x[:, None], y, list(range(first, first + len(y))))
+        return SplitData(x[:, None], y, list(range(first, first + len(y))))
 
-    return Data(list("abc"), {"train": part(100), "val": part(200), "test": part(300)}, {"views": ["evaluation"]})
+    return HeadData(
+        list("abc"), {"train": split(100), "val": split(200), "test": split(300)}, {"views": ["evaluation"]}
+    )
 
 
 @pytest.mark.parametrize("size", [(8,), (6, 3, 3)])
 def test_the_nearest_are_of_the_same_class_and_the_very_nearest_first(workplace: Path, size: tuple[int, ...]) -> None:
     data = made(size=size)
     found = nearest.find(data, "test")
-    train, test = data.parts["train"], data.parts["test"]
+    train, test = data.splits["train"], data.splits["test"]
     assert found["nearest"].shape == (36, 4) and found["nearest"].min() >= 100 and found["nearest"].max() < 136
     assert (train.y[torch.from_numpy(found["nearest"]) - 100] == test.y[:, None]).all()
-    known, asked = (nearest._vectors(part) - nearest._vectors(train).mean(0) for part in (train, test))
+    known, asked = (nearest._vectors(split) - nearest._vectors(train).mean(0) for split in (train, test))
     by_hand = torch.nn.functional.cosine_similarity(asked[:, None], known[None], dim=2).argmax(1)
     assert (found["nearest"][:, 0] == by_hand.numpy() + 100).all()
 
@@ -39,7 +41,7 @@ def test_the_nearest_are_of_the_same_class_and_the_very_nearest_first(workplace:
 def test_the_map_keeps_classes_together_and_is_drawn_once(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = made(per_class=24)
     found = nearest.find(data, "test")
-    points, y = found["map"], data.parts["test"].y.numpy()
+    points, y = found["map"], data.splits["test"].y.numpy()
     assert points.min() == 0 and points.max() == 1 and (found["mapped"] == np.arange(72)).all()
     distances = np.linalg.norm(points[:, None] - points, axis=2)
     neighbours = distances.argsort(1)[:, 1:6]
@@ -59,8 +61,8 @@ def test_a_damaged_map_is_drawn_again(workplace: Path) -> None:
 def test_a_few_images_have_no_map_and_none_have_nothing(workplace: Path) -> None:
     data = made(per_class=2)
     assert {*nearest.find(data, "test")} == {"nearest"}
-    empty = Part(torch.zeros(0, 1, 8), torch.zeros(0, dtype=torch.int64), [])
-    assert not nearest.find(Data(data.classes, data.parts | {"test": empty}, data.provenance), "test")
+    empty = SplitData(torch.zeros(0, 1, 8), torch.zeros(0, dtype=torch.int64), [])
+    assert not nearest.find(HeadData(data.classes, data.splits | {"test": empty}, data.provenance), "test")
 
 
 def test_a_large_part_is_mapped_evenly(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,9 +36,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     compute = extraction.compute_part
 
-    def counted(spec: Any, part: Any, names: Any) -> Any:
+    def counted(spec: Any, split: Any, names: Any) -> Any:
         seen.append(spec.backbone)
-        return compute(spec, part, names)
+        return compute(spec, split, names)
 
     monkeypatch.setattr(extraction, "compute_part", counted)
     return seen

@@ -11,7 +11,7 @@ from stages import train
 from stages.errors import UserError
 from stages.heads import linear, mlp, ridge
 from stages.training import model
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.model import SMALLEST, Standardize, TrainResult
 
 Make = Callable[..., Any]
@@ -19,16 +19,16 @@ FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "wei
 HEADS = ["linear", "mlp", "ridge", "knn"]
 
 
-def toy(columns: int = 6) -> Data:
+def toy(columns: int = 6) -> HeadData:
     generator = torch.Generator().manual_seed(0)
 
-    def part(count: int) -> Part:
+    def split(count: int) -> SplitData:
         y = torch.arange(count) % 3
         x = torch.randn(count, columns, generator=generator)
         x[:, 0] += 3 * y
-        return Part(100 + 20 * x[:, None], y, list(range(count)))
+        return SplitData(100 + 20 * x[:, None], y, list(range(count)))
 
-    return Data(["a", "b", "c"], {"train": part(48), "val": part(24), "test": part(9)}, FEATURES)
+    return HeadData(["a", "b", "c"], {"train": split(48), "val": split(24), "test": split(9)}, FEATURES)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_features_that_are_all_the_same_are_left_alone() -> None:
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_standardisation_is_of_the_train_part_alone(trained: Make, head: str) -> None:
-    x = toy().parts["train"].evaluation
+    x = toy().splits["train"].evaluation_vectors
     found = trained(head)
     torch.testing.assert_close(found.module.standardize.mean, x.mean(0))
     std = x.std(0, correction=0)
@@ -104,7 +104,7 @@ def test_a_kept_head_gives_identical_logits(trained: Make, workplace: Path, head
     model.store(workplace / "head", found.module, described(head, found))
     torch.manual_seed(99)
     module, description = model.restore(workplace / "head")
-    x = toy().parts["test"].evaluation
+    x = toy().splits["test"].evaluation_vectors
     with torch.inference_mode():
         assert torch.equal(module(x), found.module(x))
     assert not module.training

@@ -11,23 +11,23 @@ from torchvision.models import squeezenet1_1
 from stages.errors import UserError
 from stages.heads import squeezenet
 from stages.training import loop, model
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 
 Make = Callable[..., Any]
 FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
 CPU = torch.device("cpu")
 
 
-def toy(views: int = 1) -> Data:
+def toy(views: int = 1) -> HeadData:
     generator = torch.Generator().manual_seed(0)
 
-    def part(count: int) -> Part:
+    def split(count: int) -> SplitData:
         y = torch.arange(count) % 3
         x = torch.rand(count, views, 8, 5, 5, generator=generator)
         x[torch.arange(count), :, y, 1:4, 2] += 3  # a class shows in a few positions of one channel
-        return Part(x.half(), y, list(range(count)))
+        return SplitData(x.half(), y, list(range(count)))
 
-    return Data(["a", "b", "c"], {"train": part(60), "val": part(30), "test": part(9)}, FEATURES)
+    return HeadData(["a", "b", "c"], {"train": split(60), "val": split(30), "test": split(9)}, FEATURES)
 
 
 @pytest.fixture
@@ -56,16 +56,19 @@ def test_it_learns_from_maps(turned: Make, views: int, precision: str) -> None:
     found = loop.fit("squeezenet", toy(views), turned(precision=precision), CPU)
     assert max(epoch.val_accuracy for epoch in found.history) > 0.9
     assert found.module.precision == precision
-    assert model.logits(found.module, toy(views).parts["test"]).dtype == torch.float32
+    assert model.logits(found.module, toy(views).splits["test"]).dtype == torch.float32
 
 
 def test_maps_are_standardised_by_channel(turned: Make) -> None:
     found = loop.fit("squeezenet", toy(), turned(epochs=1), CPU)
-    x = toy().parts["train"].x.float()[:, 0]
+    x = toy().splits["train"].x.float()[:, 0]
     torch.testing.assert_close(found.module.standardize.mean, x.mean((0, 2, 3)))
 
 
 def test_vectors_are_refused_with_what_fits(turned: Make) -> None:
-    vectors = {name: Part(part.x.mean((-2, -1)).float(), part.y, part.rows) for name, part in toy().parts.items()}
+    vectors = {
+        name: SplitData(split.x.mean((-2, -1)).float(), split.y, split.index_positions)
+        for name, split in toy().splits.items()
+    }
     with pytest.raises(UserError, match=r"squeezenet takes a map.* take cut=map or tap=map, or a head for these"):
-        loop.fit("squeezenet", Data(["a", "b", "c"], vectors, FEATURES), turned(), CPU)
+        loop.fit("squeezenet", HeadData(["a", "b", "c"], vectors, FEATURES), turned(), CPU)

@@ -9,7 +9,7 @@ import torch
 from stages.params import Params
 from stages.sweeping import many_heads
 from stages.training import loop
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.model import TrainResult
 
 CPU = torch.device("cpu")
@@ -17,17 +17,17 @@ Make = Callable[..., Params]
 FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
 
 
-def toy(views: int = 1) -> Data:
+def toy(views: int = 1) -> HeadData:
     """Four classes that overlap, in ten dimensions of unlike scale, a last batch that is smaller than the others."""
     generator = torch.Generator().manual_seed(3)
     centres = torch.randn(4, 10, generator=generator)
 
-    def part(count: int) -> Part:
+    def split(count: int) -> SplitData:
         y = torch.arange(count) % 4
         x = centres[y][:, None] + torch.randn(count, views, 10, generator=generator)
-        return Part(x * torch.arange(1, 11), y, list(range(count)))
+        return SplitData(x * torch.arange(1, 11), y, list(range(count)))
 
-    return Data(list("abcd"), {"train": part(70), "val": part(40), "test": part(4)}, FEATURES)
+    return HeadData(list("abcd"), {"train": split(70), "val": split(40), "test": split(4)}, FEATURES)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def varied(chosen: Params, **axes: list[float]) -> list[Params]:
     return [chosen.model_copy(update={name: axes[name][place] for name in axes}) for place in range(count)]
 
 
-def assert_as_alone(settings: list[Params], data: Data) -> dict[int, TrainResult | None]:
+def assert_as_alone(settings: list[Params], data: HeadData) -> dict[int, TrainResult | None]:
     """Every head has the history, the best epoch and the weights of `train` with its settings."""
     found = dict(many_heads.fit(settings[0].head, data, settings, CPU))
     assert sorted(found) == list(range(len(settings)))
@@ -135,7 +135,7 @@ def test_what_does_not_fit_in_memory_trains_in_turns(turned: Make, monkeypatch: 
     sizes = list[int]()
     train = many_heads._train
 
-    def counted(head: str, data: Data, some: list[Params], device: torch.device) -> Any:
+    def counted(head: str, data: HeadData, some: list[Params], device: torch.device) -> Any:
         sizes.append(len(some))
         return train(head, data, some, device)
 
@@ -164,7 +164,7 @@ def test_the_number_of_cores_does_not_matter(turned: Make) -> None:
 
 def test_the_test_part_plays_no_part(turned: Make) -> None:
     data = toy()
-    other = Data(data.classes, {name: part for name, part in data.parts.items() if name != "test"}, FEATURES)
+    other = HeadData(data.classes, {name: split for name, split in data.splits.items() if name != "test"}, FEATURES)
     settings = varied(turned(head="linear"), lr=[0.01, 0.02])
     one, two = (dict(many_heads.fit("linear", some, settings, CPU)) for some in (data, other))
     assert [head.history for head in one.values() if head] == [head.history for head in two.values() if head]

@@ -15,7 +15,7 @@ import torch
 from stages import paths
 from stages.training import checkpoint, loop
 from stages.training.checkpoint import Checkpoint
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.model import TrainResult
 
 Make = Callable[..., Any]
@@ -39,18 +39,18 @@ class Killed(BaseException):
     """Stands for a signal."""
 
 
-def toy(train: int = 60, columns: int = 8, views: int = 2) -> Data:
+def toy(train: int = 60, columns: int = 8, views: int = 2) -> HeadData:
     generator = torch.Generator().manual_seed(0)
 
-    def part(count: int) -> Part:
+    def split(count: int) -> SplitData:
         y = torch.arange(count) % 3
         x = torch.randn(count, views, columns, generator=generator)
         x[:, :, 0] += y[:, None]
-        return Part(x, y, list(range(count)))
+        return SplitData(x, y, list(range(count)))
 
-    return Data(
+    return HeadData(
         ["a", "b", "c"],
-        {"train": part(train), "val": part(30), "test": part(3)},
+        {"train": split(train), "val": split(30), "test": split(3)},
         {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64},
         "identity",
     )
@@ -69,16 +69,16 @@ def turned(workplace: Path, params: Make, monkeypatch: pytest.MonkeyPatch) -> Ma
 
 def cut_off(monkeypatch: pytest.MonkeyPatch, chosen: Any, after: int) -> None:
     """Trains until so many epochs are kept."""
-    judge, calls = loop.judge, list[int]()
+    evaluate, calls = loop.evaluate, list[int]()
 
-    def counted(module: Any, part: Part, task: Any) -> Any:
+    def counted(module: Any, split: SplitData, task: Any) -> Any:
         calls.append(1)
         if len(calls) > after:
             raise Killed
-        return judge(module, part, task)
+        return evaluate(module, split, task)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "judge", counted)
+        patch.setattr(loop, "evaluate", counted)
         with pytest.raises(Killed):
             loop.fit("mlp", toy(), chosen, CPU)
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from stages.training import closed_form
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.model import TrainResult
 
 CPU = torch.device("cpu")
@@ -19,22 +19,22 @@ FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "wei
 
 
 @pytest.fixture
-def fit(workplace: Path, params: Make) -> Callable[[Data], TrainResult]:
+def fit(workplace: Path, params: Make) -> Callable[[HeadData], TrainResult]:
     """`fit(data)`: ridge with the params of the checkout."""
     return lambda data: closed_form.fit(data, params(head="ridge"), CPU)
 
 
-def toy(columns: int, train: int = 60, val: int = 40, noise: float = 2.0) -> Data:
+def toy(columns: int, train: int = 60, val: int = 40, noise: float = 2.0) -> HeadData:
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(3, columns, generator=generator)
 
-    def part(count: int) -> Part:
+    def split(count: int) -> SplitData:
         y = torch.arange(count) % 3
         y[: count // 5] = 0  # classes of different sizes
         x = centres[y] + noise * torch.randn(count, columns, generator=generator)
-        return Part(5 + 3 * x[:, None], y, list(range(count)))
+        return SplitData(5 + 3 * x[:, None], y, list(range(count)))
 
-    return Data(["a", "b", "c"], {"train": part(train), "val": part(val), "test": part(10)}, FEATURES)
+    return HeadData(["a", "b", "c"], {"train": split(train), "val": split(val), "test": split(10)}, FEATURES)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(30, 8), (8, 30), (10, 10)], ids=["primal", "dual", "square"])
@@ -59,10 +59,10 @@ def test_primal_and_dual_agree() -> None:
 
 
 @pytest.mark.parametrize("columns", [6, 100])
-def test_the_head_is_the_best_strength_on_validation(columns: int, fit: Callable[[Data], TrainResult]) -> None:
+def test_the_head_is_the_best_strength_on_validation(columns: int, fit: Callable[[HeadData], TrainResult]) -> None:
     data = toy(columns)
-    train, val = data.parts["train"], data.parts["val"]
-    x, v = train.evaluation.double().numpy(), val.evaluation.double().numpy()
+    train, val = data.splits["train"], data.splits["val"]
+    x, v = train.evaluation_vectors.double().numpy(), val.evaluation_vectors.double().numpy()
     mean, std = x.mean(0), x.std(0)
     std = std.clip(np.sqrt((std**2).mean()))
     x, v = (x - mean) / std, (v - mean) / std
@@ -80,7 +80,7 @@ def test_the_head_is_the_best_strength_on_validation(columns: int, fit: Callable
     fitted = fit(data)
     assert fitted.notes == {"strength": best[2], "scale": best[3]}
     with torch.inference_mode():
-        logits = fitted.module(val.evaluation)
+        logits = fitted.module(val.evaluation_vectors)
     np.testing.assert_allclose(logits, best[3] * (v @ best[4] + frequencies), rtol=1e-3, atol=1e-3)
     (epoch,) = fitted.history
     assert (epoch.epoch, epoch.lr, fitted.best_epoch) == (1, None, 1)
@@ -99,7 +99,7 @@ def test_the_scale_is_the_one_with_the_lowest_cross_entropy() -> None:
     assert closed_form.SCALES[0] == 1 and closed_form.SCALES[-1] == pytest.approx(1000)
 
 
-def test_the_same_twice_and_the_random_state_is_nothing(fit: Callable[[Data], TrainResult]) -> None:
+def test_the_same_twice_and_the_random_state_is_nothing(fit: Callable[[HeadData], TrainResult]) -> None:
     torch.manual_seed(1)
     one = fit(toy(6))
     torch.manual_seed(2)
@@ -109,27 +109,33 @@ def test_the_same_twice_and_the_random_state_is_nothing(fit: Callable[[Data], Tr
     assert not one.module.training and not any(p.requires_grad for p in one.module.parameters())
 
 
-def test_the_test_part_plays_no_part(fit: Callable[[Data], TrainResult]) -> None:
+def test_the_test_part_plays_no_part(fit: Callable[[HeadData], TrainResult]) -> None:
     data = toy(6)
-    other = Data(data.classes, data.parts | {"test": Part(torch.zeros(0, 1, 6), torch.zeros(0).long(), [])}, FEATURES)
+    other = HeadData(
+        data.classes, data.splits | {"test": SplitData(torch.zeros(0, 1, 6), torch.zeros(0).long(), [])}, FEATURES
+    )
     one, two = fit(data), fit(other)
     assert torch.equal(one.module.head.weight, two.module.head.weight)  # type: ignore[index]
 
 
 @pytest.mark.parametrize("columns", [6, 100])
-def test_every_view_is_a_row(columns: int, fit: Callable[[Data], TrainResult]) -> None:
+def test_every_view_is_a_row(columns: int, fit: Callable[[HeadData], TrainResult]) -> None:
     """V views of N images are solved as one view of V x N images."""
     data, generator = toy(columns, train=40), torch.Generator().manual_seed(3)
-    train, val = data.parts["train"], data.parts["val"]
+    train, val = data.splits["train"], data.splits["val"]
     x = train.x + torch.randn(40, 3, columns, generator=generator)
-    views = Part(x, train.y, train.rows)
-    rows = Part(x.reshape(120, 1, columns), torch.stack([train.y] * 3, 1).flatten(), list(range(120)))
-    noisy = Part(torch.cat([val.x, torch.full_like(val.x, 1e4)], 1), val.y, val.rows)  # beside the evaluation view
-    found = fit(Data(data.classes, {"train": views, "val": noisy}, FEATURES))
-    expected = fit(Data(data.classes, {"train": rows, "val": val}, FEATURES))
+    views = SplitData(x, train.y, train.index_positions)
+    rows = SplitData(x.reshape(120, 1, columns), torch.stack([train.y] * 3, 1).flatten(), list(range(120)))
+    noisy = SplitData(
+        torch.cat([val.x, torch.full_like(val.x, 1e4)], 1), val.y, val.index_positions
+    )  # beside the evaluation view
+    found = fit(HeadData(data.classes, {"train": views, "val": noisy}, FEATURES))
+    expected = fit(HeadData(data.classes, {"train": rows, "val": val}, FEATURES))
     assert found.notes == expected.notes
     for name, tensor in expected.module.state_dict().items():
         assert torch.equal(found.module.state_dict()[name], tensor)
     assert found.history[0].val_loss == expected.history[0].val_loss
-    first = fit(Data(data.classes, {"train": Part(x[:, :1], train.y, train.rows), "val": val}, FEATURES))
+    first = fit(
+        HeadData(data.classes, {"train": SplitData(x[:, :1], train.y, train.index_positions), "val": val}, FEATURES)
+    )
     assert not torch.allclose(first.module.head.weight, found.module.head.weight)  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Features, labels and parts are lined up, or refused with the difference named."""
+"""Features, labels and splits are lined up, or refused with the difference named."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +45,7 @@ def files(workplace: Path, params: Make) -> Make:
         chosen = params(
             dataset="folder", root=str(workplace), backbone="squeezenet1_1", weights="random", cut=cut, **turned
         )
-        split = {part: [sha(n) for n in numbers] for part, numbers in SPLIT.items()}
+        split = {split: [sha(n) for n in numbers] for split, numbers in SPLIT.items()}
         splits.write(paths.split("folder"), split, "by hand", chosen.split)
         shape = (5,) if cut == "pooled" else (5, 2, 2)
         values = np.zeros((len(order), columns, *shape), "f2")
@@ -72,21 +72,25 @@ def files(workplace: Path, params: Make) -> Make:
 def test_rows_labels_and_parts(files: Make) -> None:
     found = data.load(files())
     assert found.classes == ["ant", "bee", "cat"]
-    assert {name: part.rows for name, part in found.parts.items()} == {"train": [0, 1, 3, 6], "val": [2], "test": [5]}
-    assert {name: part.y.tolist() for name, part in found.parts.items()} == {
+    assert {name: split.index_positions for name, split in found.splits.items()} == {
+        "train": [0, 1, 3, 6],
+        "val": [2],
+        "test": [5],
+    }
+    assert {name: split.y.tolist() for name, split in found.splits.items()} == {
         "train": [2, 0, 1, 0],
         "val": [2],  # image 4 cannot be decoded
         "test": [1],
     }
     expected = torch.tensor([0.0, 1, 3, 6])[:, None, None] + torch.arange(5) / 8
-    assert found.parts["train"].x.dtype == torch.float32
-    torch.testing.assert_close(found.parts["train"].x, expected, rtol=0, atol=0)
+    assert found.splits["train"].x.dtype == torch.float32
+    torch.testing.assert_close(found.splits["train"].x, expected, rtol=0, atol=0)
     assert found.provenance == PROVENANCE
 
 
 def test_a_map_is_kept_as_stored_for_a_head_that_takes_one(files: Make) -> None:
     found = data.load(files(cut="map", head="squeezenet"))
-    train = found.parts["train"]
+    train = found.splits["train"]
     assert found.shape == (5, 2, 2) and train.x.dtype == torch.float16
     batch = train.batch(torch.tensor([2, 0]))
     assert batch.dtype == torch.float32 and batch.shape == (2, 5, 2, 2)
@@ -102,7 +106,7 @@ def test_a_map_becomes_its_mean_over_positions(files: Make, monkeypatch: pytest.
     monkeypatch.setattr(data, "BLOCK", 3)
     found = data.load(files(cut="map"))
     expected = torch.tensor([0.0, 1, 3, 6])[:, None, None] + (4 * torch.arange(5) + 1.5) / 8
-    torch.testing.assert_close(found.parts["train"].x, expected, rtol=0, atol=2e-3)
+    torch.testing.assert_close(found.splits["train"].x, expected, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -143,14 +147,14 @@ def test_every_view_is_a_vector(files: Make, cut: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(data, "BLOCK", 2)
     names = ["evaluation", "a", "b"]
     chosen = files(provenance=PROVENANCE | {"cut": cut, "views": names}, cut=cut, columns=3, views=3)
-    found = data.load(chosen).parts
-    assert {name: tuple(part.x.shape) for name, part in found.items()} == {
+    found = data.load(chosen).splits
+    assert {name: tuple(split.x.shape) for name, split in found.items()} == {
         "train": (4, 3, 5), "val": (1, 3, 5), "test": (1, 3, 5),
     }  # fmt: skip
     channels = torch.arange(5) / 8 if cut == "pooled" else (4 * torch.arange(5) + 1.5) / 8
     images, views = torch.tensor([0.0, 1, 3, 6])[:, None, None], 10 * torch.arange(3)[:, None]
     torch.testing.assert_close(found["train"].x, images + views + channels, rtol=0, atol=1e-2)
-    assert torch.equal(found["train"].evaluation, found["train"].x[:, 0])
+    assert torch.equal(found["train"].evaluation_vectors, found["train"].x[:, 0])
 
 
 def test_an_automatic_size_takes_what_there_is(files: Make) -> None:

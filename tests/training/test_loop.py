@@ -9,26 +9,26 @@ import torch
 from stages.errors import UserError
 from stages.heads import linear
 from stages.training import loop
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.model import HeadModel, Standardize, TrainResult
-from stages.training.tasks import EpochScores, Labels, Task
+from stages.training.tasks import ClassificationTask, EpochScores, Task
 
 CPU = torch.device("cpu")
 Make = Callable[..., Any]
 FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
 
 
-def toy(noise: float = 0.3, train: int = 60, val: int = 30, seed: int = 0) -> Data:
+def toy(noise: float = 0.3, train: int = 60, val: int = 30, seed: int = 0) -> HeadData:
     """Three classes in eight dimensions; with little noise they are separable."""
     generator = torch.Generator().manual_seed(seed)
     centres = 6 * torch.nn.functional.one_hot(torch.arange(3), 8).float()
 
-    def part(count: int) -> Part:
+    def split(count: int) -> SplitData:
         y = torch.arange(count) % 3
         x = centres[y] + noise * torch.randn(count, 8, generator=generator)
-        return Part(x[:, None], y, list(range(count)))
+        return SplitData(x[:, None], y, list(range(count)))
 
-    return Data(["a", "b", "c"], {"train": part(train), "val": part(val), "test": part(3)}, FEATURES)
+    return HeadData(["a", "b", "c"], {"train": split(train), "val": split(val), "test": split(3)}, FEATURES)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def turned(workplace: Any, params: Make) -> Make:
     return make
 
 
-def fit(chosen: Any, data: Data | None = None) -> TrainResult:
+def fit(chosen: Any, data: HeadData | None = None) -> TrainResult:
     return loop.fit(chosen.head, data or toy(), chosen, CPU)
 
 
@@ -76,11 +76,11 @@ def test_the_best_epoch_is_kept(turned: Make, monkeypatch: pytest.MonkeyPatch, m
     told = map(EpochScores, losses, accuracies)
     states: list[dict[str, torch.Tensor]] = []
 
-    def judge(module: torch.nn.Module, part: Part, task: Task) -> EpochScores:
+    def evaluate(module: torch.nn.Module, split: SplitData, task: Task) -> EpochScores:
         states.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
         return next(told)
 
-    monkeypatch.setattr(loop, "judge", judge)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     found = fit(turned(epochs=6, monitor=monitor))
     # of the accuracies 0.9 in epochs 3, 5 and 6 the one with the lowest loss
     assert found.best_epoch == {"val_loss": 4, "val_accuracy": 5}[monitor]
@@ -92,14 +92,14 @@ def test_the_best_epoch_is_kept(turned: Make, monkeypatch: pytest.MonkeyPatch, m
 
 def test_it_stops_early(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     told = map(EpochScores, [0.9, 0.5, 0.6, 0.6, 0.6, 0.1], [0.1, 0.1, 0.1, 0.1, 0.1, 0.9])
-    monkeypatch.setattr(loop, "judge", lambda module, part, task: next(told))
+    monkeypatch.setattr(loop, "evaluate", lambda module, split, task: next(told))
     found = fit(turned(epochs=50, early_stopping_patience=3))
     assert len(found.history) == 5  # three epochs without a better one than the second
     assert found.best_epoch == 2
 
 
 def test_plateau_lowers_the_rate(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "judge", lambda module, part, task: EpochScores(1.0, 0.5))
+    monkeypatch.setattr(loop, "evaluate", lambda module, split, task: EpochScores(1.0, 0.5))
     chosen = turned(epochs=8, schedule="plateau", plateau_factor=0.5, plateau_patience=2, lr=0.08)
     rates = [epoch.lr for epoch in fit(chosen).history]
     assert rates == pytest.approx([0.08, 0.08, 0.08, 0.08, 0.04, 0.04, 0.04, 0.02])
@@ -131,11 +131,11 @@ def test_the_losses_of_the_first_epoch(turned: Make) -> None:
     """With a rate of next to nothing the loss of training is the cross-entropy of the first weights."""
     data = toy()
     found = fit(turned(lr=1e-12, epochs=1, schedule="constant"), data)
-    task = Labels(turned(), None)
-    loss, accuracy, _ = task.judge(found.module, data.parts["train"])
+    task = ClassificationTask(turned(), None)
+    loss, accuracy, _ = task.evaluate(found.module, data.splits["train"])
     assert found.history[0].train_loss == pytest.approx(loss, rel=1e-5)
     assert found.history[0].train_accuracy == pytest.approx(accuracy)
-    assert found.history[0].val_loss == pytest.approx(task.judge(found.module, data.parts["val"]).loss, rel=1e-5)
+    assert found.history[0].val_loss == pytest.approx(task.evaluate(found.module, data.splits["val"]).loss, rel=1e-5)
 
 
 def test_label_smoothing_is_in_the_training_loss_alone(turned: Make) -> None:
@@ -151,7 +151,9 @@ def test_a_loss_that_is_not_finite_names_the_rate(turned: Make) -> None:
 
 def test_the_test_part_plays_no_part(turned: Make) -> None:
     data = toy()
-    other = Data(data.classes, data.parts | {"test": Part(torch.zeros(0, 1, 8), torch.zeros(0).long(), [])}, FEATURES)
+    other = HeadData(
+        data.classes, data.splits | {"test": SplitData(torch.zeros(0, 1, 8), torch.zeros(0).long(), [])}, FEATURES
+    )
     assert fit(turned(), data).history == fit(turned(), other).history
 
 
@@ -161,9 +163,9 @@ def test_a_last_batch_of_one(turned: Make) -> None:
 
 def test_judge_counts_by_hand(turned: Make) -> None:
     x = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.0]]])
-    part = Part(x, torch.tensor([0, 1, 1]), [0, 1, 2])
+    split = SplitData(x, torch.tensor([0, 1, 1]), [0, 1, 2])
     whole = HeadModel(torch.nn.Identity(), Standardize(2), shape=(2,), takes="vector", precision="float32")
-    loss, accuracy, _ = Labels(turned(), None).judge(whole, part)
+    loss, accuracy, _ = ClassificationTask(turned(), None).evaluate(whole, split)
     assert accuracy == pytest.approx(2 / 3)
     assert loss == pytest.approx((0.126928 + 0.313262 + 1.313262) / 3, rel=1e-5)
 
@@ -171,14 +173,14 @@ def test_judge_counts_by_hand(turned: Make) -> None:
 # --- several views
 
 
-def viewed(views: int, carrier: int, seed: int = 0) -> Data:
+def viewed(views: int, carrier: int, seed: int = 0) -> HeadData:
     """The toy set in which one view carries the class, in train; all others are the same for every class."""
     made = {}
-    for name, part in toy(seed=seed).parts.items():
-        x = torch.zeros(len(part.y), views, 8)
-        x[:, carrier] = part.evaluation
-        made[name] = Part(x if name == "train" else part.x.expand(-1, views, -1), part.y, part.rows)
-    return Data(["a", "b", "c"], made, FEATURES)
+    for name, split in toy(seed=seed).splits.items():
+        x = torch.zeros(len(split.y), views, 8)
+        x[:, carrier] = split.evaluation_vectors
+        made[name] = SplitData(x if name == "train" else split.x.expand(-1, views, -1), split.y, split.index_positions)
+    return HeadData(["a", "b", "c"], made, FEATURES)
 
 
 @pytest.mark.parametrize("carrier", [0, 1, 2])
@@ -192,7 +194,7 @@ def test_each_image_is_drawn_once_an_epoch_in_a_view_of_its_own(turned: Make, mo
     """Features that say which image and view they are of."""
     images, views, seen = 50, 4, list[torch.Tensor]()
     x = torch.stack(torch.meshgrid(torch.arange(images), torch.arange(views), indexing="ij"), 2).float()
-    train = Part(x, torch.arange(images) % 3, list(range(images)))
+    train = SplitData(x, torch.arange(images) % 3, list(range(images)))
 
     class Spy(torch.nn.Linear):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
@@ -200,7 +202,7 @@ def test_each_image_is_drawn_once_an_epoch_in_a_view_of_its_own(turned: Make, mo
                 seen.append(batch.clone())
             return super().forward(batch)
 
-    data = Data(["a", "b", "c"], {"train": train, "val": train, "test": train}, FEATURES)
+    data = HeadData(["a", "b", "c"], {"train": train, "val": train, "test": train}, FEATURES)
     chosen = turned(epochs=40, standardize=False, lr=1e-9)
     monkeypatch.setattr(linear, "build", lambda shape, classes, knobs: Spy(shape[0], classes))
     fit(chosen, data)
@@ -216,8 +218,10 @@ def test_each_image_is_drawn_once_an_epoch_in_a_view_of_its_own(turned: Make, mo
 def test_training_with_views_is_bit_identical_twice(turned: Make) -> None:
     generator = torch.Generator().manual_seed(5)
     plain = toy(noise=2.0)
-    x = plain.parts["train"].x + torch.randn(60, 4, 8, generator=generator)
-    data = Data(plain.classes, plain.parts | {"train": Part(x, plain.parts["train"].y, list(range(60)))}, FEATURES)
+    x = plain.splits["train"].x + torch.randn(60, 4, 8, generator=generator)
+    data = HeadData(
+        plain.classes, plain.splits | {"train": SplitData(x, plain.splits["train"].y, list(range(60)))}, FEATURES
+    )
     torch.manual_seed(1)
     one = fit(turned(head="mlp"), data)
     torch.manual_seed(2)
@@ -245,14 +249,16 @@ def test_with_one_view_nothing_is_drawn(turned: Make, monkeypatch: pytest.Monkey
 def test_standardisation_is_of_all_views(turned: Make) -> None:
     x = torch.randn(60, 3, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5, 9])[:, None] + 2
     plain = toy()
-    data = Data(plain.classes, plain.parts | {"train": Part(x, plain.parts["train"].y, list(range(60)))}, FEATURES)
+    data = HeadData(
+        plain.classes, plain.splits | {"train": SplitData(x, plain.splits["train"].y, list(range(60)))}, FEATURES
+    )
     found = fit(turned(epochs=1), data)
     torch.testing.assert_close(found.module.standardize.mean, x.flatten(0, 1).mean(0))
 
 
 def test_validation_sees_the_evaluation_view_alone(turned: Make) -> None:
     plain = toy()
-    val = plain.parts["val"]
+    val = plain.splits["val"]
     noisy = torch.cat([val.x, torch.full((len(val.y), 2, 8), 1e3)], 1)
-    other = Data(plain.classes, plain.parts | {"val": Part(noisy, val.y, val.rows)}, FEATURES)
+    other = HeadData(plain.classes, plain.splits | {"val": SplitData(noisy, val.y, val.index_positions)}, FEATURES)
     assert fit(turned(), other).history == fit(turned(), plain).history

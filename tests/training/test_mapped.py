@@ -17,7 +17,7 @@ from stages.datasets import index_file, splits
 from stages.datasets.index_file import IndexRow
 from stages.features import h5
 from stages.training import data, loop, mapped
-from stages.training.data import Data
+from stages.training.data import HeadData
 from stages.training.mapped import NEIGHBOURS, MappedFeatures
 from stages.training.model import logits
 
@@ -70,11 +70,11 @@ def files(workplace: Path, params: Make) -> Make:
     return make
 
 
-def on_disk(params: Any, monkeypatch: pytest.MonkeyPatch, room: int = 0) -> Data:
+def on_disk(params: Any, monkeypatch: pytest.MonkeyPatch, room: int = 0) -> HeadData:
     with monkeypatch.context() as patch:
         patch.setattr(mapped, "room", lambda: room)
         found = data.load(params)
-    assert all(isinstance(part.x, MappedFeatures) for part in found.parts.values())
+    assert all(isinstance(split.x, MappedFeatures) for split in found.splits.values())
     return found
 
 
@@ -83,12 +83,12 @@ def test_batches_are_those_of_memory(files: Make, monkeypatch: pytest.MonkeyPatc
     memory, disk = data.load(chosen), on_disk(chosen, monkeypatch)
     assert disk.shape == memory.shape and disk.identity == memory.identity
     images, views = torch.randint(200, (50,)), torch.randint(3, (50,))
-    for name, part in memory.parts.items():
-        other = disk.parts[name]
-        assert isinstance(part.x, torch.Tensor) and tuple(other.x.shape) == tuple(part.x.shape)
+    for name, split in memory.splits.items():
+        other = disk.splits[name]
+        assert isinstance(split.x, torch.Tensor) and tuple(other.x.shape) == tuple(split.x.shape)
         for view in range(3):
-            assert torch.equal(torch.cat([*other.batches(view)]), torch.cat([*part.batches(view)]))
-    both = [found.parts["train"].join(found.parts["val"]) for found in (memory, disk)]
+            assert torch.equal(torch.cat([*other.batches(view)]), torch.cat([*split.batches(view)]))
+    both = [found.splits["train"].join(found.splits["val"]) for found in (memory, disk)]
     assert torch.equal(both[0].batch(images + 80, views), both[1].batch(images + 80, views))
 
 
@@ -125,7 +125,7 @@ def test_a_head_scores_as_from_memory(files: Make, monkeypatch: pytest.MonkeyPat
     scores = []
     for found in (data.load(chosen), on_disk(chosen, monkeypatch)):
         fitted = loop.fit("squeezenet", found, chosen, torch.device("cpu"))
-        test = found.parts["test"]
+        test = found.splits["test"]
         scores.append(float((logits(fitted.module, test).argmax(1) == test.y).float().mean()))
     assert min(scores) > 0.8 and abs(scores[0] - scores[1]) < 0.06
 

@@ -9,24 +9,24 @@ import pytest
 import torch
 
 from stages.training import neighbours
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.model import logits
-from stages.training.tasks import EpochScores, Labels
+from stages.training.tasks import ClassificationTask, EpochScores
 
 CPU = torch.device("cpu")
 FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
 
 
-def part(count: int, noise: float, views: int = 1, seed: int = 0) -> Part:
+def split(count: int, noise: float, views: int = 1, seed: int = 0) -> SplitData:
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(count) % 4
     centres = 3 * torch.nn.functional.one_hot(y, 6)[:, None]
-    return Part(centres + noise * torch.randn(count, views, 6, generator=generator), y, list(range(count)))
+    return SplitData(centres + noise * torch.randn(count, views, 6, generator=generator), y, list(range(count)))
 
 
-def data(noise: float, views: int = 1) -> Data:
-    parts = {"train": part(80, noise, views), "val": part(60, noise, seed=1), "test": part(20, noise, seed=2)}
-    return Data(list("abcd"), parts, FEATURES)
+def data(noise: float, views: int = 1) -> HeadData:
+    splits = {"train": split(80, noise, views), "val": split(60, noise, seed=1), "test": split(20, noise, seed=2)}
+    return HeadData(list("abcd"), splits, FEATURES)
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def chosen(workplace: Path, params: Callable[..., Any]) -> Any:
 def test_votes_by_hand(chosen: Any, views: int) -> None:
     found = neighbours.fit(data(1.5, views), chosen, CPU)
     k, standardize = found.notes["k"], found.module.standardize
-    train = part(80, 1.5, views)
+    train = split(80, 1.5, views)
     vectors = standardize(train.x.flatten(0, 1)).double().numpy()
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    test = part(20, 1.5, seed=2)
+    test = split(20, 1.5, seed=2)
     expected = np.zeros((20, 4))
-    for row, x in enumerate(standardize(test.evaluation).double().numpy()):
+    for row, x in enumerate(standardize(test.evaluation_vectors).double().numpy()):
         similarity = vectors @ (x / np.linalg.norm(x))
         near = np.argsort(-similarity)[:k]
         for place in near:
@@ -55,7 +55,7 @@ def test_votes_by_hand(chosen: Any, views: int) -> None:
 def test_the_best_number_on_validation_is_kept(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     told = map(EpochScores, [0.9, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1], [0.5, 0.7, 0.7, 0.6, 0.6, 0.6, 1.0])
     monkeypatch.setattr(
-        Labels, "judge", lambda self, net, part: next(told)
+        ClassificationTask, "evaluate", lambda self, net, split: next(told)
     )  # 1, 3, 5, 10, 20, 50 fit into 80, then train
     found = neighbours.fit(data(1.0), chosen, CPU)
     assert found.notes == {"k": 5} and found.knobs["k"] == 5

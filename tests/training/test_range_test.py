@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stages.training import loop, range_test
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.range_test import Point, suggestions
 
 Make = Callable[..., Any]
@@ -16,16 +16,16 @@ FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "wei
 CPU = torch.device("cpu")
 
 
-def toy(noise: float = 1.0) -> Data:
+def toy(noise: float = 1.0) -> HeadData:
     generator = torch.Generator().manual_seed(0)
     centres = 6 * torch.nn.functional.one_hot(torch.arange(3), 8).float()
 
-    def part(count: int) -> Part:
+    def split(count: int) -> SplitData:
         y = torch.arange(count) % 3
         x = centres[y] + noise * torch.randn(count, 8, generator=generator)
-        return Part(x[:, None].expand(-1, 2, -1).clone(), y, list(range(count)))
+        return SplitData(x[:, None].expand(-1, 2, -1).clone(), y, list(range(count)))
 
-    return Data(["a", "b", "c"], {"train": part(60), "val": part(30), "test": part(3)}, FEATURES)
+    return HeadData(["a", "b", "c"], {"train": split(60), "val": split(30), "test": split(3)}, FEATURES)
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from torchvision import models
 from stages.boxes.geometry import Detections, GroundTruth
 from stages.errors import UserError
 from stages.training import loop, model, tasks
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
+from stages.training.ground_truth import GroundTruthBoxes
 from stages.training.model import HeadModel
-from stages.training.scenes import GroundTruthBoxes
 from tests.backbones.networks import output_of, randomised
 
 Make = Callable[..., Any]
@@ -61,31 +61,33 @@ def scenes_of(truths: list[GroundTruth], views: int = 1) -> GroundTruthBoxes:
     return GroundTruthBoxes(truths, maps.repeat(len(truths), 1, 1, 1), torch.full((len(truths), 2), SIZE), SIZE)
 
 
-def part(x: torch.Tensor, truths: list[GroundTruth], first: int = 0) -> Part:
+def split(x: torch.Tensor, truths: list[GroundTruth], first: int = 0) -> SplitData:
     rows = list(range(first, first + len(truths)))
-    return Part(x, torch.zeros(len(x), dtype=torch.long), rows, None, scenes_of(truths, x.shape[1]))
+    return SplitData(x, torch.zeros(len(x), dtype=torch.long), rows, None, scenes_of(truths, x.shape[1]))
 
 
-def on_maps(shape: tuple[int, ...] = (CHANNELS, SIDE, SIDE), *, views: int = 1, **truths: list[GroundTruth]) -> Data:
-    """Features at random; the scenes of a part are those given, or made up."""
-    parts, first = {}, 0
+def on_maps(
+    shape: tuple[int, ...] = (CHANNELS, SIDE, SIDE), *, views: int = 1, **truths: list[GroundTruth]
+) -> HeadData:
+    """Random features; the objects of a split are the given ones, or made up."""
+    splits, first = {}, 0
     for name, count in (("train", TRAIN), ("val", VAL), ("test", VAL)):
         seen = truths.get(name) or [scene(number) for number in range(first, first + count)]
         x = torch.randn(len(seen), views, *shape, generator=torch.Generator().manual_seed(first))
-        parts[name] = part(x, seen, first)
+        splits[name] = split(x, seen, first)
         first += len(seen)
-    return Data(
-        ["ant", "bee", "cat"], parts, {"cut": "map", "backbone": "resnet18", "weights": "random", "image_size": SIZE}
+    return HeadData(
+        ["ant", "bee", "cat"], splits, {"cut": "map", "backbone": "resnet18", "weights": "random", "image_size": SIZE}
     )
 
 
-def pyramid() -> Data:
+def pyramid() -> HeadData:
     numbers = sum(channels * height * width for channels, height, width in PYRAMID)
     return replace(on_maps((numbers,)), levels=PYRAMID)
 
 
-def boxes_task(found: model.TrainResult, head: str, data: Data, chosen: Any) -> tasks.Boxes:
-    return tasks.Boxes(head, found.module, found.knobs, len(data.classes), chosen)
+def boxes_task(found: model.TrainResult, head: str, data: HeadData, chosen: Any) -> tasks.DetectionTask:
+    return tasks.DetectionTask(head, found.module, found.knobs, len(data.classes), chosen)
 
 
 # --- training
@@ -94,15 +96,15 @@ def boxes_task(found: model.TrainResult, head: str, data: Data, chosen: Any) -> 
 @pytest.mark.parametrize("head", [*HEADS, "multiscale"])
 def test_a_head_learns_its_scenes_by_heart(turned: Make, head: str) -> None:
     data = on_maps() if head in HEADS else pyramid()
-    data = replace(data, parts=data.parts | {"val": data.parts["train"]})
+    data = replace(data, splits=data.splits | {"val": data.splits["train"]})
     cut = "map" if head in HEADS else "pyramid"
     chosen = turned(head=head, cut=cut, epochs=60, hidden=32, monitor="val_map_50")
     found = loop.fit(head, data, chosen, CPU)
     scores = [epoch.val_map_50 for epoch in found.history]
     assert scores[found.best_epoch - 1] == max(score for score in scores if score is not None)
     task = boxes_task(found, head, data, chosen)
-    seen = task.find(found.module, data.parts["train"], tasks.NMS_IOU)
-    assert task.map_50(data.parts["train"], seen) == scores[found.best_epoch - 1]
+    seen = task.find(found.module, data.splits["train"], tasks.NMS_IOU)
+    assert task.map_50(data.splits["train"], seen) == scores[found.best_epoch - 1]
     if head != "largest":  # which finds one object an image
         assert max(score for score in scores if score is not None) > 0.8
 
@@ -136,8 +138,8 @@ def test_a_head_on_cached_maps_trains_as_behind_the_frozen_backbone_image_by_ima
         maps = trunk(model, images)[:, None].clone()
     extracted = time.perf_counter() - began
     data = on_maps()
-    data.parts["train"], data.parts["val"] = (
-        replace(data.parts[name], x=x) for name, x in (("train", maps[:TRAIN]), ("val", maps[TRAIN:]))
+    data.splits["train"], data.splits["val"] = (
+        replace(data.splits[name], x=x) for name, x in (("train", maps[:TRAIN]), ("val", maps[TRAIN:]))
     )
     chosen = turned(head="grid", optimizer="sgd", weight_decay=0.0, standardize=False)
     began = time.perf_counter()
@@ -146,16 +148,16 @@ def test_a_head_on_cached_maps_trains_as_behind_the_frozen_backbone_image_by_ima
 
     began = time.perf_counter()
     torch.manual_seed(chosen.seed)
-    module, knobs = loop.start("grid", data, data.parts["train"], chosen, CPU)
-    task = tasks.Boxes("grid", module, knobs, len(data.classes), chosen)
+    module, knobs = loop.start("grid", data, data.splits["train"], chosen, CPU)
+    task = tasks.DetectionTask("grid", module, knobs, len(data.classes), chosen)
     optimizer = torch.optim.SGD(module.head.parameters(), lr=chosen.lr, momentum=chosen.momentum)
     for row in cached.history:
         total = 0.0
         for places in torch.randperm(TRAIN).split(chosen.batch_size):  # type: ignore[no-untyped-call]
             with torch.inference_mode():
                 each = [trunk(model, images[[place]]) for place in places.tolist()]
-            affine = data.parts["train"].maps(places)
-            targets = task.targets(data.parts["train"], places, torch.zeros_like(places), affine)
+            affine = data.splits["train"].affines(places)
+            targets = task.targets(data.splits["train"], places, torch.zeros_like(places), affine)
             loss = task.loss(module(torch.cat(each).clone()), targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -177,10 +179,10 @@ def test_a_head_on_cached_maps_trains_as_behind_the_frozen_backbone_image_by_ima
 
 def test_a_refit_trains_on_train_and_val_for_the_chosen_epochs(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     data, chosen = on_maps(views=2), turned(refit="trainval", epochs=5)
-    seen: list[Part] = []
+    seen: list[SplitData] = []
     one_epoch = loop._one_epoch
 
-    def spy(module: nn.Module, train: Part, *rest: Any) -> Any:
+    def spy(module: nn.Module, train: SplitData, *rest: Any) -> Any:
         seen.append(train)
         return one_epoch(module, train, *rest)
 
@@ -189,18 +191,18 @@ def test_a_refit_trains_on_train_and_val_for_the_chosen_epochs(turned: Make, mon
     assert found.best_epoch == len(found.history) == len(seen) == 3
     assert {len(train.y) for train in seen} == {TRAIN + VAL}
     joined = seen[0]
-    assert joined.rows == list(range(TRAIN + VAL)) and joined.scenes
+    assert joined.index_positions == list(range(TRAIN + VAL)) and joined.ground_truth
     for name, places in (("train", slice(0, TRAIN)), ("val", slice(TRAIN, None))):
-        own = data.parts[name].scenes
-        assert own and joined.scenes.truths[places] == own.truths
-        assert torch.equal(joined.scenes.affine[places], own.affine)
-        assert torch.equal(joined.x[places], data.parts[name].x)
+        own = data.splits[name].ground_truth
+        assert own and joined.ground_truth.truths[places] == own.truths
+        assert torch.equal(joined.ground_truth.affine[places], own.affine)
+        assert torch.equal(joined.x[places], data.splits[name].x)
 
 
 def test_a_refit_keeps_the_last_epoch_and_not_the_best(turned: Make) -> None:
     data, chosen = on_maps(), turned(epochs=2)
     last = loop.refit("grid", data, chosen, CPU, 2).module.state_dict()
-    data.parts["train"] = data.parts["train"].join(data.parts["val"])
+    data.splits["train"] = data.splits["train"].join(data.splits["val"])
     trained = loop.fit("grid", data, chosen, CPU, last=True).module.state_dict()
     assert all(torch.equal(one, trained[name]) for name, one in last.items())
 
@@ -217,10 +219,10 @@ class Fixed(nn.Module):
         return x
 
 
-def task_of(head: str, chosen: Any) -> tasks.Boxes:
+def task_of(head: str, chosen: Any) -> tasks.DetectionTask:
     knobs = {"loss": chosen.loss, "focal_gamma": chosen.focal_gamma, **chosen.boxes.model_dump()}
     whole: Any = Fixed()
-    return tasks.Boxes(head, whole, knobs, 3, chosen)
+    return tasks.DetectionTask(head, whole, knobs, 3, chosen)
 
 
 @pytest.mark.parametrize("head", [*HEADS])
@@ -229,28 +231,28 @@ def test_difficult_objects_are_asked_of_no_head(turned: Make, head: str) -> None
     both = truth([[4, 4, 24, 24], [30, 30, 62, 62]], [0, 1], ignored=(1,))
     one = truth([[4, 4, 24, 24]], [0])
     nothing = torch.zeros(2, 1, CHANNELS, SIDE, SIDE)
-    made, places = part(nothing, [both, one]), torch.arange(2)
-    asked = task.targets(made, places, torch.zeros(2).long(), made.maps(places))
+    made, places = split(nothing, [both, one]), torch.arange(2)
+    asked = task.targets(made, places, torch.zeros(2).long(), made.affines(places))
     assert torch.equal(asked[0], asked[1])
 
 
 def test_targets_follow_the_view(turned: Make) -> None:
     """In the mirror image the object of the first column of the grid is asked of the last."""
     task = task_of("grid", turned())
-    made = part(torch.zeros(1, 2, CHANNELS, SIDE, SIDE), [truth([[0, 0, 12, 12]], [1])])
+    made = split(torch.zeros(1, 2, CHANNELS, SIDE, SIDE), [truth([[0, 0, 12, 12]], [1])])
     place = torch.tensor([0])
     for view, column in ((0, 0), (1, SIDE - 1)):
         views = torch.tensor([view])
-        asked = task.targets(made, place, views, made.maps(place, views))
+        asked = task.targets(made, place, views, made.affines(place, views))
         assert asked[0, ..., 0].nonzero().tolist() == [[0, column]]
 
 
 def test_targets_of_a_view_that_comes_again_are_made_once(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, made = task_of("grid", turned()), on_maps(views=2).parts["train"]
+    task, made = task_of("grid", turned()), on_maps(views=2).splits["train"]
     places = torch.arange(TRAIN)
-    first = task.targets(made, places, torch.ones(TRAIN).long(), made.maps(places, 1))
+    first = task.targets(made, places, torch.ones(TRAIN).long(), made.affines(places, 1))
     monkeypatch.setattr(task.head, "targets", lambda *_: pytest.fail("made again"))
-    assert torch.equal(first, task.targets(made, places, torch.ones(TRAIN).long(), made.maps(places, 1)))
+    assert torch.equal(first, task.targets(made, places, torch.ones(TRAIN).long(), made.affines(places, 1)))
 
 
 def test_anchors_are_clustered_from_the_boxes_of_train(turned: Make) -> None:
@@ -274,7 +276,7 @@ def test_the_accuracy_of_the_largest_is_over_images_with_an_object(turned: Make)
     task = task_of("largest", chosen)
     truths = [truth([[0, 0, 9, 9]], [0]), truth([], []), truth([[0, 0, 9, 9], [0, 0, 30, 30]], [0, 2])]
     logits = torch.tensor([[9.0, 0, 0], [0, 9, 0], [9, 0, 0]])[:, None]
-    assert task.judge(Fixed(), part(logits, truths)).accuracy == 0.5
+    assert task.evaluate(Fixed(), split(logits, truths)).accuracy == 0.5
 
 
 def test_the_accuracy_is_over_objects_in_the_view_and_of_none_there_is_none(turned: Make) -> None:
@@ -282,12 +284,12 @@ def test_the_accuracy_is_over_objects_in_the_view_and_of_none_there_is_none(turn
     logits = torch.tensor([[9.0, 0, 0], [9, 0, 0]])[:, None]
     beside = truth([[100, 100, 120, 120]], [0])  # of an image larger than the view
     for first, accuracy in ((truth([[0, 0, 9, 9]], [0]), 1.0), (truth([], []), None)):
-        assert task_of("largest", chosen).judge(Fixed(), part(logits, [first, beside])).accuracy == accuracy
+        assert task_of("largest", chosen).evaluate(Fixed(), split(logits, [first, beside])).accuracy == accuracy
 
 
 def test_boxes_alone_have_no_accuracy(turned: Make) -> None:
     task = task_of("largest", turned(head="largest", boxes={"predict": "box"}))
-    judged = task.judge(Fixed(), part(torch.zeros(2, 1, 4), [scene(0), scene(1)]))
+    judged = task.evaluate(Fixed(), split(torch.zeros(2, 1, 4), [scene(0), scene(1)]))
     assert judged.accuracy is None and judged.map_50 is None
 
 
@@ -296,7 +298,7 @@ def test_what_the_views_of_an_image_find_is_merged_in_its_pixels(turned: Make) -
     task = task_of("grid", turned(head="grid"))
     raw = torch.full((1, 2, 1, SIDE, 8), -20.0)  # object, box, three classes
     raw[:, :, 0, 0, :] = torch.tensor([9.0, 0.0, 0.0, -1.0, -1.0, 9.0, 0.0, 0.0])
-    made = part(raw, [scene(0)])
+    made = split(raw, [scene(0)])
     one, both = (task.find(Fixed(), made, 0.5, views)[0] for views in (1, 2))
     sure = [found.pick(found.scores > 0.5) for found in (one, both)]
     assert [len(found.boxes) for found in sure] == [1, 2]
@@ -308,7 +310,7 @@ def test_what_the_views_of_an_image_find_is_merged_in_its_pixels(turned: Make) -
 def test_views_that_agree_give_each_object_once(turned: Make) -> None:
     task = task_of("largest", turned(head="largest", boxes={"box_sigmoid": False}))
     sees = torch.tensor([[0.25, 0.5, 0.2, 0.2, 5, 0, 0], [0.75, 0.5, 0.2, 0.2, 4, 0, 0]])  # mirror images
-    (found,) = task.find(Fixed(), part(sees[None], [scene(0)]), 0.5, 2)
+    (found,) = task.find(Fixed(), split(sees[None], [scene(0)]), 0.5, 2)
     assert len(found.boxes) == 1 and found.boxes[0].tolist() == pytest.approx([9.6, 25.6, 22.4, 38.4], abs=1e-4)
 
 
@@ -322,7 +324,7 @@ def test_a_part_without_any_object_trains_and_is_judged(turned: Make, head: str)
     found = loop.fit(head, empty, chosen, CPU)
     assert found.history[0].val_map_50 == 0 and found.history[0].val_accuracy is None
     task = boxes_task(found, head, empty, chosen)
-    assert len(task.find(found.module, empty.parts["val"], 0.5)) == VAL
+    assert len(task.find(found.module, empty.splits["val"], 0.5)) == VAL
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -334,5 +336,5 @@ def test_three_hundred_objects_in_an_image(turned: Make, head: str) -> None:
     found = loop.fit(head, data, chosen, CPU)
     assert found.history and all(epoch.val_loss < float("inf") for epoch in found.history)
     module: HeadModel = found.module
-    (first, *_) = boxes_task(found, head, data, chosen).find(module, data.parts["train"], 0.99)
+    (first, *_) = boxes_task(found, head, data, chosen).find(module, data.splits["train"], 0.99)
     assert isinstance(first, Detections) and len(first.boxes) <= 100

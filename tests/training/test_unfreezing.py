@@ -11,11 +11,11 @@ from torchvision import models
 from stages.backbones import zoo
 from stages.errors import UserError
 from stages.training import checkpoint, loop
-from stages.training.data import Data, Part
+from stages.training.data import HeadData, SplitData
 from stages.training.model import TrainResult, assemble
 from stages.training.options import Phase
 from stages.training.rest import Rest, build
-from stages.training.tasks import EpochScores, Labels, Task
+from stages.training.tasks import ClassificationTask, EpochScores, Task
 from tests.backbones.networks import output_of, randomised
 
 Make = Callable[..., Any]
@@ -33,16 +33,16 @@ def images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x, y
 
 
-def cached(name: str, cut: str, model: nn.Module) -> Data:
+def cached(name: str, cut: str, model: nn.Module) -> HeadData:
     """What extraction keeps at a cut, by means of a hook."""
 
-    def part(count: int) -> Part:
+    def split(count: int) -> SplitData:
         x, y = images(count)
         with torch.inference_mode():
-            return Part(output_of(cut)(model, x)[:, None].clone(), y, list(range(count)))
+            return SplitData(output_of(cut)(model, x)[:, None].clone(), y, list(range(count)))
 
     provenance = {"cut": cut, "backbone": name, "image_size": SIZE, "weights": "random"}
-    return Data(["a", "b", "c"], {"train": part(TRAIN), "val": part(VAL), "test": part(3)}, provenance)
+    return HeadData(["a", "b", "c"], {"train": split(TRAIN), "val": split(VAL), "test": split(3)}, provenance)
 
 
 @pytest.fixture
@@ -71,12 +71,12 @@ def turned(workplace: Any, params: Make) -> Make:
 
 
 @pytest.fixture
-def data(network: Make) -> Data:
+def data(network: Make) -> HeadData:
     """Features of the small network at its cut."""
     return cached(NAME, CUT, network(NAME))
 
 
-def fit(chosen: Any, data: Data) -> TrainResult:
+def fit(chosen: Any, data: HeadData) -> TrainResult:
     return loop.fit("linear", data, chosen, CPU)
 
 
@@ -157,10 +157,10 @@ FROZEN = {"head": ("stage3.", "stage4.", "conv5."), "conv5": ("stage3.", "stage4
     "order", [["head"], ["conv5"], ["all"], ["head", "conv5", "stage4"], ["conv5", "head"]], ids=" then ".join
 )
 def test_what_is_frozen_is_bit_identical_afterwards(
-    data: Data, turned: Make, monkeypatch: pytest.MonkeyPatch, order: list[str], freeze_batchnorm: bool
+    data: HeadData, turned: Make, monkeypatch: pytest.MonkeyPatch, order: list[str], freeze_batchnorm: bool
 ) -> None:
     told = iter(EpochScores(1 / epoch, 0.0) for epoch in range(1, 9))
-    monkeypatch.setattr(loop, "judge", lambda *_: next(told))  # the last epoch is the best, and kept
+    monkeypatch.setattr(loop, "evaluate", lambda *_: next(told))  # the last epoch is the best, and kept
     before = build(data.provenance, "pooled", "random")
     assert before and before.body
     phases = [{"epochs": 1, "train_from": module} for module in order]
@@ -194,7 +194,7 @@ def test_a_frozen_block_draws_nothing(network: Make) -> None:
 # --- phases
 
 
-def test_history_tells_phase_and_rate(data: Data, turned: Make) -> None:
+def test_history_tells_phase_and_rate(data: HeadData, turned: Make) -> None:
     phases = [{"epochs": 2, "train_from": "head"}, {"epochs": 1, "train_from": "conv5", "lr": 0.005}]
     found = fit(turned(phases=phases), data)
     assert [(epoch.epoch, epoch.phase, epoch.lr) for epoch in found.history] == [
@@ -204,16 +204,18 @@ def test_history_tells_phase_and_rate(data: Data, turned: Make) -> None:
     ]
 
 
-def test_each_phase_begins_with_the_best_before_it(data: Data, turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_phase_begins_with_the_best_before_it(
+    data: HeadData, turned: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of three epochs the second is the best; a rate of next to nothing shows where the next phase began."""
     told = iter([EpochScores(0.9, 0.1), EpochScores(0.5, 0.1), EpochScores(0.7, 0.1), EpochScores(0.4, 0.1)])
     states: list[dict[str, torch.Tensor]] = []
 
-    def judge(module: nn.Module, part: Part, task: Task) -> EpochScores:
+    def evaluate(module: nn.Module, split: SplitData, task: Task) -> EpochScores:
         states.append({name: value.clone() for name, value in module.state_dict().items()})
         return next(told)
 
-    monkeypatch.setattr(loop, "judge", judge)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     phases = [{"epochs": 3}, {"epochs": 1, "lr": 1e-12, "lr_backbone": 1e-12}]
     found = fit(turned(phases=phases), data)
     for name, value in states[1].items():
@@ -223,7 +225,7 @@ def test_each_phase_begins_with_the_best_before_it(data: Data, turned: Make, mon
     assert found.best_epoch == 4
 
 
-def test_a_worse_phase_leaves_the_best_of_those_before(data: Data, turned: Make) -> None:
+def test_a_worse_phase_leaves_the_best_of_those_before(data: HeadData, turned: Make) -> None:
     good = turned(phases=[{"epochs": 3, "train_from": "head"}])
     bad = turned(phases=[{"epochs": 3, "train_from": "head"}, {"epochs": 2, "lr": 50.0, "lr_backbone": 1e-9}])
     expected, found = fit(good, data), fit(bad, data)
@@ -233,22 +235,26 @@ def test_a_worse_phase_leaves_the_best_of_those_before(data: Data, turned: Make)
     )
 
 
-def test_a_phase_of_the_head_alone_trains_as_through_the_frozen_rest(data: Data, turned: Make) -> None:
+def test_a_phase_of_the_head_alone_trains_as_through_the_frozen_rest(data: HeadData, turned: Make) -> None:
     """The rest runs once then; step by step the head sees what it would see behind it."""
     chosen = turned(phases=[{"epochs": 3, "train_from": "head"}], standardize=True)
     found = fit(chosen, data)
     torch.manual_seed(chosen.seed)
-    module, _ = loop.start("linear", data, data.parts["train"], chosen, CPU)
+    module, _ = loop.start("linear", data, data.splits["train"], chosen, CPU)
     optimizer = loop.make_optimizer(loop.unfreeze(module, chosen.phases[0], chosen), chosen)
-    train = data.parts["train"]
+    train = data.splits["train"]
     for epoch in found.history:
         module.train()
         total = 0.0
         for batch in torch.randperm(TRAIN).split(chosen.batch_size):  # type: ignore[no-untyped-call]
-            loss, _ = loop.step(module, train.batch(batch), train.y[batch], optimizer, chosen, Labels(chosen, None))
+            loss, _ = loop.step(
+                module, train.batch(batch), train.y[batch], optimizer, chosen, ClassificationTask(chosen, None)
+            )
             total += float(loss) * len(batch)
         assert epoch.train_loss == pytest.approx(total / TRAIN, rel=1e-5)
-        assert epoch.val_loss == pytest.approx(Labels(chosen, None).judge(module, data.parts["val"]).loss, rel=1e-5)
+        assert epoch.val_loss == pytest.approx(
+            ClassificationTask(chosen, None).evaluate(module, data.splits["val"]).loss, rel=1e-5
+        )
 
 
 def rates(rest: Rest, phase: Phase, chosen: Any) -> dict[str, float]:
@@ -260,7 +266,7 @@ def rates(rest: Rest, phase: Phase, chosen: Any) -> dict[str, float]:
 
 
 @pytest.fixture
-def rest(data: Data) -> Rest:
+def rest(data: HeadData) -> Rest:
     found = build(data.provenance, "pooled", "random")
     assert found
     return found
@@ -293,8 +299,8 @@ def test_nothing_of_the_rest_trains_with_the_head_alone(rest: Rest, turned: Make
     assert rates(rest, Phase(epochs=1, train_from="head"), turned()) == {}
 
 
-def test_gradients_of_an_earlier_phase_have_no_part_in_the_norm(rest: Rest, turned: Make, data: Data) -> None:
-    chosen, (x, y) = turned(clip_grad=0.1), (data.parts["train"].evaluation, data.parts["train"].y)
+def test_gradients_of_an_earlier_phase_have_no_part_in_the_norm(rest: Rest, turned: Make, data: HeadData) -> None:
+    chosen, (x, y) = turned(clip_grad=0.1), (data.splits["train"].evaluation_vectors, data.splits["train"].y)
     moved = []
     for left in (0.0, 1e6):
         torch.manual_seed(0)
@@ -304,7 +310,7 @@ def test_gradients_of_an_earlier_phase_have_no_part_in_the_norm(rest: Rest, turn
         optimizer = loop.make_optimizer(loop.unfreeze(module, Phase(epochs=1, train_from="head"), chosen), chosen)
         for parameter in module.rest.parameters():
             parameter.grad = torch.full_like(parameter, left)
-        loop.step(module, x, y, optimizer, chosen, Labels(chosen, None))
+        loop.step(module, x, y, optimizer, chosen, ClassificationTask(chosen, None))
         moved.append(module.head.weight.detach().clone())  # type: ignore[operator]
     assert torch.equal(*moved)
 
@@ -317,7 +323,7 @@ def test_gradients_of_an_earlier_phase_have_no_part_in_the_norm(rest: Rest, turn
     [(["head"], ()), (["head", "conv5"], ("conv5.",)), (["stage4", "conv5"], ("stage4.", "conv5.")), (["all"], ("",))],
 )
 def test_what_trains_in_any_phase_is_counted(
-    data: Data, rest: Rest, turned: Make, order: list[str], prefixes: tuple[str, ...]
+    data: HeadData, rest: Rest, turned: Make, order: list[str], prefixes: tuple[str, ...]
 ) -> None:
     assert rest.body
     found = fit(turned(phases=[{"epochs": 1, "train_from": module} for module in order]), data)
@@ -335,21 +341,21 @@ class Killed(BaseException):
 @pytest.mark.parametrize("clip_grad", [0.0, 0.5])
 @pytest.mark.parametrize("killed_in", [2, 3, 4])
 def test_killed_in_any_phase_it_goes_on_with_the_same_result(
-    data: Data, turned: Make, monkeypatch: pytest.MonkeyPatch, clip_grad: float, killed_in: int
+    data: HeadData, turned: Make, monkeypatch: pytest.MonkeyPatch, clip_grad: float, killed_in: int
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS", 0)
     order = [{"epochs": 1}, {"epochs": 2, "train_from": "conv5"}, {"epochs": 1, "train_from": "head"}]
     chosen = turned(phases=order, optimizer="adamw", standardize=True, freeze_batchnorm=False, clip_grad=clip_grad)
-    expected, judge, calls = fit(chosen, data), loop.judge, list[int]()
+    expected, evaluate, calls = fit(chosen, data), loop.evaluate, list[int]()
 
-    def counted(module: nn.Module, part: Part, task: Task) -> EpochScores:
+    def counted(module: nn.Module, split: SplitData, task: Task) -> EpochScores:
         calls.append(1)
         if len(calls) == killed_in:
             raise Killed
-        return judge(module, part, task)
+        return evaluate(module, split, task)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "judge", counted)
+        patch.setattr(loop, "evaluate", counted)
         with pytest.raises(Killed):
             fit(chosen, data)
     found = fit(chosen, data)
@@ -370,7 +376,7 @@ def test_killed_in_any_phase_it_goes_on_with_the_same_result(
     ],
 )
 def test_a_slip_in_a_late_phase_is_refused_before_the_first_begins(
-    data: Data, turned: Make, monkeypatch: pytest.MonkeyPatch, phase: dict[str, Any], message: str
+    data: HeadData, turned: Make, monkeypatch: pytest.MonkeyPatch, phase: dict[str, Any], message: str
 ) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("trained")
@@ -380,7 +386,7 @@ def test_a_slip_in_a_late_phase_is_refused_before_the_first_begins(
         fit(turned(phases=[{"epochs": 1}, {"epochs": 1} | phase]), data)
 
 
-def test_other_weights_than_those_of_the_features_are_refused(data: Data) -> None:
+def test_other_weights_than_those_of_the_features_are_refused(data: HeadData) -> None:
     made = data.provenance | {"weights_sha256": "0" * 64}
     with pytest.raises(
         UserError, match=r"made with other weights of shufflenet_v2_x0_5 \(000000000000\) than are here"
@@ -392,11 +398,11 @@ def test_other_weights_than_those_of_the_features_are_refused(data: Data) -> Non
     ("tap", "message"),
     [("conv1", "`tap`: conv1 does not come after cut stage2"), ("stage7", "`tap`: .* has no module 'stage7'; did you")],
 )
-def test_a_tap_that_cannot_be_is_refused(data: Data, tap: str, message: str) -> None:
+def test_a_tap_that_cannot_be_is_refused(data: HeadData, tap: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(data.provenance, tap, "random")
 
 
-def test_a_head_for_maps_behind_a_vector_is_refused(rest: Rest, data: Data) -> None:
+def test_a_head_for_maps_behind_a_vector_is_refused(rest: Rest, data: HeadData) -> None:
     with pytest.raises(UserError, match=r"squeezenet takes a map \(C, H, W\), and the features are of shape \(1024,\)"):
         assemble("squeezenet", data.shape, 3, {"precision": "float32", "dropout": 0.0}, rest)

@@ -1,4 +1,4 @@
-"""Images with objects: their boxes in every view, and boxes found in a view back in the image."""
+"""The true objects of images: their boxes in every view, and boxes detected in a view back in the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from stages.metrics.detection import MOST
 
 @dataclass(frozen=True)
 class GroundTruthBoxes:
-    """The objects of the images of a part.
+    """The objects of the images of a split.
 
     Attributes:
         truths: of each of N images, boxes in its pixels.
@@ -26,14 +26,14 @@ class GroundTruthBoxes:
     extents: torch.Tensor
     size: int
 
-    def seen(self, image: int, affine: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def in_view(self, image: int, affine: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The objects of an image that count and are in a view: boxes (n, 4) in [0, 1] of it, and labels (n,)."""
         truth = self.truths[image]
         counts = ~(truth.ignored | truth.crowd)
         boxes, there = to_view(truth.boxes[counts], affine, self.size)
         return boxes[there], truth.labels[counts][there]
 
-    def back(self, image: int, found: Detections, affine: torch.Tensor) -> Detections:
+    def to_image(self, image: int, found: Detections, affine: torch.Tensor) -> Detections:
         """What was found in a view, in pixels of the image."""
         width, height = self.extents[image].tolist()
         return found._replace(boxes=to_image(found.boxes, affine, self.size, width, height))
@@ -53,8 +53,10 @@ class GroundTruthBoxes:
         )
 
 
-def of(rows: Sequence[IndexRow], classes: Sequence[str], affine: torch.Tensor, size: int) -> GroundTruthBoxes:
-    """The scenes of indexed images.
+def read_ground_truth(
+    rows: Sequence[IndexRow], classes: Sequence[str], affine: torch.Tensor, size: int
+) -> GroundTruthBoxes:
+    """The objects of indexed images.
 
     Args:
         rows: N of them.
@@ -75,12 +77,12 @@ def of(rows: Sequence[IndexRow], classes: Sequence[str], affine: torch.Tensor, s
     return GroundTruthBoxes(truths, affine, extents, size)
 
 
-def merge(each: Sequence[Detections], iou: float, how: str = "nms") -> Detections:
+def merge_views(each: Sequence[Detections], iou: float, how: str = "nms") -> Detections:
     """What several views of one image found, in its pixels, after class-wise non-maximum suppression.
 
     With `how: fusion` each view is suppressed by itself, and what is left of all is fused.
     """
     if how == "fusion":
         return fuse([suppress(found, iou, MOST) for found in each], iou, MOST)
-    boxes, scores, labels = (torch.cat(parts) for parts in zip(*each, strict=True))
+    boxes, scores, labels = (torch.cat(splits) for splits in zip(*each, strict=True))
     return suppress(Detections(boxes, scores, labels), iou, MOST)

@@ -16,8 +16,8 @@ from stages.images import batch_views, views
 from stages.images.decode import prepare
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
-from stages.training import scenes
-from stages.training.scenes import GroundTruthBoxes
+from stages.training import ground_truth
+from stages.training.ground_truth import GroundTruthBoxes
 from tests.boxes.drawing import boxes_at_random
 from tests.boxes.knobs import KNOBS
 from tests.heads import test_anchors, test_grid, test_multiscale
@@ -69,10 +69,10 @@ def scene(
 def answered(head: str, made: GroundTruthBoxes, affine: torch.Tensor) -> tuple[Detections, int]:
     """What a head finds that learnt a view by heart, in pixels of the image; and how many objects it cannot hold."""
     module, shape = import_module(f"stages.heads.{head}"), SHAPES[head]
-    boxes, labels = made.seen(0, affine)
+    boxes, labels = made.in_view(0, affine)
     targets = module.targets(boxes, labels, KNOBS_OF, shape, CLASSES)
     (found,) = module.decode(perfect(head, targets), KNOBS_OF)
-    return made.back(0, found.pick(found.scores > 0.5), affine), module.unassigned(boxes, KNOBS_OF, shape)
+    return made.to_image(0, found.pick(found.scores > 0.5), affine), module.unassigned(boxes, KNOBS_OF, shape)
 
 
 def drawn(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,9 +119,9 @@ def test_difficult_ignored_and_crowds_are_not_asked_for() -> None:
     objects += [Box("b", (0, 0, 96, 96), crowd=True), Box("b", (60, 10, 90, 30), ignore=True)]
     row = IndexRow("x.jpg", "0", SIZE, SIZE, "a", tuple(objects), "train")
     plain = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
-    made = scenes.of([row], ["a", "b"], plain[None, None], SIZE)
+    made = ground_truth.read_ground_truth([row], ["a", "b"], plain[None, None], SIZE)
     assert torch.equal(made.truths[0].boxes, boxes) and made.truths[0].labels.tolist() == [0, 1, 1, 1]
-    seen, labels = made.seen(0, plain)
+    seen, labels = made.in_view(0, plain)
     assert torch.allclose(seen, boxes[:1] / SIZE) and labels.tolist() == [0]
 
 
@@ -129,7 +129,7 @@ def test_an_object_outside_of_the_view_is_not_asked_for() -> None:
     boxes = torch.tensor([[0.0, 0, 20, 20], [20, 20, 60, 60], [60, 20, 110, 60]])
     made = scene(boxes, torch.tensor([0, 1, 2]), 200, 200)
     moved = torch.tensor([[1.0, 0, -50], [0, 1, 0]])  # the view begins at x 50
-    seen, labels = made.seen(0, moved)
+    seen, labels = made.in_view(0, moved)
     assert labels.tolist() == [2]  # of the second a quarter is left
     assert torch.allclose(seen * SIZE, torch.tensor([[10.0, 20, 60, 60]]))
 
@@ -139,15 +139,15 @@ def test_what_views_found_of_one_object_is_one_box() -> None:
         torch.tensor([[10.0, 10, 50, 50], [60, 60, 90, 90]]), torch.tensor([0.6, 0.5]), torch.tensor([1, 0])
     )
     second = Detections(torch.tensor([[11.0, 10, 51, 50]]), torch.tensor([0.9]), torch.tensor([1]))
-    found = scenes.merge([first, second], 0.5)
+    found = ground_truth.merge_views([first, second], 0.5)
     assert found.scores.tolist() == pytest.approx([0.9, 0.5]) and found.labels.tolist() == [1, 0]
     assert found.boxes[0].tolist() == [11, 10, 51, 50]
-    assert len(scenes.merge([first, second], 0.99).scores) == 3
-    fused = scenes.merge([first, second], 0.5, "fusion")
+    assert len(ground_truth.merge_views([first, second], 0.99).scores) == 3
+    fused = ground_truth.merge_views([first, second], 0.5, "fusion")
     assert fused.scores.tolist() == pytest.approx([0.75, 0.25]) and fused.labels.tolist() == [1, 0]
     assert fused.boxes[0].tolist() == pytest.approx([10.6, 10, 50.6, 50])
     one = Detections(torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8]]), torch.tensor([0.5, 0.4]), torch.tensor([0, 0]))
-    alone, suppressed = scenes.merge([one], 0.5, "fusion"), scenes.merge([one], 0.5)
+    alone, suppressed = ground_truth.merge_views([one], 0.5, "fusion"), ground_truth.merge_views([one], 0.5)
     assert torch.equal(alone.boxes, suppressed.boxes) and torch.equal(alone.scores, suppressed.scores)
 
 
