@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from stages import files, paths
 from stages.datasets import annotations, index_file, source
-from stages.datasets.base import Annotated, Broken, Record
+from stages.datasets.base import Annotated, Broken, Record, has_source
 from stages.errors import UserError
 from stages.images.header import BadImage, looks_like_image, size
 from stages.params import Params
@@ -149,7 +149,7 @@ def _refuse_broken(broken: list[Broken], options: object) -> None:
 
 
 def _where(params: Params) -> str:
-    return str(paths.raw(params.dataset)) if source.has_source(params.options) else params.root
+    return str(paths.raw(params.dataset)) if has_source(params.options) else params.root
 
 
 def _refuse_unusable(rows: list[index_file.IndexRow], bad: list[dict[str, str]], params: Params) -> None:

@@ -17,8 +17,8 @@ from pydantic import AfterValidator, Field, ValidationError
 from stages import paths
 from stages.backbones import names
 from stages.blocks import Block, Source
+from stages.datasets.base import has_source
 from stages.datasets.registry import BadImages, Datasets
-from stages.datasets.source import has_source
 from stages.datasets.splits import Split
 from stages.errors import UserError, nearest
 from stages.evaluation.options import Decide

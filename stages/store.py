@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages import command, files, paths
-from stages.datasets.fetch import kept_in
-from stages.datasets.source import has_source
+from stages.datasets.base import has_source
 from stages.datasets.unpack import UNPACKING
 from stages.features import audit, h5
 from stages.features.forecast import in_bytes
 from stages.features.store import common, fingerprint
+from stages.fetching.fetch import kept_in
 from stages.params import load
 
 DAY = 24 * 3600.0

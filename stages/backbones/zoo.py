@@ -13,8 +13,8 @@ from torch import nn
 from stages import paths
 from stages.backbones.names import PACKAGED, TIMM
 from stages.blocks import Source
-from stages.datasets.fetch import fetch
 from stages.errors import UserError
+from stages.fetching.fetch import fetch
 from stages.images.preprocessing import Preprocessing, interpolation
 
 PACKAGES = {

@@ -3,13 +3,23 @@
 A dataset is one module under `stages/datasets/` with
 
 - `class Options(Block)`: its block under `datasets.` in params.yaml;
-- `build(fetched, options, out)` (only where the archives are not kept as fetched): makes the archives in `out`;
 - `scan(folder, options)`: the records of the images found below `folder`, and what is broken in their annotations.
+
+A dataset whose archives are made here rather than kept as fetched also has `build(fetched, options, out)`, which the
+stage download calls by name.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from stages.blocks import Block
+
+SOURCES = "sources.json"  # beside the archives: their checksums and the options they were fetched with
+
+
+def has_source(options: Any) -> bool:
+    """Whether a dataset comes from archives, not from the user's own folder (`root`)."""
+    return "source" in type(options).model_fields
 
 
 class Annotated(Block):

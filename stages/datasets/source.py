@@ -6,16 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from stages import files, paths
+from stages.datasets.base import SOURCES, has_source
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
 
 ANEW = "`dvc repro` indexes a changed folder anew; cache/images can be removed, it is unpacked again."
-SOURCES = "sources.json"  # beside the archives: their checksums and the options they were fetched with
-
-
-def has_source(options: Any) -> bool:
-    """Whether a dataset comes from archives (else from the user's own folder, `root`)."""
-    return "source" in type(options).model_fields
 
 
 def folder(dataset: str, options: Any, root: str) -> Path:

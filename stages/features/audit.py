@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from stages import files, paths
-from stages.datasets.web import digest
 from stages.errors import UserError
 from stages.features import h5
 from stages.features.store import check, place
+from stages.fetching.web import digest
 
 
 def damaged() -> dict[Path, str]:

@@ -11,9 +11,9 @@ import pytest
 
 from stages import files
 from stages.blocks import Source
-from stages.datasets import web
-from stages.datasets.fetch import fetch
 from stages.errors import UserError
+from stages.fetching import web
+from stages.fetching.fetch import fetch
 
 CONTENT = b"".join(b"block %06d of an archive\n" % number for number in range(4000))
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"

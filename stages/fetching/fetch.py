@@ -9,9 +9,9 @@ from urllib.parse import unquote, urlsplit
 
 from stages import files, paths
 from stages.blocks import Source
-from stages.datasets import web
-from stages.datasets.web import digest
 from stages.errors import UserError
+from stages.fetching import web
+from stages.fetching.web import digest
 
 OTHER = "If it is the file you mean, put its checksum into params.yaml; if not, get it from its owner."
 

@@ -12,11 +12,11 @@ import pytest
 
 from stages import files, paths
 from stages.blocks import Source
-from stages.datasets import fetch as module
-from stages.datasets import web
-from stages.datasets.fetch import fetch
-from stages.datasets.web import digest
 from stages.errors import UserError
+from stages.fetching import fetch as module
+from stages.fetching import web
+from stages.fetching.fetch import fetch
+from stages.fetching.web import digest
 
 CONTENT = b"an archive of pictures"
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()

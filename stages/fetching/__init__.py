@@ -1,0 +1,1 @@
+"""Files from elsewhere, whole and checked: over HTTP, from the Python package index, from the disk."""
