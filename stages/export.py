@@ -12,9 +12,9 @@ from stages import command, files, paths
 from stages.command import LOG
 from stages.errors import UserError
 from stages.exporting import card, check, formats
-from stages.exporting.network import Network
+from stages.exporting.network import ExportedNetwork
 from stages.prediction import model
-from stages.prediction.model import Model
+from stages.prediction.model import Predictor
 from stages.reporting.gather import read_json
 
 EXAMPLES = """\
@@ -27,22 +27,24 @@ TOLERANCE = 1e-3  # of probabilities and scores, and of boxes relative to their 
 
 def main(given: argparse.Namespace) -> int:
     """Exports, checks, and only then puts the files where they belong."""
-    asked = model.load()
+    predictor = model.load()
     chosen = formats.FORMATS[given.format]
-    out = given.out or FOLDER / f"{asked.described['params']['dataset']}-{asked.described['head']}{chosen.suffix}"
+    out = (
+        given.out or FOLDER / f"{predictor.described['params']['dataset']}-{predictor.described['head']}{chosen.suffix}"
+    )
     if out.suffix != chosen.suffix:
         raise UserError(f"`--out` must end in {chosen.suffix} with `--format {given.format}`, found {out.name!r}.")
-    pixels = check.some_pixels(asked)
-    LOG.info("%s to %s, to be checked on %d images", asked.described["head"], given.format, len(pixels))
-    made = formats.program(Network(asked), pixels.shape[-1])
+    pixels = check.some_pixels(predictor)
+    LOG.info("%s to %s, to be checked on %d images", predictor.described["head"], given.format, len(pixels))
+    made = formats.program(ExportedNetwork(predictor), pixels.shape[-1])
     LOG.debug("outputs: %s", ", ".join(made.outputs))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out.parent, suffix=files.TEMPORARY) as folder:
-            answer = formats.write(given.format, made, card.told(asked), Path(folder) / out.name)
-            checked = _checked(asked, answer, pixels, out.name, given.format)
-            metrics = card.metrics_of(asked, read_json(paths.REPORTS / "metrics.json"))
-            (Path(folder) / f"{out.name}.md").write_text(card.write(asked, checked, metrics), "utf-8")
+            answer = formats.write(given.format, made, card.told(predictor), Path(folder) / out.name)
+            checked = _checked(predictor, answer, pixels, out.name, given.format)
+            metrics = card.metrics_of(predictor, read_json(paths.REPORTS / "metrics.json"))
+            (Path(folder) / f"{out.name}.md").write_text(card.write(predictor, checked, metrics), "utf-8")
             for path in sorted(Path(folder).iterdir(), key=lambda path: path.suffix == out.suffix):  # that one last
                 files.commit(path, out.parent / path.name)
     except OSError as error:
@@ -52,13 +54,15 @@ def main(given: argparse.Namespace) -> int:
     return 0
 
 
-def _checked(asked: Model, answer: formats.Run, pixels: formats.Pixels, name: str, format_: str) -> card.Checked:
+def _checked(
+    predictor: Predictor, answer: formats.Runner, pixels: formats.Pixels, name: str, format_: str
+) -> card.Checked:
     """How far a file's answers are from ours.
 
     Raises:
         UserError: too far.
     """
-    exact, as_trained = check.ours(check.exact(asked), pixels), check.ours(asked, pixels)
+    exact, as_trained = check.ours(check.exact(predictor), pixels), check.ours(predictor, pixels)
     found = check.difference(answer, exact, pixels, list(exact))
     if not found <= TOLERANCE:
         raise UserError(

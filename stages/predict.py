@@ -24,8 +24,8 @@ from stages.errors import UserError
 from stages.features.extraction import Image, load_extractor, reason
 from stages.images.decode import decode
 from stages.prediction import files, model
-from stages.prediction.files import File
-from stages.prediction.model import Answer, Model
+from stages.prediction.files import ImageFile
+from stages.prediction.model import Answer, Predictor
 
 EXAMPLES = """\
   python -m stages.predict photo.jpg holiday/
@@ -45,19 +45,19 @@ Line = dict[str, Any]
 def main(given: argparse.Namespace) -> int:
     """Answers file by file; returns 1 if any could not be read."""
     with redirect_stdout(sys.stderr):  # which is for results
-        asked = model.load()
-    _check(given, asked)
-    _introduce(asked)
-    confidence = asked.decide.confidence if given.confidence is None else given.confidence
+        predictor = model.load()
+    _check(given, predictor)
+    _introduce(predictor)
+    confidence = predictor.decide.confidence if given.confidence is None else given.confidence
     names = files.named(given.paths) if files.STDIN in given.paths else list(files.named(given.paths))
     started, count, bad = time.perf_counter(), 0, 0
     total = len(names) if isinstance(names, list) else None
     with tqdm(total=total, unit=" images", delay=QUIET_SECONDS, disable=True if given.quiet else None) as progress:
-        for file, answer in answered(asked, names):
+        for file, answer in answered(predictor, names):
             found = _sure(answer, confidence, given.top) if isinstance(answer, Detections) else answer
-            line = {"path": file.path} | _told(asked, file, found, confidence, given.top)
+            line = {"path": file.path} | _told(predictor, file, found, confidence, given.top)
             if given.out and isinstance(found, Detections):
-                line["drawn"] = str(_drawn(asked, file, found, given.out))
+                line["drawn"] = str(_drawn(predictor, file, found, given.out))
             tqdm.write(json.dumps(line) if given.json else sentence(line), file=sys.stdout)
             sys.stdout.flush()
             count, bad = count + 1, bad + ("error" in line)
@@ -67,29 +67,29 @@ def main(given: argparse.Namespace) -> int:
     return int(bad > 0)
 
 
-def answered(asked: Model, names: Iterable[str]) -> Iterator[tuple[File, Answer | str]]:
+def answered(predictor: Predictor, names: Iterable[str]) -> Iterator[tuple[ImageFile, Answer | str]]:
     """Files in their order, each with its answer or the reason why there is none."""
     looked = map(files.look, names)
-    while some := list(islice(looked, BATCHES * asked.specs[0].batch_size)):
+    while some := list(islice(looked, BATCHES * predictor.specs[0].batch_size)):
         good = [file for file in some if not file.problem]
-        answers = iter(_answers(asked, good))
+        answers = iter(_answers(predictor, good))
         for file in some:
             yield file, file.problem or next(answers)
 
 
-def _answers(asked: Model, good: Sequence[File]) -> list[Answer | str]:
+def _answers(predictor: Predictor, good: Sequence[ImageFile]) -> list[Answer | str]:
     """Answers and reasons; where one image stops all (a file that changed meanwhile), each is asked alone."""
     if not good:
         return []
     images: list[Image] = [(os.path.abspath(file.path), file.sha256) for file in good]
     try:
-        found = asked.answers(images, [file.extent for file in good])
+        found = predictor.answers(images, [file.extent for file in good])
     except UserError as error:
         if len(good) == 1:
             return [str(error)]
-        return [answer for file in good for answer in _answers(asked, [file])]
+        return [answer for file in good for answer in _answers(predictor, [file])]
     pairs = zip(images, found, strict=True)
-    return [reason(asked.specs[0], image) if answer is None else answer for image, answer in pairs]
+    return [reason(predictor.specs[0], image) if answer is None else answer for image, answer in pairs]
 
 
 def _sure(found: Detections, confidence: float, most: int | None) -> Detections:
@@ -98,25 +98,25 @@ def _sure(found: Detections, confidence: float, most: int | None) -> Detections:
     return found.pick(order[found.scores[order] >= confidence][:most])
 
 
-def _told(asked: Model, file: File, answer: Answer | str, confidence: float, top: int | None) -> Line:
+def _told(predictor: Predictor, file: ImageFile, answer: Answer | str, confidence: float, top: int | None) -> Line:
     """What a line of JSON says of an image beside its path."""
     if isinstance(answer, str):
         return {"error": answer}
     if isinstance(answer, Detections):
         width, height = file.extent
-        return {"width": width, "height": height, "boxes": list(_objects(asked, answer))}
+        return {"width": width, "height": height, "boxes": list(_objects(predictor, answer))}
     best = answer.topk(min(top or TOP, len(answer)))
     pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    likely = [{"label": asked.classes[place], "probability": round(value, DIGITS)} for value, place in pairs]
+    likely = [{"label": predictor.classes[place], "probability": round(value, DIGITS)} for value, place in pairs]
     return likely[0] | {"confident": float(best.values[0]) >= confidence, "top": likely}
 
 
-def _objects(asked: Model, found: Detections) -> Iterator[Line]:
+def _objects(predictor: Predictor, found: Detections) -> Iterator[Line]:
     """Objects as far as the head predicts them: class and score, box in pixels of the image, or both."""
     for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
-        named = {"label": asked.classes[label], "score": round(score, DIGITS)}
+        named = {"label": predictor.classes[label], "score": round(score, DIGITS)}
         placed = {"box": [round(side, PIXEL_DIGITS) for side in box]}
-        yield {"box": placed, "class": named, "both": named | placed}[asked.predicts]
+        yield {"box": placed, "class": named, "both": named | placed}[predictor.predicts]
 
 
 def sentence(line: Line) -> str:
@@ -141,35 +141,39 @@ def _percent(one: Line, key: str) -> str:
     return f"{shown(one['label'])} {one[key]:.1%}"
 
 
-def _drawn(asked: Model, file: File, found: Detections, folder: Path) -> Path:
+def _drawn(predictor: Predictor, file: ImageFile, found: Detections, folder: Path) -> Path:
     from stages.prediction import drawing  # matplotlib has the font
 
     pixels = decode(Path(file.path).read_bytes())
-    names = [_percent(one, "score") if "label" in one else "" for one in _objects(asked, found)]
+    names = [_percent(one, "score") if "label" in one else "" for one in _objects(predictor, found)]
     return drawing.write(drawing.draw(pixels, found, names), folder, file)
 
 
-def _check(given: argparse.Namespace, asked: Model) -> None:
+def _check(given: argparse.Namespace, predictor: Predictor) -> None:
     if given.confidence is not None and not 0 <= given.confidence <= 1:
         raise UserError(f"`--confidence` must be from 0 to 1, found {given.confidence:g}.")
     if given.top is not None and given.top < 1:
         raise UserError(f"`--top` must be at least 1, found {given.top}.")
-    if given.out and (not asked.finds_boxes or asked.predicts == "class"):
-        raise UserError(f"`--out` is for pictures with boxes, and head {asked.described['head']} finds none here.")
+    if given.out and (not predictor.finds_boxes or predictor.predicts == "class"):
+        raise UserError(f"`--out` is for pictures with boxes, and head {predictor.described['head']} finds none here.")
 
 
-def _introduce(asked: Model) -> None:
+def _introduce(predictor: Predictor) -> None:
     """Says what answers, and on what: where that differs from training, how far answers may."""
-    described, made = asked.described, load_extractor(asked.specs[0]).provenance
+    described, made = predictor.described, load_extractor(predictor.specs[0]).provenance
     engine = ", ".join(str(made[key]) for key in ("engine", "device", "precision") if key in made)
     batch = f", batches of {made['batch_size']}" if "batch_size" in made else ""
     LOG.info(
         "%s on %s (cut %s, tap %s), %d classes, trained on %s; %s%s%s",
-        *(described["head"], asked.provenance["backbone"], asked.provenance["cut"], described["tap"]),
-        *(len(asked.classes), described["params"]["dataset"]),
-        *(engine or "torch", batch, f", {len(asked.specs[0].views)} views averaged" if asked.decide.tta else ""),
+        *(described["head"], predictor.provenance["backbone"], predictor.provenance["cut"], described["tap"]),
+        *(len(predictor.classes), described["params"]["dataset"]),
+        *(
+            engine or "torch",
+            batch,
+            f", {len(predictor.specs[0].views)} views averaged" if predictor.decide.tta else "",
+        ),
     )
-    if changed := model.differences(asked):
+    if changed := model.differences(predictor):
         LOG.info("Not as it was trained (%s): %s.", ", ".join(changed), TOLERANCE)
         for name, values in changed.items():
             LOG.debug("  %s: %s", name, values)

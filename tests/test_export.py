@@ -16,7 +16,7 @@ from stages import export, paths
 from stages.backbones import zoo
 from stages.errors import UserError
 from stages.exporting import card, check, formats
-from stages.exporting.network import Network
+from stages.exporting.network import ExportedNetwork
 from stages.images.decode import decode, prepare
 from stages.prediction import model
 from tests import trained
@@ -129,7 +129,7 @@ def test_a_file_that_disagrees_is_not_written(run: Make, write: Make, monkeypatc
     run("classifier")
     real = formats.FORMATS["torch"]
 
-    def off(path: Path) -> formats.Run:
+    def off(path: Path) -> formats.Runner:
         answer = real.open(path)
         return lambda pixels: {name: values + 0.002 for name, values in answer(pixels).items()}
 
@@ -149,7 +149,7 @@ def test_backbones_of_two_sizes_have_no_single_input(run: Make) -> None:
     asked = model.load()
     other = replace(asked.specs[1], image_size=96)
     with pytest.raises(UserError, match="looks at each image in 2 sizes"):
-        Network(replace(asked, specs=(asked.specs[0], other)))
+        ExportedNetwork(replace(asked, specs=(asked.specs[0], other)))
 
 
 def test_the_card_says_what_matters(run: Make, write: Make) -> None:

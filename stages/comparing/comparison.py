@@ -19,7 +19,7 @@ SHOWN, PICTURES = 12, 480  # changed images of a pair, each way, and of all pair
 CHANGES = 6  # parameters that the table names of a revision
 
 
-class Changed(NamedTuple):
+class ChangedImage(NamedTuple):
     """An image on which two revisions differ, what is true of it and what each says."""
 
     picture: Picture
@@ -29,7 +29,7 @@ class Changed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairedResult:
     """A revision against the baseline, on the same images.
 
     Attributes:
@@ -106,11 +106,11 @@ class Comparison:
         return max(known, key=lambda one: one.score(self.headline) or 0.0) if self.alike and known else None
 
     @cached_property
-    def pairs(self) -> list[Pair]:
+    def pairs(self) -> list[PairedResult]:
         """Each against the baseline, as far as both answers on each image are at hand."""
         return [pair(self.base, other) for other in self.revisions[1:] if comparable(self.base, other)]
 
-    def pair_of(self, revision: Revision) -> Pair | None:
+    def pair_of(self, revision: Revision) -> PairedResult | None:
         """A revision against the baseline, where there is such a pair."""
         return next((found for found in self.pairs if found.other is revision), None)
 
@@ -194,11 +194,11 @@ def comparable(one: Revision, other: Revision) -> bool:
     return one.answers is not None and other.answers is not None and same_images(one, other)
 
 
-def pair(base: Revision, other: Revision) -> Pair:
+def pair(base: Revision, other: Revision) -> PairedResult:
     """Two comparable revisions, image by image."""
     assert base.answers is not None and other.answers is not None
     more = other.answers.mistakes - base.answers.mistakes
-    return Pair(base, other, (more < 0).nonzero()[0].tolist(), (more > 0).nonzero()[0].tolist())
+    return PairedResult(base, other, (more < 0).nonzero()[0].tolist(), (more > 0).nonzero()[0].tolist())
 
 
 def _data(revision: Revision) -> set[tuple[str, str]]:
@@ -234,7 +234,7 @@ def cell(revision: Revision, name: str) -> str:
     return METRICS[name].text(revision.score(name))
 
 
-def _ways(pair: Pair, album: Album, most: int) -> list[tuple[str, list[Changed], list[str]]]:
+def _ways(pair: PairedResult, album: Album, most: int) -> list[tuple[str, list[ChangedImage], list[str]]]:
     """Title, some images spread over the classes, and the paths of all, of those that got better and worse."""
     single = pair.base.metrics["task"] != "detection"
     titles = ("From wrong to right", "From right to wrong") if single else ("Fewer mistakes", "More mistakes")
@@ -249,10 +249,10 @@ def _ways(pair: Pair, album: Album, most: int) -> list[tuple[str, list[Changed],
     return found
 
 
-def _changed(pair: Pair, place: int, album: Album) -> Changed:
+def _changed(pair: PairedResult, place: int, album: Album) -> ChangedImage:
     assert pair.base.answers is not None and pair.other.answers is not None
     row = pair.base.answers.rows[place]
-    return Changed(album.picture(row), row.label, pair.base.answers.said[place], pair.other.answers.said[place])
+    return ChangedImage(album.picture(row), row.label, pair.base.answers.said[place], pair.other.answers.said[place])
 
 
 def _classes(revisions: Sequence[Revision]) -> dict[str, list[float | None]]:

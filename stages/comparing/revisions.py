@@ -20,8 +20,8 @@ from stages import paths
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError, nearest
 from stages.reporting import gather
-from stages.reporting.gather import Class, Run
-from stages.reporting.predictions import Detected, Labels, Largest
+from stages.reporting.gather import ClassRow, RunResults
+from stages.reporting.predictions import BoxPredictions, ClassPredictions, LargestPredictions
 from stages.stage import seconds_of
 
 WORKSPACE = "workspace"
@@ -30,7 +30,7 @@ METRICS = paths.REPORTS / "metrics.json"
 CODE = ("stages/", "data/index/")  # dependencies that are told of, beside parameters, where they differ
 
 
-class Answers(NamedTuple):
+class JudgedAnswers(NamedTuple):
     """What a head says of the N judged images.
 
     Attributes:
@@ -43,7 +43,7 @@ class Answers(NamedTuple):
     rows: list[IndexRow]
     mistakes: npt.NDArray[np.int64]
     said: list[str]
-    classes: list[Class]
+    classes: list[ClassRow]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Revision:
     lock: Mapping[str, Any]
     metrics: Mapping[str, Any]
     seconds: float | None
-    answers: Answers | None
+    answers: JudgedAnswers | None
     why: str = ""
 
     @property
@@ -185,29 +185,29 @@ def _fetch(files: DVCFileSystem, path: str, home: Path) -> None:
         ) from None
 
 
-def _answers(run: Run) -> Answers:
+def _answers(run: RunResults) -> JudgedAnswers:
     """What the head of a run says of the judged images."""
     judge = {"classification": _labels, "largest": _largest, "detection": _detected}[run.metrics["task"]]
     mistakes, said = judge(run)
-    return Answers(run.judged, mistakes.astype(np.int64), said, run.classes)
+    return JudgedAnswers(run.judged, mistakes.astype(np.int64), said, run.classes)
 
 
-def _labels(run: Run) -> tuple[npt.NDArray[Any], list[str]]:
-    found = Labels.load(run)
+def _labels(run: RunResults) -> tuple[npt.NDArray[Any], list[str]]:
+    found = ClassPredictions.load(run)
     return ~found.right, [run.head["classes"][label] for label in found.chosen]
 
 
-def _largest(run: Run) -> tuple[npt.NDArray[Any], list[str]]:
+def _largest(run: RunResults) -> tuple[npt.NDArray[Any], list[str]]:
     """Where an image has no object, there is nothing to get wrong."""
-    found = Largest.load(run)
+    found = LargestPredictions.load(run)
     named = [run.head["classes"][label] for label in found.labels] if found.predict != "box" else [""] * len(run.judged)
     overlaps = [f"IoU {iou:.2f}" for iou in found.iou] if found.predict != "class" else [""] * len(run.judged)
     return found.there & ~found.right, [", ".join(filter(None, pair)) for pair in zip(named, overlaps, strict=True)]
 
 
-def _detected(run: Run) -> tuple[npt.NDArray[Any], list[str]]:
+def _detected(run: RunResults) -> tuple[npt.NDArray[Any], list[str]]:
     """Boxes that are shown and wrong, and objects that none of those shown finds."""
-    found = Detected.load(run)
+    found = BoxPredictions.load(run)
     shown = found.above(run.decide["confidence"])
     images = (found.images[shown.wrong], found.object_images[shown.missed])
     wrong, missed = (np.bincount(which, minlength=len(run.judged)) for which in images)

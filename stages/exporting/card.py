@@ -11,7 +11,7 @@ from stages.exporting.network import preprocessing
 from stages.features.h5 import INPUT
 from stages.images.preprocessing import Preprocessing
 from stages.metrics.table import BASELINES, SHARE, VAL, of_task
-from stages.prediction.model import Model
+from stages.prediction.model import Predictor
 
 OF = ("dataset", "backbone", "cut", "tap", "head")  # what metrics.json and a head both tell
 FEW = 100  # judged images: below, numbers say little
@@ -49,7 +49,7 @@ class Checked(NamedTuple):
     same_class: int | None
 
 
-def told(model: Model) -> dict[str, Any]:
+def told(model: Predictor) -> dict[str, Any]:
     """What goes into the file itself, as far as its format has room."""
     how = preprocessing(model.specs[0])
     return {
@@ -62,7 +62,7 @@ def told(model: Model) -> dict[str, Any]:
     }
 
 
-def write(model: Model, checked: Checked, metrics: Mapping[str, Any] | None) -> str:
+def write(model: Predictor, checked: Checked, metrics: Mapping[str, Any] | None) -> str:
     """The card, in Markdown.
 
     Args:
@@ -87,7 +87,7 @@ def write(model: Model, checked: Checked, metrics: Mapping[str, Any] | None) -> 
     ])  # fmt: skip
 
 
-def metrics_of(model: Model, found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def metrics_of(model: Predictor, found: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The metrics, if they are of this head."""
     is_of = {"tap": model.described["tap"], "head": model.described["head"]} | {
         "dataset": model.described["params"]["dataset"],
@@ -110,7 +110,7 @@ def _input(how: Preprocessing) -> list[str]:
     ]
 
 
-def _output(model: Model) -> list[str]:
+def _output(model: Predictor) -> list[str]:
     if not model.finds_boxes:
         return ["Output `probabilities`: float32 (N, classes), each row adds up to 1."]
     return [
@@ -121,7 +121,7 @@ def _output(model: Model) -> list[str]:
     ]
 
 
-def _snippet(model: Model, checked: Checked) -> list[str]:
+def _snippet(model: Predictor, checked: Checked) -> list[str]:
     outputs = "boxes, scores" if model.finds_boxes else "(probabilities,)"
     imports = [f"import {IMPORTS[checked.format]}"]
     run = RUNS[checked.format].format(file=checked.file, names=outputs).splitlines()
@@ -139,7 +139,7 @@ def _snippet(model: Model, checked: Checked) -> list[str]:
     return [*sorted({*imports, "import torch"}), "import torchvision", "", *run, *after]
 
 
-def _data(model: Model, metrics: Mapping[str, Any] | None) -> list[str]:
+def _data(model: Predictor, metrics: Mapping[str, Any] | None) -> list[str]:
     params = model.described["params"]
     lines = [f"- Dataset: {params['dataset']}"]
     if metrics:
@@ -163,7 +163,7 @@ def _metrics(metrics: Mapping[str, Any] | None) -> list[str]:
     return [f"On {metrics[f'n_{part}']:,} {part} images:", "", "| | |", "|---|---|", *rows]
 
 
-def _limits(model: Model, checked: Checked, metrics: Mapping[str, Any] | None) -> list[str]:
+def _limits(model: Predictor, checked: Checked, metrics: Mapping[str, Any] | None) -> list[str]:
     """What a user of the file must know."""
     found = [
         f"It computes in float32. On {checked.images} images it differs from coldcut in float32 by at most "
@@ -196,12 +196,12 @@ def _same(checked: Checked) -> str:
     return f", and the most probable class is the same for {checked.same_class} of {checked.images} images"
 
 
-def _precision(model: Model) -> str:
+def _precision(model: Predictor) -> str:
     made, head = model.provenance.get("joined", [model.provenance])[0], model.described["knobs"]["precision"]
     return f"features in {made['precision']} and the head in {head}" if "precision" in made else f"all in {head}"
 
 
-def _licences(model: Model) -> list[str]:
+def _licences(model: Predictor) -> list[str]:
     params, made = model.described["params"], model.provenance
     if made["cut"] == INPUT and model.described["tap"] == "same":
         return ["No pretrained weights are in it."]

@@ -10,14 +10,14 @@ import torch
 from stages import paths
 from stages.datasets import index_file, source, splits
 from stages.errors import UserError
-from stages.exporting.formats import Pixels, Run
-from stages.exporting.network import Answers, preprocessing
+from stages.exporting.formats import Pixels, Runner
+from stages.exporting.network import OutputLayer, preprocessing
 from stages.features import h5, joined
 from stages.features.extraction import Spec, load_extractor
 from stages.images.decode import decode, prepare
 from stages.images.header import BadImage
 from stages.params import load
-from stages.prediction.model import Model
+from stages.prediction.model import Predictor
 from stages.reporting.gather import read_json
 from stages.training import data
 
@@ -26,7 +26,7 @@ BATCHES = (1, 3)  # and the rest: a file must take any number
 Values = Mapping[str, torch.Tensor]
 
 
-def some_pixels(model: Model) -> Pixels:
+def some_pixels(model: Predictor) -> Pixels:
     """The evaluation views (N, 3, S, S) of IMAGES test images at even steps; of val images where there is no test.
 
     Raises:
@@ -49,7 +49,7 @@ def some_pixels(model: Model) -> Pixels:
     return np.stack(found)
 
 
-def exact(model: Model) -> Model:
+def exact(model: Predictor) -> Predictor:
     """The same, computed and kept in float32, as files compute."""
     head = copy.deepcopy(model.head).eval()  # a copied rest of a backbone would be in train mode
     head.precision = "float32"
@@ -58,16 +58,16 @@ def exact(model: Model) -> Model:
 
 
 @torch.inference_mode()
-def ours(model: Model, pixels: Pixels) -> Values:
+def ours(model: Predictor, pixels: Pixels) -> Values:
     """What our own engine and head answer on views (N, 3, S, S)."""
     features = _features(model, pixels).to(next(iter(model.head.state_dict().values())).device)
     raw = model.head(features)
     raw = tuple(level.cpu() for level in raw) if isinstance(raw, tuple) else raw.cpu()
-    answers: Values = Answers(model)(raw)
+    answers: Values = OutputLayer(model)(raw)
     return answers
 
 
-def difference(run: Run, wanted: Values, pixels: Pixels, names: Sequence[str]) -> float:
+def difference(run: Runner, wanted: Values, pixels: Pixels, names: Sequence[str]) -> float:
     """The largest difference of any number of a file's answers of these names, asked in batches of different sizes.
 
     It is relative for numbers above 1: boxes are in pixels.
@@ -89,7 +89,7 @@ def same_class(one: Values, other: Values) -> int | None:
     return int((one["probabilities"].argmax(1) == other["probabilities"].argmax(1)).sum())
 
 
-def _features(model: Model, pixels: Pixels) -> torch.Tensor:
+def _features(model: Predictor, pixels: Pixels) -> torch.Tensor:
     """What the head takes of views, as the stage extract keeps it."""
     if model.provenance["cut"] == h5.INPUT:
         return torch.from_numpy(pixels).float()

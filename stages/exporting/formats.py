@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 
 from stages.errors import UserError
-from stages.exporting.network import Network
+from stages.exporting.network import ExportedNetwork
 
 INPUT, METADATA = "pixels", "coldcut"
 IMAGES = ({0: torch.export.Dim("images")},)
 Pixels = npt.NDArray[np.uint8]
-Run = Callable[[Pixels], dict[str, npt.NDArray[np.float32]]]  # (N, 3, S, S) to output -> array
+Runner = Callable[[Pixels], dict[str, npt.NDArray[np.float32]]]  # (N, 3, S, S) to output -> array
 
 
 class Program(NamedTuple):
@@ -43,11 +43,11 @@ class Format(NamedTuple):
 
     suffix: str
     write: Callable[[Program, Mapping[str, Any], Path], None]
-    open: Callable[[Path], Run]
+    open: Callable[[Path], Runner]
     needs: tuple[str, ...]
 
 
-def program(network: Network, size: int) -> Program:
+def program(network: ExportedNetwork, size: int) -> Program:
     """A network as a graph.
 
     Raises:
@@ -61,7 +61,7 @@ def program(network: Network, size: int) -> Program:
     return Program(graph, size, tuple(network(example)))
 
 
-def write(name: str, made: Program, told: Mapping[str, Any], path: Path) -> Run:
+def write(name: str, made: Program, told: Mapping[str, Any], path: Path) -> Runner:
     """Writes a file in a format and returns it as a function.
 
     Raises:
@@ -87,7 +87,7 @@ def _write_onnx(made: Program, told: Mapping[str, Any], path: Path) -> None:
     found.save(path, external_data=False)
 
 
-def _open_onnx(path: Path) -> Run:
+def _open_onnx(path: Path) -> Runner:
     onnxruntime = import_module("onnxruntime")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
@@ -105,7 +105,7 @@ def _write_openvino(made: Program, told: Mapping[str, Any], path: Path) -> None:
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def _open_openvino(path: Path) -> Run:
+def _open_openvino(path: Path) -> Runner:
     openvino = import_module("openvino")
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     names = [name for output in compiled.outputs for name in output.names]  # an output has several
@@ -121,7 +121,7 @@ def _write_torch(made: Program, told: Mapping[str, Any], path: Path) -> None:
     torch.export.save(made.graph, path, extra_files={f"{METADATA}.json": json.dumps(told)})
 
 
-def _open_torch(path: Path) -> Run:
+def _open_torch(path: Path) -> Runner:
     module = torch.export.load(path).module()
 
     @torch.inference_mode()

@@ -14,12 +14,12 @@ from stages.features.extraction import Spec, load_extractor
 from stages.features.h5 import INPUT
 from stages.images.normalization import Normalize
 from stages.images.preprocessing import Preprocessing
-from stages.prediction.model import Model
+from stages.prediction.model import Predictor
 
 Outputs = dict[str, torch.Tensor]
 
 
-class Trunk(nn.Module):
+class NormalizedTrunk(nn.Module):
     """From pixels (N, 3, S, S), 0 to 255, to features as a head takes them: what the stage extract keeps."""
 
     def __init__(self, body: nn.Module, how: Preprocessing) -> None:
@@ -35,14 +35,14 @@ class Trunk(nn.Module):
         return kept
 
 
-class Answers(nn.Module):
+class OutputLayer(nn.Module):
     """From what a head gives to what the file answers.
 
     Args:
         model: for its head, knobs and size of a view.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Predictor) -> None:
         super().__init__()
         self.knobs, self.size = model.described["knobs"], preprocessing(model.specs[0]).crop
         self.head = import_module(f"stages.heads.{model.described['head']}") if model.finds_boxes else None
@@ -55,8 +55,8 @@ class Answers(nn.Module):
         return {"boxes": boxes * self.size, "scores": dense.scores(objects, classes)}
 
 
-class Network(nn.Module):
-    """The whole: uint8 pixels (N, 3, S, S), resized and cropped, to `Answers`.
+class ExportedNetwork(nn.Module):
+    """The whole: uint8 pixels (N, 3, S, S), resized and cropped, to `OutputLayer`.
 
     Args:
         model: a head with all that leads to it. It is copied, and computes in float32.
@@ -65,7 +65,7 @@ class Network(nn.Module):
         UserError: it has several backbones that look at images differently.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Predictor) -> None:
         super().__init__()
         looks = {(how.crop, how.resize, how.interpolation) for how in map(preprocessing, model.specs)}
         if len(looks) > 1:
@@ -75,7 +75,7 @@ class Network(nn.Module):
             )
         kept = model.provenance["cut"] != INPUT  # else the head has all of the network, normalisation too
         self.trunks = nn.ModuleList(map(_trunk, model.specs) if kept else ())
-        self.head, self.answers = copy.deepcopy(model.head).cpu(), Answers(model)
+        self.head, self.answers = copy.deepcopy(model.head).cpu(), OutputLayer(model)
         self.head.precision = "float32"
         self.eval().requires_grad_(False)
 
@@ -91,6 +91,6 @@ def preprocessing(spec: Spec) -> Preprocessing:
     return load_extractor(spec).preprocessing
 
 
-def _trunk(spec: Spec) -> Trunk:
+def _trunk(spec: Spec) -> NormalizedTrunk:
     how, backbone = preprocessing(spec), zoo.load(spec.backbone, spec.weights)
-    return Trunk(cuts.Network(backbone.model, how.crop, spec.backbone).trunk(spec.cut), how)
+    return NormalizedTrunk(cuts.Network(backbone.model, how.crop, spec.backbone).trunk(spec.cut), how)

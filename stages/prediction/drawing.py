@@ -12,7 +12,7 @@ from torchvision.utils import draw_bounding_boxes
 from stages import files
 from stages.boxes.geometry import Detections
 from stages.command import shown
-from stages.prediction.files import File
+from stages.prediction.files import ImageFile
 from stages.reporting.objects import COLOURS
 
 QUALITY = 90
@@ -49,7 +49,7 @@ def draw(image: torch.Tensor, found: Detections, names: Sequence[str]) -> Pictur
     return Pictures.fromarray(drawn.permute(1, 2, 0).numpy())
 
 
-def write(picture: Pictures.Image, folder: Path, file: File) -> Path:
+def write(picture: Pictures.Image, folder: Path, file: ImageFile) -> Path:
     """Writes a picture into a folder, named after its image: files of one name but other content do not meet."""
     stem = os.fsdecode(os.fsencode(Path(file.path).stem)[:STEM_BYTES])
     path = folder / f"{stem}-{file.sha256[:12]}.jpg"

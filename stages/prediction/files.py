@@ -13,7 +13,7 @@ STDIN = "-"
 MAGIC_BYTES = 16
 
 
-class File(NamedTuple):
+class ImageFile(NamedTuple):
     """A file as it was named, its sha256 and size in pixels, or why it is no good."""
 
     path: str
@@ -48,17 +48,17 @@ def below(folder: str) -> Iterator[str]:
         seen.add(real)
 
 
-def look(path: str) -> File:
+def look(path: str) -> ImageFile:
     """What the bytes of a file say."""
     if os.path.exists(path) and not os.path.isfile(path):
-        return File(path, problem="not a regular file")  # a pipe cannot be read twice, /dev/zero has no end
+        return ImageFile(path, problem="not a regular file")  # a pipe cannot be read twice, /dev/zero has no end
     try:
         data = Path(path).read_bytes()
-        return File(path, hashlib.sha256(data).hexdigest(), size(data))
+        return ImageFile(path, hashlib.sha256(data).hexdigest(), size(data))
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        return File(path, problem=getattr(error, "strerror", None) or str(error))
+        return ImageFile(path, problem=getattr(error, "strerror", None) or str(error))
     except BadImage as error:
-        return File(path, problem=str(error))
+        return ImageFile(path, problem=str(error))
 
 
 def _is_image(path: str) -> bool:

@@ -35,7 +35,7 @@ NOT_COMPARED = ("views", "joined")  # of the provenance of features
 
 
 @dataclass(frozen=True)
-class Model:
+class Predictor:
     """A head with all that leads to it.
 
     Attributes:
@@ -112,7 +112,7 @@ class Model:
         return task.find(self.head, split, self.decide.nms_iou, count, self.decide.merge)
 
 
-def load(folder: Path = paths.HEAD) -> Model:
+def load(folder: Path = paths.HEAD) -> Predictor:
     """The head of the last run.
 
     Raises:
@@ -121,19 +121,19 @@ def load(folder: Path = paths.HEAD) -> Model:
     head, described = restore(folder)
     device = pick_device("auto")
     decide = _decide()
-    model = Model(head.to(device), described, decide, tuple(_specs(described, device, decide)))
+    model = Predictor(head.to(device), described, decide, tuple(_specs(described, device, decide)))
     for spec, wanted in zip(model.specs, recorded(model), strict=True):
         _check_weights(spec, wanted)
     return model
 
 
-def recorded(model: Model) -> list[dict[str, Any]]:
+def recorded(model: Predictor) -> list[dict[str, Any]]:
     """The provenance of the features of each backbone, as the head was trained."""
     found: list[dict[str, Any]] = model.provenance.get("joined", [model.provenance])
     return found
 
 
-def differences(model: Model) -> dict[str, str]:
+def differences(model: Predictor) -> dict[str, str]:
     """What is computed otherwise here than it was for training: name -> `then -> now`; empty where nothing is."""
     found: dict[str, str] = {}
     for spec, then in zip(model.specs, recorded(model), strict=True):

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.datasets.index_file import IndexRow
-from stages.reporting.gather import Class, Run
-from stages.reporting.predictions import Labels, Shown
+from stages.reporting.gather import ClassRow, RunResults
+from stages.reporting.predictions import ClassPredictions, ShownBoxes
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Confused:
     example: int
 
 
-def right(judged: Labels, count: int) -> list[int]:
+def right(judged: ClassPredictions, count: int) -> list[int]:
     """Right answers from the surest to the least sure, each of another class as far as there are enough."""
     order = _by(-judged.confidence, judged.right)
     if len(order) <= count:
@@ -35,30 +35,30 @@ def right(judged: Labels, count: int) -> list[int]:
     return picked
 
 
-def wrong(judged: Labels, count: int) -> list[int]:
+def wrong(judged: ClassPredictions, count: int) -> list[int]:
     """Wrong answers, the surest first."""
     return _by(-judged.confidence, ~judged.right)[:count]
 
 
-def uncertain(judged: Labels, count: int) -> list[int]:
+def uncertain(judged: ClassPredictions, count: int) -> list[int]:
     """The answers with the highest entropy."""
     p = judged.probabilities.astype(np.float64)
     return _by((p * np.log(np.maximum(p, 1e-12))).sum(1), np.ones(len(p), bool))[:count]
 
 
-def weakest(run: Run, count: int) -> list[Class]:
+def weakest(run: RunResults, count: int) -> list[ClassRow]:
     """The classes with the lowest accuracy, of those with any image; no class without a mistake."""
     known = [row for row in run.classes if row.accuracy is not None and row.accuracy < 1]
     return sorted(known, key=lambda row: (row.accuracy or 0, row.name))[:count]
 
 
-def members(judged: Labels, number: int, count: int) -> list[int]:
+def members(judged: ClassPredictions, number: int, count: int) -> list[int]:
     """Images of one class, mistakes first, the surest of them first."""
     order = np.lexsort((-judged.confidence, judged.right))
     return [int(place) for place in order if judged.labels[place] == number][:count]
 
 
-def confused(judged: Labels, names: list[str], count: int) -> list[Confused]:
+def confused(judged: ClassPredictions, names: list[str], count: int) -> list[Confused]:
     """The pairs of classes that are mistaken most often."""
     counts = judged.confusion()
     mistakes = [(int(counts[a, p]), int(a), int(p)) for a, p in np.argwhere(counts) if a != p]
@@ -77,19 +77,19 @@ def ranked(scores: npt.NDArray[np.floating], among: npt.NDArray[np.bool_], count
     return {"best": order[:size], "middle": order[start:-size][:size], "worst": order[size:][-size:][::-1]}
 
 
-def missed(shown: Shown, count: int) -> list[int]:
+def missed(shown: ShownBoxes, count: int) -> list[int]:
     """Objects that no shown box hits, the largest first, each in another image."""
     areas = np.array([box.area for box in shown.all.objects])
     return _of_images(_by(-areas, shown.missed), shown.all.object_images, count)
 
 
-def false_alarms(shown: Shown, kinds: list[str], count: int) -> list[int]:
+def false_alarms(shown: ShownBoxes, kinds: list[str], count: int) -> list[int]:
     """Shown boxes with mistakes of these kinds, the surest first, each in another image."""
     among = shown.wrong & np.isin(shown.all.kinds, [shown.all.names.index(kind) for kind in kinds])
     return _of_images(_by(-shown.all.scores, among), shown.all.images, count)
 
 
-def misnamed(shown: Shown, names: list[str], count: int) -> list[Confused]:
+def misnamed(shown: ShownBoxes, names: list[str], count: int) -> list[Confused]:
     """The pairs of classes that shown boxes on an object confuse most often; the example is the surest such box."""
     boxes = shown.all
     among = np.flatnonzero(shown.wrong & (boxes.kinds == boxes.names.index("class")))

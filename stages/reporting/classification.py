@@ -9,9 +9,9 @@ from stages.metrics.table import METRICS
 from stages.reporting import choose, figures, gather, predictions, words
 from stages.reporting import sheet as sheets
 from stages.reporting.figures import Drawing
-from stages.reporting.gather import Run
+from stages.reporting.gather import RunResults
 from stages.reporting.pictures import Album, Picture, data_uri
-from stages.reporting.predictions import Labels, Near
+from stages.reporting.predictions import ClassPredictions, Neighbours
 from stages.reporting.words import Summary, number, of_100, percent
 
 SHOWN = 6  # images of each kind: right, wrong, uncertain
@@ -22,7 +22,7 @@ PAIRS = 10  # most confused pairs
 
 
 @dataclass(frozen=True)
-class Guess:
+class LikelyClass:
     """One of the most probable classes of an image."""
 
     name: str
@@ -31,7 +31,7 @@ class Guess:
 
 
 @dataclass(frozen=True)
-class Like:
+class SimilarImage:
     """A training image that is much like a judged one, in the features; a small picture inside the page."""
 
     uri: str
@@ -39,14 +39,14 @@ class Like:
 
 
 @dataclass(frozen=True)
-class Shown:
+class JudgedImage:
     """A judged image as the page shows it."""
 
     picture: Picture
     actual: str
     predicted: str
-    top: list[Guess]
-    like: list[Like]
+    top: list[LikelyClass]
+    like: list[SimilarImage]
 
     @property
     def right(self) -> bool:
@@ -54,13 +54,13 @@ class Shown:
         return self.actual == self.predicted
 
 
-class Page:
+class ClassificationPage:
     """What is said and shown of such a head."""
 
     template = "labels"
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.judged, self.near = run, Labels.load(run), Near.load(run)
+    def __init__(self, run: RunResults) -> None:
+        self.run, self.judged, self.near = run, ClassPredictions.load(run), Neighbours.load(run)
         solved = run.head["head"] == "ridge"
         self.ridge = {} if solved else gather.read_json(paths.HEAD / "ridge" / "head.json")["notes"]
         self.pairs = choose.confused(self.judged, run.head["classes"], PAIRS)
@@ -119,7 +119,7 @@ class Page:
             "bins": predictions.bins(),
         }
 
-    def _examples(self, album: Album) -> list[tuple[str, str, list[Shown]]]:
+    def _examples(self, album: Album) -> list[tuple[str, str, list[JudgedImage]]]:
         """Title, remark and images of each kind that has any."""
         kinds = (
             ("Right", "from the surest to the least sure", choose.right(self.judged, SHOWN)),
@@ -132,7 +132,7 @@ class Page:
             if places
         ]
 
-    def _members(self, album: Album, name: str) -> list[Shown]:
+    def _members(self, album: Album, name: str) -> list[JudgedImage]:
         """Images of a class, mistakes first."""
         place = self.run.head["classes"].index(name)
         return [self._shown(album, image) for image in choose.members(self.judged, place, MEMBERS)]
@@ -147,23 +147,23 @@ class Page:
             found.append((float(x), float(y), right, text))
         return found
 
-    def _like(self, album: Album, place: int) -> list[Like]:
+    def _like(self, album: Album, place: int) -> list[SimilarImage]:
         """The training images most like a judged one, as far as they can be shown."""
         rows = [self.run.rows[row] for row in self.near.nearest[place]]
         tiles = [(row, album.tile(row)) for row in rows]
-        return [Like(data_uri(tile), row.label) for row, tile in tiles if tile]
+        return [SimilarImage(data_uri(tile), row.label) for row, tile in tiles if tile]
 
-    def _shown(self, album: Album, place: int, *, like: bool = False) -> Shown:
+    def _shown(self, album: Album, place: int, *, like: bool = False) -> JudgedImage:
         """A judged image by its position, beside the training images most like it if wanted."""
         names = self.run.head["classes"]
         probabilities, label = self.judged.probabilities[place], int(self.judged.labels[place])
         order = (-probabilities).argsort(kind="stable")[:TOP]
-        top = [Guess(names[one], float(probabilities[one]), int(one) == label) for one in order]
+        top = [LikelyClass(names[one], float(probabilities[one]), int(one) == label) for one in order]
         picture, predicted = album.picture(self.run.judged[place]), names[self.judged.chosen[place]]
-        return Shown(picture, names[label], predicted, top, self._like(album, place) if like else [])
+        return JudgedImage(picture, names[label], predicted, top, self._like(album, place) if like else [])
 
 
-def answer(run: Run) -> str:
+def answer(run: RunResults) -> str:
     """The result in one sentence."""
     top1, low, high = (of_100(run.score(name)) for name in ("top1", "top1_low", "top1_high"))
     others = [f"a guess would get {of_100(run.metrics['chance'])}"]
@@ -174,7 +174,7 @@ def answer(run: Run) -> str:
     return f"{top1} of 100 {kind} images get the right class ({low}–{high} with 95% confidence); {', '.join(others)}."
 
 
-def caveats(run: Run) -> list[str]:
+def caveats(run: RunResults) -> list[str]:
     """What a reader must know before trusting the number."""
     found, top1 = words.caveats(run), run.score("top1")
     ahead = round(run.metrics["ridge_top1"], 4) - round(top1, 4)
@@ -190,7 +190,7 @@ def caveats(run: Run) -> list[str]:
     return found
 
 
-def confident(run: Run) -> str:
+def confident(run: RunResults) -> str:
     """What a threshold on the probability buys."""
     threshold, share = run.decide["confidence"], run.metrics["confident_share"]
     if not share:

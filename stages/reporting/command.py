@@ -5,14 +5,14 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stages.reporting.gather import Run
+from stages.reporting.gather import RunResults
 
 PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./+:~-]*")  # what Hydra, which reads -S, takes as text without quotes
 COLUMNS = 100
 RESERVED = {"true", "false", "null", "nan", "inf"}
 
 
-def shell(run: Run) -> str:
+def shell(run: RunResults) -> str:
     """The command as a shell takes it, in lines of a readable length."""
     lines = ["dvc exp run"]
     for key, value in settings(run):
@@ -24,7 +24,7 @@ def shell(run: Run) -> str:
     return " \\\n  ".join(lines)
 
 
-def settings(run: Run) -> Iterator[tuple[str, Any]]:
+def settings(run: RunResults) -> Iterator[tuple[str, Any]]:
     """Every knob the result depends on, by its key in params.yaml."""
     knobs, made = dict(run.head["params"]), run.head["features"]
     for first in ("dataset", "root", "backbone", "weights", "cut", "head"):

@@ -8,10 +8,10 @@ import numpy as np
 from stages.datasets.base import Box
 from stages.reporting import choose, figures, objects, predictions, words
 from stages.reporting.figures import Drawing
-from stages.reporting.gather import Class, Run
-from stages.reporting.objects import Example, Outline
+from stages.reporting.gather import ClassRow, RunResults
+from stages.reporting.objects import AnnotatedImage, Outline
 from stages.reporting.pictures import Album
-from stages.reporting.predictions import Detected
+from stages.reporting.predictions import BoxPredictions
 from stages.reporting.words import Score, Summary, number, of_100, percent
 
 SHOWN = 6  # images of each kind
@@ -30,7 +30,7 @@ KINDS = {
 }
 
 
-class Mistakes(NamedTuple):
+class MistakeRow(NamedTuple):
     """A kind of mistake: how often among the boxes shown and among all, and what it costs in map_50."""
 
     kind: str
@@ -40,22 +40,22 @@ class Mistakes(NamedTuple):
     cost: float
 
 
-class Found(NamedTuple):
+class DetectionRow(NamedTuple):
     """A class: of its objects, how many are found; of the boxes shown as it, how many are right."""
 
-    row: Class
+    row: ClassRow
     found: float | None
     right: float | None
 
 
-class Page:
+class DetectionPage:
     """What is said and shown of a detector."""
 
     template = "detection"
-    sections: tuple[str, ...] = ("Classes", "Mistakes", "Images")
+    sections: tuple[str, ...] = ("Classes", "MistakeRow", "Images")
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.boxes = run, Detected.load(run)
+    def __init__(self, run: RunResults) -> None:
+        self.run, self.boxes = run, BoxPredictions.load(run)
         self.shown = self.boxes.above(run.decide["confidence"])
         self.hits = self.boxes.above(0).hits
 
@@ -143,7 +143,7 @@ class Page:
         text += f", {beside:,} that count neither way (difficult, a crowd, or ignored)" if beside else ""
         return text + (f"; {empty:,} images without any" if empty else "")
 
-    def _rows(self) -> list[Found]:
+    def _rows(self) -> list[DetectionRow]:
         """Every class with what is found of it at the threshold."""
         size = len(self.run.classes)
         found, there = (
@@ -155,7 +155,7 @@ class Page:
         )
         place_of = {name: place for place, name in enumerate(self.run.head["classes"])}
         return [
-            Found(
+            DetectionRow(
                 row,
                 predictions.share(int(found[at]), int(there[at])),
                 predictions.share(int(hits[at]), int(hits[at] + wrong[at])),
@@ -164,15 +164,15 @@ class Page:
             for at in (place_of[row.name],)
         ]
 
-    def _mistakes(self) -> list[Mistakes]:
+    def _mistakes(self) -> list[MistakeRow]:
         shown, predictions = self.shown.mistakes(), self.run.predictions
         each = [
-            Mistakes(kind, meaning, shown[kind], predictions["mistakes"][kind], predictions["costs"][kind])
+            MistakeRow(kind, meaning, shown[kind], predictions["mistakes"][kind], predictions["costs"][kind])
             for kind, meaning in KINDS.items()
         ]
         return sorted(each, key=lambda one: -one.cost)
 
-    def _examples(self, album: Album) -> list[tuple[str, str, list[tuple[Example, str]]]]:
+    def _examples(self, album: Album) -> list[tuple[str, str, list[tuple[AnnotatedImage, str]]]]:
         """Title, remark, and pictures with a caption, of each kind that has any."""
         f1 = self.shown.f1(len(self.run.judged))
         ranked = choose.ranked(f1, ~np.isnan(f1), SHOWN)
@@ -212,7 +212,7 @@ class Page:
     def _name(self, place: int) -> str:
         return f"{self.run.head['classes'][self.boxes.labels[place]]} {self.boxes.scores[place]:.0%}"
 
-    def _drawn(self, album: Album, image: int) -> Example:
+    def _drawn(self, album: Album, image: int) -> AnnotatedImage:
         """The objects of an image and its boxes, down to a low confidence, for the reader to choose the threshold.
 
         Names stand at what is shown first: at missed objects, then at the surest boxes.
@@ -241,7 +241,7 @@ class Page:
         return Outline(found, WRONG if wrong else RIGHT, beside, name + title, upto=score)
 
 
-def unassigned(run: Run) -> str:
+def unassigned(run: RunResults) -> str:
     """How many objects the design of the head leaves out."""
     count, share = run.metrics["unheld"], run.metrics["unheld_share"]
     if not count:
@@ -252,7 +252,7 @@ def unassigned(run: Run) -> str:
     )
 
 
-def anchors(run: Run) -> str:
+def anchors(run: RunResults) -> str:
     """How well the anchors fit."""
     return (
         f"mean best IoU of the clustered anchors with the boxes of train: {number(run.head['notes']['anchor_iou'], 2)}"

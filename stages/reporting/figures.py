@@ -22,8 +22,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from PIL import Image
 
-from stages.reporting.gather import Class
-from stages.reporting.predictions import Bin
+from stages.reporting.gather import ClassRow
+from stages.reporting.predictions import CalibrationBin
 from stages.reporting.words import Bar
 from stages.training.history import Epoch
 
@@ -239,7 +239,7 @@ def range_test(points: Sequence[tuple[float, float, float]], suggested: Mapping[
         return Drawing(figure, f"Loss while the learning rate grows: {compared}; chosen {chosen:g}.")
 
 
-def by_number(classes: Sequence[Class], what: str, of: str) -> Drawing:
+def by_number(classes: Sequence[ClassRow], what: str, of: str) -> Drawing:
     """A score of each class against its number of training images or objects, with the trend; two numbers at least.
 
     Args:
@@ -270,7 +270,7 @@ def by_number(classes: Sequence[Class], what: str, of: str) -> Drawing:
         return Drawing(figure, f"{alt}; correlation with the logarithm of the number {correlation:+.2f}.", titles)
 
 
-def spread(classes: Sequence[Class], what: str) -> Drawing:
+def spread(classes: Sequence[ClassRow], what: str) -> Drawing:
     """How many classes have which score: in the place of a trend where all have equally many training images."""
     known = [getattr(row, what) for row in classes if getattr(row, what) is not None]
     name = OF_A_CLASS[what]
@@ -287,13 +287,13 @@ def spread(classes: Sequence[Class], what: str) -> Drawing:
         return Drawing(figure, alt)
 
 
-def scores_of_classes(classes: Sequence[Class], what: str, of: str) -> Drawing:
+def scores_of_classes(classes: Sequence[ClassRow], what: str, of: str) -> Drawing:
     """The score of each class against its number of training images or objects, as far as that differs."""
     numbers = {row.n_train for row in classes if row.n_train and getattr(row, what) is not None}
     return by_number(classes, what, of) if len(numbers) > 1 else spread(classes, what)
 
 
-def per_class(classes: Sequence[Class], of: str) -> Drawing:
+def per_class(classes: Sequence[ClassRow], of: str) -> Drawing:
     """Training images or objects of each class, most first; with names where there is room for them."""
     order = sorted(classes, key=lambda row: (-row.n_train, row.name))
     named = len(order) <= TITLED
@@ -421,7 +421,7 @@ def _cells(
     return titles, cells
 
 
-def reliability(bins: Sequence[Bin], threshold: float) -> Drawing:
+def reliability(bins: Sequence[CalibrationBin], threshold: float) -> Drawing:
     """Accuracy against confidence, and below it how many images each bin holds."""
     with _style():
         figure = Figure(figsize=(WIDTH / 72, 300 / 72), layout="constrained")

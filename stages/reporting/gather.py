@@ -23,7 +23,7 @@ STAGES = ("download", "index", "split", "extract", "lr_sweep", "train", "evaluat
 
 
 @dataclass(frozen=True)
-class Class:
+class ClassRow:
     """A row of per_class.csv: numbers of images, or of objects where boxes are asked for.
 
     No accuracy or ap_50 where the judged part has none of it, or where that is not asked for; no precision of a class
@@ -40,7 +40,7 @@ class Class:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunResults:
     """A finished run, as far as all tasks have it alike.
 
     Attributes:
@@ -61,7 +61,7 @@ class Run:
     predictions: dict[str, Any]
     part: Literal["test", "val"]
     judged: list[IndexRow]
-    classes: list[Class]
+    classes: list[ClassRow]
     history: list[Epoch]
     rates: list[tuple[float, float, float]]
     suggested: dict[str, float]
@@ -91,7 +91,7 @@ class Run:
         return [row_of[sha256] for sha256 in self.split[part]]
 
 
-def load(dataset: str) -> Run:
+def load(dataset: str) -> RunResults:
     """The run whose files lie in the current folder.
 
     Raises:
@@ -110,7 +110,7 @@ def load(dataset: str) -> Run:
     if not row_of.keys() >= {*predictions["images"][part]}:
         raise UserError("`cache/predictions` has images that the index has not: `dvc repro`.")
     undecodable = paths.features(dataset, knobs["backbone"], knobs["cut"]).with_suffix(".bad.json")
-    return Run(
+    return RunResults(
         metrics=read_json(paths.REPORTS / "metrics.json"),
         head=head,
         index=index,
@@ -170,10 +170,10 @@ def read_csv(path: Path, parse: Callable[[dict[str, str]], Result]) -> list[Resu
         raise UserError(f"{path} cannot be read ({error!r}): `dvc repro` makes it anew.") from None
 
 
-def _class(row: dict[str, str]) -> Class:
+def _class(row: dict[str, str]) -> ClassRow:
     train, val, test = (int(row[f"n_{part}"]) for part in ("train", "val", "test"))
     scores = (float(row[name]) if row[name] else None for name in ("accuracy", "precision", "ap_50"))
-    return Class(row["class"], train, val, test, *scores)
+    return ClassRow(row["class"], train, val, test, *scores)
 
 
 def _numbers(row: dict[str, str]) -> dict[str, float]:

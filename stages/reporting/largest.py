@@ -9,10 +9,10 @@ from stages.metrics.table import METRICS
 from stages.reporting import choose, figures, objects, predictions, words
 from stages.reporting.detection import RIGHT, TRUE, WRONG
 from stages.reporting.figures import Drawing
-from stages.reporting.gather import Class, Run
-from stages.reporting.objects import Example, Outline
+from stages.reporting.gather import ClassRow, RunResults
+from stages.reporting.objects import AnnotatedImage, Outline
 from stages.reporting.pictures import Album
-from stages.reporting.predictions import Largest
+from stages.reporting.predictions import LargestPredictions
 from stages.reporting.words import Summary, of_100
 
 SHOWN = 6  # images of each kind
@@ -23,23 +23,23 @@ WANTED = {
 }
 
 
-class Found(NamedTuple):
+class LargestRow(NamedTuple):
     """A class: images whose largest object is of it, how many get that class, and the mean overlap."""
 
-    row: Class
+    row: ClassRow
     images: int
     accuracy: float | None
     iou: float | None
 
 
-class Page:
+class LargestPage:
     """What is said and shown of such a head."""
 
     template = "largest"
     sections: tuple[str, ...] = ("Classes", "Images")
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.judged = run, Largest.load(run)
+    def __init__(self, run: RunResults) -> None:
+        self.run, self.judged = run, LargestPredictions.load(run)
         self.boxed, self.classed = self.judged.predict != "class", self.judged.predict != "box"
 
     def summary(self) -> Summary:
@@ -99,17 +99,17 @@ class Page:
         without = len(self.run.judged) - there
         return f"the largest of each of {there:,} images" + (f"; {without:,} images show none" if without else "")
 
-    def _rows(self) -> list[Found]:
+    def _rows(self) -> list[LargestRow]:
         place_of = {name: place for place, name in enumerate(self.run.head["classes"])}
         rows = []
         for row in self.run.classes:
             images = self.judged.asked_labels == place_of[row.name]
             means = [float(values[images].mean()) if images.any() else None
                      for values in (self.judged.right_class, self.judged.iou)]  # fmt: skip
-            rows.append(Found(row, int(images.sum()), *means))
+            rows.append(LargestRow(row, int(images.sum()), *means))
         return rows
 
-    def _examples(self, album: Album) -> list[tuple[str, str, list[tuple[Example, str]]]]:
+    def _examples(self, album: Album) -> list[tuple[str, str, list[tuple[AnnotatedImage, str]]]]:
         """Title, remark, and pictures with a caption, of each kind that has any."""
         by = self.judged.iou if self.boxed else self.judged.scores * np.where(self.judged.right, 1, -1)
         ranked = choose.ranked(by, self.judged.there, SHOWN)
@@ -133,7 +133,7 @@ class Page:
             told.insert(0, f"{names[asked]}{taken} ({self.judged.scores[image]:.0%})")
         return ", ".join(told)
 
-    def _drawn(self, album: Album, image: int) -> Example:
+    def _drawn(self, album: Album, image: int) -> AnnotatedImage:
         """The largest object and over it the box that is given; without boxes the object alone."""
         names, right = self.run.head["classes"], bool(self.judged.right[image])
         asked = Box(names[self.judged.asked_labels[image]], predictions.corners(self.judged.asked_boxes[image]))

@@ -12,7 +12,7 @@ from stages.datasets.base import Box
 from stages.datasets.index_file import FLAGS, IndexRow
 from stages.reporting import choose
 from stages.reporting.figures import BLUE, ORANGE, TITLED, Drawing, _figure, _make_logarithmic, _short, _style, _tag
-from stages.reporting.gather import Run
+from stages.reporting.gather import RunResults
 from stages.reporting.pictures import LONGEST, SIDE, Album, Picture
 
 EXAMPLES = 12  # annotated images
@@ -26,7 +26,7 @@ Counted = Mapping[str, Mapping[str, Mapping[str, int]]]  # list -> class -> `obj
 
 
 @dataclass(frozen=True)
-class Count:
+class ObjectCount:
     """Objects of a class: in each list, in all, and how many of all are difficult."""
 
     name: str
@@ -56,7 +56,7 @@ class Outline:
 
 
 @dataclass(frozen=True)
-class Mark:
+class DrawnBox:
     """An outline on a canvas, in its units, and where its name stands; the name is empty where there is no room."""
 
     outline: Outline
@@ -71,17 +71,17 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Example:
+class AnnotatedImage:
     """An annotated image on a canvas whose longer side is SIDE, so that names have one size on small images too."""
 
     picture: Picture
     width: float
     height: float
-    marks: list[Mark]
+    marks: list[DrawnBox]
 
 
 @dataclass(frozen=True)
-class Exploration:
+class ObjectStatistics:
     """What the page shows of objects.
 
     Attributes:
@@ -92,12 +92,12 @@ class Exploration:
     """
 
     lists: tuple[str, ...]
-    counts: list[Count]
+    counts: list[ObjectCount]
     sentences: str
-    examples: list[Example]
+    examples: list[AnnotatedImage]
 
 
-def explore(run: Run, album: Album, rows: Sequence[IndexRow]) -> Exploration | None:
+def explore(run: RunResults, album: Album, rows: Sequence[IndexRow]) -> ObjectStatistics | None:
     """The objects of a run's dataset, with examples among `rows`; None where it has none."""
     found = [row for row in run.rows if row.objects]
     if not found:
@@ -107,7 +107,7 @@ def explore(run: Run, album: Album, rows: Sequence[IndexRow]) -> Exploration | N
     counts = count(annotated, lists)
     colour = {row.name: COLOURS[place % len(COLOURS)] for place, row in enumerate(counts)}
     shown = choose.samples([row for row in rows if row.objects], EXAMPLES) if album.folder else []
-    return Exploration(
+    return ObjectStatistics(
         lists,
         counts,
         sentences(annotated, lists, run.rows),
@@ -115,7 +115,7 @@ def explore(run: Run, album: Album, rows: Sequence[IndexRow]) -> Exploration | N
     )
 
 
-def drawings(run: Run) -> dict[str, Drawing]:
+def drawings(run: RunResults) -> dict[str, Drawing]:
     """The figures of the objects of a run's dataset, by name; none where it has no objects."""
     found = [row for row in run.rows if row.objects]
     if not found:
@@ -150,14 +150,14 @@ def sentences(annotated: Counted, lists: Sequence[str], rows: Sequence[IndexRow]
     )
 
 
-def count(annotated: Counted, lists: Sequence[str]) -> list[Count]:
+def count(annotated: Counted, lists: Sequence[str]) -> list[ObjectCount]:
     """The objects of each class, from what the index counted."""
     none = {"objects": 0, "difficult": 0}
     counts = []
     for name in sorted({name for found in annotated.values() for name in found}):
         of_list = [annotated[part].get(name, none) for part in lists]
         numbers = tuple(found["objects"] for found in of_list)
-        counts.append(Count(name, numbers, sum(numbers), sum(found["difficult"] for found in of_list)))
+        counts.append(ObjectCount(name, numbers, sum(numbers), sum(found["difficult"] for found in of_list)))
     return counts
 
 
@@ -231,7 +231,7 @@ def spread(title: str, unit: str, named: Mapping[str, npt.NDArray[np.float64]]) 
         )
 
 
-def example(picture: Picture, colour: Mapping[str, str]) -> Example:
+def example(picture: Picture, colour: Mapping[str, str]) -> AnnotatedImage:
     """An image with its objects; the largest have the first claim to a name."""
     largest = sorted(picture.row.objects, key=lambda box: -box.area)
     return outlined(picture, [annotated(box, colour.get(box.label, COLOURS[0]), box.label) for box in largest])
@@ -243,17 +243,17 @@ def annotated(box: Box, colour: str, name: str) -> Outline:
     return Outline(box, colour, name, title, broken=box.difficult or box.crowd or box.ignore)
 
 
-def outlined(picture: Picture, outlines: Sequence[Outline]) -> Example:
+def outlined(picture: Picture, outlines: Sequence[Outline]) -> AnnotatedImage:
     """An image with boxes, largest first, so that small ones lie on top; no name stands where an earlier one does."""
     row = picture.row
     if picture.uri is None:
-        return Example(picture, 0, 0, [])
+        return AnnotatedImage(picture, 0, 0, [])
     scale = SIDE / max(picture.width, picture.height)
     width, height = picture.width * scale, picture.height * scale
     if max(row.width, row.height) > LONGEST * min(row.width, row.height):
-        return Example(picture, width, height, [])  # of such a long image only the middle is shown
+        return AnnotatedImage(picture, width, height, [])  # of such a long image only the middle is shown
     across, down = width / row.width, height / row.height
-    marks, taken = list[Mark](), list[tuple[float, float, float]]()
+    marks, taken = list[DrawnBox](), list[tuple[float, float, float]]()
     for outline in outlines:
         x1, y1, x2, y2 = (side * ratio for side, ratio in zip(outline.box.box, (across, down) * 2, strict=True))
         right = x1 > width / 2  # the name grows towards the middle
@@ -265,8 +265,8 @@ def outlined(picture: Picture, outlines: Sequence[Outline]) -> Example:
         named = len(taken) < NAMED and bool(beside) and not any(_meet(room, other) for other in taken)
         taken += [room] if named else []
         name, anchor = beside if named else "", "end" if right else "start"
-        marks.append(Mark(outline, x1, y1, x2 - x1, y2 - y1, name, x, y, anchor))
-    return Example(picture, width, height, sorted(marks, key=lambda mark: -mark.outline.box.area))
+        marks.append(DrawnBox(outline, x1, y1, x2 - x1, y2 - y1, name, x, y, anchor))
+    return AnnotatedImage(picture, width, height, sorted(marks, key=lambda mark: -mark.outline.box.area))
 
 
 def _meet(room: tuple[float, float, float], other: tuple[float, float, float]) -> bool:

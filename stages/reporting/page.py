@@ -16,7 +16,7 @@ from stages.datasets.index_file import IndexRow
 from stages.metrics.table import METRICS
 from stages.reporting import choose, classification, command, detection, figures, largest, objects, words
 from stages.reporting.figures import Drawing
-from stages.reporting.gather import Run
+from stages.reporting.gather import RunResults
 from stages.reporting.pictures import Album
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -27,7 +27,7 @@ LISTED = 200  # duplicates, bad images and others: the page lists no more of eac
 MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![A-Za-z0-9])[_#]|_(?![A-Za-z0-9])")  # a_b is no emphasis
 
 
-class Page(Protocol):
+class TaskPage(Protocol):
     """What is said and shown of a head, as each task has it.
 
     Attributes:
@@ -56,17 +56,17 @@ class Page(Protocol):
         """What the page alone shows."""
 
 
-def of(run: Run) -> Page:
+def of(run: RunResults) -> TaskPage:
     """The page of the task that a head is for."""
-    tasks: dict[str, Callable[[Run], Page]] = {
-        "classification": classification.Page,
-        "detection": detection.Page,
-        "largest": largest.Page,
+    tasks: dict[str, Callable[[RunResults], TaskPage]] = {
+        "classification": classification.ClassificationPage,
+        "detection": detection.DetectionPage,
+        "largest": largest.LargestPage,
     }
     return tasks[run.metrics["task"]](run)
 
 
-def html(run: Run, album: Album, drawn: Mapping[str, Drawing]) -> str:
+def html(run: RunResults, album: Album, drawn: Mapping[str, Drawing]) -> str:
     """The page: one file, nothing loaded from anywhere; `drawn` is what `drawings` gave."""
     task, viewed = of(run), len(run.views) > 1
     exploration = objects.explore(run, album, trained(run))
@@ -98,14 +98,14 @@ def pngs(drawn: Mapping[str, Drawing]) -> dict[str, bytes]:
     return {FIGURE.format(name): figure.png() for name, figure in drawn.items()}
 
 
-def markdown(run: Run, drawn: Mapping[str, Drawing]) -> str:
+def markdown(run: RunResults, drawn: Mapping[str, Drawing]) -> str:
     """The same in text: no picture, time or path of this machine, so that it changes only when the result does."""
     task = of(run)
     template = environment(escape=False).get_template(f"{task.template}.md.j2")
     return template.render(common(run, task) | {"drawn": {FIGURE.format(name): one for name, one in drawn.items()}})
 
 
-def common(run: Run, task: Page) -> dict[str, Any]:
+def common(run: RunResults, task: TaskPage) -> dict[str, Any]:
     """What both templates show."""
     summary = task.summary()
     return {
@@ -120,7 +120,7 @@ def common(run: Run, task: Page) -> dict[str, Any]:
     }
 
 
-def drawings(run: Run) -> dict[str, Drawing]:
+def drawings(run: RunResults) -> dict[str, Drawing]:
     """Every figure that a run has data for, by name."""
     task = of(run)
     found = {f"curves_{what}": figure for what, figure in figures.curves(run.history, run.head["best_epoch"]).items()}
@@ -135,7 +135,7 @@ def drawings(run: Run) -> dict[str, Drawing]:
     return found | {f"objects_{name}": figure for name, figure in objects.drawings(run).items()}
 
 
-def trained(run: Run) -> list[IndexRow]:
+def trained(run: RunResults) -> list[IndexRow]:
     """The images of train; those that cannot be decoded never train."""
     lost = {image["path"] for image in run.undecodable}
     return [row for row in run.rows_of("train") if row.path not in lost]
@@ -159,7 +159,7 @@ def across(pair: Mapping[str, str]) -> str:
     return f" (across lists: {pair['lists']})" if "lists" in pair else ""
 
 
-def provenance(run: Run, task: Page) -> list[tuple[str, str]]:
+def provenance(run: RunResults, task: TaskPage) -> list[tuple[str, str]]:
     """Where features and head come from, by the names they were recorded under."""
     features = dict(run.head["features"])
     versions, views, joined = features.pop("versions"), features.pop("views"), features.pop("joined", [])

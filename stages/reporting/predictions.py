@@ -10,7 +10,7 @@ import numpy.typing as npt
 from stages import paths
 from stages.datasets.base import Box
 from stages.reporting import gather
-from stages.reporting.gather import Run
+from stages.reporting.gather import RunResults
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -20,7 +20,7 @@ HIT = 0.5  # the overlap (IoU) from which a box counts as found
 
 
 @dataclass(frozen=True)
-class Bin:
+class CalibrationBin:
     """A row of calibration.csv: mean confidence, accuracy and number of images."""
 
     confidence: float
@@ -29,7 +29,7 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Labels:
+class ClassPredictions:
     """A class for each image.
 
     Attributes:
@@ -41,7 +41,7 @@ class Labels:
     probabilities: Floats
 
     @classmethod
-    def load(cls, run: Run) -> Self:
+    def load(cls, run: RunResults) -> Self:
         """As evaluate left them.
 
         Raises:
@@ -82,7 +82,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Near:
+class Neighbours:
     """What lies near the judged images among the cached features; nothing where the cache holds pixels.
 
     Attributes:
@@ -96,7 +96,7 @@ class Near:
     map: Floats
 
     @classmethod
-    def load(cls, run: Run) -> Self:
+    def load(cls, run: RunResults) -> Self:
         """As evaluate left it.
 
         Raises:
@@ -110,7 +110,7 @@ class Near:
 
 
 @dataclass(frozen=True)
-class Detected:
+class BoxPredictions:
     """Boxes found in N images, n in all, and the objects there, m in all; both in the order of the images.
 
     Attributes:
@@ -140,7 +140,7 @@ class Detected:
     counts: Booleans
 
     @classmethod
-    def load(cls, run: Run) -> Self:
+    def load(cls, run: RunResults) -> Self:
         """As evaluate left them.
 
         Raises:
@@ -165,13 +165,13 @@ class Detected:
         except (KeyError, IndexError) as error:
             raise gather.damaged(paths.PREDICTIONS / name, repr(error)) from None
 
-    def above(self, threshold: float) -> "Shown":
+    def above(self, threshold: float) -> "ShownBoxes":
         """The boxes that are shown: those with a score of at least this. What is right of them stays right."""
-        return Shown(self, self.scores >= threshold)
+        return ShownBoxes(self, self.scores >= threshold)
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownBoxes:
     """The boxes above a threshold.
 
     Attributes:
@@ -179,7 +179,7 @@ class Shown:
         there: (n,) those that are shown.
     """
 
-    all: Detected
+    all: BoxPredictions
     there: Booleans
 
     @cached_property
@@ -242,7 +242,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Largest:
+class LargestPredictions:
     """A box and a class for the largest object of each of N images; those without any object have no answer.
 
     Attributes:
@@ -262,7 +262,7 @@ class Largest:
     predict: str
 
     @classmethod
-    def load(cls, run: Run) -> Self:
+    def load(cls, run: RunResults) -> Self:
         """As evaluate left them.
 
         Raises:
@@ -309,11 +309,11 @@ class Largest:
         return right
 
 
-def bins() -> list[Bin]:
+def bins() -> list[CalibrationBin]:
     """Confidence against accuracy."""
 
-    def parse(row: dict[str, str]) -> Bin:
-        return Bin(float(row["confidence"]), float(row["accuracy"]), int(row["count"]))
+    def parse(row: dict[str, str]) -> CalibrationBin:
+        return CalibrationBin(float(row["confidence"]), float(row["accuracy"]), int(row["count"]))
 
     return gather.read_csv(paths.PLOTS / "calibration.csv", parse)
 

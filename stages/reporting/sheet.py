@@ -9,7 +9,7 @@ from PIL import Image
 
 from stages.datasets.index_file import IndexRow
 from stages.reporting.pictures import TILE, Album, data_uri
-from stages.reporting.predictions import Labels, Near
+from stages.reporting.predictions import ClassPredictions, Neighbours
 
 COLUMNS = 40
 QUALITY = 68
@@ -30,7 +30,7 @@ class Sheet:
     places: list[int]
     points: list[tuple[float, float] | None]
 
-    def data(self, judged: Labels, rows: Sequence[IndexRow], names: Sequence[str]) -> dict[str, Any]:
+    def data(self, judged: ClassPredictions, rows: Sequence[IndexRow], names: Sequence[str]) -> dict[str, Any]:
         """What the script of the page reads: of each tile actual and predicted class, confidence, path and point."""
         tiles = [
             [
@@ -45,7 +45,7 @@ class Sheet:
         return {"side": TILE, "columns": COLUMNS, "classes": names, "tiles": tiles}
 
 
-def make(judged: Labels, near: Near, rows: Sequence[IndexRow], album: Album) -> Sheet | None:
+def make(judged: ClassPredictions, near: Neighbours, rows: Sequence[IndexRow], album: Album) -> Sheet | None:
     """The sheet of a run; None where no picture can be had."""
     places = choose(judged, near)
     on_map = {int(place): (float(x), float(y)) for place, (x, y) in zip(near.mapped, near.map, strict=True)}
@@ -59,7 +59,7 @@ def make(judged: Labels, near: Near, rows: Sequence[IndexRow], album: Album) -> 
     return Sheet(data_uri(sheet, QUALITY), places, [on_map.get(place) for place in places])
 
 
-def choose(judged: Labels, near: Near) -> list[int]:
+def choose(judged: ClassPredictions, near: Neighbours) -> list[int]:
     """Those of the map, or as many spread evenly, then the surest mistakes that are not among them."""
     count = len(judged.labels)
     spread = near.mapped if len(near.mapped) else np.linspace(0, count - 1, min(SHOWN, count)).round().astype(int)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from stages.features import forecast
 from stages.metrics import table
-from stages.reporting.gather import Run
+from stages.reporting.gather import RunResults
 
 PART_NAMES = {"test": "unseen", "val": "validation"}
 MONITORS = {
@@ -56,7 +56,7 @@ class Summary(NamedTuple):
     baselines: dict[str, list[Bar]]
 
 
-def scores(run: Run) -> list[Score]:
+def scores(run: RunResults) -> list[Score]:
     """The metrics of the run's task that it has, the headline first."""
     values = {name: run.score(name) for name in table.of_task(run.metrics["task"])}
     return [
@@ -66,7 +66,7 @@ def scores(run: Run) -> list[Score]:
     ]
 
 
-def on_validation(run: Run, names: Sequence[str]) -> tuple[str, str]:
+def on_validation(run: RunResults, names: Sequence[str]) -> tuple[str, str]:
     """Some metrics on validation as a fact, as far as the run has them."""
     values = {name: run.metrics.get(table.VAL + name) for name in names}
     texts = (
@@ -75,7 +75,7 @@ def on_validation(run: Run, names: Sequence[str]) -> tuple[str, str]:
     return "On validation", ", ".join(texts)
 
 
-def baselines(run: Run) -> dict[str, list[Bar]]:
+def baselines(run: RunResults) -> dict[str, list[Bar]]:
     """The head, then what needs no training, by the name of the metric; without metrics that have no such value."""
     bars, own = dict[str, list[Bar]](), f"{run.metrics['head']}_"  # ridge regression is no baseline of itself
     for name in table.of_task(run.metrics["task"]):
@@ -89,7 +89,7 @@ def baselines(run: Run) -> dict[str, list[Bar]]:
     return bars
 
 
-def caveats(run: Run) -> list[str]:
+def caveats(run: RunResults) -> list[str]:
     """What limits the numbers of every task."""
     found = list[str]()
     if run.part == "val":
@@ -103,7 +103,7 @@ def caveats(run: Run) -> list[str]:
     return found
 
 
-def facts(run: Run) -> list[tuple[str, str]]:
+def facts(run: RunResults) -> list[tuple[str, str]]:
     """What the numbers of every task are about."""
     m = run.metrics
     trained, total = m["parameters_trainable"], m["parameters_total"]
@@ -116,7 +116,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     ]
 
 
-def refitted(run: Run) -> bool:
+def refitted(run: RunResults) -> bool:
     """Whether the head was trained again on train and val together."""
     return bool(run.head["params"].get("refit") == "trainval")
 
@@ -128,7 +128,7 @@ def of_100(share: float) -> str:
     return "more than 99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
 
 
-def kept(run: Run) -> str:
+def kept(run: RunResults) -> str:
     """How the head came about, in a sentence."""
     if len(run.history) == 1 and run.history[0].lr is None:
         notes = ", ".join(f"{name} {value(found)}" for name, found in run.head["notes"].items())
@@ -146,7 +146,7 @@ def kept(run: Run) -> str:
     return f"Epoch {best} was kept, the one with the {reason}; {epochs} epochs were run{early}."
 
 
-def rates(run: Run) -> str:
+def rates(run: RunResults) -> str:
     """What the range test suggests, beside what was chosen."""
     steepest, tenth = (f"{run.suggested[name]:g}" for name in ("lr_steepest", "lr_minimum_tenth"))
     return (
@@ -156,7 +156,7 @@ def rates(run: Run) -> str:
     )
 
 
-def sizes(run: Run) -> str:
+def sizes(run: RunResults) -> str:
     """The sizes of the images in a sentence."""
     widths, heights = sorted(row.width for row in run.rows), sorted(row.height for row in run.rows)
     if widths[0] == widths[-1] and heights[0] == heights[-1]:
@@ -168,7 +168,7 @@ def sizes(run: Run) -> str:
     )
 
 
-def files(run: Run) -> list[tuple[str, int, str]]:
+def files(run: RunResults) -> list[tuple[str, int, str]]:
     """What became of every file: name, number, explanation."""
     index = run.index
     return [
@@ -180,7 +180,7 @@ def files(run: Run) -> list[tuple[str, int, str]]:
     ]
 
 
-def times(run: Run) -> list[tuple[str, Time]]:
+def times(run: RunResults) -> list[tuple[str, Time]]:
     """Seconds, speed and counts of each stage whose time was kept."""
     found = []
     for stage, values in run.timings.items():
@@ -194,7 +194,7 @@ def times(run: Run) -> list[tuple[str, Time]]:
     return found
 
 
-def saved(run: Run) -> str:
+def saved(run: RunResults) -> str:
     """What the cache spared this head, from the times of its own stages; nothing where they are not known."""
     speed = run.timings.get("extract", {}).get("images/s")
     seconds, epochs = run.timings.get("train", {}).get("seconds"), len(run.history)

@@ -8,7 +8,7 @@ import pytest
 from stages import paths
 from stages.errors import UserError
 from stages.reporting import choose, command, gather, page
-from stages.reporting.predictions import Detected, Largest
+from stages.reporting.predictions import BoxPredictions, LargestPredictions
 from tests.reporting.synthetic import HOSTILE, Made
 
 Reported = Callable[[], tuple[str, str]]
@@ -43,7 +43,7 @@ def test_the_answer_counts_objects_found_and_boxes_right(detector: Made, reporte
 def test_a_higher_threshold_shows_fewer_boxes(detector: Made) -> None:
     detector.write()
     run = gather.load("folder")
-    found = Detected.load(run)
+    found = BoxPredictions.load(run)
     all_of, some = found.above(0.4), found.above(0.7)
     assert (all_of.hits.sum(), all_of.wrong.sum(), all_of.missed.sum()) == (8, 16, 16)
     assert some.there.sum() == 12 and (some.hits.sum(), some.wrong.sum(), some.missed.sum()) == (4, 8, 20)
@@ -54,7 +54,7 @@ def test_a_higher_threshold_shows_fewer_boxes(detector: Made) -> None:
 def test_pictures_follow_from_the_numbers(detector: Made) -> None:
     detector.write()
     run = gather.load("folder")
-    shown = Detected.load(run).above(0.4)
+    shown = BoxPredictions.load(run).above(0.4)
     f1 = shown.f1(24)
     assert np.array_equal(f1 == 1, np.arange(24) % 3 == 0)
     ranked = choose.ranked(f1, ~np.isnan(f1), 6)
@@ -134,7 +134,7 @@ def test_the_answer_is_of_what_is_predicted(largest: Made, reported: Reported, p
 
 def test_the_overlap_is_of_each_image(largest: Made) -> None:
     largest.write()
-    found = Largest.load(gather.load("folder"))
+    found = LargestPredictions.load(gather.load("folder"))
     assert found.iou == pytest.approx(np.where(np.arange(24) % 3 < 2, 17 / 18, 0))
     assert np.array_equal(found.right, np.arange(24) % 3 == 0)
 

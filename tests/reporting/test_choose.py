@@ -5,7 +5,7 @@ import pytest
 
 from stages.datasets.index_file import IndexRow
 from stages.reporting import choose
-from stages.reporting.predictions import Labels
+from stages.reporting.predictions import ClassPredictions
 
 
 def row(label: str, number: int = 0) -> IndexRow:
@@ -13,36 +13,36 @@ def row(label: str, number: int = 0) -> IndexRow:
 
 
 @pytest.fixture
-def judged() -> Labels:
+def judged() -> ClassPredictions:
     """Eight images of four classes: two right of each of the first three, two mistakes of the last."""
     labels = np.array([0, 0, 1, 1, 2, 2, 3, 3])
     chosen = np.array([0, 0, 1, 1, 2, 2, 0, 0])
     sure = np.array([0.9, 0.8, 0.95, 0.5, 0.6, 0.7, 0.55, 0.85], np.float32)
     p = np.zeros((8, 4), np.float32) + ((1 - sure) / 3)[:, None].astype(np.float32)
     p[np.arange(8), chosen] = sure
-    return Labels(labels, p)
+    return ClassPredictions(labels, p)
 
 
-def test_right_spreads_over_confidence_and_classes(judged: Labels) -> None:
+def test_right_spreads_over_confidence_and_classes(judged: ClassPredictions) -> None:
     picked = choose.right(judged, 3)
     assert picked[0] == 2 and {int(judged.labels[place]) for place in picked} == {0, 1, 2}
     assert sorted(choose.right(judged, 10)) == [0, 1, 2, 3, 4, 5]
     assert len(set(choose.right(judged, 5))) == 5
 
 
-def test_wrong_starts_with_the_surest(judged: Labels) -> None:
+def test_wrong_starts_with_the_surest(judged: ClassPredictions) -> None:
     assert choose.wrong(judged, 5) == [7, 6]
 
 
-def test_uncertain_has_the_flattest(judged: Labels) -> None:
+def test_uncertain_has_the_flattest(judged: ClassPredictions) -> None:
     assert choose.uncertain(judged, 2) == [3, 6]
 
 
-def test_members_show_mistakes_first(judged: Labels) -> None:
+def test_members_show_mistakes_first(judged: ClassPredictions) -> None:
     assert choose.members(judged, 3, 8) == [7, 6] and choose.members(judged, 0, 1) == [0]
 
 
-def test_confused_counts_pairs(judged: Labels) -> None:
+def test_confused_counts_pairs(judged: ClassPredictions) -> None:
     assert choose.confused(judged, list("abcd"), 9) == [choose.Confused("d", "a", 2, 2, 7)]
 
 

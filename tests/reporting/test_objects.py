@@ -15,7 +15,7 @@ from stages import paths
 from stages.datasets import index_file
 from stages.datasets.base import Box
 from stages.reporting import objects
-from stages.reporting.objects import Count
+from stages.reporting.objects import ObjectCount
 from stages.reporting.pictures import LONGEST, SIDE, Picture
 from tests.reporting.synthetic import HOSTILE, Made
 
@@ -32,8 +32,8 @@ def row(*objects: Box, size: tuple[int, int] = (200, 100)) -> index_file.IndexRo
 
 def test_objects_are_counted_by_class_and_list() -> None:
     assert objects.count(ANNOTATED, ["train", "val"]) == [
-        Count("ant", (9, 4), 13, 3),
-        Count("bee", (1_500, 0), 1_500, 0),
+        ObjectCount("ant", (9, 4), 13, 3),
+        ObjectCount("bee", (1_500, 0), 1_500, 0),
     ]
 
 
