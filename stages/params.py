@@ -1,20 +1,19 @@
 """Typed params.yaml: every stage loads it here, and `python -m stages.params` checks it alone.
 
-Strict types (`epochs: true` is no integer), unknown and duplicate keys refused, floats as YAML 1.2 writes them
-(`1e-05`, which PyYAML reads as text). No torch is imported: a check takes a fraction of a second.
+Types are strict (`epochs: true` is not an integer), unknown and duplicate keys are refused, and the file is read as DVC
+reads it. No torch is imported: a check takes a fraction of a second.
 """
 
 import json
 import re
 import sys
-from collections.abc import Hashable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
-from stages import paths
+from stages import paths, yaml12
 from stages.backbones import names
 from stages.blocks import Block, Source
 from stages.datasets.base import has_source
@@ -93,81 +92,74 @@ class Params(Block):
         return getattr(self.datasets, self.dataset)
 
 
-class _Loader(yaml.CSafeLoader):
-    """Safe YAML with YAML 1.2 floats, and an error for a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[str, int] = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise UserError(f"params.yaml, line {line}: `{key.value}` stands on line {seen[key.value]} already.")
-            seen[key.value] = line
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)$"),
-    list("-+.0123456789"),
-)
-
-
 def load(path: Path = paths.PARAMS) -> Params:
     """Params from a YAML file, checked.
 
     Raises:
         UserError: naming the key, what was found, what was expected and the nearest valid one.
     """
+    return from_tree(read(path), str(path))
+
+
+def read(path: Path = paths.PARAMS) -> dict[str, Any]:
+    """The keys and values of a params file, not checked yet.
+
+    Raises:
+        UserError: there is no such file, or it is not a mapping in YAML.
+    """
     try:
-        text = path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): run from the top folder of the checkout.") from None
-    if len(text) > MAX_BYTES:
-        raise UserError(f"{path} is larger than {MAX_BYTES} bytes: that is no params file.")
-    try:
-        tree = yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{path} is larger than {MAX_BYTES} bytes: that is not a params file.")
+    tree = yaml12.parse(content, str(path))
     if not isinstance(tree, dict):
         raise UserError(f"{path} must hold keys and values, found {type(tree).__name__}.")
+    return tree
+
+
+def from_tree(tree: Mapping[str, Any], path: str = str(paths.PARAMS)) -> Params:
+    """Params from the keys and values of a params file, checked.
+
+    Args:
+        tree: the keys and values.
+        path: of the file, for messages.
+
+    Raises:
+        UserError: naming the key, what was found, what was expected and the nearest valid one.
+    """
     try:
-        params = Params.model_validate(_numbers(tree))
+        params = Params.model_validate(tree)
     except ValidationError as error:
         errors = sorted(error.errors(), key=lambda item: item["type"] == "missing")
         unknown = any(item["type"] == "extra_forbidden" for item in errors)  # `lr` misspelt is one slip, not two
         shown = [item for item in errors if not (unknown and item["type"] == "missing")]
-        raise UserError("\n".join(_explain(item, str(path)) for item in shown)) from None
-    _check_across(params, str(path))
+        raise UserError("\n".join(_explain(item, path) for item in shown)) from None
+    _check_across(params, path)
     return params
 
 
-def with_overrides(params: Params, **knobs: object) -> Params:
-    """Params with other values of some flat knobs.
+def with_overrides(params: Params, overrides: Mapping[str, object]) -> Params:
+    """Params with other values of some knobs, checked as those of a file are.
+
+    Args:
+        params: what stays.
+        overrides: knob -> value; a knob in a block has a dot in its name, such as `extract.dtype`.
 
     Raises:
-        UserError: a name is unknown, or the knobs do not agree.
+        UserError: there is no such knob, it cannot have that value, or the knobs do not agree.
     """
-    made = params.model_copy(update=knobs)
-    _check_across(made, str(paths.PARAMS))
-    return made
-
-
-def _numbers(tree: dict[Any, Any]) -> dict[Any, Any]:
-    """Integers where a float is expected become floats (`lr: 1`); nothing else is coerced."""
-
-    def walk(model: type[Block], values: dict[Any, Any]) -> dict[Any, Any]:
-        out = dict(values)
-        for name, field in model.model_fields.items():
-            value = out.get(name)
-            kind = field.annotation
-            if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, Block):
-                out[name] = walk(kind, value)
-            elif type(value) is int and kind is float:
-                out[name] = float(value)
-        return out
-
-    return walk(Params, tree)
+    tree = params.model_dump()
+    for knob, value in overrides.items():
+        *blocks, name = knob.split(".")
+        values = tree
+        for block in blocks:
+            values = values.setdefault(block, {})
+        values[name] = value
+    checked = from_tree(tree)
+    changed = {knob.partition(".")[0] for knob in overrides}
+    return params.model_copy(update={name: getattr(checked, name) for name in changed})
 
 
 def _explain(error: Any, path: str) -> str:
@@ -175,7 +167,7 @@ def _explain(error: Any, path: str) -> str:
     where = [str(part) for part in error["loc"]]
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
-        return f"{path}: `{key}` is no parameter; {nearest(where[-1], _siblings(where))}"
+        return f"{path}: `{key}` is not a parameter; {nearest(where[-1], _siblings(where))}"
     if error["type"] == "missing":
         return f"{path}: `{key}` is missing; `git diff {path}` shows what it was."
     found = error["input"]

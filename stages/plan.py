@@ -22,7 +22,7 @@ from stages.extract import spec as specify
 from stages.features import forecast, h5
 from stages.features.extraction import Image, Spec, compute_part, computed_parts, load_extractor, part_images, parts_of
 from stages.images import views
-from stages.params import load
+from stages.params import load, with_overrides
 from stages.training import mapped
 
 EXAMPLES = """\
@@ -57,11 +57,8 @@ class Kept(NamedTuple):
 
 def main(given: argparse.Namespace) -> int:
     """Measures, and prints time, sizes and advice."""
-    params = load()
-    knobs = {name: value for name in ("backbone", "cut", "views") if (value := getattr(given, name)) is not None}
-    params = params.model_copy(update=knobs)
-    if given.dtype:
-        params = params.model_copy(update={"extract": params.extract.model_copy(update={"dtype": given.dtype})})
+    arguments = {"backbone": given.backbone, "cut": given.cut, "views": given.views, "extract.dtype": given.dtype}
+    params = with_overrides(load(), {knob: value for knob, value in arguments.items() if value is not None})
     folder, rows = source.folder(params.dataset, params.options, params.root), index_file.read(params.dataset)
     count = int(given.images or len(rows))
     sample = [rows[place] for place in np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().astype(int)]

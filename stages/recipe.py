@@ -9,9 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from stages import command
+from stages import command, yaml12
 from stages.errors import UserError, nearest
 from stages.params import Params
 
@@ -43,7 +41,7 @@ def arguments(name: str) -> list[str]:
     """
     if name not in names():
         raise UserError(f"There is no recipe {name!r}; {nearest(name, names())}")
-    knobs: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    knobs: dict[str, Any] = yaml12.parse((FOLDER / f"{name}.yaml").read_bytes(), f"{name}.yaml")
     missing = [knob for knob in flat_knobs() if knob not in knobs]
     if missing:
         raise UserError(f"Recipe {name} does not set {', '.join(missing)}: it must set every flat knob.")

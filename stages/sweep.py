@@ -13,13 +13,11 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from statistics import mean, stdev
 
-from pydantic import ValidationError
-
 from stages import command, files, paths
 from stages.backbones.device import pick_device
 from stages.errors import UserError
 from stages.features.h5 import INPUT
-from stages.params import Params, load
+from stages.params import Params, load, with_overrides
 from stages.reporting import heatmap
 from stages.sweeping import many_heads
 from stages.training import data, history
@@ -112,10 +110,10 @@ def vary(params: Params, name: str, value: float) -> Params:
         UserError: params.yaml could not have that value.
     """
     try:
-        return Params.model_validate(params.model_dump() | {name: value})
-    except ValidationError as error:
-        message = error.errors()[0]["msg"].replace("Input should be", "must be")
-        raise UserError(f"`--{name.replace('_', '-')}` {message}, found {value:g}.") from None
+        return with_overrides(params, {name: value})
+    except UserError as error:
+        message = str(error).replace(f"{paths.PARAMS}: `{name}`", f"`--{name.replace('_', '-')}`")
+        raise UserError(message) from None
 
 
 def arguments(best: Row, params: Params) -> str:

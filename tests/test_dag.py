@@ -219,7 +219,7 @@ def test_a_temporary_run_reuses_the_store(project: Project) -> None:
     ("line", "said"),
     [
         ("lr: fast", "`lr` must be a valid number, found 'fast'"),
-        ("lrr: 0.1", "`lrr` is no parameter; did you mean lr?"),
+        ("lrr: 0.1", "`lrr` is not a parameter; did you mean lr?"),
         ("backbone: resnet81", "did you mean resnet18"),
         ("cut: map@4", "`cut` must be pooled, map, map@16"),
         ("root: /nowhere", "there is no folder '/nowhere'"),

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.errors import UserError
-from stages.params import MAX_BYTES, Params, load
+from stages.params import MAX_BYTES, Params, load, with_overrides
 from stages.recipe import flat_knobs
 
 Make = Callable[..., Any]
@@ -68,7 +68,7 @@ def misspelt(word: str) -> str:
 def test_a_misspelt_knob_is_named_and_so_is_the_right_one(text: str, knob: str) -> None:
     wrong = misspelt(knob)
     message = refused(turned(text, f"{knob}: 1").replace(f"\n{knob}: 1", f"\n{wrong}: 1"))
-    assert f"`{wrong}` is no parameter" in message
+    assert f"`{wrong}` is not a parameter" in message
     suggested = message.partition("did you mean ")[2].partition("?")[0].split(" or ")
     assert knob in suggested
     assert difflib.SequenceMatcher(None, wrong, knob).ratio() > 0.5
@@ -86,7 +86,7 @@ def test_a_slip_in_a_block(text: str, block: str, wrong: str, right: str) -> Non
         values = values[part]
     values[right] = values.pop(wrong)
     message = refused(yaml.safe_dump(tree))
-    assert f"`{block}.{right}` is no parameter" in message and wrong in message
+    assert f"`{block}.{right}` is not a parameter" in message and wrong in message
 
 
 @pytest.mark.parametrize(
@@ -161,6 +161,7 @@ def test_a_missing_knob_is_named(text: str, knob: str) -> None:
         ("weight_decay: -1", "`weight_decay` must be greater than or equal to 0"),
         ("label_smoothing: 1.0", "`label_smoothing` must be less than 1"),
         ("plateau_factor: 1", "`plateau_factor` must be less than 1"),
+        ("standardize: no", "`standardize` must be a valid boolean, found 'no'"),
         ("standardize: 1", "`standardize` must be a valid boolean, found 1"),
         ("standardize: maybe", "`standardize` must be a valid boolean, found 'maybe'"),
         ("seed: zero", "`seed` must be a valid integer, found 'zero'"),
@@ -169,7 +170,10 @@ def test_a_missing_knob_is_named(text: str, knob: str) -> None:
             "head: squeezenet",
             "takes a map (C, H, W), and `cut` pooled is a vector: take cut=map, or a head for that (linear",
         ),
-        ("phases: [{epochs: 3, trian_from: head}]", "`phases.0.trian_from` is no parameter; did you mean train_from"),
+        (
+            "phases: [{epochs: 3, trian_from: head}]",
+            "`phases.0.trian_from` is not a parameter; did you mean train_from",
+        ),
         ("phases: [{train_from: head}]", "`phases.0.epochs` is missing"),
         ("phases: [{epochs: 3}, {epochs: 0}]", "`phases.1.epochs` must be greater than or equal to 1, found 0"),
         ("phases: [{epochs: 3, groups: {layer4: -1.0}}]", "`phases.0.groups.layer4` must be greater than 0"),
@@ -212,6 +216,7 @@ def test_a_wrong_value_is_named(text: str, line: str, message: str) -> None:
         ("lr: 0.001", 0.001),
         ("image_size: 64", 64),
         ("image_size: auto", "auto"),
+        ("seed: 010", 10),
         ("device: cuda:1", "cuda:1"),
         ("seed: -3", -3),
         ("head: ridge", "ridge"),
@@ -245,9 +250,9 @@ def test_shares_that_do_not_add_up(text: str, train: float, val: float, test: fl
 def test_a_key_that_stands_twice_is_told_with_both_lines(text: str) -> None:
     first = next(number for number, line in enumerate(text.splitlines(), 1) if line.startswith("lr:"))
     last = len(text.splitlines()) + 1
-    assert refused(text + "lr: 0.5\n") == f"params.yaml, line {last}: `lr` stands on line {first} already."
+    assert refused(text + "lr: 0.5\n") == f"params.yaml, line {last}: `lr` is already on line {first}."
     twice = text.replace("  protocol: auto\n", "  protocol: auto\n  protocol: auto\n")
-    assert "`protocol` stands on line" in refused(twice)
+    assert "`protocol` is already on line" in refused(twice)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +285,35 @@ def test_a_huge_file_is_refused(text: str) -> None:
 def test_no_file(workplace: Path) -> None:
     with pytest.raises(UserError, match=r"params.yaml cannot be read \(.*\): run from the top folder of the checkout"):
         load()
+
+
+# --- params with other values
+
+
+def test_overrides_reach_into_blocks(text: str) -> None:
+    params = loaded(text)
+    other = with_overrides(params, {"lr": 1, "extract.dtype": "float32", "boxes.anchor_sizes": [[0.5, 0.25]]})
+    assert (other.lr, type(other.lr), other.extract.dtype) == (1.0, float, "float32")
+    assert other.boxes.anchor_sizes == [[0.5, 0.25]]
+    assert with_overrides(other, {"lr": params.lr, "extract": params.extract, "boxes": params.boxes}) == params
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "message"),
+    [
+        ("lr", 0.0, "`lr` must be greater than 0, found 0.0"),
+        ("lrr", 0.1, "`lrr` is not a parameter; did you mean lr"),
+        ("extract.dtipe", "float32", "`extract.dtipe` is not a parameter; did you mean dtype"),
+        ("extrakt.dtype", "float32", "`extrakt` is not a parameter; did you mean extract"),
+        ("extract.dtype", "float64", "`extract.dtype` must be one of float16, float32, found 'float64'"),
+        ("backbone", "resnet81", "`backbone`: 'resnet81' is unknown; did you mean"),
+        ("warmup", 60, "`warmup` (60 epochs) must end before `epochs` (60)"),
+    ],
+)
+def test_overrides_are_checked_as_the_file_is(text: str, knob: str, value: object, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        with_overrides(loaded(text), {knob: value})
+    assert message in str(caught.value)
 
 
 # --- what must agree

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from dvc.exceptions import NotDvcRepoError
 from dvc.fs.dvc import DVCFileSystem
 from dvc.repo import Repo
 from dvc.scm import NoSCMError, RevError, SCMError, resolve_rev
 
-from stages import paths
+from stages import paths, yaml12
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError, nearest
 from stages.reporting import gather
@@ -141,10 +140,10 @@ def _resolve(repo: Repo, name: str) -> str:
 def _described(name: str, home: Path, fetch: Callable[[str], None]) -> Revision:
     """A revision whose small files lie below `home`; `fetch` brings the outs there."""
     try:
-        lock = yaml.load((home / LOCK).read_text(encoding="utf-8"), yaml.CSafeLoader)["stages"]
+        lock = yaml12.parse((home / LOCK).read_bytes(), LOCK)["stages"]
         metrics = json.loads((home / METRICS).read_text(encoding="utf-8"))
         dataset, _ = metrics["dataset"], metrics["task"]
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, KeyError, UserError) as error:
         what = "`dvc repro` makes them" if name == WORKSPACE else "commit dvc.lock and reports with the results"
         raise UserError(f"{name} has no results ({error!r} in {LOCK} or {METRICS}): {what}.") from None
     seconds = seconds_of("train", home / paths.PLOTS / "history.csv")
