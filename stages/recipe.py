@@ -1,7 +1,7 @@
-"""Recipes: small YAML files that set every flat knob, printed as `-S` arguments.
+"""Recipes: small YAML files that hold what differs from recipes/defaults.yaml, printed whole as `-S` arguments.
 
-`dvc exp run -S` leaves its values in the workspace, so a recipe that set a few knobs would depend on what ran before.
-Keys with a dot (`split.seed`, `datasets.caltech101.exclude`) may stand in a recipe beside the flat ones.
+`dvc exp run -S` leaves its values in the workspace, so a recipe that set a few knobs would depend on what ran before:
+every knob of the defaults is printed. Keys in blocks have a dot (`split.seed`, `datasets.caltech101.exclude`).
 """
 
 import argparse
@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from stages import command, yaml12
+from stages.blocks import Block
 from stages.errors import UserError, nearest
 from stages.params import Params
 
 FOLDER = Path(__file__).parent / "recipes"
-NOT_IN_RECIPES = ("device",)  # the machine's, not the recipe's: no result depends on it by design
+DEFAULTS = "defaults"
+NOT_IN_RECIPES = ("device",)  # a matter of the machine: by design no result depends on it
 
 
 def names() -> list[str]:
     """All recipes."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != DEFAULTS)
 
 
 def description(name: str) -> str:
@@ -33,56 +35,74 @@ def description(name: str) -> str:
     return "\n".join(comment)
 
 
-def arguments(name: str) -> list[str]:
-    """The recipe as arguments of `dvc exp run`: `-S`, `knob=value`, and so on.
+def knobs(name: str) -> dict[str, Any]:
+    """Every knob that a recipe sets: those of the defaults in their order, then those of its own.
 
     Raises:
-        UserError: there is no such recipe, or it does not set every flat knob.
+        UserError: there is no such recipe, or the defaults lack a flat knob.
     """
     if name not in names():
         raise UserError(f"There is no recipe {name!r}; {nearest(name, names())}")
-    knobs: dict[str, Any] = yaml12.parse((FOLDER / f"{name}.yaml").read_bytes(), f"{name}.yaml")
-    missing = [knob for knob in flat_knobs() if knob not in knobs]
-    if missing:
-        raise UserError(f"Recipe {name} does not set {', '.join(missing)}: it must set every flat knob.")
-    return [part for knob, value in knobs.items() for part in ("-S", f"{knob}={_text(value)}")]
+    values = _read(DEFAULTS) | _read(name)
+    if missing := [knob for knob in flat_knobs() if knob not in values]:
+        raise UserError(f"{FOLDER / DEFAULTS}.yaml does not set {', '.join(missing)}: it must set every flat knob.")
+    return values
+
+
+def arguments(name: str) -> list[str]:
+    """A recipe as arguments of `dvc exp run`: `-S`, `knob=value`, and so on.
+
+    Raises:
+        UserError: see `knobs`.
+    """
+    return [word for knob, value in knobs(name).items() for word in ("-S", f"{knob}={hydra_text(value)}")]
 
 
 def flat_knobs() -> list[str]:
-    """The knobs at the top level of params.yaml that a recipe must set, in their order."""
-    blocks = ("split", "augment", "extract", "boxes", "lr_sweep", "decide", "bad_images", "datasets")
-    return [name for name in Params.model_fields if name not in (*blocks, *NOT_IN_RECIPES)]
+    """The knobs at the top level of params.yaml that every recipe sets, in their order."""
+    types = {name: field.annotation for name, field in Params.model_fields.items() if name not in NOT_IN_RECIPES}
+    return [name for name, kind in types.items() if not (isinstance(kind, type) and issubclass(kind, Block))]
 
 
-def _text(value: object) -> str:
-    """A value as Hydra's override syntax, which -S speaks, reads it."""
+def hydra_text(value: object) -> str:
+    """A value in the syntax of Hydra's overrides, which -S takes."""
     if isinstance(value, list):
-        return "[" + ",".join(_text(item) for item in value) + "]"
+        return "[" + ",".join(hydra_text(item) for item in value) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{hydra_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     return str(value)
 
 
-def main() -> None:
-    """Prints a recipe as -S arguments of `dvc exp run`, or lists the recipes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.recipe",
-        description=main.__doc__,
-        epilog="example: dvc exp run $(python -m stages.recipe logos-default)",
+def _read(name: str) -> dict[str, Any]:
+    """The knobs that stand in a recipe's file."""
+    path = FOLDER / f"{name}.yaml"
+    return dict(yaml12.parse(path.read_bytes(), str(path)) or {})
+
+
+def main(options: argparse.Namespace) -> int:
+    """Prints a recipe, or lists the recipes."""
+    if options.name and not options.list:
+        print(*arguments(options.name))  # unquoted: $(…) splits at blanks and would keep the quotes
+        return 0
+    for name in names():
+        print(name)
+        print("\n".join(f"    {line}" for line in description(name).splitlines()))
+    return 0
+
+
+def run() -> None:
+    """Reads the arguments and prints."""
+    parser = command.parser(
+        "recipe",
+        "Prints a recipe as -S arguments of `dvc exp run`, or lists the recipes.",
+        "  dvc exp run $(python -m stages.recipe logos-default)",
     )
     parser.add_argument("name", nargs="?", help="a recipe")
     parser.add_argument("--list", action="store_true", help="all recipes with their source and expected result")
-    given = parser.parse_args()
-    with command.no_traceback():
-        if given.name and not given.list:
-            print(*arguments(given.name))  # unquoted: $(…) splits at blanks and would keep the quotes
-            return
-        for name in names():
-            print(name)
-            print("\n".join(f"    {line}" for line in description(name).splitlines()))
+    command.run(main, parser.parse_args())
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -26,7 +26,7 @@ Run = Callable[..., tuple[Params, dict[str, Any]]]
 
 def recipes() -> dict[str, str]:
     """The recipes for boxes, and their datasets."""
-    found = {name: yaml.safe_load((recipe.FOLDER / f"{name}.yaml").read_text()) for name in recipe.names()}
+    found = {name: recipe.knobs(name) for name in recipe.names()}
     return {name: knobs["dataset"] for name, knobs in found.items() if knobs["head"] in DETECTION}
 
 

@@ -30,7 +30,7 @@ LARGE = ["logos32-resnet18-finetune", "logos-finetune"]
 def params_of(name: str, repository: Path, workplace: Path, turned: dict[str, Any]) -> Params:
     """params.yaml after a recipe and some `-S` arguments; each phase has a single epoch."""
     tree = yaml.safe_load((repository / "params.yaml").read_text())
-    knobs = yaml.safe_load((recipe.FOLDER / f"{name}.yaml").read_text()) | QUICK | turned
+    knobs = recipe.knobs(name) | QUICK | turned
     knobs["phases"] = [phase | {"epochs": 1} for phase in knobs["phases"]]
     for knob, value in knobs.items():
         *blocks, last = knob.split(".")

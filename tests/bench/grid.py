@@ -77,7 +77,7 @@ def main() -> None:
 def extract(folder: Path, images: Path) -> None:
     """Runs the stages of the recipe up to the features."""
     tree = yaml.safe_load(Path("params.yaml").read_text())
-    knobs = yaml.safe_load((recipe.FOLDER / "bccd-grid.yaml").read_text())
+    knobs = recipe.knobs("bccd-grid")
     for knob, value in (knobs | {"datasets.bccd.source.images.url": str(images)}).items():
         *above, last = knob.split(".")
         block = tree
