@@ -1,83 +1,94 @@
-"""Writes the head of the last run with its backbone into one file for other programs, and a model card beside it.
+"""Writes the head of the last run with its backbone into one file for other programs, and a model card next to it.
 
-Before the file is there, it is run on test images and compared with coldcut's own answers: where they do not agree,
-nothing is written.
+The file is first run on test images and compared with coldcut's own predictions: where they do not agree, nothing is
+written.
 """
 
 import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from stages import command, files, paths
+from stages import command, files, paths, results
 from stages.command import LOG
 from stages.errors import UserError
 from stages.exporting import card, check, formats
 from stages.exporting.network import ExportedNetwork
-from stages.prediction import model
-from stages.prediction.model import Predictor
-from stages.reporting.gather import read_json
+from stages.prediction import predictor
+from stages.prediction.predictor import Predictor
 
 EXAMPLES = """\
   python -m stages.export --format onnx
   python -m stages.export --format torch --out /models/logos.pt2"""
 FOLDER = Path("export")
-SCORES = ("probabilities", "scores")  # the box of a place without an object may be any
+SCORES = ("probabilities", "scores")  # outputs that are compared across precisions: a box without an object may be any
 TOLERANCE = 1e-3  # of probabilities and scores, and of boxes relative to their coordinates
 
 
-def main(given: argparse.Namespace) -> int:
-    """Exports, checks, and only then puts the files where they belong."""
-    predictor = model.load()
-    chosen = formats.FORMATS[given.format]
-    out = (
-        given.out or FOLDER / f"{predictor.described['params']['dataset']}-{predictor.described['head']}{chosen.suffix}"
-    )
-    if out.suffix != chosen.suffix:
-        raise UserError(f"`--out` must end in {chosen.suffix} with `--format {given.format}`, found {out.name!r}.")
-    pixels = check.some_pixels(predictor)
-    LOG.info("%s to %s, to be checked on %d images", predictor.described["head"], given.format, len(pixels))
-    made = formats.program(ExportedNetwork(predictor), pixels.shape[-1])
-    LOG.debug("outputs: %s", ", ".join(made.outputs))
+def main(arguments: argparse.Namespace) -> int:
+    """Exports into a temporary folder, checks, and only then moves the files to where they belong."""
+    loaded = predictor.load()
+    format_, suffix = arguments.format, formats.FORMATS[arguments.format].suffix
+    out = arguments.out or FOLDER / f"{loaded.described['params']['dataset']}-{loaded.described['head']}{suffix}"
+    if out.suffix != suffix:
+        raise UserError(f"`--out` must end in {suffix} with `--format {format_}`, found {out.name!r}.")
+    pixels = check.sample_pixels(loaded)
+    LOG.info("exports %s to %s and checks the file on %d images", loaded.described["head"], format_, len(pixels))
+    program = formats.capture(ExportedNetwork(loaded), pixels.shape[-1])
+    LOG.debug("outputs: %s", ", ".join(program.outputs))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out.parent, suffix=files.TEMPORARY) as folder:
-            answer = formats.write(given.format, made, card.told(predictor), Path(folder) / out.name)
-            checked = _checked(predictor, answer, pixels, out.name, given.format)
-            metrics = card.metrics_of(predictor, read_json(paths.REPORTS / "metrics.json"))
-            (Path(folder) / f"{out.name}.md").write_text(card.write(predictor, checked, metrics), "utf-8")
-            for path in sorted(Path(folder).iterdir(), key=lambda path: path.suffix == out.suffix):  # that one last
-                files.commit(path, out.parent / path.name)
+            path = Path(folder) / out.name
+            run = formats.write(program, path, format_=format_, metadata=card.metadata(loaded))
+            checked = _check(loaded, run, pixels, file=out.name, format_=format_)
+            metrics = card.metrics_of(loaded, results.read_json(paths.REPORTS / "metrics.json"))
+            Path(f"{path}.md").write_text(card.write(loaded, checked, metrics), "utf-8")
+            for part in sorted(Path(folder).iterdir(), key=lambda part: part.suffix == suffix):  # the file itself last
+                files.commit(part, out.parent / part.name)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}.") from None
-    LOG.info("agrees to %.1e; with training's precision scores differ by %.1e", checked.difference, checked.moved)
-    print(f"{out}, and its card {out}.md")
+    LOG.info(
+        "differs by %.1e at most; by %.1e from the scores at the precision of training",
+        checked.difference,
+        checked.moved,
+    )
+    print(f"{out}, with its card {out}.md")
     return 0
 
 
-def _checked(
-    predictor: Predictor, answer: formats.Runner, pixels: formats.Pixels, name: str, format_: str
-) -> card.Checked:
-    """How far a file's answers are from ours.
+def _check(loaded: Predictor, run: formats.Runner, pixels: formats.Pixels, *, file: str, format_: str) -> card.Checked:
+    """Compares a file with coldcut.
+
+    Args:
+        loaded: what was exported.
+        run: the file as a function.
+        pixels: (N, 3, S, S) views.
+        file: name of the file.
+        format_: its format.
 
     Raises:
-        UserError: too far.
+        UserError: the outputs differ by more than TOLERANCE.
     """
-    exact, as_trained = check.ours(check.exact(predictor), pixels), check.ours(predictor, pixels)
-    found = check.difference(answer, exact, pixels, list(exact))
-    if not found <= TOLERANCE:
+    exact, as_trained = check.predict(check.in_float32(loaded), pixels), check.predict(loaded, pixels)
+    difference = check.difference(run, exact, pixels, list(exact))
+    if not difference <= TOLERANCE:
         raise UserError(
-            f"The {format_} file does not agree with coldcut: a number differs by {found:.1e}, above {TOLERANCE:g}. "
-            "Nothing was written; try another format."
+            f"The {format_} file does not agree with coldcut: a number differs by {difference:.1e}, more than "
+            f"{TOLERANCE:g}. Nothing was written; try another format."
         )
-    moved = check.difference(answer, as_trained, pixels, SCORES)
-    return card.Checked(name, format_, len(pixels), found, moved, check.same_class(exact, as_trained))
+    moved = check.difference(run, as_trained, pixels, SCORES)
+    return card.Checked(file, format_, len(pixels), difference, moved, check.same_class(exact, as_trained))
 
 
 def run() -> None:
-    """Reads the arguments and exports."""
+    """Parses the arguments and exports."""
     parser = command.parser("export", __doc__, EXAMPLES)
-    parser.add_argument("--format", choices=list(formats.FORMATS), required=True, help="openvino is two files")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: {FOLDER}/DATASET-HEAD.SUFFIX")
+    parser.add_argument(
+        "--format", choices=list(formats.FORMATS), required=True, help="format of the file; openvino writes two files"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help=f"path of the file (default: {FOLDER}/DATASET-HEAD.SUFFIX)"
+    )
     command.run(main, parser.parse_args())
 
 

@@ -1,195 +1,123 @@
-"""Asks the head of the last run about new images: their classes, or the boxes of their objects.
+"""Predicts new images with the head of the last run: their classes, or the boxes of their objects.
 
-Backbone, preprocessing, cut, tap and head are those that the head was trained with, whatever params.yaml says now.
-Images that cannot be read are told and passed over; the exit code is 1 then.
+The backbone, the preprocessing, the cut and the tap are those that the head was trained with, whatever params.yaml says
+now. Images that cannot be read are reported and skipped; the exit code is then 1.
 """
 
 import argparse
 import json
-import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from contextlib import redirect_stdout
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from stages import command
 from stages.boxes.geometry import Detections
-from stages.command import LOG, shown
+from stages.command import LOG
 from stages.errors import UserError
-from stages.features.extraction import Image, load_extractor, reason
+from stages.features.extraction import load_extractor
 from stages.images.decode import decode
-from stages.prediction import files, model
-from stages.prediction.files import ImageFile
-from stages.prediction.model import Answer, Predictor
+from stages.prediction import answers, image_files, predictor
+from stages.prediction.image_files import ImageFile
+from stages.prediction.predictor import Predictor
 
 EXAMPLES = """\
   python -m stages.predict photo.jpg holiday/
-  python -m stages.predict --json --top 1 holiday/ > answers.jsonl
-  find . -name '*.jpg' | python -m stages.predict --out drawn -"""
-BATCHES = 4  # answered at a time: decoding and computing overlap within these
-TOP = 5  # classes told of an image
-LIKELY = 0.005  # of the classes after the first, in a line for people
+  python -m stages.predict --json --top 1 holiday/ > predictions.jsonl
+  find . -name '*.jpg' | python -m stages.predict --out pictures -"""
 QUIET_SECONDS = 2  # before a progress bar shows
 TOLERANCE = (  # as measured on the built-in logos, between float32 and bfloat16
-    "probabilities may differ by 0.02, some by 0.15, scores of boxes by 0.06, their sides by 1 % of the image's"
+    "probabilities may differ by 0.02, a few by 0.15, scores of boxes by 0.06, their corners by 1 % of the image's side"
 )
-DIGITS, PIXEL_DIGITS = 6, 3  # of scores and of boxes
-Line = dict[str, Any]
 
 
-def main(given: argparse.Namespace) -> int:
-    """Answers file by file; returns 1 if any could not be read."""
-    with redirect_stdout(sys.stderr):  # which is for results
-        predictor = model.load()
-    _check(given, predictor)
-    _introduce(predictor)
-    confidence = predictor.decide.confidence if given.confidence is None else given.confidence
-    names = files.named(given.paths) if files.STDIN in given.paths else list(files.named(given.paths))
-    started, count, bad = time.perf_counter(), 0, 0
+def main(arguments: argparse.Namespace) -> int:
+    """Prints one line per image; returns 1 if any image could not be read."""
+    with redirect_stdout(sys.stderr):  # standard output is for results
+        loaded = predictor.load()
+    _check(arguments, loaded)
+    _introduce(loaded)
+    confidence = loaded.decide.confidence if arguments.confidence is None else arguments.confidence
+    names: Iterable[str] = image_files.expand(arguments.paths)
+    if image_files.STDIN not in arguments.paths:  # whose lines are answered as they come
+        names = list(names)
+    started, count, failed = time.perf_counter(), 0, 0
     total = len(names) if isinstance(names, list) else None
-    with tqdm(total=total, unit=" images", delay=QUIET_SECONDS, disable=True if given.quiet else None) as progress:
-        for file, answer in answered(predictor, names):
-            found = _sure(answer, confidence, given.top) if isinstance(answer, Detections) else answer
-            line = {"path": file.path} | _told(predictor, file, found, confidence, given.top)
-            if given.out and isinstance(found, Detections):
-                line["drawn"] = str(_drawn(predictor, file, found, given.out))
-            tqdm.write(json.dumps(line) if given.json else sentence(line), file=sys.stdout)
+    hide = True if arguments.quiet else None  # None: shown on a terminal
+    with tqdm(total=total, unit=" images", delay=QUIET_SECONDS, disable=hide) as progress:
+        for file, prediction in answers.predict(loaded, names):
+            if isinstance(prediction, Detections):
+                prediction = answers.confident(prediction, confidence, arguments.top)
+            line = answers.answer(loaded, file, prediction, confidence=confidence, top=arguments.top)
+            if arguments.out and isinstance(prediction, Detections):
+                line["drawn"] = str(_draw(loaded, file, prediction, arguments.out))
+            tqdm.write(json.dumps(line) if arguments.json else answers.sentence(line), file=sys.stdout)
             sys.stdout.flush()
-            count, bad = count + 1, bad + ("error" in line)
+            count, failed = count + 1, failed + ("error" in line)
             progress.update()
     seconds = time.perf_counter() - started
-    LOG.info("%d images in %.1f s%s", count, seconds, f", {bad} of them could not be read" if bad else "")
-    return int(bad > 0)
+    LOG.info("%d images in %.1f s%s", count, seconds, f"; {failed} of them could not be read" if failed else "")
+    return int(failed > 0)
 
 
-def answered(predictor: Predictor, names: Iterable[str]) -> Iterator[tuple[ImageFile, Answer | str]]:
-    """Files in their order, each with its answer or the reason why there is none."""
-    looked = map(files.look, names)
-    while some := list(islice(looked, BATCHES * predictor.specs[0].batch_size)):
-        good = [file for file in some if not file.problem]
-        answers = iter(_answers(predictor, good))
-        for file in some:
-            yield file, file.problem or next(answers)
-
-
-def _answers(predictor: Predictor, good: Sequence[ImageFile]) -> list[Answer | str]:
-    """Answers and reasons; where one image stops all (a file that changed meanwhile), each is asked alone."""
-    if not good:
-        return []
-    images: list[Image] = [(os.path.abspath(file.path), file.sha256) for file in good]
-    try:
-        found = predictor.answers(images, [file.extent for file in good])
-    except UserError as error:
-        if len(good) == 1:
-            return [str(error)]
-        return [answer for file in good for answer in _answers(predictor, [file])]
-    pairs = zip(images, found, strict=True)
-    return [reason(predictor.specs[0], image) if answer is None else answer for image, answer in pairs]
-
-
-def _sure(found: Detections, confidence: float, most: int | None) -> Detections:
-    """The boxes with at least this score, the surest first."""
-    order = found.scores.argsort(descending=True)
-    return found.pick(order[found.scores[order] >= confidence][:most])
-
-
-def _told(predictor: Predictor, file: ImageFile, answer: Answer | str, confidence: float, top: int | None) -> Line:
-    """What a line of JSON says of an image beside its path."""
-    if isinstance(answer, str):
-        return {"error": answer}
-    if isinstance(answer, Detections):
-        width, height = file.extent
-        return {"width": width, "height": height, "boxes": list(_objects(predictor, answer))}
-    best = answer.topk(min(top or TOP, len(answer)))
-    pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    likely = [{"label": predictor.classes[place], "probability": round(value, DIGITS)} for value, place in pairs]
-    return likely[0] | {"confident": float(best.values[0]) >= confidence, "top": likely}
-
-
-def _objects(predictor: Predictor, found: Detections) -> Iterator[Line]:
-    """Objects as far as the head predicts them: class and score, box in pixels of the image, or both."""
-    for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
-        named = {"label": predictor.classes[label], "score": round(score, DIGITS)}
-        placed = {"box": [round(side, PIXEL_DIGITS) for side in box]}
-        yield {"box": placed, "class": named, "both": named | placed}[predictor.predicts]
-
-
-def sentence(line: Line) -> str:
-    """A line for people."""
-    path = shown(line["path"])
-    if "error" in line:
-        return f"{path}: error: {shown(line['error'])}"
-    if "top" in line:
-        unsure = "" if line["confident"] else "not sure: "
-        likely = [line["top"][0], *(one for one in line["top"][1:] if one["probability"] >= LIKELY)]
-        return f"{path}: {unsure}{', '.join(_percent(one, 'probability') for one in likely)}"
-    drawn = f" -> {shown(line['drawn'])}" if "drawn" in line else ""
-    return f"{path}: {'; '.join(map(_object, line['boxes'])) or 'nothing found'}{drawn}"
-
-
-def _object(one: Line) -> str:
-    named = _percent(one, "score") if "label" in one else "an object"
-    return f"{named} at {' '.join(f'{side:.0f}' for side in one['box'])}" if "box" in one else named
-
-
-def _percent(one: Line, key: str) -> str:
-    return f"{shown(one['label'])} {one[key]:.1%}"
-
-
-def _drawn(predictor: Predictor, file: ImageFile, found: Detections, folder: Path) -> Path:
-    from stages.prediction import drawing  # matplotlib has the font
+def _draw(loaded: Predictor, file: ImageFile, detections: Detections, folder: Path) -> Path:
+    """Writes a picture of the image with its boxes; returns its path."""
+    from stages.prediction import drawing  # brings matplotlib for its font
 
     pixels = decode(Path(file.path).read_bytes())
-    names = [_percent(one, "score") if "label" in one else "" for one in _objects(predictor, found)]
-    return drawing.write(drawing.draw(pixels, found, names), folder, file)
+    return drawing.write(drawing.draw(pixels, detections, answers.captions(loaded, detections)), folder, file)
 
 
-def _check(given: argparse.Namespace, predictor: Predictor) -> None:
-    if given.confidence is not None and not 0 <= given.confidence <= 1:
-        raise UserError(f"`--confidence` must be from 0 to 1, found {given.confidence:g}.")
-    if given.top is not None and given.top < 1:
-        raise UserError(f"`--top` must be at least 1, found {given.top}.")
-    if given.out and (not predictor.finds_boxes or predictor.predicts == "class"):
-        raise UserError(f"`--out` is for pictures with boxes, and head {predictor.described['head']} finds none here.")
+def _check(arguments: argparse.Namespace, loaded: Predictor) -> None:
+    if arguments.confidence is not None and not 0 <= arguments.confidence <= 1:
+        raise UserError(f"`--confidence` must be from 0 to 1, found {arguments.confidence:g}.")
+    if arguments.top is not None and arguments.top < 1:
+        raise UserError(f"`--top` must be at least 1, found {arguments.top}.")
+    if arguments.out and (not loaded.finds_boxes or loaded.predicts == "class"):
+        raise UserError(
+            f"`--out` writes pictures with boxes, but the head {loaded.described['head']} predicts none: leave it out."
+        )
 
 
-def _introduce(predictor: Predictor) -> None:
-    """Says what answers, and on what: where that differs from training, how far answers may."""
-    described, made = predictor.described, load_extractor(predictor.specs[0]).provenance
-    engine = ", ".join(str(made[key]) for key in ("engine", "device", "precision") if key in made)
-    batch = f", batches of {made['batch_size']}" if "batch_size" in made else ""
+def _introduce(loaded: Predictor) -> None:
+    """Says what predicts and on what device; where that differs from training, how far results may differ."""
+    described, provenance = loaded.described, load_extractor(loaded.specs[0]).provenance
+    engine = [str(provenance[key]) for key in ("engine", "device", "precision") if key in provenance] or ["torch"]
+    if "batch_size" in provenance:
+        engine.append(f"batches of {provenance['batch_size']}")
+    if loaded.decide.tta:
+        engine.append(f"{len(loaded.specs[0].views)} views averaged")
     LOG.info(
-        "%s on %s (cut %s, tap %s), %d classes, trained on %s; %s%s%s",
-        *(described["head"], predictor.provenance["backbone"], predictor.provenance["cut"], described["tap"]),
-        *(len(predictor.classes), described["params"]["dataset"]),
-        *(
-            engine or "torch",
-            batch,
-            f", {len(predictor.specs[0].views)} views averaged" if predictor.decide.tta else "",
-        ),
+        "%s on %s (cut %s, tap %s), %d classes, trained on %s; %s",
+        *(described["head"], loaded.provenance["backbone"], loaded.provenance["cut"], described["tap"]),
+        *(len(loaded.classes), described["params"]["dataset"], ", ".join(engine)),
     )
-    if changed := model.differences(predictor):
-        LOG.info("Not as it was trained (%s): %s.", ", ".join(changed), TOLERANCE)
+    if changed := predictor.differences(loaded):
+        LOG.info("This differs from training: %s. Therefore %s.", ", ".join(changed), TOLERANCE)
         for name, values in changed.items():
             LOG.debug("  %s: %s", name, values)
 
 
 def run() -> None:
-    """Reads the arguments and answers."""
+    """Parses the arguments and predicts."""
     parser = command.parser("predict", __doc__, EXAMPLES)
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="a file, a folder, or - for paths on standard input")
-    parser.add_argument("--json", action="store_true", help="a line of JSON an image, as results come")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="a folder for pictures with the boxes drawn in")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="an image, a folder, or - for paths on standard input")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON per image")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for pictures with the boxes drawn in")
     parser.add_argument(
-        "--top", type=int, metavar="K", help=f"so many classes ({TOP}), or boxes at most (all), of an image"
+        "--top",
+        type=int,
+        metavar="K",
+        help=f"how many classes to list per image (default: {answers.TOP}), or at most how many boxes (default: all)",
     )
     parser.add_argument(
-        "--confidence", type=float, metavar="T", help="the least score of a box, or of a sure class (decide.confidence)"
+        "--confidence",
+        type=float,
+        metavar="T",
+        help="lowest score of a box that is printed, or of a class that counts as sure (default: decide.confidence)",
     )
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     command.run(main, parser.parse_args())

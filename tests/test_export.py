@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stages import export, paths
 from stages.backbones import zoo
@@ -18,7 +21,7 @@ from stages.errors import UserError
 from stages.exporting import card, check, formats
 from stages.exporting.network import ExportedNetwork
 from stages.images.decode import decode, prepare
-from stages.prediction import model
+from stages.prediction import predictor
 from tests import trained
 from tests.test_predict import merged
 from tests.trained import OBJECTS, SMALL
@@ -85,13 +88,13 @@ def test_a_file_answers_as_we_do_whatever_the_batch(run: Make, write: Make, kind
     assert code == 0, err
     path = Path(out.partition(",")[0])
     assert path.is_file() and f"`{path.name}`" in Path(f"{path}.md").read_text()
-    asked, answer = check.exact(model.load()), formats.FORMATS[format_].open(path)
+    loaded, run_file = check.in_float32(predictor.load()), formats.FORMATS[format_].open(path)
     for count in COUNTS:
         pixels = noise(count)
-        wanted, found = check.ours(asked, pixels), answer(pixels)
-        for name, values in wanted.items():
-            assert found[name].shape == values.shape
-            assert check.largest(found[name], values) < 1e-3
+        expected, outputs = check.predict(loaded, pixels), run_file(pixels)
+        for name, values in expected.items():
+            assert outputs[name].shape == values.shape
+            assert check.largest_difference(outputs[name], values) < 1e-3
     assert not list(path.parent.glob("*.partial"))
 
 
@@ -99,13 +102,48 @@ def test_it_gives_the_probabilities_of_predict(run: Make, write: Make, workplace
     """From the bytes of an image through the card's preprocessing, against features as they were cached."""
     run("classifier")
     assert write("--format", "torch", "--out", "m.pt2")[0] == 0
-    asked, images = model.load(), sorted((workplace / "photos").rglob("*.jpg"))
+    loaded, images = predictor.load(), sorted((workplace / "photos").rglob("*.jpg"))
     how = zoo.preprocessing("squeezenet1_1").at(64, "crop")
     pixels = np.stack([prepare(decode(path.read_bytes()), how)[0].numpy() for path in images])
     found = formats.FORMATS["torch"].open(Path("m.pt2"))(pixels)["probabilities"]
     named = [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in images]
-    wanted = torch.stack(check.exact(asked).answers(named, [(48, 48)] * len(named)))  # type: ignore[arg-type]
+    wanted = torch.stack(check.in_float32(loaded).predict(named, [(48, 48)] * len(named)))  # type: ignore[arg-type]
     np.testing.assert_allclose(found, wanted.numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "format_"), [("classifier", "onnx"), ("largest", "onnx"), ("classifier", "openvino"),
+                                               ("classifier", "torch")])  # fmt: skip
+def test_the_code_on_the_card_runs_as_printed(
+    run: Make, write: Make, workplace: Path, tmp_path: Path, kind: str, format_: str
+) -> None:
+    """In another folder, without coldcut on the path; what it prints is what the head predicts."""
+    run(kind)
+    out = tmp_path / f"elsewhere/m{formats.FORMATS[format_].suffix}"
+    assert write("--format", format_, "--out", out)[0] == 0
+    code = Path(f"{out}.md").read_text().split("```python\n")[1].split("```")[0]
+    assert code.startswith(f"# pip install {'torch' if format_ == 'torch' else format_.replace('onnx', 'onnxruntime')}")
+    photo = sorted((workplace / ("voc" if kind == "largest" else "photos")).rglob("*.jpg"))[0]
+    (out.parent / "photo.jpg").write_bytes(photo.read_bytes())
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    code = code.replace("scores[0][:, label] >= 0.5", "scores[0][:, label] >= 0")  # of random weights nothing is sure
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=out.parent, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    image = (str(photo), hashlib.sha256(photo.read_bytes()).hexdigest())
+    with Image.open(photo) as opened:
+        size = np.array([*opened.size, *opened.size])
+        (predicted,) = check.in_float32(predictor.load()).predict([image], [opened.size])
+    lines, classes = ended.stdout.splitlines(), predictor.load().classes
+    if isinstance(predicted, torch.Tensor):
+        name, share = lines[0].split(": ")
+        assert name == classes[int(predicted.argmax())]
+        assert abs(float(share.rstrip("%")) / 100 - float(predicted.max())) < 0.02
+    else:
+        assert predicted is not None
+        (line,) = (line for line in lines if line.startswith(classes[int(predicted.labels[0])]))
+        corners = np.array(json.loads(line.partition(" at ")[2])) * size / 64
+        np.testing.assert_allclose(corners, predicted.boxes[0], atol=2)
 
 
 @pytest.mark.slow
@@ -140,16 +178,16 @@ def test_a_file_that_disagrees_is_not_written(run: Make, write: Make, monkeypatc
 
 
 def test_numbers_that_are_none_do_not_agree() -> None:
-    assert not check.largest(np.array([0.5, np.nan]), torch.tensor([0.5, 0.5])) <= export.TOLERANCE
-    assert check.largest(np.array([0.5, 101.0]), torch.tensor([0.4, 100.0])) == pytest.approx(0.1)
+    assert not check.largest_difference(np.array([0.5, np.nan]), torch.tensor([0.5, 0.5])) <= export.TOLERANCE
+    assert check.largest_difference(np.array([0.5, 101.0]), torch.tensor([0.4, 100.0])) == pytest.approx(0.1)
 
 
 def test_backbones_of_two_sizes_have_no_single_input(run: Make) -> None:
     run("knn on two backbones")
-    asked = model.load()
-    other = replace(asked.specs[1], image_size=96)
-    with pytest.raises(UserError, match="looks at each image in 2 sizes"):
-        ExportedNetwork(replace(asked, specs=(asked.specs[0], other)))
+    loaded = predictor.load()
+    other = replace(loaded.specs[1], image_size=96)
+    with pytest.raises(UserError, match="take images in 2 different sizes"):
+        ExportedNetwork(replace(loaded, specs=(loaded.specs[0], other)))
 
 
 def test_the_card_says_what_matters(run: Make, write: Make) -> None:
@@ -158,8 +196,8 @@ def test_the_card_says_what_matters(run: Make, write: Make) -> None:
     text = Path("m.pt2.md").read_text()
     for said in (
         "squashed to 64 x 64",
-        "before suppression",
-        "batched_nms",
+        "not suppressed yet",
+        "suppress",
         "mAP at IoU 0.5",
         "Only 7 images",
         "the head in bfloat16",
@@ -168,18 +206,18 @@ def test_the_card_says_what_matters(run: Make, write: Make) -> None:
         assert said in text
     run("classifier")
     metrics = json.loads((paths.REPORTS / "metrics.json").read_text())
-    assert card.metrics_of(model.load(), metrics) is not None
-    assert card.metrics_of(model.load(), metrics | {"head": "ridge"}) is None
+    assert card.metrics_of(predictor.load(), metrics) is not None
+    assert card.metrics_of(predictor.load(), metrics | {"head": "ridge"}) is None
 
 
 @pytest.mark.parametrize(
     ("backbone", "weights", "said"),
     [
         ("resnet18", "default", "weights may have terms"),
-        ("timm:vit_tiny_patch16_224", "default", "apache-2.0, as timm tells"),
+        ("timm:vit_tiny_patch16_224", "default", "apache-2.0, according to timm"),
         ("efficientnet_lite0", "default", "Apache 2.0"),
-        ("resnet18", "random", "nobody's"),
-        ("resnet18", "params.yaml", "their licence is not known here"),
+        ("resnet18", "random", "nobody"),
+        ("resnet18", "params.yaml", "its licence is not known here"),
     ],
 )
 def test_whose_weights_they_are(backbone: str, weights: str, said: str, repository: Path) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from stages import paths, predict
 from stages.datasets import index_file, splits
 from stages.features.extraction import load_extractor
-from stages.prediction import model
+from stages.prediction import answers, image_files, predictor
 from tests import trained
 from tests.trained import OBJECTS, SMALL
 
@@ -176,13 +176,13 @@ def test_an_image_that_changes_meanwhile_costs_no_other(
 ) -> None:
     run(head="linear")
     (workplace / "late.jpg").write_bytes(jpeg(5))
-    look = predict.files.look
+    read = image_files.read
 
-    def looked(path: str) -> Any:
-        found = look(path)
-        return found._replace(sha256="0" * 64) if path.endswith("late.jpg") else found
+    def changed(path: str) -> Any:
+        file = read(path)
+        return file._replace(sha256="0" * 64) if path.endswith("late.jpg") else file
 
-    monkeypatch.setattr(predict.files, "look", looked)
+    monkeypatch.setattr(image_files, "read", changed)
     code, out, _ = ask("--json", workplace / "photos/ant", workplace / "late.jpg")
     found = lines(out)
     assert code == 1 and len(found) == 9 and ["error" in line for line in found] == [False] * 8 + [True]
@@ -233,26 +233,28 @@ def test_results_come_before_the_last_path_is_known(
     run: Make, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(head="linear")
-    asked, given = model.load(), list[str]()
+    asked, given = predictor.load(), list[str]()
 
     def paths_of_images() -> Iterator[str]:
         for path in sorted(str(path) for path in (workplace / "photos").rglob("*.jpg")) * 3:
             given.append(path)
             yield path
 
-    next(predict.answered(asked, paths_of_images()))
-    assert len(given) == predict.BATCHES * 8 < 72
+    next(answers.predict(asked, paths_of_images()))
+    assert len(given) == answers.BATCHES * 8 < 72
 
 
 def test_what_differs_from_training_is_said(run: Make, ask: Make, workplace: Path) -> None:
     run(head="linear")
     image, path = judged("folder", workplace / "photos")[0], paths.HEAD / "head.json"
-    assert "Not as it was trained" not in ask(image)[2]
+    assert "This differs from training" not in ask(image)[2]
     described = json.loads(path.read_text())
     described["features"]["versions"]["torch"] = "1.0"
     path.write_text(json.dumps(described))
     code, _, err = ask("-v", image)
-    assert code == 0 and "Not as it was trained (versions)" in err and "torch 1.0" in err and predict.TOLERANCE in err
+    assert (
+        code == 0 and "This differs from training: versions" in err and "torch 1.0" in err and predict.TOLERANCE in err
+    )
 
 
 def test_other_weights_are_refused(run: Make, ask: Make, workplace: Path, repository: Path) -> None:
@@ -269,7 +271,7 @@ def test_other_weights_are_refused(run: Make, ask: Make, workplace: Path, reposi
     save(2)
     load_extractor.cache_clear()
     code, out, err = ask(image)
-    assert code == 1 and not out and "are no longer those that the head was trained on" in err
+    assert code == 1 and not out and "are not those that the head was trained on" in err
 
 
 @pytest.mark.parametrize(

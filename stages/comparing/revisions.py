@@ -15,7 +15,7 @@ from dvc.fs.dvc import DVCFileSystem
 from dvc.repo import Repo
 from dvc.scm import NoSCMError, RevError, SCMError, resolve_rev
 
-from stages import paths, yaml12
+from stages import paths, results, yaml12
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError, nearest
 from stages.reporting import gather
@@ -162,7 +162,7 @@ def _fetch_outs(files: DVCFileSystem, dataset: str, home: Path) -> None:
     """Puts the outs that say what a head answered below `home`: from DVC's cache, or a remote."""
     index, head = paths.index(dataset), paths.HEAD / "head.json"
     _fetch(files, str(head), home)
-    knobs = gather.read_json(home / head)["params"]
+    knobs = results.read_json(home / head)["params"]
     undecodable = paths.features(dataset, knobs["backbone"], knobs["cut"]).with_suffix(".bad.json")
     for path in (paths.PREDICTIONS, index, index.with_suffix(".json"), paths.split(dataset), undecodable):
         _fetch(files, str(path), home)

@@ -1,1 +1,1 @@
-"""A head and its backbone as one file for other programs."""
+"""A head with its backbone as one file for other programs."""

@@ -1,4 +1,4 @@
-"""Whether a file answers as we do."""
+"""Whether an exported file predicts what coldcut predicts."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from stages import paths
+from stages import paths, results
 from stages.datasets import index_file, source, splits
 from stages.errors import UserError
 from stages.exporting.formats import Pixels, Runner
@@ -17,99 +17,108 @@ from stages.features.extraction import Spec, load_extractor
 from stages.images.decode import decode, prepare
 from stages.images.header import BadImage
 from stages.params import load
-from stages.prediction.model import Predictor
-from stages.reporting.gather import read_json
+from stages.prediction.predictor import Predictor
 from stages.training import data
 
 IMAGES = 50
-BATCHES = (1, 3)  # and the rest: a file must take any number
-Values = Mapping[str, torch.Tensor]
+BATCHES = (1, 3)  # and the rest: a file must take any number of images
+Outputs = Mapping[str, torch.Tensor]
 
 
-def some_pixels(model: Predictor) -> Pixels:
-    """The evaluation views (N, 3, S, S) of IMAGES test images at even steps; of val images where there is no test.
+def sample_pixels(predictor: Predictor) -> Pixels:
+    """The evaluation views (N, 3, S, S) of up to IMAGES test images, evenly spread; of val images if there is no test.
 
     Raises:
-        UserError: the images are not there.
+        UserError: the images are not at hand.
     """
-    dataset = model.described["params"]["dataset"]
+    dataset = predictor.described["params"]["dataset"]
     split, row_of = splits.read(dataset), {row.sha256: row for row in index_file.read(dataset)}
-    root = read_json(paths.index(dataset).with_suffix(".json"))["root"]
-    folder, how = source.folder(dataset, getattr(load().datasets, dataset), root), preprocessing(model.specs[0])
+    root = results.read_json(paths.index(dataset).with_suffix(".json"))["root"]
+    folder = source.folder(dataset, getattr(load().datasets, dataset), root)
+    how = preprocessing(predictor.specs[0])
     rows = [row_of[image] for image in split["test"] or split["val"]]
-    found = []
-    for place in np.linspace(0, len(rows) - 1, min(IMAGES, len(rows))).round().astype(int):
-        row = rows[place]
+    views = []
+    for i in np.linspace(0, len(rows) - 1, min(IMAGES, len(rows))).round().astype(int):
         try:
-            found.append(prepare(decode(source.read(folder, row.path, row.sha256)), how)[0].numpy())
+            views.append(prepare(decode(source.read(folder, rows[i].path, rows[i].sha256)), how)[0].numpy())
         except BadImage:
             continue
-    if not found:
-        raise UserError(f"No image of {dataset} can be decoded, so that nothing can be checked.")
-    return np.stack(found)
+    if not views:
+        raise UserError(f"No image of {dataset} can be decoded, so the file cannot be checked; look at the images.")
+    return np.stack(views)
 
 
-def exact(model: Predictor) -> Predictor:
-    """The same, computed and kept in float32, as files compute."""
-    head = copy.deepcopy(model.head).eval()  # a copied rest of a backbone would be in train mode
+def in_float32(predictor: Predictor) -> Predictor:
+    """The same predictor, with features and head in float32, as exported files compute."""
+    head = copy.deepcopy(predictor.head).eval()  # a copied rest of a backbone would be in train mode
     head.precision = "float32"
-    specs = tuple(replace(spec, precision="float32", dtype="float32") for spec in model.specs)
-    return replace(model, head=head, specs=specs)
+    specs = tuple(replace(spec, precision="float32", dtype="float32") for spec in predictor.specs)
+    return replace(predictor, head=head, specs=specs)
 
 
 @torch.inference_mode()
-def ours(model: Predictor, pixels: Pixels) -> Values:
-    """What our own engine and head answer on views (N, 3, S, S)."""
-    features = _features(model, pixels).to(next(iter(model.head.state_dict().values())).device)
-    raw = model.head(features)
+def predict(predictor: Predictor, pixels: Pixels) -> Outputs:
+    """The outputs of coldcut's own engine and head for views (N, 3, S, S)."""
+    features = _features(predictor, pixels).to(next(iter(predictor.head.state_dict().values())).device)
+    raw = predictor.head(features)
     raw = tuple(level.cpu() for level in raw) if isinstance(raw, tuple) else raw.cpu()
-    answers: Values = OutputLayer(model)(raw)
-    return answers
+    outputs: Outputs = OutputLayer(predictor)(raw)
+    return outputs
 
 
-def difference(run: Runner, wanted: Values, pixels: Pixels, names: Sequence[str]) -> float:
-    """The largest difference of any number of a file's answers of these names, asked in batches of different sizes.
+def difference(run: Runner, expected: Outputs, pixels: Pixels, names: Sequence[str]) -> float:
+    """The largest difference between the outputs of a file and the expected ones; see `largest_difference`.
 
-    It is relative for numbers above 1: boxes are in pixels.
+    Args:
+        run: the file as a function. It is called with batches of different sizes.
+        expected: outputs by name.
+        pixels: (N, 3, S, S) views.
+        names: the outputs that are compared, as far as they are expected.
     """
     batches = np.split(pixels, np.cumsum(BATCHES))
-    found = [run(batch) for batch in batches if len(batch)]
-    return max(largest(np.concatenate([one[name] for one in found]), wanted[name]) for name in wanted if name in names)
+    outputs = [run(batch) for batch in batches if len(batch)]
+    return max(
+        largest_difference(np.concatenate([batch[name] for batch in outputs]), expected[name])
+        for name in expected
+        if name in names
+    )
 
 
-def largest(found: object, wanted: torch.Tensor) -> float:
-    """The largest difference, relative for numbers above 1; nan where a number is."""
-    return float(((torch.as_tensor(found) - wanted).abs() / wanted.abs().clamp(min=1)).max())
+def largest_difference(values: object, expected: torch.Tensor) -> float:
+    """The largest difference, relative where more than 1 is expected (boxes are in pixels); nan where a value is."""
+    return float(((torch.as_tensor(values) - expected).abs() / expected.abs().clamp(min=1)).max())
 
 
-def same_class(one: Values, other: Values) -> int | None:
-    """For how many images two answers name the same class; None of boxes."""
-    if "probabilities" not in one:
+def same_class(outputs: Outputs, others: Outputs) -> int | None:
+    """For how many images two outputs name the same class; None where they are boxes."""
+    if "probabilities" not in outputs:
         return None
-    return int((one["probabilities"].argmax(1) == other["probabilities"].argmax(1)).sum())
+    return int((outputs["probabilities"].argmax(1) == others["probabilities"].argmax(1)).sum())
 
 
-def _features(model: Predictor, pixels: Pixels) -> torch.Tensor:
-    """What the head takes of views, as the stage extract keeps it."""
-    if model.provenance["cut"] == h5.INPUT:
+def _features(predictor: Predictor, pixels: Pixels) -> torch.Tensor:
+    """What the head takes, from views (N, 3, S, S), as the stage extract keeps it."""
+    if predictor.provenance["cut"] == h5.INPUT:
         return torch.from_numpy(pixels).float()
-    each = [_rows(spec, pixels) for spec in model.specs]
-    rows = each[0] if len(each) == 1 else {joined.LAYER: np.concatenate([one[joined.LAYER] for one in each], 1)}
-    members = {h5.LAYER + name: layer[:, None] for name, layer in rows.items()}
+    per_backbone = [_layers(spec, pixels) for spec in predictor.specs]
+    layers = per_backbone[0]
+    if len(per_backbone) > 1:
+        layers = {joined.LAYER: np.concatenate([layers[joined.LAYER] for layers in per_backbone], 1)}
+    members = {h5.LAYER + name: layer[:, None] for name, layer in layers.items()}
     members["views"] = np.zeros((len(pixels), 1, 2, 3), np.float32)
     extents = torch.ones((len(pixels), 2), dtype=torch.long)
-    part = data.unlabelled(h5.Features(members, model.provenance), extents, model.params)
-    return part.batch(torch.arange(len(pixels)))
+    split = data.unlabelled(h5.Features(members, predictor.provenance), extents, predictor.params)
+    return split.batch(torch.arange(len(pixels)))
 
 
-def _rows(spec: Spec, pixels: Pixels) -> dict[str, h5.Array]:
-    """Layer -> (N, …), in batches of the size that features are computed in, padded."""
-    ready, made = load_extractor(spec), list[list[h5.Array]]()
-    assert ready.engine is not None
-    size = ready.batch_size
+def _layers(spec: Spec, pixels: Pixels) -> dict[str, h5.Array]:
+    """Layer -> (N, …), computed in padded batches of the size that features are computed in."""
+    extractor, batches = load_extractor(spec), list[list[h5.Array]]()
+    assert extractor.engine is not None
+    size = extractor.batch_size
     for first in range(0, len(pixels), size):
         batch = torch.from_numpy(pixels[first : first + size])
         padded = torch.cat([batch, torch.zeros((size - len(batch), *batch.shape[1:]), dtype=torch.uint8)])
-        made.append([layer[: len(batch)] for layer in ready.engine(padded)])
-    layers = zip(ready.layers.items(), zip(*made, strict=True), strict=True)
-    return {name: np.concatenate(batches).astype(dtype) for (name, (_, dtype)), batches in layers}
+        batches.append([layer[: len(batch)] for layer in extractor.engine(padded)])
+    layers = zip(extractor.layers.items(), zip(*batches, strict=True), strict=True)
+    return {name: np.concatenate(parts).astype(dtype) for (name, (_, dtype)), parts in layers}

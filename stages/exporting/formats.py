@@ -1,4 +1,4 @@
-"""The formats of a file: how each is written, and how it is run to check it."""
+"""The formats of exported files: how each is written, and how it is run to check it."""
 
 import json
 import sys
@@ -18,13 +18,19 @@ from stages.errors import UserError
 from stages.exporting.network import ExportedNetwork
 
 INPUT, METADATA = "pixels", "coldcut"
-IMAGES = ({0: torch.export.Dim("images")},)
+IMAGES = ({0: torch.export.Dim("images")},)  # the first dimension of the input is free
 Pixels = npt.NDArray[np.uint8]
 Runner = Callable[[Pixels], dict[str, npt.NDArray[np.float32]]]  # (N, 3, S, S) to output -> array
 
 
 class Program(NamedTuple):
-    """A network as a graph that takes any number of images of `size` pixels a side, and what it gives."""
+    """A network as a graph.
+
+    Attributes:
+        graph: takes any number of images.
+        size: side of an image in pixels.
+        outputs: names of what it returns.
+    """
 
     graph: torch.export.ExportedProgram
     size: int
@@ -32,13 +38,13 @@ class Program(NamedTuple):
 
 
 class Format(NamedTuple):
-    """A format.
+    """A format of exported files.
 
     Attributes:
-        suffix: of its file.
-        write: a program, with what is to be told of it, to a path.
-        open: a written file as a function, on the CPU and in float32.
-        needs: packages that it takes.
+        suffix: what the names of its files end in.
+        write: writes a program with its metadata to a path.
+        open: opens a file as a function that computes on the CPU in float32.
+        needs: packages that must be installed.
     """
 
     suffix: str
@@ -47,11 +53,11 @@ class Format(NamedTuple):
     needs: tuple[str, ...]
 
 
-def program(network: ExportedNetwork, size: int) -> Program:
-    """A network as a graph.
+def capture(network: ExportedNetwork, size: int) -> Program:
+    """Captures a network as a graph; `size` is the side of its input in pixels.
 
     Raises:
-        UserError: it cannot be captured.
+        UserError: the network cannot be captured.
     """
     example = torch.zeros((2, 3, size, size), dtype=torch.uint8)
     try:
@@ -61,30 +67,36 @@ def program(network: ExportedNetwork, size: int) -> Program:
     return Program(graph, size, tuple(network(example)))
 
 
-def write(name: str, made: Program, told: Mapping[str, Any], path: Path) -> Runner:
-    """Writes a file in a format and returns it as a function.
+def write(program: Program, path: Path, *, format_: str, metadata: Mapping[str, Any]) -> Runner:
+    """Writes a file and returns it as a function.
+
+    Args:
+        program: what is written.
+        path: of the file.
+        format_: name of the format.
+        metadata: what the file says about itself; values that JSON can have.
 
     Raises:
-        UserError: a package is not installed, or the graph has what the format has not.
+        UserError: a package is not installed, or the format cannot express the graph.
     """
-    chosen = FORMATS[name]
+    chosen = FORMATS[format_]
     if missing := [package for package in chosen.needs if find_spec(package) is None]:
-        raise UserError(f"`--format {name}` needs {', '.join(missing)}: pip install '.[export]'")
+        raise UserError(f"`--format {format_}` needs {', '.join(missing)}: pip install '.[export]'")
     try:
         with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")  # what matters is checked afterwards
-            chosen.write(made, told, path)
+            chosen.write(program, metadata, path)
             return chosen.open(path)
     except Exception as error:  # exporters and runtimes have dozens of their own
-        raise UserError(f"This network cannot be written as {name}: {_first_line(error)}") from None
+        raise UserError(f"This network cannot be written as {format_}: {_first_line(error)}") from None
 
 
-def _write_onnx(made: Program, told: Mapping[str, Any], path: Path) -> None:
-    names: dict[str, Any] = {"input_names": [INPUT], "output_names": made.outputs, "dynamic_shapes": IMAGES}
-    found = torch.onnx.export(made.graph, dynamo=True, verbose=False, **names)
-    assert found is not None
-    found.model.metadata_props.update({name: json.dumps(value) for name, value in told.items()})
-    found.save(path, external_data=False)
+def _write_onnx(program: Program, metadata: Mapping[str, Any], path: Path) -> None:
+    names: dict[str, Any] = {"input_names": [INPUT], "output_names": program.outputs, "dynamic_shapes": IMAGES}
+    exported = torch.onnx.export(program.graph, dynamo=True, verbose=False, **names)
+    assert exported is not None
+    exported.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
+    exported.save(path, external_data=False)
 
 
 def _open_onnx(path: Path) -> Runner:
@@ -94,13 +106,13 @@ def _open_onnx(path: Path) -> Runner:
     return lambda pixels: dict(zip(names, session.run(None, {INPUT: pixels}), strict=True))
 
 
-def _write_openvino(made: Program, told: Mapping[str, Any], path: Path) -> None:
+def _write_openvino(program: Program, metadata: Mapping[str, Any], path: Path) -> None:
     openvino = import_module("openvino")
-    model = openvino.convert_model(made.graph)
-    model.reshape([-1, 3, made.size, made.size])
-    for name, output in zip(made.outputs, model.outputs, strict=True):
+    model = openvino.convert_model(program.graph)
+    model.reshape([-1, 3, program.size, program.size])
+    for name, output in zip(program.outputs, model.outputs, strict=True):
         output.get_tensor().set_names({name})
-    for name, value in told.items():
+    for name, value in metadata.items():
         model.set_rt_info(json.dumps(value), [METADATA, name])
     openvino.save_model(model, path, compress_to_fp16=False)
 
@@ -111,14 +123,14 @@ def _open_openvino(path: Path) -> Runner:
     names = [name for output in compiled.outputs for name in output.names]  # an output has several
 
     def run(pixels: Pixels) -> dict[str, npt.NDArray[np.float32]]:
-        found = compiled([pixels])
-        return {name: found[name] for name in names}
+        outputs = compiled([pixels])
+        return {name: outputs[name] for name in names}
 
     return run
 
 
-def _write_torch(made: Program, told: Mapping[str, Any], path: Path) -> None:
-    torch.export.save(made.graph, path, extra_files={f"{METADATA}.json": json.dumps(told)})
+def _write_torch(program: Program, metadata: Mapping[str, Any], path: Path) -> None:
+    torch.export.save(program.graph, path, extra_files={f"{METADATA}.json": json.dumps(metadata)})
 
 
 def _open_torch(path: Path) -> Runner:

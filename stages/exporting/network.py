@@ -1,4 +1,4 @@
-"""A head and its backbone as one network from uint8 pixels to probabilities or boxes, in float32."""
+"""A head with its backbones as one network from uint8 pixels to probabilities or boxes, in float32."""
 
 import copy
 from importlib import import_module
@@ -12,40 +12,48 @@ from stages.boxes import dense
 from stages.errors import UserError
 from stages.features.extraction import Spec, load_extractor
 from stages.features.h5 import INPUT
-from stages.images.normalization import Normalize
 from stages.images.preprocessing import Preprocessing
-from stages.prediction.model import Predictor
+from stages.prediction.predictor import Predictor
 
 Outputs = dict[str, torch.Tensor]
 
 
 class NormalizedTrunk(nn.Module):
-    """From pixels (N, 3, S, S), 0 to 255, to features as a head takes them: what the stage extract keeps."""
+    """From pixels (N, 3, S, S), 0 to 255, to the features that the stage extract keeps and heads take.
 
-    def __init__(self, body: nn.Module, how: Preprocessing) -> None:
+    Args:
+        trunk: the backbone up to the cut.
+        how: mean and standard deviation of the pixels, in [0, 1].
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, trunk: nn.Module, how: Preprocessing) -> None:
         super().__init__()
-        self.body = body
-        self.normalize = Normalize(how)
+        self.body = trunk
+        self.register_buffer("mean", torch.tensor(how.mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(how.std).view(1, 3, 1, 1) * 255)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        found = self.body(self.normalize(pixels))
-        if isinstance(found, dict):  # of a pyramid the numbers of all maps, as heads take them
-            return torch.cat([level.flatten(1) for level in found.values()], 1)
-        kept: torch.Tensor = found
-        return kept
+        features = self.body((pixels - self.mean) / self.std)
+        if isinstance(features, dict):  # a pyramid: heads take the numbers of all its maps in one row
+            return torch.cat([level.flatten(1) for level in features.values()], 1)
+        output: torch.Tensor = features
+        return output
 
 
 class OutputLayer(nn.Module):
-    """From what a head gives to what the file answers.
+    """From the raw output of a head to the outputs of the file.
 
     Args:
-        model: for its head, knobs and size of a view.
+        predictor: whose head it is.
     """
 
-    def __init__(self, model: Predictor) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         super().__init__()
-        self.knobs, self.size = model.described["knobs"], preprocessing(model.specs[0]).crop
-        self.head = import_module(f"stages.heads.{model.described['head']}") if model.finds_boxes else None
+        self.knobs, self.size = predictor.described["knobs"], preprocessing(predictor.specs[0]).crop
+        self.head = import_module(f"stages.heads.{predictor.described['head']}") if predictor.finds_boxes else None
 
     def forward(self, raw: torch.Tensor) -> Outputs:
         """`probabilities` (N, C); or `boxes` (N, P, 4), corners in pixels of the view, and `scores` (N, P, C)."""
@@ -56,38 +64,38 @@ class OutputLayer(nn.Module):
 
 
 class ExportedNetwork(nn.Module):
-    """The whole: uint8 pixels (N, 3, S, S), resized and cropped, to `OutputLayer`.
+    """From uint8 pixels (N, 3, S, S), resized and cropped, to the outputs of `OutputLayer`.
 
     Args:
-        model: a head with all that leads to it. It is copied, and computes in float32.
+        predictor: what is exported. It is copied, and the copy computes in float32.
 
     Raises:
-        UserError: it has several backbones that look at images differently.
+        UserError: it has several backbones that take images of different sizes.
     """
 
-    def __init__(self, model: Predictor) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         super().__init__()
-        looks = {(how.crop, how.resize, how.interpolation) for how in map(preprocessing, model.specs)}
-        if len(looks) > 1:
+        sizes = {(how.crop, how.resize, how.interpolation) for how in map(preprocessing, predictor.specs)}
+        if len(sizes) > 1:
             raise UserError(
-                f"{model.provenance['backbone']} looks at each image in {len(looks)} sizes, and a file has one input: "
-                "`python -m stages.predict` answers, or train on one of these backbones."
+                f"The backbones {predictor.provenance['backbone']} take images in {len(sizes)} different sizes, and a "
+                "file has one input: use `python -m stages.predict`, or train on one of these backbones."
             )
-        kept = model.provenance["cut"] != INPUT  # else the head has all of the network, normalisation too
-        self.trunks = nn.ModuleList(map(_trunk, model.specs) if kept else ())
-        self.head, self.answers = copy.deepcopy(model.head).cpu(), OutputLayer(model)
+        has_trunk = predictor.provenance["cut"] != INPUT  # else the head has the whole network, normalisation too
+        self.trunks = nn.ModuleList(map(_trunk, predictor.specs) if has_trunk else ())
+        self.head, self.answers = copy.deepcopy(predictor.head).cpu(), OutputLayer(predictor)
         self.head.precision = "float32"
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: torch.Tensor) -> Outputs:
         values = pixels.float()
         features = torch.cat([trunk(values) for trunk in self.trunks], 1) if self.trunks else values
-        answers: Outputs = self.answers(self.head(features))
-        return answers
+        outputs: Outputs = self.answers(self.head(features))
+        return outputs
 
 
 def preprocessing(spec: Spec) -> Preprocessing:
-    """How the network of a spec looks at an image."""
+    """How images are prepared for the backbone of a spec."""
     return load_extractor(spec).preprocessing
 
 

@@ -1,1 +1,1 @@
-"""Answers of a trained head on new images."""
+"""What a trained head predicts for new images."""

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stages import paths
+from stages import paths, results
 from stages.metrics.table import METRICS
-from stages.reporting import choose, figures, gather, predictions, words
+from stages.reporting import choose, figures, predictions, words
 from stages.reporting import sheet as sheets
 from stages.reporting.figures import Drawing
 from stages.reporting.gather import RunResults
@@ -62,7 +62,7 @@ class ClassificationPage:
     def __init__(self, run: RunResults) -> None:
         self.run, self.judged, self.near = run, ClassPredictions.load(run), Neighbours.load(run)
         solved = run.head["head"] == "ridge"
-        self.ridge = {} if solved else gather.read_json(paths.HEAD / "ridge" / "head.json")["notes"]
+        self.ridge = {} if solved else results.read_json(paths.HEAD / "ridge" / "head.json")["notes"]
         self.pairs = choose.confused(self.judged, run.head["classes"], PAIRS)
 
     @property

@@ -1,12 +1,9 @@
 """Everything that a run left behind, read once and checked against itself."""
 
-import csv
 import json
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy.typing as npt
 from safetensors.numpy import load_file
@@ -15,10 +12,9 @@ from stages import paths
 from stages.datasets import index_file
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
+from stages.results import read_csv, read_json, read_text
 from stages.training.history import Epoch, parse
 
-log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 STAGES = ("download", "index", "split", "extract", "lr_sweep", "train", "evaluate")  # in the order they run
 
 
@@ -124,7 +120,7 @@ def load(dataset: str) -> RunResults:
         suggested=read_json(paths.REPORTS / "lr_sweep.json"),
         views=read_csv(paths.PLOTS / "views.csv", _numbers),
         rows=rows,
-        undecodable=_read(undecodable, json.loads),
+        undecodable=read_text(undecodable, json.loads),
         timings=_timings(
             {"dataset": dataset, "root": index["root"], "backbone": knobs["backbone"], "cut": knobs["cut"]}
         ),
@@ -144,30 +140,6 @@ def arrays(name: str, part: str) -> dict[str, npt.NDArray[Any]]:
 def damaged(path: Path, why: str) -> UserError:
     """What to say of predictions that are not those of this run."""
     return UserError(f"{path} is damaged or of other images ({why}): `dvc repro -f evaluate`.")
-
-
-def _read(path: Path, parse: Callable[[str], Result]) -> Result:
-    log.debug("reads %s", path)
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} cannot be read ({error!r}): `dvc repro` makes it anew.") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object that a stage wrote."""
-    found: dict[str, Any] = _read(path, json.loads)
-    return found
-
-
-def read_csv(path: Path, parse: Callable[[dict[str, str]], Result]) -> list[Result]:
-    """Rows of a CSV file; split by the reader and not by lines, as a class name may hold a newline."""
-    log.debug("reads %s", path)
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [parse(row) for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} cannot be read ({error!r}): `dvc repro` makes it anew.") from None
 
 
 def _class(row: dict[str, str]) -> ClassRow:

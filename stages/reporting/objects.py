@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from stages.boxes.colours import colour_of
 from stages.datasets.base import Box
 from stages.datasets.index_file import FLAGS, IndexRow
 from stages.reporting import choose
@@ -17,7 +18,6 @@ from stages.reporting.pictures import LONGEST, SIDE, Album, Picture
 
 EXAMPLES = 12  # annotated images
 NAMED = 15  # boxes of an image that carry their class, at most
-COLOURS = ("#f0e442", "#56b4e9", "#e69f00", "#2fc39b", "#ff8ac4", "#ffffff")  # light: each box has a dark rim
 LETTER, LETTER_WIDTH = 13, 7  # the height of a name on a canvas, and about the width of its letters
 LISTS = ("train", "val", "test", "all")
 BINS = 32
@@ -105,7 +105,7 @@ def explore(run: RunResults, album: Album, rows: Sequence[IndexRow]) -> ObjectSt
     annotated = run.index["objects"]
     lists = tuple(name for name in LISTS if name in annotated)
     counts = count(annotated, lists)
-    colour = {row.name: COLOURS[place % len(COLOURS)] for place, row in enumerate(counts)}
+    colour = {row.name: colour_of(place) for place, row in enumerate(counts)}
     shown = choose.samples([row for row in rows if row.objects], EXAMPLES) if album.folder else []
     return ObjectStatistics(
         lists,
@@ -234,7 +234,7 @@ def spread(title: str, unit: str, named: Mapping[str, npt.NDArray[np.float64]]) 
 def example(picture: Picture, colour: Mapping[str, str]) -> AnnotatedImage:
     """An image with its objects; the largest have the first claim to a name."""
     largest = sorted(picture.row.objects, key=lambda box: -box.area)
-    return outlined(picture, [annotated(box, colour.get(box.label, COLOURS[0]), box.label) for box in largest])
+    return outlined(picture, [annotated(box, colour.get(box.label, colour_of(0)), box.label) for box in largest])
 
 
 def annotated(box: Box, colour: str, name: str) -> Outline:

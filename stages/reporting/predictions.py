@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from stages import paths
+from stages import paths, results
 from stages.datasets.base import Box
 from stages.reporting import gather
 from stages.reporting.gather import RunResults
@@ -315,7 +315,7 @@ def bins() -> list[CalibrationBin]:
     def parse(row: dict[str, str]) -> CalibrationBin:
         return CalibrationBin(float(row["confidence"]), float(row["accuracy"]), int(row["count"]))
 
-    return gather.read_csv(paths.PLOTS / "calibration.csv", parse)
+    return results.read_csv(paths.PLOTS / "calibration.csv", parse)
 
 
 def precision_recall() -> dict[str, list[tuple[float, float]]]:
@@ -325,7 +325,7 @@ def precision_recall() -> dict[str, list[tuple[float, float]]]:
         return row["class"], float(row["recall"]), float(row["precision"])
 
     curves = dict[str, list[tuple[float, float]]]()
-    for name, recall, precision in gather.read_csv(paths.PLOTS / "precision_recall.csv", parse):
+    for name, recall, precision in results.read_csv(paths.PLOTS / "precision_recall.csv", parse):
         curves.setdefault(name, []).append((recall, precision))
     return curves
 
