@@ -279,7 +279,7 @@ def test_other_weights_are_refused(run: Make, ask: Make, workplace: Path, reposi
     [
         (["--top", 0], "`--top` must be at least 1"),
         (["--confidence", 1.5], "`--confidence` must be from 0 to 1"),
-        (["--out", "drawn"], "`--out` is for pictures with boxes"),
+        (["--out", "drawn"], "`--out` writes pictures with boxes"),
     ],
 )
 def test_arguments_that_cannot_be_meant(run: Make, ask: Make, arguments: list[object], said: str) -> None:
