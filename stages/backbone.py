@@ -1,4 +1,4 @@
-"""Where a backbone can be cut: shapes, bytes an image, share of the compute that the cache saves."""
+"""Where a backbone can be cut: shapes, bytes per image, share of the compute that the cache saves."""
 
 import argparse
 from math import prod
@@ -86,17 +86,19 @@ class _Meter(fx.Interpreter):
         return value
 
 
-def main() -> None:
+def main(arguments: argparse.Namespace) -> int:
     """Prints where a backbone can be cut."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.backbone", description=main.__doc__, epilog="example: python -m stages.backbone vgg16"
-    )
+    print(describe(arguments.name, arguments.image_size or "auto"))
+    return 0
+
+
+def run() -> None:
+    """Reads the arguments and prints."""
+    parser = command.parser("backbone", description=__doc__, examples="  python -m stages.backbone vgg16")
     parser.add_argument("name", help="efficientnet_lite0|1|2, a torchvision classification model, or timm:NAME")
     parser.add_argument("--image-size", type=int, help="input pixels a side (default: what the weights expect)")
-    given = parser.parse_args()
-    with command.no_traceback():
-        print(describe(given.name, given.image_size or "auto"))
+    command.run(main, parser.parse_args())
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -1,4 +1,4 @@
-"""What commands share: -q and -v, messages on standard error, a user's error without a traceback."""
+"""What commands and stages share: -q and -v, messages on standard error, a user's error without a traceback."""
 
 import argparse
 import logging
@@ -9,31 +9,42 @@ from contextlib import contextmanager
 
 from stages.errors import UserError
 
-LOG = logging.getLogger("coldcut")
-INTERRUPTED = 130  # the exit code of what Ctrl-C has ended
+LOG = logging.getLogger("stages")
+INTERRUPTED = 130  # the exit code after Ctrl-C
+EPILOG = "examples:\n"
 
 
-def parser(name: str, description: str | None, example: str) -> argparse.ArgumentParser:
-    """The parser of a command, with its example and how much it says."""
-    made = argparse.ArgumentParser(
+def parser(name: str, *, description: str | None, examples: str) -> argparse.ArgumentParser:
+    """The parser of a command, with -q and -v.
+
+    Args:
+        name: of the module.
+        description: the first thing that --help prints.
+        examples: command lines, one per line, indented by two blanks.
+    """
+    command_parser = argparse.ArgumentParser(
         prog=f"python -m stages.{name}",
         description=description,
-        epilog=f"examples:\n{example}",
+        epilog=f"{EPILOG}{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    loud = made.add_mutually_exclusive_group()
-    loud.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors and results")
-    loud.add_argument("-v", "--verbose", action="store_true", help="say more")
-    return made
+    verbosity = command_parser.add_mutually_exclusive_group()
+    verbosity.add_argument("-q", "--quiet", action="store_true", help="print only errors and results")
+    verbosity.add_argument("-v", "--verbose", action="store_true", help="name every file that is read or written")
+    return command_parser
 
 
-def run(main: Callable[[argparse.Namespace], int], given: argparse.Namespace) -> None:
+def run(main: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> None:
     """Runs a command and exits with its code."""
-    level = logging.WARNING if given.quiet else logging.DEBUG if given.verbose else logging.INFO
-    LOG.handlers, LOG.propagate = [logging.StreamHandler(sys.stderr)], False
-    LOG.setLevel(level)
+    log_to_stderr(quiet=arguments.quiet, verbose=arguments.verbose)
     with no_traceback():
-        sys.exit(main(given))
+        sys.exit(main(arguments))
+
+
+def log_to_stderr(*, quiet: bool, verbose: bool) -> None:
+    """Sends the messages of this project to standard error: warnings, news unless `quiet`, files where `verbose`."""
+    LOG.handlers = [logging.StreamHandler(sys.stderr)]
+    LOG.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
 
 
 @contextmanager
@@ -55,4 +66,4 @@ def no_traceback() -> Iterator[None]:
 
 def shown(text: str) -> str:
     """Text for a terminal: a character that cannot be printed, or steers the terminal, as its escape."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -22,6 +22,9 @@ from stages.params import load
 from stages.reporting.pictures import Album
 from stages.reporting.words import percent
 
+EXAMPLES = """\
+  python -m stages.compare
+  python -m stages.compare main my-experiment workspace"""
 PAGE = paths.REPORTS / "compare.html"
 WIDTH = 60  # characters of a cell on the terminal
 
@@ -89,23 +92,22 @@ def _line(text: str) -> str:
     return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
 
 
+def _print(arguments: argparse.Namespace) -> int:
+    """Compares, and prints the table and the answer."""
+    comparison = main(arguments.revisions)
+    rows = [[_line(cell) for cell in row] for row in table(comparison)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print("", *comparison.caveats(), comparison.answer(), f"{PAGE} has the images.", sep="\n")
+    return 0
+
+
 def run() -> None:
-    """Reads the arguments, compares, prints the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n  python -m stages.compare\n  python -m stages.compare main my-experiment workspace",
-    )
+    """Reads the arguments and compares."""
+    parser = command.parser("compare", description=__doc__, examples=EXAMPLES)
     parser.add_argument("revisions", nargs="*", metavar="REV", help="a commit, an experiment, or workspace")
-    given = parser.parse_args()
-    with command.no_traceback():
-        found = main(given.revisions)
-        rows = [[_line(cell) for cell in row] for row in table(found)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        print("", *found.caveats(), found.answer(), f"{PAGE} has the images.", sep="\n")
+    command.run(_print, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def _check(loaded: Predictor, run: formats.Runner, pixels: formats.Pixels, *, fi
 
 def run() -> None:
     """Parses the arguments and exports."""
-    parser = command.parser("export", __doc__, EXAMPLES)
+    parser = command.parser("export", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
         "--format", choices=list(formats.FORMATS), required=True, help="format of the file; openvino writes two files"
     )

@@ -1,4 +1,4 @@
-"""Typed params.yaml: every stage loads it here, and `python -m stages.params` checks it alone.
+"""Typed params.yaml: every stage loads it here, and `python -m stages.check` checks it alone.
 
 Types are strict (`epochs: true` is not an integer), unknown and duplicate keys are refused, and the file is read as DVC
 reads it. No torch is imported: a check takes a fraction of a second.
@@ -6,7 +6,6 @@ reads it. No torch is imported: a check takes a fraction of a second.
 
 import json
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -292,25 +291,7 @@ def _check_source(key: str, source: Source, *, needed: bool) -> None:
         raise UserError(f"`{key}.url` must be pypi:NAME==VERSION, found {source.url!r}.")
 
 
-def main() -> None:
-    """Checks params.yaml; with `--mark FILE` (the check stage) writes a file that is always the same."""
-    import argparse
+if __name__ == "__main__":  # the command's older name
+    from stages.check import run
 
-    example = "example: python -m stages.params"
-    parser = argparse.ArgumentParser(prog="python -m stages.params", description=main.__doc__, epilog=example)
-    parser.add_argument("--mark", type=Path, help="file to write once all is well")
-    arguments = parser.parse_args()
-    try:
-        params = load()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    print(f"params.yaml is well-formed: {params.dataset}, {params.backbone}, {params.head} on {params.cut}")
-    if has_source(params.options) and params.root != "data/none":
-        print(f"note: dataset {params.dataset} does not read `root`, which is for folder, csv, voc and coco.")
-    if arguments.mark:
-        arguments.mark.parent.mkdir(parents=True, exist_ok=True)
-        arguments.mark.write_text("params.yaml was checked\n")
-
-
-if __name__ == "__main__":
-    main()
+    run()

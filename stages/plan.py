@@ -176,7 +176,7 @@ def advice(count: int, size: int, seconds: float) -> list[str]:
 
 def run() -> None:
     """Reads the arguments and plans."""
-    parser = command.parser("plan", __doc__, EXAMPLES)
+    parser = command.parser("plan", description=__doc__, examples=EXAMPLES)
     parser.add_argument("--images", type=float, metavar="N", help="how many (default: those of the dataset)")
     for name in ("backbone", "cut"):
         parser.add_argument(f"--{name}", help="default: that of params.yaml")

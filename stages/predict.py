@@ -103,7 +103,7 @@ def _introduce(loaded: Predictor) -> None:
 
 def run() -> None:
     """Parses the arguments and predicts."""
-    parser = command.parser("predict", __doc__, EXAMPLES)
+    parser = command.parser("predict", description=__doc__, examples=EXAMPLES)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="an image, a folder, or - for paths on standard input")
     parser.add_argument("--json", action="store_true", help="print one line of JSON per image")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for pictures with the boxes drawn in")

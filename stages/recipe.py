@@ -96,8 +96,8 @@ def run() -> None:
     """Reads the arguments and prints."""
     parser = command.parser(
         "recipe",
-        "Prints a recipe as -S arguments of `dvc exp run`, or lists the recipes.",
-        "  dvc exp run $(python -m stages.recipe logos-default)",
+        description="Prints a recipe as -S arguments of `dvc exp run`, or lists the recipes.",
+        examples="  dvc exp run $(python -m stages.recipe logos-default)",
     )
     parser.add_argument("name", nargs="?", help="a recipe")
     parser.add_argument("--list", action="store_true", help="all recipes with their source and expected result")

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import sys
 import time
@@ -35,8 +34,9 @@ def run(
         what: says what is about to be done, and how much.
         made: a file that tells a result of this stage from all others; the seconds are also kept for it.
     """
-    given = _arguments(name)
-    with command.no_traceback(), verbosity_context(given.quiet, given.verbose):
+    arguments = _parser(name).parse_args()
+    command.log_to_stderr(quiet=arguments.quiet, verbose=arguments.verbose)
+    with command.no_traceback(), silence() if arguments.quiet else contextlib.nullcontext():
         params = load()
         if what:
             print(f"{name}: {what(params)}{_expected(name, params)}", flush=True)
@@ -64,30 +64,19 @@ def seconds_of(name: str, made: Path) -> float | None:
     return seconds
 
 
-def _arguments(name: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m stages.{name}",
-        description=f"{sys.modules['__main__'].__doc__} params.yaml says what to do, and `dvc repro` runs a stage when "
-        "something that it depends on has changed.",
-        epilog=f"example: python -m stages.{name} -v",
+def _parser(name: str) -> argparse.ArgumentParser:
+    return command.parser(
+        name,
+        description=f"{sys.modules['__main__'].__doc__}\n\nparams.yaml says what to do, and `dvc repro` runs a stage "
+        "when something that it depends on has changed.",
+        examples=f"  python -m stages.{name} -v",
     )
-    how_much = parser.add_mutually_exclusive_group()
-    how_much.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
-    how_much.add_argument("-v", "--verbose", action="store_true", help="name every file that is read or written")
-    return parser.parse_args()
 
 
 @contextlib.contextmanager
-def verbosity_context(quiet: bool, verbose: bool) -> Iterator[None]:
-    """Lets a stage say nothing, what it says, or more; errors come through from outside of this."""
-    if verbose:
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("stages").setLevel(logging.DEBUG)
-    with contextlib.ExitStack() as stack:
-        if quiet:
-            nowhere = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(contextlib.redirect_stdout(nowhere))
-            stack.enter_context(contextlib.redirect_stderr(nowhere))  # progress bars
+def silence() -> Iterator[None]:
+    """Drops what is printed, progress bars too; errors come through from outside of this."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         yield
 
 

@@ -14,7 +14,6 @@ all of them only when they have not changed for `--days`, because an interrupted
 import argparse
 import os
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,10 @@ from stages.features.store import common, fingerprint
 from stages.fetching.fetch import kept_in
 from stages.params import load
 
+EXAMPLES = """\
+  python -m stages.store ls
+  python -m stages.store verify --repair
+  python -m stages.store gc --dry-run"""
 DAY = 24 * 3600.0
 DAYS = 7.0
 
@@ -165,27 +168,31 @@ def _ago(seconds: float) -> str:
     return f"{seconds / DAY:.0f} d ago" if seconds > 2 * DAY else f"{seconds / 3600:.0f} h ago"
 
 
-def main() -> None:
-    """Reads the arguments; exits with 1 where something is damaged."""
-    about, *_ = (__doc__ or "").partition("\n")
-    epilog = "example: python -m stages.store verify --repair"
-    parser = argparse.ArgumentParser(prog="python -m stages.store", description=about, epilog=epilog)
+def main(arguments: argparse.Namespace) -> int:
+    """Lists, verifies or cleans; 1 where something is damaged."""
+    if arguments.command == "verify":
+        return 0 if verify(mend=arguments.repair) else 1
+    if arguments.command == "gc":
+        gc(days=arguments.days, dry=arguments.dry_run)
+    else:
+        ls()
+    return 0
+
+
+def run() -> None:
+    """Reads the arguments and does what they say."""
+    parser = command.parser("store", description=__doc__, examples=EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("ls", help="the entries, with their sizes")
     verifying = commands.add_parser("verify", help="read every byte, name what is damaged")
     verifying.add_argument("--repair", action="store_true", help="remove it, and restore parts from whole copies")
     dropping = commands.add_parser("gc", help="drop what nothing refers to")
     dropping.add_argument("--dry-run", action="store_true", help="only say what would be dropped")
-    dropping.add_argument("--days", type=float, default=DAYS, help=f"unchanged for so many days (default: {DAYS:g})")
-    given = parser.parse_args()
-    with command.no_traceback():
-        if given.command == "ls":
-            ls()
-        elif given.command == "gc":
-            gc(days=given.days, dry=given.dry_run)
-        elif not verify(mend=given.repair):
-            sys.exit(1)
+    dropping.add_argument(
+        "--days", type=float, default=DAYS, help=f"drop what has not changed for so many days (default: {DAYS:g})"
+    )
+    command.run(main, parser.parse_args())
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -22,6 +22,7 @@ from stages.reporting import heatmap
 from stages.sweeping import many_heads
 from stages.training import data, history
 
+EXAMPLES = "  python -m stages.sweep --lr 0.0003,0.001,0.003 --weight-decay 0,0.01,0.1 --seeds 3"
 AXES = ("lr", "weight_decay", "dropout", "label_smoothing")
 FACTORS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # of `lr`, where no axis is given
 DECAYS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -199,27 +200,27 @@ def page(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) ->
     ])  # fmt: skip
 
 
+def _print(options: argparse.Namespace) -> int:
+    """Sweeps, and prints the best."""
+    if options.seeds < 1:
+        raise UserError(f"`--seeds` must be at least 1, found {options.seeds}.")
+    params = load()
+    rows = main(params, {name: getattr(options, name) for name in AXES}, options.seeds)
+    cells = table(rows[:PRINTED])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    print(f"{len(rows)} settings: {CSV}, {PAGE}, {MAP}. The best:\n{arguments(rows[0], params)}")
+    return 0
+
+
 def run() -> None:
-    """Reads the arguments, sweeps, prints the best."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.sweep",
-        description=__doc__,
-        epilog="example: python -m stages.sweep --lr 0.0003,0.001,0.003 --weight-decay 0,0.01,0.1 --seeds 3",
-    )
+    """Reads the arguments and sweeps."""
+    parser = command.parser("sweep", description=__doc__, examples=EXAMPLES)
     for name in AXES:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUES", help="values separated by commas")
-    parser.add_argument("--seeds", type=int, default=1, help="heads a setting, with seed, seed + 1, …")
-    given = vars(parser.parse_args())
-    with command.no_traceback():
-        if given["seeds"] < 1:
-            raise UserError(f"`--seeds` must be at least 1, found {given['seeds']}.")
-        params = load()
-        rows = main(params, {name: given[name] for name in AXES}, given["seeds"])
-        cells = table(rows[:PRINTED])
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for line in cells:
-            print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-        print(f"{len(rows)} settings: {CSV}, {PAGE}, {MAP}. The best:\n{arguments(rows[0], params)}")
+    parser.add_argument("--seeds", type=int, default=1, help="heads per setting, with seed, seed + 1, …")
+    command.run(_print, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -9,24 +9,24 @@ from pathlib import Path
 import pytest
 
 from stages.__main__ import TEXT
+from stages.command import EPILOG
 
 NAMED = sorted(set(re.findall(r"python -m stages\.(\w+)", TEXT)))
-ENTRY = dict.fromkeys(("predict", "export", "sweep", "plan", "compare"), "run")  # the others have main
 
 
 def test_every_command_is_listed(repository: Path) -> None:
     sources = {path.stem: path.read_text() for path in (repository / "stages").glob("*.py")}
-    commands = {name for name, text in sources.items() if "__main__" in text and "stages.stage import run" not in text}
-    assert commands - {"__main__", "stage"} == set(NAMED)
+    assert {name for name, text in sources.items() if "command.parser(" in text} - {"stage"} == set(NAMED)
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_help_has_an_example(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as ended:
-        getattr(import_module(f"stages.{name}"), ENTRY.get(name, "main"))()
+        import_module(f"stages.{name}").run()
     said = capsys.readouterr().out
-    assert ended.value.code == 0 and f"python -m stages.{name}" in re.split("examples?:", said)[1]
+    assert ended.value.code == 0 and f"python -m stages.{name}" in said.partition(EPILOG)[2]
+    assert "--quiet" in said and "--verbose" in said
 
 
 def test_nobody_reads_the_output(repository: Path) -> None:
@@ -36,3 +36,8 @@ def test_nobody_reads_the_output(repository: Path) -> None:
         process.stdout.close()  # as `| head` does when it has enough
         _, said = process.communicate()
     assert (process.returncode, said) == (1, b"")
+
+
+def test_arguments_are_read_in_one_way(repository: Path) -> None:
+    files = (repository / "stages").rglob("*.py")
+    assert [path.name for path in files if "ArgumentParser(" in path.read_text()] == ["command.py"]

@@ -400,7 +400,7 @@ def command(folder: Path, repository: Path, *arguments: str) -> subprocess.Compl
 
     environment = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
     return subprocess.run(
-        [sys.executable, "-m", "stages.params", *arguments],
+        [sys.executable, "-m", "stages.check", *arguments],
         cwd=folder,
         env=environment | {"PYTHONPATH": str(repository)},
         capture_output=True,

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 # Of extract the process that watches.
-LIGHT = "params download index split extract report store recipe"
+LIGHT = "check download index split extract report store recipe"
 DATASETS = "caltech101 coco csv flickrlogos32 folder logos voc"
 FOR_LABELS = "train evaluate lr_sweep heads.linear heads.mlp heads.ridge heads.knn"
 TORCHVISION = {"torchvision", "timm", "torch._dynamo"}

@@ -40,7 +40,10 @@ def turned(workplace: Path, params: Make, monkeypatch: pytest.MonkeyPatch) -> Ma
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
-    sweep.run()
+    with pytest.raises(SystemExit) as ended:
+        sweep.run()
+    if ended.value.code:
+        raise ended.value
 
 
 def test_a_row_a_setting_the_best_first(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:

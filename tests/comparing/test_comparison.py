@@ -199,7 +199,8 @@ def test_the_page_holds_every_image_as_text_and_loads_nothing(task: str) -> None
 @ONCE
 def test_a_table_is_printed(task: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["compare", "start", "better"])
-    compare.run()
+    with pytest.raises(SystemExit, match="0"):
+        compare.run()
     out = capsys.readouterr().out.splitlines()
     assert out[0].split()[0] == "revision" and out[1].split()[:2] == ["*", "start"] and "0.062" in out[2]
     assert "hidden=64" in out[2] and out[-1] == "reports/compare.html has the images."
