@@ -41,7 +41,7 @@ def main(names: Sequence[str]) -> Comparison:
     found = Comparison(_named(list(dict.fromkeys(names))) if names else _all())
     params, dataset = load(), found.base.metrics["dataset"]
     album = Album.open(dataset, getattr(params.datasets, dataset), found.base.settings.get("root", params.root))
-    files.write_bytes(PAGE, comparison.html(found, album).encode(errors="backslashreplace"))
+    files.write_text(PAGE, comparison.html(found, album))
     return found
 
 

@@ -1,6 +1,5 @@
 """download: the archives of the chosen dataset, as fetched, in `data/raw/<dataset>/`."""
 
-import json
 from collections.abc import Callable
 
 from stages import files, paths
@@ -28,7 +27,7 @@ def main(params: Params) -> dict[str, object]:
         "archives": {path.name: digest(path) for path in archives},
         "options": options.model_dump(mode="json"),
     }
-    files.write_bytes(out / SOURCES, (json.dumps(described, indent=1, sort_keys=True) + "\n").encode())
+    files.write_json(out / SOURCES, described, indent=1, sort_keys=True)
     return {"archives": len(archives), "bytes": sum(path.stat().st_size for path in archives)}
 
 

@@ -1,6 +1,5 @@
 """extract: the frozen trunk runs once over every image; its features go to `cache/features/<dataset>/`."""
 
-import json
 import time
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
@@ -41,7 +40,7 @@ def main(params: Params) -> dict[str, object]:
             f"{len(bad)} of {len(rows)} images cannot be decoded, more than `bad_images.max_fraction` "
             f"({params.bad_images.max_fraction}) allows. The first: {bad[0]['path']}: {bad[0]['reason']}"
         )
-    files.write_bytes(out.with_suffix(".bad.json"), (json.dumps(bad, indent=1, ensure_ascii=False) + "\n").encode())
+    files.write_json(out.with_suffix(".bad.json"), bad, indent=1, ensure_ascii=False)
     speed = {"images/s": round(computed / seconds, 1)} if computed else {}
     speed |= {"views": params.views} if params.views > 1 else {}
     return {"images": len(rows), "computed": computed, "bad": len(bad), **speed, "bytes": out.stat().st_size}

@@ -5,14 +5,17 @@ An error of the disk is an `Unwritable` that says what to do.
 Faults are injected here in tests, so nothing else in the feature store may open a file for writing.
 """
 
+import csv
 import errno
 import fcntl
+import io as streams
+import json
 import logging
 import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -157,6 +160,46 @@ def write_bytes(path: Path, data: bytes) -> None:
     """A small file, whole or not at all."""
     with atomic_write(path, len(data)) as descriptor:
         write_at(descriptor, data, 0)
+
+
+def write_text(path: Path, text: str) -> None:
+    r"""A text in UTF-8; bytes of a file's name that are not UTF-8 come as `\udc80` to `\udcff`."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def write_json(
+    path: Path, value: object, *, indent: int | None = None, sort_keys: bool = False, ensure_ascii: bool = True
+) -> None:
+    """A value as JSON, with a line break at its end."""
+    write_text(path, json.dumps(value, indent=indent, sort_keys=sort_keys, ensure_ascii=ensure_ascii) + "\n")
+
+
+def write_json_lines(path: Path, rows: Iterable[object]) -> None:
+    """One line of JSON per row."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_csv(
+    path: Path, header: Sequence[str], rows: Iterable[Mapping[str, object]], *, digits: int | None = None
+) -> None:
+    """A table; None is an empty cell.
+
+    Args:
+        path: the final name.
+        header: names of the columns.
+        rows: name of a column -> what its cell holds.
+        digits: significant digits of floats; None writes all of them.
+    """
+    text = streams.StringIO()
+    writer = csv.DictWriter(text, header, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _cell(value, digits) for name, value in row.items()})
+    write_text(path, text.getvalue())
+
+
+def _cell(value: object, digits: int | None) -> object:
+    return f"{value:.{digits}g}" if digits and isinstance(value, float) else value
 
 
 def link(source: Path, target: Path) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import json
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -67,8 +66,7 @@ def main(params: Params) -> dict[str, object]:
         "lists": {part: lists[part] for part in PARTS if part in lists},
         "objects": annotations.counts(records),
     }
-    text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
-    files.write_bytes(paths.index(params.dataset).with_suffix(".json"), text.encode(errors="backslashreplace"))
+    files.write_json(paths.index(params.dataset).with_suffix(".json"), summary, indent=1, ensure_ascii=False)
     return {
         "images": len(rows),
         **{f"in the {part} list": count for part, count in summary["lists"].items()},
@@ -160,8 +158,7 @@ def _refuse_unusable(rows: list[index_file.IndexRow], bad: list[dict[str, str]],
     if len(classes) < 2 and not any(row.objects for row in rows):
         raise UserError(f"{where} holds one class ({classes.pop()!r}): a classifier needs two folders or more.")
     if len(bad) > params.bad_images.max_fraction * (len(rows) + len(bad)):
-        text = "".join(json.dumps(image) + "\n" for image in bad)
-        files.write_bytes(paths.REPORTS / "bad_images.jsonl", text.encode(errors="backslashreplace"))
+        files.write_json_lines(paths.REPORTS / "bad_images.jsonl", bad)
         raise UserError(
             f"{len(bad)} of {len(rows) + len(bad)} images cannot be read, more than `bad_images.max_fraction` "
             f"({params.bad_images.max_fraction}) allows. The first: {bad[0]['path']}: {bad[0]['reason']}; "

@@ -1,7 +1,5 @@
 """lr_sweep: a learning-rate range test on a copy of the head; training takes nothing from it."""
 
-import json
-
 from stages import files, paths
 from stages.backbones.device import pick_device
 from stages.heads import CLOSED_FORM
@@ -20,7 +18,7 @@ def main(params: Params) -> dict[str, object]:
         points = range_test.range_test(params.head, data.load(params), params, pick_device(params.device))
     found = {name: float(f"{lr:.2g}") for name, lr in range_test.suggestions(points).items()}
     range_test.write(paths.PLOTS / "lr_sweep.csv", points)
-    files.write_bytes(paths.REPORTS / "lr_sweep.json", (json.dumps(found) + "\n").encode())
+    files.write_json(paths.REPORTS / "lr_sweep.json", found)
     return {"steps": len(points), **{name.replace("_", " "): lr for name, lr in found.items()}}
 
 

@@ -1,6 +1,5 @@
 """report: one page that shows what came out, and the same in text for the repository."""
 
-import json
 import multiprocessing
 import signal
 from collections.abc import Mapping
@@ -23,13 +22,12 @@ def main(params: Params) -> dict[str, object]:
         album = Album.open(params.dataset, params.options, params.root)
         drawn = page.drawings(found)
         pngs = second.submit(page.pngs, drawn)  # they take as long as the page, and there is a second core
-        html = _encoded(page.html(found, album, drawn))
-        files.write_bytes(paths.REPORTS / "report.html", html)
-        files.write_bytes(paths.REPORTS / "report.md", _encoded(page.markdown(found, drawn)))
+        files.write_text(paths.REPORTS / "report.html", page.html(found, album, drawn))
+        files.write_text(paths.REPORTS / "report.md", page.markdown(found, drawn))
         _write_figures(pngs.result())
-    bad = (json.dumps(image, ensure_ascii=False) + "\n" for image in found.bad)
-    files.write_bytes(paths.REPORTS / "bad_images.jsonl", _encoded("".join(bad)))
-    return {"pictures": album.shown, "pictures missing": len(album.missing), "bytes": len(html)}
+    files.write_json_lines(paths.REPORTS / "bad_images.jsonl", found.bad)
+    size = (paths.REPORTS / "report.html").stat().st_size
+    return {"pictures": album.shown, "pictures missing": len(album.missing), "bytes": size}
 
 
 def beside() -> Executor:
@@ -50,10 +48,6 @@ def _write_figures(pngs: Mapping[str, bytes]) -> None:
         path.unlink()
     for name, png in pngs.items():
         files.write_bytes(paths.FIGURES / name, png)
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode(errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stages import command, paths
+from stages import command, files, paths
 from stages.params import Params, load
 
 Stage = Callable[[Params], Mapping[str, object]]
@@ -98,8 +98,7 @@ def _run_key(params: Params) -> dict[str, Any]:
 def _keep(name: str, params: Params, found: Mapping[str, object], seconds: float, made: Path | None) -> None:
     timing = {"of": _run_key(params), "seconds": round(seconds, 2), **found}
     for path in (paths.TIMINGS / f"{name}.json", *([_timing(name, made)] if made else [])):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(timing) + "\n")
+        files.write_json(path, timing)
 
 
 def _timing(name: str, made: Path) -> Path:

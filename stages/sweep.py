@@ -5,8 +5,6 @@ The settings of params.yaml itself are always among those compared. The test spl
 """
 
 import argparse
-import csv
-import io as streams
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -171,16 +169,10 @@ def _score(row: Row, monitor: str) -> tuple[float, float]:
 
 def _write(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) -> None:
     """The table, the heat map and the page."""
-    text = streams.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(asdict(rows[0])), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        cells = asdict(row).items()
-        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in cells})
-    files.write_bytes(CSV, text.getvalue().encode())
+    files.write_csv(CSV, list(asdict(rows[0])), map(asdict, rows), digits=6)
     points = [(row.lr, row.weight_decay, getattr(row, params.monitor)) for row in rows]
     files.write_bytes(MAP, heatmap.draw(points, params.monitor))
-    files.write_bytes(PAGE, page(rows, params, axes).encode())
+    files.write_text(PAGE, page(rows, params, axes))
 
 
 def page(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) -> str:

@@ -1,6 +1,7 @@
 """Whole or not at all: what a full disk, a short write or an exception leaves behind is nothing."""
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -217,3 +218,20 @@ def test_a_copy_does_not_write_into_what_the_name_was_linked_to(tmp_path: Path) 
     source.write_bytes(b"new")
     files.copy(source, out)
     assert (cached.read_bytes(), out.read_bytes()) == (b"old", b"new")
+
+
+def test_json_ends_with_a_line_break_and_keeps_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9 \xc3\xa9")
+    files.write_json(tmp_path / "a.json", {"b": name, "a": 1}, sort_keys=True, ensure_ascii=False)
+    text = (tmp_path / "a.json").read_text()
+    assert text == '{"a": 1, "b": "caf\\udce9 é"}\n' and json.loads(text)["b"] == name
+    files.write_json_lines(tmp_path / "a.jsonl", [{"path": name}, {"path": "x"}])
+    assert [json.loads(line)["path"] for line in (tmp_path / "a.jsonl").read_text().splitlines()] == [name, "x"]
+
+
+def test_a_table_has_a_header_and_empty_cells(tmp_path: Path) -> None:
+    rows = [{"a": 1, "b": 0.123456789}, {"a": None, "b": "x,y"}, {"b": 1e-7}]
+    files.write_csv(tmp_path / "t.csv", ("a", "b"), rows, digits=3)
+    assert (tmp_path / "t.csv").read_text() == 'a,b\n1,0.123\n,"x,y"\n,1e-07\n'
+    files.write_csv(tmp_path / "t.csv", ("a", "b"), rows[:1])
+    assert (tmp_path / "t.csv").read_text() == "a,b\n1,0.123456789\n"

@@ -33,8 +33,7 @@ class IndexRow:
 
 def write(path: Path, rows: Iterable[IndexRow]) -> None:
     """Writes an index, whole or not at all."""
-    lines = (json.dumps(_values(row), ensure_ascii=False) + "\n" for row in rows)
-    files.write_bytes(path, "".join(lines).encode())
+    files.write_json_lines(path, map(_values, rows))
 
 
 def read(dataset: str) -> list[IndexRow]:

@@ -138,7 +138,7 @@ def _classes(rows: Iterable[IndexRow]) -> set[str]:
 def write(path: Path, parts: SplitImages, source: str, how: Split) -> None:
     """Writes a split, whole or not at all."""
     described = {"source": source, "params": how.model_dump(), **parts}
-    files.write_bytes(path, (json.dumps(described, indent=0) + "\n").encode())
+    files.write_json(path, described, indent=0)
 
 
 def read(dataset: str) -> SplitImages:

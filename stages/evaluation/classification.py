@@ -1,6 +1,5 @@
 """Judging a head that names the class of an image."""
 
-import json
 from collections.abc import Iterator, Mapping
 from statistics import mean, stdev
 from typing import Any
@@ -92,7 +91,7 @@ def _write_predictions(params: Params, found: HeadData, probabilities: Mapping[s
     values = {name: each.cpu().contiguous() for name, each in probabilities.items()}
     files.write_bytes(paths.PREDICTIONS / "probabilities.safetensors", save(values))
     described = {"classes": found.classes, "decide": params.decide.model_dump(), "images": images}
-    files.write_bytes(paths.PREDICTIONS / "predictions.json", (json.dumps(described, sort_keys=True) + "\n").encode())
+    files.write_json(paths.PREDICTIONS / "predictions.json", described, sort_keys=True)
 
 
 def _plots(found: HeadData, probabilities: torch.Tensor, judged: str) -> dict[str, list[dict[str, object]]]:

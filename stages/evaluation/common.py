@@ -1,10 +1,6 @@
 """What the evaluation of every task shares."""
 
-import csv
-import io as streams
-import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -45,15 +41,11 @@ def write_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     if unlisted := list(table.unlisted(metrics)):
         raise ValueError(f"Not in stages/metrics/table.py: {', '.join(unlisted)}.")
     rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in metrics.items()}
-    files.write_bytes(paths.REPORTS / "metrics.json", (json.dumps(rounded, indent=2) + "\n").encode())
+    files.write_json(paths.REPORTS / "metrics.json", rounded, indent=2)
     return rounded
 
 
 def write_plots(rows: Mapping[str, Iterable[Mapping[str, object]]]) -> None:
     """Writes every plot; rows by the names of PLOTS, missing cells empty."""
     for name, header in PLOTS.items():
-        text = streams.StringIO()
-        writer = csv.DictWriter(text, header, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows.get(name, ()))
-        files.write_bytes(Path(paths.PLOTS / f"{name}.csv"), text.getvalue().encode())
+        files.write_csv(paths.PLOTS / f"{name}.csv", header, rows.get(name, ()))

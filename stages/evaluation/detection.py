@@ -1,6 +1,5 @@
 """Judging a head that finds objects."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -244,7 +243,7 @@ def _write_predictions(
         "costs": mistakes.costs(truths, found, len(data.classes)),
         "recall_by_size": _recall_by_size(truths, found),
     }
-    files.write_bytes(paths.PREDICTIONS / "predictions.json", (json.dumps(described, sort_keys=True) + "\n").encode())
+    files.write_json(paths.PREDICTIONS / "predictions.json", described, sort_keys=True)
 
 
 def _recall_by_size(truths: Sequence[GroundTruth], found: Sequence[Detections]) -> list[dict[str, float]]:

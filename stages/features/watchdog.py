@@ -256,7 +256,7 @@ def _remember(images: dict[str, str]) -> None:
     """Keeps images that are at fault, for the children and the runs to come."""
     _at_fault.update(images)
     kept = {"decoders": _decoders(), "images": _remembered() | images}
-    files.write_bytes(_list(), (json.dumps(kept, indent=1) + "\n").encode())
+    files.write_json(_list(), kept, indent=1)
 
 
 def _list() -> Path:

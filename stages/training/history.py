@@ -1,7 +1,5 @@
 """One row an epoch, as `reports/plots/history.csv` keeps it. No torch: the report reads it too."""
 
-import csv
-import io as streams
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -32,19 +30,10 @@ def score(loss: float, accuracy: float | None, monitor: str, map_50: float | Non
 
 def write(path: Path, history: Sequence[Epoch]) -> None:
     """Writes the rows, floats to six digits, no learning rate as an empty cell."""
-    text = streams.StringIO()
-    writer = csv.DictWriter(text, fieldnames=[field.name for field in fields(Epoch)], lineterminator="\n")
-    writer.writeheader()
-    for epoch in history:
-        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in _items(epoch)})
-    files.write_bytes(path, text.getvalue().encode())
+    files.write_csv(path, [field.name for field in fields(Epoch)], map(asdict, history), digits=6)
 
 
 def parse(row: dict[str, str]) -> Epoch:
     """A row as csv.DictReader gives it."""
     numbers = {name: float(value) if value else None for name, value in row.items() if name not in ("epoch", "phase")}
     return Epoch(epoch=int(row["epoch"]), phase=int(row["phase"]), **numbers)  # type: ignore[arg-type]
-
-
-def _items(epoch: Epoch) -> list[tuple[str, float | int | str]]:
-    return [(key, "" if value is None else value) for key, value in asdict(epoch).items()]

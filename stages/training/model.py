@@ -247,7 +247,7 @@ def store(folder: Path, module: nn.Module, description: Mapping[str, Any]) -> No
     """Writes `<folder>/head.safetensors` and `head.json`; equal input gives equal bytes."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     files.write_bytes(folder / "head.safetensors", save(state))
-    files.write_bytes(folder / "head.json", (json.dumps(description, indent=1, sort_keys=True) + "\n").encode())
+    files.write_json(folder / "head.json", description, indent=1, sort_keys=True)
 
 
 def restore(folder: Path) -> tuple[HeadModel, dict[str, Any]]:

@@ -3,11 +3,9 @@
 It trains a head of its own under a random state of its own: nothing of it is left for training.
 """
 
-import csv
-import io as streams
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import chain, count
 from pathlib import Path
 
@@ -84,8 +82,4 @@ def suggestions(points: Sequence[Point]) -> dict[str, float]:
 
 def write(path: Path, points: Sequence[Point]) -> None:
     """Writes the points as `lr,loss,smoothed`."""
-    text = streams.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("lr", "loss", "smoothed"))
-    writer.writerows((f"{point.lr:.6g}", f"{point.loss:.6g}", f"{point.smoothed:.6g}") for point in points)
-    files.write_bytes(path, text.getvalue().encode())
+    files.write_csv(path, [field.name for field in fields(Point)], map(asdict, points), digits=6)
