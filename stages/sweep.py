@@ -16,8 +16,7 @@ from stages.backbones.device import pick_device
 from stages.errors import UserError
 from stages.features.h5 import INPUT
 from stages.params import Params, load, with_overrides
-from stages.reporting import heatmap
-from stages.sweeping import many_heads
+from stages.sweeping import heatmap, many_heads
 from stages.training import data, history
 
 EXAMPLES = "  python -m stages.sweep --lr 0.0003,0.001,0.003 --weight-decay 0,0.01,0.1 --seeds 3"

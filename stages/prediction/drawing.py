@@ -10,9 +10,9 @@ from PIL import Image
 from torchvision.utils import draw_bounding_boxes
 
 from stages import files
-from stages.boxes.colours import colour_of
 from stages.boxes.geometry import Detections
 from stages.command import shown
+from stages.images.colours import colour_of
 from stages.prediction.image_files import ImageFile
 
 JPEG_QUALITY = 90

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from stages.boxes.colours import colour_of
 from stages.datasets.base import Box
 from stages.datasets.index_file import FLAGS, IndexRow
+from stages.images.colours import colour_of
 from stages.reporting import choose
 from stages.reporting.figures import BLUE, ORANGE, TITLED, Drawing, _figure, _make_logarithmic, _short, _style, _tag
 from stages.reporting.gather import RunResults

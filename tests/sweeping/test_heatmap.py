@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from stages.reporting import heatmap
+from stages.sweeping import heatmap
 
 GRID = [(0.001, 0.0, 0.9), (0.01, 0.0, 0.93), (0.001, 0.1, None), (0.01, 0.1, 0.91), (0.01, 0.1, 0.95)]
 

@@ -1,0 +1,109 @@
+"""Which modules of `stages` import which, from their source: what a stage's result may depend on."""
+
+import ast
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ANY = "*"  # in `stages.heads.*`: one of the modules of a room, chosen when the stage runs
+
+
+@cache
+def modules() -> Mapping[str, Path]:
+    """Every module of `stages` by its dotted name; a package goes by the name of its folder."""
+    files = sorted((ROOT / "stages").rglob("*.py"))
+    parts = {path: path.relative_to(ROOT).with_suffix("").parts for path in files}
+    return {".".join(names[:-1] if names[-1] == "__init__" else names): path for path, names in parts.items()}
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The modules that a module imports itself, within functions too, with the packages around them.
+
+    Blocks under `if TYPE_CHECKING` do not run and do not count; nor do packages that hold nothing but a docstring.
+    """
+    named = {name for node in _statements(_tree(module)) for name in _imported(node, module)} - {module}
+    return frozenset(name for name in named if name.endswith(ANY) or holds_code(name))
+
+
+@cache
+def holds_code(module: str) -> bool:
+    """Whether a module is more than a docstring."""
+    return any(not isinstance(node, ast.Expr) for node in _tree(module).body)
+
+
+def chains(module: str, chosen: Mapping[str, str | None], harmless: frozenset[str]) -> dict[str, tuple[str, ...]]:
+    """Every module that is imported when `module` is, with a shortest chain of imports that leads there.
+
+    Args:
+        module: where the chains begin.
+        chosen: for each room with modules that are chosen at run time (`stages.datasets`) the one that is, or None for
+            any of them.
+        harmless: modules that are left out, with all that is reached through them alone.
+    """
+    found = {module: (module,)}
+    queue = [module]
+    for name in queue:
+        for target in sorted(target for direct in imports(name) for target in resolved(direct, chosen)):
+            if target not in found and target not in harmless:
+                found[target] = (*found[name], target)
+                queue.append(target)
+    return found
+
+
+def resolved(name: str, chosen: Mapping[str, str | None]) -> list[str]:
+    """The modules that a name stands for: itself, or where it ends in ANY those that may be chosen."""
+    room, _, last = name.rpartition(".")
+    if last != ANY:
+        return [name]
+    if choice := chosen[room]:
+        return [f"{room}.{choice}"]
+    return [module for module in modules() if module.rpartition(".")[0] == room and holds_code(module)]
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(modules()[module].read_text(encoding="utf-8"))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            continue
+        yield child
+        yield from _statements(child)
+
+
+def _imported(node: ast.AST, module: str) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield from _with_packages(alias.name)
+    elif isinstance(node, ast.ImportFrom):
+        assert not node.level and node.module, f"{module} imports relatively: write the whole name"
+        yield from _with_packages(node.module)
+        yield from (name for alias in node.names if (name := f"{node.module}.{alias.name}") in modules())
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__"):
+        yield from _dynamic(node.args[0], module)
+
+
+def _dynamic(argument: ast.expr, module: str) -> Iterator[str]:
+    """`import_module(f"stages.heads.{name}")` is any module of stages/heads."""
+    text = ast.unparse(argument)
+    if isinstance(argument, ast.Constant):
+        yield from _with_packages(argument.value)
+        return
+    assert isinstance(argument, ast.JoinedStr) and isinstance(argument.values[0], ast.Constant), (
+        f"{module} imports {text}: which modules may that be? Write f'stages.room.{{name}}'"
+    )
+    room = argument.values[0].value
+    if room.startswith("stages."):
+        assert room.endswith(".") and len(argument.values) == 2, f"{module} imports {text}: not a module of one room"
+        yield from _with_packages(room[:-1])
+        yield f"{room}{ANY}"
+
+
+def _with_packages(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    if parts[0] == "stages":
+        yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
