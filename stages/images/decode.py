@@ -7,12 +7,12 @@ golden-feature test fails when the output changes without it.
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from stages.images.header import BadImage, opened, orientation
+from stages.images.header import JPEG_END, open_image
+from stages.images.loading import load
 from stages.images.preprocessing import Preprocessing
 
 PIPELINE = 1
@@ -29,18 +29,16 @@ def decode(data: bytes) -> torch.Tensor:
     Raises:
         BadImage: with the reason.
     """
-    with opened(data) as image:
-        if image.format == "JPEG" and image.mode in ("RGB", "L") and data.rstrip(b"\0")[-2:] == b"\xff\xd9":
-            try:
-                encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-                pixels: torch.Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-                return pixels
-            except RuntimeError:
-                pass  # Pillow decides, and says why
+    with open_image(data) as image:
+        plain_jpeg = image.format == "JPEG" and image.mode in ("RGB", "L") and data.rstrip(b"\0")[-2:] == JPEG_END
+    if plain_jpeg:
         try:
-            return torch.from_numpy(np.asarray(_rgb(image)).copy()).permute(2, 0, 1)
-        except Exception as error:  # Pillow raises SyntaxError, struct.error, ValueError and more on damaged files
-            raise BadImage(str(error) or type(error).__name__) from None
+            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            pixels: torch.Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            return pixels
+        except RuntimeError:
+            pass  # Pillow decides, and says why
+    return torch.from_numpy(np.asarray(load(data)[0]).copy()).permute(2, 0, 1)
 
 
 def prepare(image: torch.Tensor, how: Preprocessing) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
@@ -105,14 +103,3 @@ def _resize(image: torch.Tensor, height: int, width: int, how: Preprocessing) ->
     mode = InterpolationMode(how.interpolation)
     resized: torch.Tensor = F.resize(image, [height, width], mode, antialias=mode != InterpolationMode.NEAREST)
     return resized
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """The first frame, upright, in RGB; 16-bit greys are scaled, which Pillow would clip."""
-    image.load()
-    if orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        wide = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray((wide / (257 if image.mode.startswith("I") else 1)).clip(0, 255).astype(np.uint8))
-    return image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
