@@ -25,8 +25,10 @@ def main(params: Params) -> dict[str, object]:
     from stages.features.joined import extract_joined
 
     folder = source.folder(params.dataset, params.options, params.root)
-    specs = [spec(params, folder, *named) for named in names.joined(params.backbone, params.weights)]
     rows = index_file.read(params.dataset)
+    scaled = any(row.scaled for row in rows)
+    networks = names.joined(params.backbone, params.weights)
+    specs = [spec(params, folder, *network, scaled=scaled) for network in networks]
     wanted = [(row.path, row.sha256) for row in rows]
     out = paths.features(params.dataset, params.backbone, params.cut)
     started = time.perf_counter()
@@ -63,8 +65,16 @@ def workers(how: Extract) -> AbstractContextManager["Workers"]:
     return cluster.connected(how.cluster, cpus=how.cluster_cpus, gpus=how.cluster_gpus)
 
 
-def spec(params: Params, folder: Path, backbone: str, weights: str) -> "Spec":
-    """How the images of a folder go through a backbone, as params have it."""
+def spec(params: Params, folder: Path, backbone: str, weights: str, *, scaled: bool = False) -> "Spec":
+    """How the images of a folder go through a backbone, as params have it.
+
+    Args:
+        params: all of them.
+        folder: below which the images lie.
+        backbone: its name.
+        weights: their name.
+        scaled: whether the values of some images are scaled.
+    """
     from stages.features.extraction import Spec
     from stages.images import views
 
@@ -82,6 +92,7 @@ def spec(params: Params, folder: Path, backbone: str, weights: str) -> "Spec":
         views=tuple(views.names(params.views, params.augment, params.extract.seed)),
         augment=params.augment,
         engine=params.extract.engine,
+        scaled=scaled,
     )
 
 

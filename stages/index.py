@@ -15,7 +15,8 @@ from stages import files, paths
 from stages.datasets import annotations, index_file, source
 from stages.datasets.base import Annotated, Broken, Record, has_source
 from stages.errors import UserError
-from stages.images.header import BadImage, looks_like_image, size
+from stages.images.header import BadImage, looks_like_image
+from stages.images.loading import inspect
 from stages.params import Params
 from stages.stage import run
 
@@ -25,13 +26,14 @@ TOLD = 5  # broken annotations that an error names
 
 
 class Seen(NamedTuple):
-    """A file that was read: its sha256 and size in pixels, or why it is no good."""
+    """A file that was read: its sha256, size in pixels and scaling of its values, or why it is no good."""
 
     record: Record
     sha256: str
     pixels: tuple[int, int] | None
     problem: str | None
     is_image: bool
+    scaling: str | None = None
 
 
 def main(params: Params) -> dict[str, object]:
@@ -61,6 +63,7 @@ def main(params: Params) -> dict[str, object]:
         "duplicates": duplicates,
         "bad": bad,
         "not_images": others,
+        "scaled": [{"path": row.path, "scaling": row.scaled} for row in rows if row.scaled],
         "broken_annotations": [asdict(item) for item in broken],
         "classes": dict(sorted(Counter(row.label for row in rows if row.label).items())),
         "lists": {part: lists[part] for part in PARTS if part in lists},
@@ -75,6 +78,7 @@ def main(params: Params) -> dict[str, object]:
         "of them across lists": sum("lists" in pair for pair in duplicates),
         "bad": len(bad),
         "no images": len(others),
+        **({"with scaled values": len(summary["scaled"])} if summary["scaled"] else {}),
         "broken annotations": len(broken),
     }
 
@@ -93,7 +97,8 @@ def _look(folder: Path, record: Record) -> Seen:
     if not looks_like_image(data):
         return Seen(record, sha256, None, "not an image", False)
     try:
-        return Seen(record, sha256, size(data), None, True)
+        width, height, scaling = inspect(data)
+        return Seen(record, sha256, (width, height), None, True, scaling)
     except BadImage as error:
         return Seen(record, sha256, None, str(error), True)
 
@@ -126,7 +131,9 @@ def _rows(files: list[Seen]) -> tuple[list[index_file.IndexRow], list[Broken]]:
         record = file.record
         objects, wrong = annotations.fit(record, *file.pixels)
         label = annotations.largest(objects) if record.label is None else record.label
-        rows.append(index_file.IndexRow(record.path, file.sha256, *file.pixels, label, objects, record.split))
+        rows.append(
+            index_file.IndexRow(record.path, file.sha256, *file.pixels, label, objects, record.split, file.scaling)
+        )
         broken += wrong
     return rows, broken
 

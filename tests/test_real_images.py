@@ -25,7 +25,8 @@ from stages.datasets.unpack import unpack
 from stages.errors import UserError
 from stages.features import h5
 from stages.features.extraction import Spec, compute_part
-from stages.images.header import FORMATS, MAX_PIXELS
+from stages.images.formats import PLUGINS
+from stages.images.header import MAX_PIXELS
 from stages.images.options import Augment
 from stages.images.views import EVALUATION
 
@@ -55,7 +56,7 @@ def caltech(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def accepted_by_pillow(path: Path) -> bool:
     """Whether Pillow, strict and under the same limits and formats, decodes all of the first frame."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=PLUGINS) as image:
             if image.width * image.height > MAX_PIXELS:
                 return False
             image.load()

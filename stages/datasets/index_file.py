@@ -20,6 +20,7 @@ class IndexRow:
     """An indexed image: what its dataset says of it, and what its bytes say.
 
     `label` is empty where nothing gives the image one: it has no object. Detectors use it, classifiers leave it out.
+    `scaled` says how values of more than 8 bits are scaled; a line has it only where they are.
     """
 
     path: str
@@ -29,6 +30,7 @@ class IndexRow:
     label: str
     objects: tuple[Box, ...]
     split: str | None
+    scaled: str | None = None
 
 
 def write(path: Path, rows: Iterable[IndexRow]) -> None:
@@ -53,6 +55,8 @@ def read(dataset: str) -> list[IndexRow]:
 def _values(row: IndexRow) -> dict[str, Any]:
     """A row as JSON has it; of an object's flags only those that are set."""
     values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
+    if row.scaled is None:
+        del values["scaled"]
     return values | {"objects": [_object(box) for box in row.objects]}
 
 
@@ -63,7 +67,7 @@ def _object(box: Box) -> dict[str, Any]:
 def _row(values: dict[str, Any]) -> IndexRow:
     objects = tuple(Box(**item | {"box": tuple(map(float, item["box"]))}) for item in values.pop("objects"))
     row = IndexRow(objects=objects, **values)
-    texts = (row.path, row.sha256, row.label, row.split or "", *(box.label for box in objects))
+    texts = (row.path, row.sha256, row.label, row.split or "", row.scaled or "", *(box.label for box in objects))
     sides = (row.width, row.height)
     if not all(isinstance(text, str) for text in texts) or not all(type(side) is int and side > 0 for side in sides):
         raise ValueError(f"the line of {row.path!r} has a value of another type")

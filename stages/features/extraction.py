@@ -33,6 +33,7 @@ from stages.images.decode import KEPT_RATIO, PIPELINE, decode, keep, kept_side
 from stages.images.header import BadImage
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
+from stages.images.scaling import SCALING
 
 PART_VIEWS = 512
 PART_BYTES = 64 << 20
@@ -45,7 +46,11 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True)
 class Spec:
-    """All that a part's features depend on, and where the images lie. Plain values, so that it can travel."""
+    """All that a part's features depend on, and where the images lie. Plain values, so that it can travel.
+
+    `scaled` says that the values of some images are scaled (`stages.images.scaling`): only then is the version of that
+    rule part of the provenance, so that features of ordinary images stay as they are.
+    """
 
     folder: Path
     backbone: str
@@ -60,6 +65,7 @@ class Spec:
     views: tuple[str, ...]
     augment: Augment
     engine: str = "auto"
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,7 @@ def _described(spec: Spec, preprocessing: Preprocessing) -> dict[str, Any]:
         "resize": "squash" if preprocessing.resize is None else "crop",
         "preprocessing": str(preprocessing),
         "pipeline": PIPELINE,
+        **({"scaling": SCALING} if spec.scaled else {}),
         "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow")},
     }
 

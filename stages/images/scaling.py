@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+SCALING = 1  # version of the rule, raised whenever scaled images come out otherwise
 BITS = (8, 10, 12, 14)  # that cameras and scanners keep in 16
 PERCENTILES = (0.5, 99.5)
 SAMPLE_RANGES = ((340, 341), (280, 281))  # tags of a TIFF: SMinSampleValue and SMaxSampleValue, Min and Max

@@ -63,7 +63,7 @@ def answer(
         confidence: the probability from which a class counts as confident.
         top: how many classes are listed; None for TOP.
     """
-    path = {"path": file.path}
+    path = {"path": file.path} | ({"scaled": file.scaled} if file.scaled else {})
     if isinstance(prediction, str):
         return path | {"error": prediction}
     if isinstance(prediction, Detections):
@@ -91,7 +91,7 @@ def captions(predictor: Predictor, detections: Detections) -> list[str]:
 
 def sentence(line: Answer) -> str:
     """An answer as a line for people."""
-    path = shown(line["path"])
+    path = shown(line["path"]) + (f" (values scaled: {line['scaled']})" if "scaled" in line else "")
     if "error" in line:
         return f"{path}: error: {shown(line['error'])}"
     if "top" in line:

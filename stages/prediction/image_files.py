@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from stages.images.header import BadImage, looks_like_image, size
+from stages.images.formats import HEAD_BYTES
+from stages.images.header import BadImage, looks_like_image
+from stages.images.loading import inspect
 
 STDIN = "-"
-MAGIC_BYTES = 16
 
 
 class ImageFile(NamedTuple):
@@ -21,12 +22,14 @@ class ImageFile(NamedTuple):
         sha256: of its bytes; empty where there is a problem.
         extent: width and height in pixels.
         problem: why it cannot be used; empty where it can.
+        scaled: how its values of more than 8 bits are scaled; empty for a plain conversion.
     """
 
     path: str
     sha256: str = ""
     extent: tuple[int, int] = (0, 0)
     problem: str = ""
+    scaled: str = ""
 
 
 def expand(arguments: Iterable[str]) -> Iterator[str]:
@@ -62,7 +65,8 @@ def read(path: str) -> ImageFile:
         return ImageFile(path, problem="not a regular file")  # a pipe cannot be read twice, /dev/zero has no end
     try:
         data = Path(path).read_bytes()
-        return ImageFile(path, hashlib.sha256(data).hexdigest(), size(data))
+        width, height, scaling = inspect(data)
+        return ImageFile(path, hashlib.sha256(data).hexdigest(), (width, height), scaled=scaling or "")
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         return ImageFile(path, problem=getattr(error, "strerror", None) or str(error))
     except BadImage as error:
@@ -75,6 +79,6 @@ def _is_image(path: str) -> bool:
         return os.path.islink(path)  # a broken link is reported, a socket or a pipe is not
     try:
         with open(path, "rb") as file:
-            return looks_like_image(file.read(MAGIC_BYTES))
+            return looks_like_image(file.read(HEAD_BYTES))
     except OSError:
         return True

@@ -173,6 +173,7 @@ def _specs(described: dict[str, Any], device: torch.device, decide: Decide) -> l
                 device=str(device),
                 views=all_views if decide.tta else all_views[:1],
                 augment=augment,
+                scaled="scaling" in provenance,
             )
         )
     return specs

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from stages import paths
 from stages.datasets import source
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
-from stages.images.header import opened
+from stages.images.header import open_image
+from stages.images.loading import load
+from stages.images.scaling import is_wide
 
 SIDE = 280  # pixels of the longer side: sharp at 140 on a screen of double density
 TILE = 80  # where there are very many
@@ -124,12 +125,14 @@ def data_uri(small: Image.Image, quality: int = QUALITY) -> str:
 
 def thumbnail(data: bytes) -> Image.Image:
     """A small upright RGB image, at most SIDE pixels a side, without the metadata of the original."""
-    with opened(data) as image:
-        image.draft("RGB", (SIDE, SIDE))  # JPEG decodes at a half, a quarter or an eighth: far faster for photographs
-        if image.mode.startswith("I;16"):  # which Pillow would clip
-            image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-        upright = ImageOps.exif_transpose(image)
-        colour = upright.convert("RGBA").convert("RGB") if "transparency" in upright.info else upright.convert("RGB")
+    with open_image(data) as image:
+        if is_wide(image):  # more than 8 bits per value, which Pillow would clip
+            colour = load(data)[0]
+        else:
+            image.draft("RGB", (SIDE, SIDE))  # JPEG decodes at half, a quarter or an eighth: far faster for photographs
+            upright = ImageOps.exif_transpose(image)
+            transparent = "transparency" in upright.info
+            colour = upright.convert("RGBA").convert("RGB") if transparent else upright.convert("RGB")
     middle = min(colour.size) * LONGEST
     colour = ImageOps.fit(colour, (min(colour.width, middle), min(colour.height, middle)))
     colour.thumbnail((SIDE, SIDE))
