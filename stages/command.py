@@ -1,6 +1,7 @@
 """What commands and stages share: -q and -v, messages on standard error, a user's error without a traceback."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -49,7 +50,13 @@ def log_to_stderr(*, quiet: bool, verbose: bool) -> None:
 
 @contextmanager
 def no_traceback() -> Iterator[None]:
-    """Exits with 1 and a message after a user's error; quietly after Ctrl-C, and where nobody reads the output."""
+    """Exits with 1 and a message after a user's error; quietly after Ctrl-C, and where nobody reads the output.
+
+    On a console that lacks a character its escape is printed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not the buffer of a test or a notebook
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             yield

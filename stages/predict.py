@@ -119,7 +119,6 @@ def run() -> None:
         metavar="T",
         help="lowest score of a box that is printed, or of a class that counts as sure (default: decide.confidence)",
     )
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     command.run(main, parser.parse_args())
 
 

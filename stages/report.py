@@ -1,12 +1,12 @@
 """report: one page that shows what came out, and the same in text for the repository."""
 
-import multiprocessing
 import signal
 from collections.abc import Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 
 from stages import files, paths
 from stages.params import Params
+from stages.processes import process_pool
 from stages.reporting import gather, page
 from stages.reporting.pictures import Album
 from stages.stage import run
@@ -31,11 +31,8 @@ def main(params: Params) -> dict[str, object]:
 
 
 def beside() -> Executor:
-    """A second process, which imports what it takes while this one reads.
-
-    It starts anew: a fork would come with locks that threads of this process hold, and wait for them for ever.
-    """
-    second = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    """A second process, which imports what it takes while this one reads."""
+    second = process_pool(1)
     interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as it then is there: Ctrl-C ends it with this process
     second.submit(page.pngs, {})
     signal.signal(signal.SIGINT, interrupted)

@@ -17,11 +17,9 @@ import hashlib
 import io
 import json
 import math
-import multiprocessing
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +31,7 @@ from tqdm import tqdm
 
 from stages.blocks import Block, Source
 from stages.datasets.base import Box, Record
+from stages.processes import process_pool
 
 ARCHIVE = "scenes.zip"
 DETECTION = "boxes.jsonl"
@@ -134,9 +133,8 @@ def build(fetched: Mapping[str, Path], options: Options, out: Path) -> None:
     names = [(label, number) for label in LABELS for number in range(1, options.scenes + 1)]
     draw = functools.partial(_encoded_scene, fetched["font"], options.seed, options.size)
     partial, lines = out / f"{ARCHIVE}.partial", []
-    anew = multiprocessing.get_context("spawn")  # a fork would have locks of threads that are not there
     with open(partial, "wb") as stream:
-        with zipfile.ZipFile(stream, "w") as archive, ProcessPoolExecutor(os.cpu_count(), anew) as pool:
+        with zipfile.ZipFile(stream, "w") as archive, process_pool(os.cpu_count() or 1) as pool:
             drawn = pool.map(draw, names, chunksize=8)
             scenes = zip(names, drawn, strict=True)
             for (label, number), (jpeg, objects) in tqdm(scenes, desc="draw", total=len(names), unit="scene"):

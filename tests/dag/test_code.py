@@ -24,6 +24,7 @@ HARMLESS = {  # modules that cannot change a result, so that nobody depends on t
     "stages.images.options": PARAMS,
     "stages.params": PARAMS,
     "stages.paths": "where things lie: dvc.yaml names the same places, and a stage fails where the two differ",
+    "stages.processes": "where something is computed, not what",
     "stages.stage": "what a stage prints, and how long it took",
     "stages.training.options": PARAMS,
     "stages.yaml12": "reads params.yaml as DVC does",

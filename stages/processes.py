@@ -1,0 +1,40 @@
+"""Other processes to compute in, where the system can have them."""
+
+import multiprocessing
+import sys
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from typing import ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class InlineExecutor(Executor):
+    """Computes at once, in this process and thread."""
+
+    def submit(
+        self, fn: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Future[Result]:
+        future: Future[Result] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # whoever asks for the result gets it
+            future.set_exception(error)
+        return future
+
+
+def process_pool(count: int) -> Executor:
+    """Processes that start anew: a fork would have locks that threads of this process hold, and wait for ever.
+
+    Where the system has no room for their locks (a container without /dev/shm), this process does the work.
+    """
+    try:
+        return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+    except (OSError, ImportError, NotImplementedError) as error:
+        print(
+            f"No other processes can be used here ({error}; is /dev/shm there and writable?): this one does their "
+            "work, which takes longer.",
+            file=sys.stderr,
+        )
+        return InlineExecutor()
