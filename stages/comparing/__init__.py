@@ -1,1 +1,1 @@
-"""Experiments and commits side by side."""
+"""Commits, experiments and the workspace side by side."""

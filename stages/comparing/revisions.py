@@ -1,4 +1,4 @@
-"""What git and DVC keep of a commit, an experiment or the workspace: its results, and its answer on every image."""
+"""The results of a commit, an experiment or the workspace, and its prediction for every image, from git and DVC."""
 
 import contextlib
 import json
@@ -24,24 +24,25 @@ from stages.reporting.predictions import BoxPredictions, ClassPredictions, Large
 from stages.stage import seconds_of
 
 WORKSPACE = "workspace"
+HEAD = "HEAD"
 LOCK = "dvc.lock"
 METRICS = paths.REPORTS / "metrics.json"
-CODE = ("stages/", "data/index/")  # dependencies that are told of, beside parameters, where they differ
+CODE = ("stages/", "data/index/")  # dependencies whose differences are listed besides those of parameters
 
 
 class JudgedAnswers(NamedTuple):
-    """What a head says of the N judged images.
+    """The predictions of a head for the N images that it was evaluated on.
 
     Attributes:
-        rows: the images, with what is true of them.
-        mistakes: (N,) how many it makes in each: 0 is right. Of a head that gives an image one answer, 0 or 1.
-        said: the answer on each, in words; empty where it is several boxes.
-        classes: the score of each class.
+        rows: the images with their annotations.
+        mistakes: (N,) number of mistakes in each image; 0 or 1 for a head that predicts one class or box.
+        texts: the N predictions in words.
+        classes: the scores of each class.
     """
 
     rows: list[IndexRow]
     mistakes: npt.NDArray[np.int64]
-    said: list[str]
+    texts: list[str]
     classes: list[ClassRow]
 
 
@@ -50,12 +51,12 @@ class Revision:
     """The results of a commit, an experiment or the workspace.
 
     Attributes:
-        name: as it was asked for.
-        lock: what dvc.lock says of the stages that made them.
-        metrics: as evaluate wrote them.
-        seconds: what training took on this machine; None where it was trained on another.
-        answers: on every judged image; None where they are not to be had.
-        why: the reason for that.
+        name: as the user wrote it.
+        lock: the stages of dvc.lock.
+        metrics: the contents of metrics.json.
+        seconds: how long training took on this machine; None where another machine trained.
+        answers: the predictions; None where they are not at hand.
+        why: the reason for that, and what to do.
     """
 
     name: str
@@ -66,45 +67,48 @@ class Revision:
     why: str = ""
 
     @property
-    def part(self) -> str:
-        """What it was judged on: test, or val where there is no test."""
+    def split(self) -> str:
+        """The split that it was evaluated on: test, or val where there is no test."""
         return "test" if self.metrics.get("n_test") else "val"
 
     @property
     def settings(self) -> dict[str, str]:
         """The parameters of all stages by their flat names, and short checksums of the code and the index."""
-        found = dict[str, str]()
+        settings = dict[str, str]()
         for stage in self.lock.values():
-            found |= _flat("", stage.get("params", {}).get(str(paths.PARAMS), {}))
-            deps = {dep["path"]: str(dep.get("md5", ""))[:7] for dep in stage.get("deps", [])}
-            found |= {path: checksum for path, checksum in deps.items() if path.startswith(CODE)}
-        return found
+            settings |= _flat("", stage.get("params", {}).get(str(paths.PARAMS), {}))
+            checksums = {dep["path"]: str(dep.get("md5", ""))[:7] for dep in stage.get("deps", [])}
+            settings |= {path: checksum for path, checksum in checksums.items() if path.startswith(CODE)}
+        return settings
 
     def score(self, name: str) -> float | None:
-        """A metric of the judged part; None where there is none."""
-        return self.metrics.get(name if self.part == "test" else f"val_{name}")
+        """A metric on the split that it was evaluated on; None where there is none."""
+        return self.metrics.get(name if self.split == "test" else f"val_{name}")
 
 
 def experiments() -> list[str]:
-    """The names of the experiments on top of HEAD, in the order they were made.
+    """The names of the experiments on top of HEAD, in the order in which they were made.
 
     Raises:
-        UserError: the current folder is no checkout.
+        UserError: the current folder is not a checkout.
     """
     with _repository() as repo:
-        found = [name for names in repo.experiments.ls().values() for name, _ in names]
-        made = {name: repo.scm.resolve_commit(resolve_rev(repo.scm, name)).commit_time for name in found}
-        return sorted(found, key=lambda name: (made[name], name))
+        names = [name for experiments in repo.experiments.ls().values() for name, _ in experiments]
+        time_of = {name: repo.scm.resolve_commit(resolve_rev(repo.scm, name)).commit_time for name in names}
+        return sorted(names, key=lambda name: (time_of[name], name))
 
 
 def read(name: str) -> Revision:
-    """The results of a revision: a name or checksum that git knows, an experiment's name, or `workspace`.
+    """Reads the results of a revision.
+
+    Args:
+        name: a name or checksum that git knows, the name of an experiment, or `workspace`.
 
     Raises:
-        UserError: there is no such revision, it has no results, or the current folder is no checkout.
+        UserError: there is no such revision, it has no results, or the current folder is not a checkout.
     """
     if name == WORKSPACE:
-        return _described(name, Path("."), lambda dataset: None)
+        return _read_revision(name, Path("."), lambda dataset: None)
     with _repository() as repo:
         commit = _resolve(repo, name)
     with Repo(rev=commit) as repo, tempfile.TemporaryDirectory() as folder:
@@ -112,7 +116,7 @@ def read(name: str) -> Revision:
         for path in (LOCK, str(METRICS), str(paths.PLOTS), str(paths.REPORTS / "lr_sweep.json")):
             with contextlib.suppress(UserError):  # what is missing shows when it is read
                 _fetch(files, path, home)
-        return _described(name, home, lambda dataset: _fetch_outs(files, dataset, home))
+        return _read_revision(name, home, lambda dataset: _fetch_outs(files, dataset, home))
 
 
 @contextlib.contextmanager
@@ -122,23 +126,23 @@ def _repository() -> Iterator[Repo]:
             repo.scm.get_rev()  # of a folder without git or without a commit: an error
             yield repo
     except (NotDvcRepoError, NoSCMError, SCMError) as error:
-        raise UserError(f"Run this in the root of a checkout that has a commit ({error}).") from None
+        raise UserError(f"Run this in the root of a git checkout that has a commit ({error}).") from None
 
 
 def _resolve(repo: Repo, name: str) -> str:
     try:
         commit: str = resolve_rev(repo.scm, name)
     except RevError:
-        known = [one for names in repo.experiments.ls(all_commits=True).values() for one, _ in names]
-        known += [*repo.scm.list_branches(), *repo.scm.list_tags(), WORKSPACE]
+        names = [item for pairs in repo.experiments.ls(all_commits=True).values() for item, _ in pairs]
+        names += [*repo.scm.list_branches(), *repo.scm.list_tags(), WORKSPACE]
         raise UserError(
-            f"There is no commit or experiment {name!r}; {nearest(name, known)} (`dvc exp list --all-commits`)"
+            f"There is no commit or experiment {name!r}; {nearest(name, names)} (`dvc exp list --all-commits`)"
         ) from None
     return commit
 
 
-def _described(name: str, home: Path, fetch: Callable[[str], None]) -> Revision:
-    """A revision whose small files lie below `home`; `fetch` brings the outs there."""
+def _read_revision(name: str, home: Path, fetch: Callable[[str], None]) -> Revision:
+    """Reads a revision whose small files lie below `home`; `fetch`, given the dataset, brings the outs there."""
     try:
         lock = yaml12.parse((home / LOCK).read_bytes(), LOCK)["stages"]
         metrics = json.loads((home / METRICS).read_text(encoding="utf-8"))
@@ -154,12 +158,13 @@ def _described(name: str, home: Path, fetch: Callable[[str], None]) -> Revision:
     except UserError as error:
         return Revision(name, lock, metrics, seconds, None, str(error))
     except (OSError, LookupError, TypeError, ValueError) as error:
-        return Revision(name, lock, metrics, seconds, None, f"Other code has written them, which has {error!r}.")
+        why = f"They were written by another version of the code ({error!r}): check that commit out to compare there."
+        return Revision(name, lock, metrics, seconds, None, why)
     return Revision(name, lock, metrics, seconds, answers)
 
 
 def _fetch_outs(files: DVCFileSystem, dataset: str, home: Path) -> None:
-    """Puts the outs that say what a head answered below `home`: from DVC's cache, or a remote."""
+    """Puts the outs with the predictions of a head below `home`: from DVC's cache, or a remote."""
     index, head = paths.index(dataset), paths.HEAD / "head.json"
     _fetch(files, str(head), home)
     knobs = results.read_json(home / head)["params"]
@@ -179,46 +184,51 @@ def _fetch(files: DVCFileSystem, path: str, home: Path) -> None:
         files.get(path, str(home / path), recursive=files.isdir(path))
     except Exception as error:  # DVC has an exception of its own for each kind of storage
         raise UserError(
-            f"{path} of that revision is not in DVC's cache ({type(error).__name__}): `dvc fetch --all-commits` or "
-            "`dvc exp pull` gets it from a remote, `git checkout` or `dvc exp apply` and `dvc repro` make it anew."
+            f"DVC's cache does not have {path} of that revision ({type(error).__name__}). If it was computed on "
+            "another machine, `dvc fetch --all-commits` or `dvc exp pull` gets it from a remote. To compute it here: "
+            "check the commit out, `dvc repro`, and commit the result (`git commit -am 'Results of this machine'`)."
         ) from None
 
 
 def _answers(run: RunResults) -> JudgedAnswers:
-    """What the head of a run says of the judged images."""
-    judge = {"classification": _labels, "largest": _largest, "detection": _detected}[run.metrics["task"]]
-    mistakes, said = judge(run)
-    return JudgedAnswers(run.judged, mistakes.astype(np.int64), said, run.classes)
+    """The predictions of a run for the images that it was evaluated on."""
+    count = {"classification": _classification, "largest": _largest, "detection": _detection}[run.metrics["task"]]
+    mistakes, texts = count(run)
+    return JudgedAnswers(run.judged, mistakes.astype(np.int64), texts, run.classes)
 
 
-def _labels(run: RunResults) -> tuple[npt.NDArray[Any], list[str]]:
-    found = ClassPredictions.load(run)
-    return ~found.right, [run.head["classes"][label] for label in found.chosen]
+def _classification(run: RunResults) -> tuple[npt.NDArray[Any], list[str]]:
+    predictions = ClassPredictions.load(run)
+    return ~predictions.right, [run.head["classes"][label] for label in predictions.chosen]
 
 
 def _largest(run: RunResults) -> tuple[npt.NDArray[Any], list[str]]:
-    """Where an image has no object, there is nothing to get wrong."""
-    found = LargestPredictions.load(run)
-    named = [run.head["classes"][label] for label in found.labels] if found.predict != "box" else [""] * len(run.judged)
-    overlaps = [f"IoU {iou:.2f}" for iou in found.iou] if found.predict != "class" else [""] * len(run.judged)
-    return found.there & ~found.right, [", ".join(filter(None, pair)) for pair in zip(named, overlaps, strict=True)]
+    """An image without an object has nothing to get wrong."""
+    predictions, nothing = LargestPredictions.load(run), [""] * len(run.judged)
+    names = [run.head["classes"][label] for label in predictions.labels] if predictions.predict != "box" else nothing
+    overlaps = [f"IoU {iou:.2f}" for iou in predictions.iou] if predictions.predict != "class" else nothing
+    texts = [", ".join(filter(None, pair)) for pair in zip(names, overlaps, strict=True)]
+    return predictions.there & ~predictions.right, texts
 
 
-def _detected(run: RunResults) -> tuple[npt.NDArray[Any], list[str]]:
-    """Boxes that are shown and wrong, and objects that none of those shown finds."""
-    found = BoxPredictions.load(run)
-    shown = found.above(run.decide["confidence"])
-    images = (found.images[shown.wrong], found.object_images[shown.missed])
+def _detection(run: RunResults) -> tuple[npt.NDArray[Any], list[str]]:
+    """Mistakes are boxes at decide.confidence that are wrong, and objects that none of them finds."""
+    predictions = BoxPredictions.load(run)
+    shown = predictions.above(run.decide["confidence"])
+    images = (predictions.images[shown.wrong], predictions.object_images[shown.missed])
     wrong, missed = (np.bincount(which, minlength=len(run.judged)) for which in images)
     return wrong + missed, [f"{w} wrong, {m} missed" for w, m in zip(wrong, missed, strict=True)]
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
-    found = dict[str, str]()
+    """Nested parameters by their flat names, each value as text that is the same for equal values."""
+    flat = dict[str, str]()
     for name, value in values.items():
-        found |= _flat(f"{prefix}{name}.", value) if isinstance(value, Mapping) else {f"{prefix}{name}": _text(value)}
-    return found
+        flat |= _flat(f"{prefix}{name}.", value) if isinstance(value, Mapping) else {f"{prefix}{name}": _text(value)}
+    return flat
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # 1.0 and 1 are the same setting
     return json.dumps(value) if isinstance(value, bool | list) or value is None else str(value)

@@ -1,30 +1,19 @@
 """From a run to the text of the page and of the markdown. Names of classes and files are hostile until escaped."""
 
-import base64
-import hashlib
-import json
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from stages.datasets.index_file import IndexRow
 from stages.metrics.table import METRICS
-from stages.reporting import choose, classification, command, detection, figures, largest, objects, words
+from stages.reporting import choose, classification, command, detection, figures, largest, objects, rendering, words
 from stages.reporting.figures import Drawing
 from stages.reporting.gather import RunResults
 from stages.reporting.pictures import Album
 
-TEMPLATES = Path(__file__).parent / "templates"
 SAMPLES = 24  # training images
 GROUPS = ("baselines", "curves", "by_views")  # of figures that stand together, by how their names begin
 FIGURE = "report-{}.png"  # files of figures by their names: the folder holds others too
-LISTED = 200  # duplicates, bad images and others: the page lists no more of each
-MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![A-Za-z0-9])[_#]|_(?![A-Za-z0-9])")  # a_b is no emphasis
 
 
 class TaskPage(Protocol):
@@ -86,10 +75,10 @@ def html(run: RunResults, album: Album, drawn: Mapping[str, Drawing]) -> str:
         **task.details(album),
         "missing": [f"{path}: {why}" for path, why in album.missing.items()],  # last: it is known by now
         "album": album,
-        "listed": LISTED,
-        **shell(),
+        "listed": rendering.LISTED,
+        **rendering.shell(),
     }
-    template = environment(escape=True).get_template(f"{task.template}.html.j2")
+    template = rendering.environment(escape=True).get_template(f"{task.template}.html.j2")
     return template.render(common(run, task) | context)
 
 
@@ -101,7 +90,7 @@ def pngs(drawn: Mapping[str, Drawing]) -> dict[str, bytes]:
 def markdown(run: RunResults, drawn: Mapping[str, Drawing]) -> str:
     """The same in text: no picture, time or path of this machine, so that it changes only when the result does."""
     task = of(run)
-    template = environment(escape=False).get_template(f"{task.template}.md.j2")
+    template = rendering.environment(escape=False).get_template(f"{task.template}.md.j2")
     return template.render(common(run, task) | {"drawn": {FIGURE.format(name): one for name, one in drawn.items()}})
 
 
@@ -174,45 +163,3 @@ def provenance(run: RunResults, task: TaskPage) -> list[tuple[str, str]]:
     rows += [(f"{name} version", words.value(found)) for name, found in versions.items()]
     rows += [(f"head: {name}", words.value(found)) for name, found in run.head["notes"].items()]
     return rows + [(name, words.value(found)) for name, found in task.notes()]
-
-
-def escaped(value: object) -> str:
-    """Text for a cell of a markdown table: one line, no markup, no HTML."""
-    text = "".join(letter if letter.isprintable() else " " for letter in str(value))
-    text = MARKDOWN.sub(lambda match: "\\" + match[0], text.replace("&", "&amp;"))
-    return text.replace("<", "&lt;").replace(">", "&gt;")
-
-
-def embedded(value: object) -> Markup:
-    """Data for the script of a page: JSON in which nothing can end the element that it stands in."""
-    return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
-
-
-def fence(text: str) -> str:
-    """Backticks that `text` does not hold."""
-    return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-
-
-def shell() -> dict[str, str]:
-    """What makes a page look and work as all do: style, script, and the checksum that lets the script run."""
-    script = (TEMPLATES / "script.js.j2").read_text(encoding="utf-8")
-    return {
-        "style": Markup((TEMPLATES / "style.css.j2").read_text(encoding="utf-8")),
-        "script": Markup(script),
-        "script_sha256": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    }
-
-
-def environment(*, escape: bool) -> Environment:
-    """The templates, with the filters that they use."""
-    found = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=escape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    found.filters |= {"json": embedded, "md": escaped, "fence": fence}
-    found.filters |= {"percent": words.percent, "number": words.number}
-    return found

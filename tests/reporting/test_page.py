@@ -204,17 +204,6 @@ def test_report_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(report.__file__).parents[1])
 
 
-@pytest.mark.parametrize("letter", ["`", "|", "\\", "*", "<", "[", "\x1b", "\u2028"])
-def test_markdown_escapes(letter: str) -> None:
-    text = page.escaped(f"a{letter}b")
-    assert text in {f"a\\{letter}b", "a&lt;b", "a b"}
-    assert page.escaped("snake_case and _this_") == "snake_case and \\_this\\_"
-
-
-def test_fence_is_longer_than_any_in_the_text() -> None:
-    assert page.fence("a") == "```" and page.fence("a````b") == "`````"
-
-
 def test_thumbnails_are_small_upright_and_bare(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "camera"
