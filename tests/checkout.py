@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from tests import defaults
+
 REPO = Path(__file__).parents[1]
 RESULTS = ("dvc.lock", "reports/")
 
@@ -56,6 +58,7 @@ def fresh(home: Path) -> Project:
         if not left_out and (REPO / name).is_file():
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPO / name, home / name)
+    (home / "params.yaml").write_text(defaults.text())
     made = Project(home)
     made.run("git", "init", "-q")
     made.commit("start")

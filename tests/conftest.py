@@ -92,14 +92,15 @@ def merged(tree: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def params(tmp_path: Path) -> Callable[..., Any]:
-    """`params(lr=0.1, split={"seed": 3})`: the params.yaml of the checkout with some knobs turned, and checked.
+    """`params(lr=0.1, split={"seed": 3})`: params with other values of some knobs, checked.
 
     The engine is torch: OpenVINO would convert a network for seconds in every test.
     """
     from stages.params import load
+    from tests import defaults
 
     def make(**overrides: Any) -> Any:
-        tree = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"root": str(tmp_path)}
+        tree = defaults.tree() | {"root": str(tmp_path)}
         path = tmp_path / "params.yaml"
         turned = merged(merged(tree, {"extract": {"engine": "torch"}}), overrides)
         path.write_text(yaml.safe_dump(turned, sort_keys=False))

@@ -16,16 +16,17 @@ from hypothesis import strategies as st
 from stages.errors import UserError
 from stages.params import MAX_BYTES, Params, load, with_overrides
 from stages.recipe import flat_knobs
+from tests import defaults
 
 Make = Callable[..., Any]
 KNOBS = [*flat_knobs(), "device"]
 
 
 @pytest.fixture
-def text(repository: Path, workplace: Path) -> str:
-    """The params.yaml of the checkout; an empty data/none lies in the current folder."""
+def text(workplace: Path) -> str:
+    """A params.yaml; an empty data/none lies in the current folder."""
     (workplace / "data/none").mkdir(parents=True)
-    return (repository / "params.yaml").read_text()
+    return defaults.text()
 
 
 def loaded(text: str | bytes) -> Params:
@@ -49,7 +50,7 @@ def refused(text: str | bytes) -> str:
     return str(caught.value)
 
 
-def test_the_file_of_the_checkout_is_right(text: str) -> None:
+def test_what_is_right_is_accepted_as_it_is_written(text: str) -> None:
     params = loaded(text)
     tree = yaml.safe_load(text)
     assert set(tree) == set(Params.model_fields)

@@ -16,6 +16,7 @@ from stages.evaluation.options import Decide
 from stages.heads.options import Boxes
 from stages.images.options import Augment
 from stages.params import load
+from tests import defaults
 
 GOLDEN = Path(__file__).parent / "golden_recipes.json"
 
@@ -37,7 +38,7 @@ def test_there_are_recipes() -> None:
 
 
 def test_the_flat_knobs_are_those_of_params_yaml(repository: Path) -> None:
-    tree = yaml.safe_load((repository / "params.yaml").read_text())
+    tree = defaults.tree()
     flat = [name for name, value in tree.items() if not isinstance(value, dict)]
     assert recipe.flat_knobs() == [name for name in flat if name != "device"]
 
@@ -69,7 +70,7 @@ def test_a_recipe_prints_what_it_always_has(name: str) -> None:
 def test_a_recipe_makes_valid_params(
     name: str, workplace: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tree = yaml.safe_load((repository / "params.yaml").read_text())
+    tree = defaults.tree()
     path = workplace / "params.yaml"
     (workplace / "data/none").mkdir(parents=True)
     applied(tree, recipe.knobs(name))
@@ -87,7 +88,7 @@ def test_a_recipe_makes_valid_params(
 
 
 def test_the_default_recipe_is_params_yaml(repository: Path) -> None:
-    tree = yaml.safe_load((repository / "params.yaml").read_text())
+    tree = defaults.tree()
     wanted = recipe.knobs("logos-default")
     assert {knob: tree[knob] for knob in wanted if "." not in knob} == {
         knob: value for knob, value in wanted.items() if "." not in knob

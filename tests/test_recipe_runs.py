@@ -11,6 +11,7 @@ import yaml
 
 from stages import download, evaluate, extract, index, lr_sweep, paths, recipe, report, split, train
 from stages.params import Params, load
+from tests import defaults
 from tests.datasets import miniature
 
 STAGES = (index, split, extract, lr_sweep, train, evaluate, report)
@@ -29,7 +30,7 @@ LARGE = ["logos32-resnet18-finetune", "logos-finetune"]
 
 def params_of(name: str, repository: Path, workplace: Path, turned: dict[str, Any]) -> Params:
     """params.yaml after a recipe and some `-S` arguments; each phase has a single epoch."""
-    tree = yaml.safe_load((repository / "params.yaml").read_text())
+    tree = defaults.tree()
     knobs = recipe.knobs(name) | QUICK | turned
     knobs["phases"] = [phase | {"epochs": 1} for phase in knobs["phases"]]
     for knob, value in knobs.items():

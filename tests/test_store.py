@@ -1,12 +1,12 @@
 """`python -m stages.store`: the entries, what is damaged, what nothing refers to."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from stages import files, paths, store
+from tests import defaults
 from tests.faults.test_corruption import HERE, OTHER, add
 
 WEEKS = 30 * 24 * 3600
@@ -15,7 +15,7 @@ WEEKS = 30 * 24 * 3600
 @pytest.fixture
 def filled(workplace: Path, repository: Path) -> dict[str, Path]:
     """A store with features that an out has, features that none has, a training run and a leftover; all of them old."""
-    shutil.copy(repository / "params.yaml", workplace)
+    (workplace / "params.yaml").write_text(defaults.text())
     (workplace / "data/none").mkdir(parents=True)
     found = {"used": add(HERE, 0), "unused": add(OTHER, 0), "training": paths.store() / "train" / "0.pt"}
     found["leftover"] = paths.store() / "train" / f"0.pt.01234567{files.TEMPORARY}"

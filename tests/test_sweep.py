@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from stages import paths, sweep
 from stages.errors import UserError
-from stages.params import Params, load
+from stages.params import Params, from_tree
 from stages.training import data as loading
 from stages.training import loop
 from stages.training.data import HeadData, SplitData
+from tests import defaults
 
 Make = Callable[..., Params]
 FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64}
@@ -162,7 +163,7 @@ def test_without_axes_it_is_64_heads_around_params_yaml(turned: Make) -> None:
     decays=st.lists(st.floats(0, 10), min_size=1, max_size=5),
 )
 def test_a_grid_is_every_combination_once_and_the_own_setting(rates: list[float], decays: list[float]) -> None:
-    chosen = load(Path(__file__).parents[1] / "params.yaml")
+    chosen = from_tree(defaults.tree())
     axes = {"lr": ",".join(map(repr, rates)), "weight_decay": ",".join(map(repr, decays))}
     pairs = [(setting.lr, setting.weight_decay) for setting in sweep.grid(chosen, NONE | axes)]
     assert len(set(pairs)) == len(pairs)

@@ -26,6 +26,7 @@ from stages.comparing import revisions
 from stages.comparing.comparison import Comparison, mcnemar
 from stages.comparing.revisions import WORKSPACE
 from stages.errors import UserError
+from tests import defaults
 from tests.reporting.synthetic import HOSTILE, Made
 
 CHECKOUT = Path(__file__).parents[2]
@@ -90,7 +91,7 @@ def checkout(home: Path, task: str) -> None:
     """A checkout with a commit `start`, an experiment `better` on it, and a workspace that is worse."""
     made = Made(home / "the images", task=task)
     made.write()
-    shutil.copy(CHECKOUT / "params.yaml", paths.PARAMS)
+    paths.PARAMS.write_text(defaults.text())
     turn(dataset="folder", root=str(made.root))
     Path(".gitignore").write_text("/cache/\n/data/\n/the images/\n/reports/compare.html\n")
     Path("dvc.yaml").write_text(

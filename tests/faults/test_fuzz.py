@@ -27,6 +27,7 @@ from stages.errors import UserError
 from stages.features import audit, h5
 from stages.features.store import check
 from stages.params import load
+from tests import defaults
 from tests.features.test_h5 import sealed, written
 
 SECONDS = float(os.environ.get("COLDCUT_FUZZ_SECONDS", "1"))
@@ -107,8 +108,8 @@ def altered(tree: Any) -> st.SearchStrategy[Any]:
 
 @pytest.fixture
 def good_params(repository: Path) -> bytes:
-    """params.yaml as it comes."""
-    return (repository / "params.yaml").read_bytes()
+    """A params.yaml that is right."""
+    return defaults.text().encode()
 
 
 def test_params_of_other_values(workplace: Path, good_params: bytes) -> None:
