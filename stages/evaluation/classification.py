@@ -11,7 +11,7 @@ from torch import nn
 
 from stages import files, paths
 from stages.datasets import index_file
-from stages.evaluation import common, nearest
+from stages.evaluation import common, nearest, prediction_list
 from stages.metrics import classification
 from stages.params import Params
 from stages.training import model
@@ -87,10 +87,12 @@ def _baselines(found: HeadData, judged: str, views: int) -> dict[str, float]:
 
 def _write_predictions(params: Params, found: HeadData, probabilities: Mapping[str, torch.Tensor]) -> None:
     rows = index_file.read(params.dataset)
-    images = {name: [rows[row].sha256 for row in found.splits[name].index_positions] for name in probabilities}
+    images = {name: [rows[row] for row in found.splits[name].index_positions] for name in probabilities}
+    prediction_list.write_classes(images, probabilities, found.classes)
+    checksums = {name: [row.sha256 for row in split] for name, split in images.items()}
     values = {name: each.cpu().contiguous() for name, each in probabilities.items()}
     files.write_bytes(paths.PREDICTIONS / "probabilities.safetensors", save(values))
-    described = {"classes": found.classes, "decide": params.decide.model_dump(), "images": images}
+    described = {"classes": found.classes, "decide": params.decide.model_dump(), "images": checksums}
     files.write_json(paths.PREDICTIONS / "predictions.json", described, sort_keys=True)
 
 

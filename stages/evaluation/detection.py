@@ -10,7 +10,8 @@ from stages import files, paths
 from stages.boxes import ops
 from stages.boxes.geometry import Detections, GroundTruth, through
 from stages.datasets import index_file
-from stages.evaluation import common
+from stages.datasets.index_file import IndexRow
+from stages.evaluation import common, prediction_list
 from stages.metrics import detection, largest, mistakes
 from stages.metrics.detection import Curve
 from stages.params import Params
@@ -233,17 +234,31 @@ def _write_predictions(
             f"{name}_meant": torch.cat([torch.zeros(0).long(), *(one.meant for one in sorted_out)]),
         }
     files.write_bytes(paths.PREDICTIONS / "boxes.safetensors", save({n: t.contiguous() for n, t in tensors.items()}))
+    images = {name: [rows[row] for row in data.splits[name].index_positions] for name in each}
+    _write_list(params, data, images, tensors)
     truths, found = _truths(data.splits[judged]), each[judged]
     described = {
         "classes": data.classes,
         "decide": params.decide.model_dump(),
-        "images": {name: [rows[row].sha256 for row in data.splits[name].index_positions] for name in each},
+        "images": {name: [row.sha256 for row in split] for name, split in images.items()},
         "kinds": mistakes.KINDS,
         "mistakes": mistakes.counts(truths, found),
         "costs": mistakes.costs(truths, found, len(data.classes)),
         "recall_by_size": _recall_by_size(truths, found),
     }
     files.write_json(paths.PREDICTIONS / "predictions.json", described, sort_keys=True)
+
+
+def _write_list(
+    params: Params, data: HeadData, images: Mapping[str, Sequence[IndexRow]], tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Writes `reports/predictions.csv`."""
+    if params.head == "largest":
+        prediction_list.write_largest(images, tensors, classes=data.classes, predict=params.boxes.predict)
+    else:
+        prediction_list.write_detections(
+            images, tensors, classes=data.classes, kinds=mistakes.KINDS, confidence=params.decide.confidence
+        )
 
 
 def _recall_by_size(truths: Sequence[GroundTruth], found: Sequence[Detections]) -> list[dict[str, float]]:

@@ -1,0 +1,124 @@
+"""`reports/predictions.csv`: every val and test image by its path, with what the head predicts for it.
+
+It is the list to look for mistakes in, with any tool for tables. git ignores it, since the last digits of probabilities
+change with the machine; DVC keeps it with the other outputs of evaluate.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from stages import files, paths
+from stages.datasets.index_file import IndexRow
+
+PATH = paths.REPORTS / "predictions.csv"
+CLASS_COLUMNS = ("path", "split", "label", "predicted", "probability", "second", "second_probability")
+BOX_COLUMNS = ("path", "split", "label", "predicted", "probability", "x1", "y1", "x2", "y2", "result")
+CORNERS = BOX_COLUMNS[5:9]
+DIGITS = 6
+Row = dict[str, object]
+Images = Mapping[str, Sequence[IndexRow]]  # split -> its images, in the order of the predictions
+
+
+def write_classes(images: Images, probabilities: Mapping[str, torch.Tensor], classes: Sequence[str]) -> None:
+    """Writes one row per image: its class, the most probable class and the second.
+
+    Args:
+        images: of each split.
+        probabilities: of each split, (N, C).
+        classes: the C names.
+    """
+    rows = (row for split in images for row in _class_rows(split, images[split], probabilities[split], classes))
+    files.write_csv(PATH, CLASS_COLUMNS, rows, digits=DIGITS)
+
+
+def _class_rows(
+    split: str, images: Sequence[IndexRow], probabilities: torch.Tensor, classes: Sequence[str]
+) -> Iterator[Row]:
+    top = probabilities.topk(min(2, len(classes)), 1)
+    for image, values, labels in zip(images, top.values.tolist(), top.indices.tolist(), strict=True):
+        row: Row = {"path": image.path, "split": split, "label": image.label}
+        row |= {"predicted": classes[labels[0]], "probability": values[0]}
+        if len(labels) > 1:
+            row |= {"second": classes[labels[1]], "second_probability": values[1]}
+        yield row
+
+
+def write_detections(
+    images: Images,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    classes: Sequence[str],
+    kinds: Sequence[str],
+    confidence: float,
+) -> None:
+    """Writes one row per box, and one per object that no box finds (`result` is then `missed`).
+
+    `result` is `right`, `ignored` (the box counts neither way) or the kind of mistake; `label` is the class of the
+    object that the box is on.
+
+    Args:
+        images: of each split.
+        tensors: the contents of boxes.safetensors.
+        classes: names by label.
+        kinds: names of the kinds of mistakes.
+        confidence: the lowest score of a box that is listed.
+    """
+    rows = (
+        row
+        for split in images
+        for row in _detection_rows(split, images[split], tensors, classes=classes, kinds=kinds, confidence=confidence)
+    )
+    files.write_csv(PATH, BOX_COLUMNS, rows, digits=DIGITS)
+
+
+def _detection_rows(
+    split: str,
+    images: Sequence[IndexRow],
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    classes: Sequence[str],
+    kinds: Sequence[str],
+    confidence: float,
+) -> Iterator[Row]:
+    names = ("boxes", "scores", "labels", "images", "kinds", "meant")
+    boxes = zip(*(tensors[f"{split}_{name}"].tolist() for name in names), strict=True)
+    of_image: dict[int, list[tuple[list[float], float, int, int, int]]] = {}
+    for corners, score, label, image, kind, meant in boxes:
+        if score >= confidence:
+            of_image.setdefault(image, []).append((corners, score, label, kind, meant))
+    for number, image in enumerate(images):
+        start: Row = {"path": image.path, "split": split}
+        hit = set[int]()
+        for corners, score, label, kind, meant in of_image.get(number, []):
+            result = kinds[kind] if kind >= 0 else "right" if meant >= 0 else "ignored"
+            hit |= {meant} if result == "right" else set()
+            found = {"label": image.objects[meant].label if meant >= 0 else "", "predicted": classes[label]}
+            yield start | found | {"probability": score, "result": result} | dict(zip(CORNERS, corners, strict=True))
+        for i, box in enumerate(image.objects):
+            if i not in hit and not (box.difficult or box.crowd or box.ignore):
+                place = dict(zip(CORNERS, map(float, box.box), strict=True))
+                yield start | {"label": box.label, "result": "missed"} | place
+
+
+def write_largest(images: Images, tensors: Mapping[str, torch.Tensor], *, classes: Sequence[str], predict: str) -> None:
+    """Writes one row per image: the class of its largest object, and the class and box predicted for it.
+
+    Args:
+        images: of each split.
+        tensors: the contents of boxes.safetensors.
+        classes: names by label.
+        predict: `class`, `box` or `both`: what the head predicts. Cells of the other stay empty.
+    """
+    rows = []
+    for split, split_images in images.items():
+        names = ("boxes", "scores", "labels", "asked_labels")
+        columns = zip(split_images, *(tensors[f"{split}_{name}"].tolist() for name in names), strict=True)
+        for image, corners, score, label, asked in columns:
+            row: Row = {"path": image.path, "split": split, "label": classes[asked] if asked >= 0 else ""}
+            if predict != "box":
+                row |= {"predicted": classes[label], "probability": score}
+            if predict != "class":
+                row |= dict(zip(CORNERS, corners, strict=True))
+            rows.append(row)
+    files.write_csv(PATH, BOX_COLUMNS[:-1], rows, digits=DIGITS)
