@@ -1,11 +1,18 @@
 """The stage `check`: refuses a params.yaml that no stage could use, before any of them has touched its results."""
 
 import argparse
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from stages import command
+from stages import command, paths, yaml12
 from stages.datasets.base import has_source
-from stages.params import load
+from stages.errors import UserError
+from stages.overrides import flatten, hydra
+from stages.params import load, read
+
+SHOWN = 30  # knobs that a line names
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -14,10 +21,29 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"params.yaml is well-formed: {params.dataset}, {params.backbone}, {params.head} on {params.cut}")
     if has_source(params.options) and params.root != "data/none":
         print(f"note: dataset {params.dataset} does not read `root`, which is for folder, csv, voc and coco.")
+    if knobs := differing(read(), committed()):
+        more = f" and {len(knobs) - SHOWN} more" if len(knobs) > SHOWN else ""
+        print(f"differs from the commit: {', '.join(knobs[:SHOWN])}{more} (`git checkout params.yaml` takes it back)")
     if arguments.mark:
         arguments.mark.parent.mkdir(parents=True, exist_ok=True)
         arguments.mark.write_text("params.yaml was checked\n")
     return 0
+
+
+def committed() -> dict[str, Any]:
+    """The params.yaml of the last commit; empty where there is none."""
+    try:
+        text = subprocess.run(["git", "show", f"HEAD:./{paths.PARAMS}"], capture_output=True, check=True).stdout
+        tree = yaml12.parse(text, "the committed params.yaml")
+    except (OSError, subprocess.CalledProcessError, UserError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def differing(tree: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """`knob=value` for every knob of `tree` that has another value in `other`; what `other` lacks is left out."""
+    values = dict(flatten("", other))
+    return [f"{knob}={hydra(value)}" for knob, value in flatten("", tree) if values.get(knob, value) != value]
 
 
 def run() -> None:

@@ -5,13 +5,13 @@ every knob of the defaults is printed. Keys in blocks have a dot (`split.seed`, 
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from stages import command, yaml12
 from stages.blocks import Block
 from stages.errors import UserError, nearest
+from stages.overrides import hydra
 from stages.params import Params
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -55,24 +55,13 @@ def arguments(name: str) -> list[str]:
     Raises:
         UserError: see `knobs`.
     """
-    return [word for knob, value in knobs(name).items() for word in ("-S", f"{knob}={hydra_text(value)}")]
+    return [word for knob, value in knobs(name).items() for word in ("-S", f"{knob}={hydra(value)}")]
 
 
 def flat_knobs() -> list[str]:
     """The knobs at the top level of params.yaml that every recipe sets, in their order."""
     types = {name: field.annotation for name, field in Params.model_fields.items() if name not in NOT_IN_RECIPES}
     return [name for name, kind in types.items() if not (isinstance(kind, type) and issubclass(kind, Block))]
-
-
-def hydra_text(value: object) -> str:
-    """A value in the syntax of Hydra's overrides, which -S takes."""
-    if isinstance(value, list):
-        return "[" + ",".join(hydra_text(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{hydra_text(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    return str(value)
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -393,38 +393,6 @@ def test_params_cannot_be_changed(text: str) -> None:
         params.lr = 3.0  # type: ignore[misc]
 
 
-# --- the command
-
-
-def command(folder: Path, repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    import os
-
-    environment = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
-    return subprocess.run(
-        [sys.executable, "-m", "stages.check", *arguments],
-        cwd=folder,
-        env=environment | {"PYTHONPATH": str(repository)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_the_check_stage_writes_its_mark(text: str, workplace: Path, repository: Path) -> None:
-    (workplace / "params.yaml").write_text(text)
-    done = command(workplace, repository, "--mark", "data/checked")
-    assert done.returncode == 0 and "params.yaml is well-formed" in done.stdout
-    assert (workplace / "data/checked").read_text() == "params.yaml was checked\n"
-
-
-def test_the_check_stage_shows_no_traceback(text: str, workplace: Path, repository: Path) -> None:
-    (workplace / "params.yaml").write_text(turned(text, "lr: fast"))
-    done = command(workplace, repository, "--mark", "data/checked")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: params.yaml: `lr`") and "Traceback" not in done.stderr
-    assert not (workplace / "data/checked").exists()
-
-
 def test_checking_imports_no_torch(text: str, workplace: Path, repository: Path) -> None:
     (workplace / "params.yaml").write_text(text)
     script = "import sys; from stages.params import load; load(); print('torch' in sys.modules)"

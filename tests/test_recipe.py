@@ -141,16 +141,3 @@ def test_defaults_that_leave_a_knob_out(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(recipe, "FOLDER", tmp_path)
     with pytest.raises(UserError, match=r"defaults.yaml does not set lr, epochs: it must set every flat knob"):
         recipe.arguments("logos-best")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (["a", "b"], "[a,b]"),
-        (None, "null"),
-        (True, "true"),
-        ([{"epochs": 1, "groups": {"x.1": 0.1}}], "[{epochs:1,groups:{x.1:0.1}}]"),
-    ],
-)
-def test_lists_and_nothing_as_hydra_reads_them(value: object, text: str) -> None:
-    assert recipe.hydra_text(value) == text

@@ -1,32 +1,11 @@
 """The command must give DVC back the values that were recorded."""
 
 import shlex
-from typing import Any
 
 import pytest
-import yaml
 
 from stages.reporting import command, gather
 from tests.reporting.synthetic import Made
-
-VALUES: list[Any] = [
-    "plain", "/a b/c", "it's", "a=b,c", "pypi:f==6.6", "1", "true", "a\\b", "end\\", "x\\'y", "$(x)", "a{b}[c]", "näme",
-    "", 'q"q', "~/x", "-x", "# x", "two\nlines", None, True, 3, 0.001, [], ["a b", "c"],
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_hydra_reads_what_was_written(value: object) -> None:
-    parser = pytest.importorskip("hydra.core.override_parser.overrides_parser").OverridesParser.create()
-    assert parser.parse_override(f"key={command.hydra(value)}").value() == value
-
-
-@pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_dvc_writes_what_was_written(value: object, tmp_path: Any) -> None:
-    apply_overrides = pytest.importorskip("dvc.utils.hydra").apply_overrides
-    (tmp_path / "params.yaml").write_text("key: old\n")
-    apply_overrides(tmp_path / "params.yaml", [f"key={command.hydra(value)}"])
-    assert yaml.safe_load((tmp_path / "params.yaml").read_text())["key"] == value
 
 
 def test_command_has_every_recorded_knob(made: Made) -> None:

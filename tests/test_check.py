@@ -1,0 +1,92 @@
+"""The stage `check` as DVC runs it: its mark, its errors, and what differs from the commit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages import check
+from tests import defaults
+from tests.checkout import environment
+
+
+@pytest.fixture
+def home(workplace: Path) -> Path:
+    """A folder with a params.yaml and an empty data/none."""
+    (workplace / "data/none").mkdir(parents=True)
+    (workplace / "params.yaml").write_text(defaults.text())
+    return workplace
+
+
+def run(home: Path, repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "stages.check", *arguments],
+        cwd=home,
+        env=environment() | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def turn(home: Path, old: str, new: str) -> None:
+    path = home / "params.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def commit(home: Path) -> None:
+    for words in (["init", "-q"], ["add", "params.yaml"], ["commit", "-q", "-m", "start"]):
+        subprocess.run(["git", *words], cwd=home, env=environment(), check=True)
+
+
+def test_it_writes_its_mark(home: Path, repository: Path) -> None:
+    done = run(home, repository, "--mark", "data/checked")
+    assert done.returncode == 0 and "params.yaml is well-formed" in done.stdout
+    assert "differs" not in done.stdout  # there is no commit
+    assert (home / "data/checked").read_text() == "params.yaml was checked\n"
+
+
+def test_it_shows_no_traceback(home: Path, repository: Path) -> None:
+    turn(home, "\nlr: 0.001\n", "\nlr: fast\n")
+    done = run(home, repository, "--mark", "data/checked")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: params.yaml: `lr`") and "Traceback" not in done.stderr
+    assert not (home / "data/checked").exists()
+
+
+def test_it_names_what_differs_from_the_commit(home: Path, repository: Path) -> None:
+    commit(home)
+    assert "differs" not in run(home, repository).stdout
+    turn(home, "\nhead: mlp\n", "\nhead: ridge\n")
+    turn(home, "\nlr: 0.001\n", "\nlr: 0.0051\n")
+    turn(home, "  dtype: float16\n", "  dtype: float32\n")
+    said = run(home, repository).stdout
+    assert "differs from the commit: head=ridge, lr=0.0051, extract.dtype=float32 (`git checkout params.yaml`" in said
+
+
+def test_a_knob_that_the_commit_lacks_is_no_difference() -> None:
+    assert check.differing({"a": 1, "b": {"c": 2, "d": [1]}}, {"b": {"c": 2, "d": [2]}}) == ["b.d=[1]"]
+
+
+def test_a_commit_that_cannot_be_read_is_passed_over(home: Path, repository: Path) -> None:
+    text = (home / "params.yaml").read_text()
+    turn(home, text, "a: [")
+    commit(home)
+    turn(home, "a: [", text)
+    done = run(home, repository)
+    assert done.returncode == 0 and "differs" not in done.stdout and not done.stderr
+
+
+def test_it_imports_no_torch(home: Path, repository: Path) -> None:
+    script = "import sys; from stages.params import load; load(); print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"
