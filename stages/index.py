@@ -1,175 +1,177 @@
-"""index: one line an image in `data/index/<dataset>.jsonl`; what became of every file beside it, in `.json`."""
+"""index: one line per image in `data/index/<dataset>.jsonl`; what became of every file beside it, in `.json`."""
 
-import hashlib
 import importlib
-import os
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
-
-from tqdm import tqdm
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from stages import files, paths
-from stages.datasets import annotations, index_file, source
-from stages.datasets.base import Annotated, Broken, Record, has_source
-from stages.errors import UserError
-from stages.images.header import BadImage, looks_like_image
-from stages.images.loading import inspect
+from stages.datasets import annotations, contents, index_file, source, tree
+from stages.datasets.annotations import Objects
+from stages.datasets.base import AnnotationFault, DatasetOptions, Item, LeftOut, Note, Record, has_source
+from stages.datasets.contents import ImageFile
+from stages.datasets.reasons import commonest
+from stages.datasets.summary import Summary
+from stages.datasets.tree import matches
+from stages.errors import UserError, listed, nearest
 from stages.params import Params
 from stages.stage import run
 
-PARTS = ("train", "val", "test")
-SPLITS = ("test", "val", "train", None)  # across official splits, the same content stays in the first of these
-TOLD = 5  # broken annotations that an error names
-
-
-class Seen(NamedTuple):
-    """A file that was read: its sha256, size in pixels and scaling of its values, or why it is no good."""
-
-    record: Record
-    sha256: str
-    pixels: tuple[int, int] | None
-    problem: str | None
-    is_image: bool
-    scaling: str | None = None
+TOLD = 5  # faults that an error lists
 
 
 def main(params: Params) -> dict[str, object]:
-    """Reads every file once and puts it into exactly one list: used, duplicate, bad, or no image by its first bytes."""
+    """Reads every file once and puts it into exactly one list, and tells whatever is not used."""
     folder = source.folder(params.dataset, params.options, params.root)
     module = importlib.import_module(f"stages.datasets.{params.dataset}")
-    found = list(module.scan(folder, params.options))
-    records = [item for item in found if isinstance(item, Record)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looked = pool.map(lambda record: _look(folder, record), records)
-        seen = list(tqdm(looked, total=len(records), unit=" files", leave=False, delay=2))
-    used, duplicates = _unique([file for file in seen if file.problem is None], folder)
-    rows, broken = _rows(used)
-    broken = [*(item for item in found if isinstance(item, Broken)), *_unread(seen), *broken]
-    bad = [{"path": file.record.path, "reason": file.problem} for file in seen if file.is_image and file.problem]
-    others = [file.record.path for file in seen if not file.is_image]
-    _refuse_broken(broken, params.options)
-    _refuse_unusable(rows, bad, params)
+    exclude, strict = _choices(params)
+    items = [*_links(folder, params), *module.scan(folder, params.options)]
+    items = _without_excluded(items, exclude, params.dataset)
+    images = contents.read(folder, (item for item in items if isinstance(item, Record)))
+    objects = [annotations.fit(file.record, *_size(file), file.orientation) for file in images.used]
+    rows = [_row(file, fitted) for file, fitted in zip(images.used, objects, strict=True)]
+    faults = [
+        *(item for item in items if isinstance(item, AnnotationFault)),
+        *_unread(images.bad + images.not_images),
+        *(fault for fitted in objects for fault in fitted.faults),
+    ]
+    summary = Summary(items, images, rows, objects, faults, folder)
+    if strict:
+        _refuse_faults(faults, images.conflicts)
+    _refuse_unusable(summary, params)
     index_file.write(paths.index(params.dataset), rows)
-    lists = Counter(row.split for row in rows if row.split)
-    summary = {
+    described = {
         "dataset": params.dataset,
         "root": params.root,
         "options": params.options.model_dump(mode="json"),
-        "files": len(seen),
-        "used": len(rows),
-        "duplicates": duplicates,
-        "bad": bad,
-        "not_images": others,
-        "scaled": [{"path": row.path, "scaling": row.scaled} for row in rows if row.scaled],
-        "broken_annotations": [asdict(item) for item in broken],
-        "classes": dict(sorted(Counter(row.label for row in rows if row.label).items())),
-        "lists": {part: lists[part] for part in PARTS if part in lists},
-        "objects": annotations.counts(records),
+        **summary.values(),
     }
-    files.write_json(paths.index(params.dataset).with_suffix(".json"), summary, indent=1, ensure_ascii=False)
-    return {
-        "images": len(rows),
-        **{f"in the {part} list": count for part, count in summary["lists"].items()},
-        "classes": len(summary["classes"]),
-        "duplicates": len(duplicates),
-        "of them across lists": sum("lists" in pair for pair in duplicates),
-        "bad": len(bad),
-        "no images": len(others),
-        **({"with scaled values": len(summary["scaled"])} if summary["scaled"] else {}),
-        "broken annotations": len(broken),
-    }
+    files.write_json(paths.index(params.dataset).with_suffix(".json"), described, indent=1, ensure_ascii=False)
+    for line in summary.told():
+        print(f"index: {line}".encode(errors="backslashreplace").decode(), flush=True)
+    return summary.counts()
 
 
-def _look(folder: Path, record: Record) -> Seen:
-    if ".." in PurePosixPath(record.path).parts or PurePosixPath(record.path).is_absolute():
-        return Seen(record, "", None, "it would lie outside of the folder of the images", True)
-    try:
-        record.path.encode()
-        data = (folder / record.path).read_bytes()
-    except UnicodeEncodeError:
-        return Seen(record, "", None, "its name is not UTF-8", True)
-    except OSError as error:
-        return Seen(record, "", None, error.strerror or str(error), True)
-    sha256 = hashlib.sha256(data).hexdigest()
-    if not looks_like_image(data):
-        return Seen(record, sha256, None, "not an image", False)
-    try:
-        width, height, scaling = inspect(data)
-        return Seen(record, sha256, (width, height), None, True, scaling)
-    except BadImage as error:
-        return Seen(record, sha256, None, str(error), True)
+def _links(folder: Path, params: Params) -> list[Note]:
+    """A word about linked folders below `root`: DVC does not look into them."""
+    links = [] if has_source(params.options) else tree.read(folder).links
+    told = (
+        f"{listed(links)} {'is a link' if len(links) == 1 else 'are links'} to another folder, where DVC does not see "
+        "changes: after one, run `dvc repro -f -s index`, then `dvc repro`"
+    )
+    return [Note(told, warning=True)] if links else []
 
 
-def _unique(files: list[Seen], folder: Path) -> tuple[list[Seen], list[dict[str, str]]]:
-    """One file a content, in path order; a duplicate is listed with the file that stands for it."""
-    first: dict[str, Seen] = {}
-    for file in sorted(files, key=lambda file: (SPLITS.index(file.record.split), file.record.path)):
-        kept = first.setdefault(file.sha256, file)
-        if kept.record.label != file.record.label:
+def _choices(params: Params) -> tuple[list[str], bool]:
+    """What is left out, and whether faults stop the run."""
+    options = params.options
+    return (options.exclude, options.strict) if isinstance(options, DatasetOptions) else ([], False)
+
+
+def _without_excluded(items: Sequence[Item], exclude: Sequence[str], dataset: str) -> list[Item]:
+    """The items without the classes and files that `exclude` names.
+
+    Raises:
+        UserError: a pattern names nothing.
+    """
+    if not exclude:
+        return list(items)
+    remaining, names = list[Item](), set[str]()
+    for item in items:
+        if isinstance(item, LeftOut):
+            names.add(item.path)
+        if isinstance(item, Record):
+            labels = {label for label in (item.label, *(box.label for box in item.objects)) if label}
+            names |= {item.path, *labels}
+            if any(matches(pattern, name) for pattern in exclude for name in (item.path, item.label or "")):
+                remaining.append(LeftOut(item.path, "`exclude` names it", len(item.objects)))
+                continue
+            objects = [box for box in item.objects if not any(matches(pattern, box.label) for pattern in exclude)]
+            item = replace(item, objects=tuple(objects), excluded=len(item.objects) - len(objects))
+        remaining.append(item)
+    for pattern in exclude:
+        if not any(matches(pattern, name) for name in names):
+            classes = sorted(name for name in names if "/" not in name)
             raise UserError(
-                f"One image has two labels: {folder / kept.record.path} is {kept.record.label!r} and "
-                f"{folder / file.record.path}, the same file, is {file.record.label!r}. Remove one of them."
+                f"`datasets.{dataset}.exclude`: {pattern!r} names no class and no file; {nearest(pattern, classes)}"
             )
-    duplicates = [_twin(file.record, first[file.sha256].record) for file in files if first[file.sha256] is not file]
-    return sorted(first.values(), key=lambda file: file.record.path), duplicates
+    return remaining
 
 
-def _twin(record: Record, kept: Record) -> dict[str, str]:
-    """A duplicate, with the lists it would have leaked between."""
-    lists = {"lists": f"{record.split}, {kept.split}"} if record.split != kept.split else {}
-    return {"path": record.path, "of": kept.path} | lists
+def _size(file: ImageFile) -> tuple[int, int]:
+    assert file.size is not None
+    return file.size
 
 
-def _rows(files: list[Seen]) -> tuple[list[index_file.IndexRow], list[Broken]]:
-    """A row a file, with the objects that lie in its image; what was wrong with the others."""
-    rows, broken = list[index_file.IndexRow](), list[Broken]()
-    for file in files:
-        assert file.pixels is not None
-        record = file.record
-        objects, wrong = annotations.fit(record, *file.pixels)
-        label = annotations.largest(objects) if record.label is None else record.label
-        rows.append(
-            index_file.IndexRow(record.path, file.sha256, *file.pixels, label, objects, record.split, file.scaling)
-        )
-        broken += wrong
-    return rows, broken
+def _row(file: ImageFile, fitted: Objects) -> index_file.IndexRow:
+    """The line of an image, with the objects that lie in it."""
+    label = annotations.largest(fitted.boxes) if file.record.label is None else file.record.label
+    return index_file.IndexRow(
+        file.record.path, file.sha256, *_size(file), label, fitted.boxes, file.record.split, file.scaling
+    )
 
 
-def _unread(files: list[Seen]) -> list[Broken]:
+def _unread(unusable: Sequence[ImageFile]) -> list[AnnotationFault]:
     """Annotated images that are missing or cannot be read."""
-    lost = [file for file in files if file.problem and file.record.annotation]
-    return [Broken(file.record.annotation, f"{file.record.path}: {file.problem}") for file in lost]
+    lost = [file for file in unusable if file.record.annotation]
+    return [
+        AnnotationFault(file.record.annotation, file.problem, file.record.path, len(file.record.objects))
+        for file in lost
+    ]
 
 
-def _refuse_broken(broken: list[Broken], options: object) -> None:
-    if broken and isinstance(options, Annotated) and options.strict:
-        first = "".join(f"\n  {item.path}: {item.reason}" for item in broken[:TOLD])
+def _refuse_faults(faults: Sequence[AnnotationFault], conflicts: Sequence[Sequence[ImageFile]]) -> None:
+    if conflicts:
+        pairs = "".join(f"\n  {_pair(same)}" for same in conflicts)
         raise UserError(
-            f"{len(broken)} annotation(s) are broken; mend them, or set `strict` to false and they are left out and "
-            f"listed. The first:{first}"
+            f"{len(conflicts)} image(s) stand under several classes; remove the wrong copies, or set `strict` to "
+            f"false and all copies are left out:{pairs}"
         )
+    if faults:
+        first = "".join(f"\n  {fault.path}: {fault.reason}" for fault in faults[:TOLD])
+        raise UserError(
+            f"{len(faults)} annotation(s) are broken: {commonest((fault.kind, fault.path) for fault in faults)}. Mend "
+            f"them, or set `strict` to false and they are left out and listed. The first:{first}"
+        )
+
+
+def _pair(same: Sequence[ImageFile]) -> str:
+    return " = ".join(f"{file.record.path} ({', '.join(file.labels)})" for file in same)
 
 
 def _where(params: Params) -> str:
     return str(paths.raw(params.dataset)) if has_source(params.options) else params.root
 
 
-def _refuse_unusable(rows: list[index_file.IndexRow], bad: list[dict[str, str]], params: Params) -> None:
-    where = _where(params)
+def _refuse_unusable(summary: Summary, params: Params) -> None:
+    where, rows = _where(params), summary.rows
+    reasons = summary.reasons()
+    why = f" Of {summary.files} file(s): {reasons}." if reasons else ""
     if not rows:
-        raise UserError(f"No image was found in {where}: expected class/image, in JPEG, PNG, GIF, BMP, TIFF or WebP.")
+        notes = "".join(f" {text[0].upper()}{text[1:]}." for text in summary.notes())
+        raise UserError(
+            f"No image was found in {where} that can be used.{why}{notes} Expected class/image (dataset folder), or "
+            f"what the dataset {params.dataset} reads, in JPEG, PNG, GIF, BMP, TIFF or WebP."
+        )
     classes = {row.label for row in rows}
-    if len(classes) < 2 and not any(row.objects for row in rows):
-        raise UserError(f"{where} holds one class ({classes.pop()!r}): a classifier needs two folders or more.")
+    has_objects = any(row.objects for row in rows)
+    if not has_objects and summary.annotated:
+        raise UserError(
+            f"None of the {summary.annotated} object(s) of {where} can be used: {summary.dropped_reasons()}."
+        )
+    if len(classes) < 2 and not has_objects:
+        lost = f" Without a single image: {listed(summary.lost())}." if summary.lost() else ""
+        raise UserError(
+            f"{where} holds one class ({classes.pop()!r}): a classifier needs two folders or more.{lost}{why}"
+        )
+    bad = summary.bad()
     if len(bad) > params.bad_images.max_fraction * (len(rows) + len(bad)):
         files.write_json_lines(paths.REPORTS / "bad_images.jsonl", bad)
+        common = commonest((image["reason"], image["path"]) for image in bad)
         raise UserError(
             f"{len(bad)} of {len(rows) + len(bad)} images cannot be read, more than `bad_images.max_fraction` "
-            f"({params.bad_images.max_fraction}) allows. The first: {bad[0]['path']}: {bad[0]['reason']}; "
-            "reports/bad_images.jsonl has all."
+            f"({params.bad_images.max_fraction}) allows: {common}. "
+            "reports/bad_images.jsonl lists them all."
         )
 
 

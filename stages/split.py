@@ -7,10 +7,11 @@ from stages.stage import run
 
 
 def main(params: Params) -> dict[str, object]:
-    """Assigns every image of the index to a part."""
-    drawn, source = splits.draw(index_file.read(params.dataset), params.split)
-    splits.write(paths.split(params.dataset), drawn, source, params.split)
-    return {name: len(images) for name, images in drawn.items()}
+    """Assigns every image of the index to train, val or test."""
+    images, source = splits.draw(index_file.read(params.dataset), params.split, dataset=params.dataset)
+    splits.write(paths.split(params.dataset), images, source, params.split)
+    print(f"split: {source}", flush=True)
+    return {name: len(part) for name, part in images.items()}
 
 
 if __name__ == "__main__":

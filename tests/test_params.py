@@ -341,7 +341,7 @@ def test_a_root_that_a_colleague_has(text: str, workplace: Path) -> None:
     for root, options in [("/other", {}), ("/home/colleague/photos", {"more": 1})]:
         index.write_text(json.dumps({"root": root, "options": options}))
         assert "there is no folder '/home/colleague/photos'" in refused(asked)
-    index.write_text(json.dumps({"root": "/home/colleague/photos", "options": {}}))
+    index.write_text(json.dumps({"root": "/home/colleague/photos", "options": {"exclude": [], "strict": False}}))
     assert loaded(asked).root == "/home/colleague/photos"
     assert "there is no folder" in refused(turned(asked, "root: /home/colleague/others"))
 

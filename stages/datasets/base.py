@@ -1,14 +1,15 @@
-"""What every dataset module speaks: typed options, sources to fetch, and records, one an image.
+"""What every dataset module has: typed options, and a reader that gives one record per image.
 
 A dataset is one module under `stages/datasets/` with
 
-- `class Options(Block)`: its block under `datasets.` in params.yaml;
-- `scan(folder, options)`: the records of the images found below `folder`, and what is broken in their annotations.
+- `class Options(DatasetOptions)`: its block under `datasets.` in params.yaml;
+- `scan(folder, options)`: a record for each image below `folder`, the faults of annotations, what is left out, notes.
 
 A dataset whose archives are made here rather than kept as fetched also has `build(fetched, options, out)`, which the
 stage download calls by name.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,16 @@ def has_source(options: Any) -> bool:
     return "source" in type(options).model_fields
 
 
-class Annotated(Block):
-    """The block of a dataset whose objects stand in annotation files."""
+class DatasetOptions(Block):
+    """What every dataset of real images lets people choose.
 
-    strict: bool  # broken annotations stop the run; otherwise they are listed
+    Attributes:
+        exclude: globs of classes, folders or files to leave out; a name without a slash is looked for at any depth.
+        strict: broken annotations and images of two classes stop the run; otherwise they are left out and listed.
+    """
+
+    exclude: list[str]
+    strict: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +70,13 @@ class Record:
 
     Attributes:
         path: below the folder of the images, with forward slashes.
-        label: its class; None takes that of its largest object (`boxes.largest`).
+        label: its class; None takes that of its largest object (`annotations.largest`).
         objects: what is to be seen in it.
         split: train, val or test where the dataset has official lists.
         annotation: the file that its objects stand in, for messages.
         size: width and height in pixels as that file has them, where it does.
+        problem: why no file below the folder can be meant; empty where one is.
+        excluded: how many of its objects the user leaves out.
     """
 
     path: str
@@ -76,11 +85,66 @@ class Record:
     split: str | None = None
     annotation: str = ""
     size: tuple[int, int] | None = None
+    problem: str = ""
+    excluded: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """Something in an annotation file that cannot be meant: the file and what is wrong."""
+class AnnotationFault:
+    """Something in an annotation file that cannot be meant.
+
+    Attributes:
+        path: the annotation file.
+        kind: what is wrong, in words that all faults of the kind share.
+        detail: where, and what was found.
+        objects: how many objects are lost by it.
+    """
+
+    path: str
+    kind: str
+    detail: str = ""
+    objects: int = 0
+
+    @property
+    def reason(self) -> str:
+        """The whole sentence."""
+        return f"{self.detail}: {self.kind}" if self.detail else self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file that was seen and is not used, though it may be a fine image.
+
+    Attributes:
+        path: below the folder of the images.
+        reason: why.
+        objects: how many objects are lost by it.
+    """
 
     path: str
     reason: str
+    objects: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyClass:
+    """A class without a single file."""
+
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """How the data was read, where that is not plain; a warning where it may not be what was meant."""
+
+    text: str
+    warning: bool = False
+
+
+def natural(name: str) -> list[tuple[str, int]]:
+    """A key that sorts names as people count: c1, c2, c10."""
+    pieces = re.findall(r"(\D*)(\d*)", name)
+    return [(text, int(digits or -1)) for text, digits in pieces] + [(name, 0)]
+
+
+Item = Record | AnnotationFault | LeftOut | EmptyClass | Note

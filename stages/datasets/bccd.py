@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stages.blocks import Block, Source
 from stages.datasets import voc
-from stages.datasets.base import Annotated, Broken, Record
+from stages.datasets.base import DatasetOptions, Item
 
 CLASSES = ("Platelets", "RBC", "WBC")
 
@@ -19,12 +19,12 @@ class Archives(Block):
     images: Source
 
 
-class Options(Annotated):
+class Options(DatasetOptions):
     """The block `datasets.bccd`."""
 
     source: Archives
 
 
-def scan(folder: Path, options: Options) -> Iterator[Record | Broken]:
+def scan(folder: Path, options: Options) -> Iterator[Item]:
     """The images of the official lists."""
     return voc.read(folder, CLASSES)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stages.blocks import Block, Source
-from stages.datasets.base import Record
-from stages.errors import UserError, nearest
+from stages.datasets.base import DatasetOptions, Record
+from stages.errors import UserError
 
 FOLDER = "101_ObjectCategories"
 
@@ -20,28 +20,22 @@ class Archives(Block):
     images: Source
 
 
-class Options(Block):
+class Options(DatasetOptions):
     """The block `datasets.caltech101`."""
 
     source: Archives
-    exclude: list[str]  # class folders left out
 
 
 def scan(folder: Path, options: Options) -> Iterator[Record]:
-    """The images of every class folder that is not excluded, in path order.
+    """The images of every class folder, in path order.
 
     Raises:
-        UserError: the archive has another layout, or a name in `exclude` is no class.
+        UserError: the archive has another layout.
     """
     homes = [path for path in sorted(folder.rglob(FOLDER)) if path.is_dir() and "__MACOSX" not in path.parts]
     if not homes:
         raise UserError(f"The archive of caltech101 holds no folder {FOLDER}: is it the official caltech-101.zip?")
-    classes = sorted(path.name for path in homes[0].iterdir() if path.is_dir())
-    for name in options.exclude:
-        if name not in classes:
-            raise UserError(f"`datasets.caltech101.exclude`: there is no class {name!r}; {nearest(name, classes)}")
-    for name in classes:
-        if name not in options.exclude:
-            for path in sorted((homes[0] / name).iterdir()):
-                if path.is_file() and not path.name.startswith("."):
-                    yield Record(path=path.relative_to(folder).as_posix(), label=name)
+    for home in sorted(path for path in homes[0].iterdir() if path.is_dir()):
+        for path in sorted(home.iterdir()):
+            if path.is_file() and not path.name.startswith("."):
+                yield Record(path=path.relative_to(folder).as_posix(), label=home.name)

@@ -5,15 +5,19 @@ from here. Boxes in the files are x, y, width, height in pixels from 0.
 """
 
 import json
-import os
+import posixpath
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.blocks import Block
-from stages.datasets.base import Annotated, Box, Broken, Record
-from stages.errors import UserError
+from stages.datasets import tree
+from stages.datasets.base import AnnotationFault, Box, DatasetOptions, Item, LeftOut, Note, Record
+from stages.datasets.layout import split_named
+from stages.datasets.matching import ImageFinder, Match, unmentioned
+from stages.datasets.reasons import commonest
+from stages.errors import UserError, listed
 
 TRIED = 20  # images of a file by which their folder is found
 
@@ -27,7 +31,7 @@ class Files(Block):
     all: str | None
 
 
-class Options(Annotated):
+class Options(DatasetOptions):
     """The block `datasets.coco`; the folder is the flat parameter `root`."""
 
     annotations: Files
@@ -43,94 +47,168 @@ class Annotation(NamedTuple):
     ignore: bool
 
 
-def scan(folder: Path, options: Options) -> Iterator[Record | Broken]:
+def scan(folder: Path, options: Options) -> Iterator[Item]:
     """The images of every annotation file.
 
     Raises:
         UserError: no file is named, one cannot be read, or its images are not there.
     """
-    files = {part: folder / name for part, name in options.annotations if name}
+    files = {split: folder / name for split, name in options.annotations if name}
     if not files:
-        raise UserError("`datasets.coco.annotations`: name an annotation file, as train, val and test, or as all.")
-    return read(folder, files)
+        raise UserError(f"`datasets.coco.annotations`: name an annotation file, {_suggested(folder)}.")
+    outside = [str(file) for file in files.values() if not file.resolve().is_relative_to(folder.resolve())]
+    if outside:
+        yield Note(
+            f"{listed(outside)} lies outside of root, where DVC does not see changes: after one, run "
+            "`dvc repro -f -s index`, then `dvc repro`",
+            warning=True,
+        )
+    yield from read(folder, files)
 
 
-def read(folder: Path, files: Mapping[str, Path]) -> Iterator[Record | Broken]:
-    """The images that each part's annotation file names, in its order, and what is broken in it.
+def _suggested(folder: Path) -> str:
+    """How the JSON files that are there would be named."""
+    jsons = [path for path in tree.read(folder).files if path.lower().endswith(".json")]
+    named = dict[str, str]()
+    for path in jsons:
+        split = split_named(posixpath.basename(path)) or split_named(posixpath.dirname(path))
+        named.setdefault(split[0] if split else "all", path)
+    if "all" in named and len(named) > 1:
+        del named["all"]
+    arguments = " ".join(f"-S datasets.coco.annotations.{split}={path}" for split, path in sorted(named.items()))
+    return f"as in {arguments}" if named else f"as train, val and test, or as all; there is no JSON file below {folder}"
+
+
+def read(folder: Path, files: Mapping[str, Path]) -> Iterator[Item]:
+    """The images that each split's annotation file names, in its order, and what is broken in it.
 
     An image may stand in several files: the index keeps it once.
+
+    Args:
+        folder: the one below which all images lie.
+        files: split (or `all`) -> annotation file.
     """
-    for part, file in files.items():
-        tree = _load(file)
-        categories = {_key(found.get("id")): str(found.get("name", "")) for found in tree["categories"]}
-        of_image = defaultdict[Any, list[Annotation]](list)
-        for annotation in tree["annotations"]:
-            of_image[annotation.image].append(annotation)
-        images = {_key(image.get("id")): image for image in tree["images"]}
-        home = _home(folder, part, file, [str(image.get("file_name")) for image in tree["images"][:TRIED]])
-        if twice := len(tree["images"]) - len(images):
-            yield Broken(file.name, f"{twice} image(s) have the number of another and are left out")
-        for number, image in images.items():
-            path = (home / str(image.get("file_name"))).relative_to(folder).as_posix()
-            found = [_box(annotation, categories) for annotation in of_image.pop(number, ())]
-            yield from (Broken(file.name, f"{path}: {wrong}") for wrong in found if isinstance(wrong, str))
-            objects = tuple(box for box in found if isinstance(box, Box))
-            yield Record(path, None, objects, None if part == "all" else part, file.name, _size(image))
-        for number, lost in of_image.items():
-            yield Broken(file.name, f"{len(lost)} object(s) are of image {number!r}, which it does not describe")
+    below = tree.read(folder).files
+    finder, mentioned = ImageFinder(folder, below), set[str]()
+    for split, file in files.items():
+        for item in _list(folder, split, file, finder):
+            if isinstance(item, Record):
+                mentioned.add(item.path)
+            yield item
+    yield from (LeftOut(path, "no annotation is of it") for path in unmentioned(below, mentioned))
+
+
+def _list(folder: Path, split: str, file: Path, finder: ImageFinder) -> Iterator[Item]:
+    """The images of one annotation file."""
+    contents = _load(file)
+    categories = {_key(category.get("id")): str(category.get("name", "")) for category in contents["categories"]}
+    of_image = defaultdict[Any, list[Annotation]](list)
+    for annotation in contents["annotations"]:
+        of_image[annotation.image].append(annotation)
+    images = {_key(image.get("id")): image for image in contents["images"]}
+    names = [str(image.get("file_name")) for image in images.values()]
+    part = None if split == "all" else split
+    matches = finder.find_all(names, _homes(folder, split, file, names[:TRIED], finder), part)
+    _refuse_nowhere(folder, file, matches)
+    if twice := len(contents["images"]) - len(images):
+        yield AnnotationFault(file.name, "images have the number of another and are left out", f"{twice} image(s)")
+    for (number, image), match in zip(images.items(), matches, strict=True):
+        boxes = [_box(annotation, categories, match.path) for annotation in of_image.pop(number, ())]
+        for fault in boxes:
+            if isinstance(fault, AnnotationFault):
+                yield AnnotationFault(file.name, fault.kind, fault.detail, fault.objects)
+        objects = tuple(box for box in boxes if isinstance(box, Box))
+        yield Record(match.path, None, objects, part, file.name, _size(image), _problem(match))
+    for number, lost in of_image.items():
+        detail = f"{len(lost)} object(s) are of image {number!r}"
+        yield AnnotationFault(file.name, "the file describes no image of this number", detail, objects=len(lost))
+
+
+def _problem(match: Match) -> str:
+    return f"{match.problem}: {match.detail}" if match.detail and match.detail != match.path else match.problem
+
+
+def _refuse_nowhere(folder: Path, file: Path, matches: Sequence[Match]) -> None:
+    if all(match.problem for match in matches):
+        reasons = commonest((match.problem, match.detail) for match in matches) or "it describes none"
+        raise UserError(f"No image of {file} is below {folder}: {reasons}.")
 
 
 def _load(file: Path) -> dict[str, Any]:
-    """The file's tree, its annotations as `Annotation`."""
+    """The contents of a file, its annotations as `Annotation`."""
     try:
         with file.open(encoding="utf-8-sig") as stream:
-            tree = json.load(stream, object_hook=_light)
+            contents = json.load(stream, object_hook=_light)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"The annotation file {file} cannot be read: {error}") from None
     kinds = {"images": dict, "annotations": Annotation, "categories": dict}
     for name, kind in kinds.items():
-        found = tree.get(name) if isinstance(tree, dict) else None
-        if not isinstance(found, list) or not all(isinstance(item, kind) for item in found):
-            raise UserError(f"{file} is no annotation file like COCO's: expected the lists {', '.join(kinds)} in it.")
-    return dict(tree)
+        values = contents.get(name) if isinstance(contents, dict) else None
+        if not isinstance(values, list) or not all(isinstance(item, kind) for item in values):
+            raise UserError(f"{file} is not like COCO's annotation files: expected the lists {', '.join(kinds)} in it.")
+    return dict(contents)
 
 
-def _light(found: dict[str, Any]) -> dict[str, Any] | Annotation:
-    if "image_id" not in found:
-        return found
-    crowd, ignore = (bool(found.get(name)) for name in ("iscrowd", "ignore"))
-    return Annotation(_key(found["image_id"]), _key(found.get("category_id")), found.get("bbox"), crowd, ignore)
+def _light(values: dict[str, Any]) -> dict[str, Any] | Annotation:
+    if "image_id" not in values:
+        return values
+    crowd, ignore = (_flag(values.get(name)) for name in ("iscrowd", "ignore"))
+    return Annotation(_key(values["image_id"]), _key(values.get("category_id")), values.get("bbox"), crowd, ignore)
 
 
-def _key(found: Any) -> Any:
-    """An id as a key of a dictionary, whatever stands in the file."""
-    return found if isinstance(found, int | str) else repr(found)
+def _flag(value: Any) -> bool:
+    """Whether a flag is set: 1, "1" and "true" are, 0, "0" and "false" are not."""
+    return value.strip().casefold() not in ("", "0", "false", "no", "none") if isinstance(value, str) else bool(value)
 
 
-def _home(folder: Path, part: str, file: Path, names: list[str]) -> Path:
-    """The folder that the images lie in: beside the file, in one that is called like the part, or the topmost one."""
-    homes = [Path(home) for home, _, _ in os.walk(folder, followlinks=True)]
+def _key(value: Any) -> Any:
+    """An id as a key of a dictionary, whatever stands in the file: 7, 7.0 and "7" are the same."""
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text) if text.isascii() and text.isdecimal() and str(int(text)) == text else text
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else repr(value)
+
+
+def _homes(folder: Path, split: str, file: Path, names: Sequence[str], finder: ImageFinder) -> list[str]:
+    """The folders that names of images may start from, below `folder`: that of the first images, the file's, the top.
+
+    The images lie beside the file, in a folder that is called like the split, or in the topmost one that has them.
+    """
+    beside = file.parent.relative_to(folder).as_posix() if file.is_relative_to(folder) else ""
+    beside = "" if beside == "." else beside
     for name in names:
-        if holding := [home for home in homes if (home / name).is_file()]:
-            called = [home for home in holding if part in home.relative_to(folder).as_posix()]
-            near = [home for home in holding if home == file.parent] or called or holding
-            top = min(len(home.parts) for home in near)
-            first, *others = [home for home in near if len(home.parts) == top]
+        found = [
+            path.removesuffix(name).rstrip("/") for path in finder.files if path == name or path.endswith(f"/{name}")
+        ]
+        if found:
+            called = [home for home in found if split in home]
+            near = [home for home in found if home == beside] or called or found
+            top = min(len(home.split("/")) if home else 0 for home in near)
+            first, *others = sorted(home for home in near if (len(home.split("/")) if home else 0) == top)
             if others:
-                raise UserError(f"The image {name} of {file} lies in {first} and in {others[0]}: leave one below root.")
-            return first
-    raise UserError(f"The images of {file} are not below {folder}: looked for {', '.join(names[:3]) or 'none'}.")
+                raise UserError(
+                    f"The image {name} of {file} lies in {folder / first} and in {folder / others[0]}: leave one below "
+                    "root, or leave a folder out with `datasets.coco.exclude`."
+                )
+            return list(dict.fromkeys((first, beside, "")))
+    return [beside, ""]
 
 
-def _box(annotation: Annotation, categories: Mapping[Any, str]) -> Box | str:
+def _box(annotation: Annotation, categories: Mapping[Any, str], path: str) -> Box | AnnotationFault:
     """The object of an annotation, or what is wrong with it."""
     label = categories.get(annotation.category)
     if not label:
-        return f"an object is of an unknown class, {annotation.category!r}"
+        detail = f"{path}: an object of category {annotation.category!r}"
+        return AnnotationFault("", "the file has no such category", detail, objects=1)
+    if annotation.box is None:
+        return AnnotationFault("", "the annotation has no bbox", f"{path} ({label})", objects=1)
     try:
         x, y, width, height = (float(number) for number in annotation.box)
-    except (TypeError, ValueError):
-        return f"the box of an object ({label}) must be four numbers, found {annotation.box!r}"
+    except (TypeError, ValueError, OverflowError):
+        detail = f"{path}: a {label} has {annotation.box!r}"
+        return AnnotationFault("", "a bbox must be four numbers", detail, objects=1)
     return Box(label, (x, y, x + width, y + height), crowd=annotation.crowd, ignore=annotation.ignore)
 
 

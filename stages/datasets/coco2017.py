@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stages.blocks import Block, Source
 from stages.datasets import coco
-from stages.datasets.base import Annotated, Broken, Record
+from stages.datasets.base import DatasetOptions, Item
 from stages.errors import UserError
 
 
@@ -21,13 +21,13 @@ class Archives(Block):
     annotations: Source
 
 
-class Options(Annotated):
+class Options(DatasetOptions):
     """The block `datasets.coco2017`."""
 
     source: Archives
 
 
-def scan(folder: Path, options: Options) -> Iterator[Record | Broken]:
+def scan(folder: Path, options: Options) -> Iterator[Item]:
     """The images of the official lists.
 
     Raises:

@@ -2,82 +2,179 @@
 
 Columns `path` (below root) and `label`; where there are boxes `x1`, `y1`, `x2`, `y2` in pixels; where there are lists
 `split` (train, val, test). A row is an object: several rows may name one image, whose label is then that of its largest
-box. Other columns are passed over.
+box. In a table with boxes a row whose label and corners are empty is an image without objects. TensorFlow's columns
+(`filename`, `class`, `xmin`, `ymin`, `xmax`, `ymax`, corners from 1 as VOC's) are read as well. Others are ignored.
 """
 
+import codecs
 import csv
-from collections import defaultdict
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from stages.blocks import Block
-from stages.datasets.base import Box, Record
+from stages.datasets import tree, voc
+from stages.datasets.base import AnnotationFault, Box, DatasetOptions, Item, LeftOut, Note, Record
+from stages.datasets.layout import SPLIT_OF
+from stages.datasets.matching import ImageFinder, unmentioned
 from stages.errors import UserError
 
-REQUIRED = ("path", "label")
+OURS = {"path": "path", "label": "label", "x1": "x1", "y1": "y1", "x2": "x2", "y2": "y2", "split": "split"}
+TENSORFLOW = {"filename": "path", "class": "label", "xmin": "x1", "ymin": "y1", "xmax": "x2", "ymax": "y2",
+              "width": "width", "height": "height", "split": "split"}  # fmt: skip
 CORNERS = ("x1", "y1", "x2", "y2")
-SPLITS = ("train", "val", "test")
-Row = dict[str, str]
+DELIMITERS = (",", ";", "\t")
 
 
-class Options(Block):
+class Options(DatasetOptions):
     """The block `datasets.csv`."""
 
     file: str  # the table, below root
 
 
-def scan(folder: Path, options: Options) -> Iterator[Record]:
-    """One record an image, in the order in which the table first names them.
+class Row(NamedTuple):
+    """A row that can be meant: an image, what it or an object in it is, and its list."""
+
+    line: int
+    path: str
+    label: str
+    corners: tuple[float, float, float, float] | None
+    split: str | None
+    size: tuple[int, int] | None
+
+
+class Table(NamedTuple):
+    """The rows of a table, whether it has boxes, and whether their corners are VOC's."""
+
+    rows: list[Row]
+    faults: list[AnnotationFault]
+    has_boxes: bool
+    as_voc: bool
+
+
+def scan(folder: Path, options: Options) -> Iterator[Item]:
+    """One record per image, in the order in which the table first names them.
 
     Raises:
-        UserError: the table is not there, lacks a column, or a row cannot be meant; the message names the line.
+        UserError: the table is not there, cannot be read or lacks a column.
     """
-    table = folder / options.file
-    images: dict[str, list[Row]] = defaultdict(list)
+    table = _read(folder, options.file)
+    yield from table.faults
+    from_zero = ""
+    if table.as_voc:
+        boxes = [(row.corners, row.size) for row in table.rows if row.corners]
+        from_zero = voc.counts_from_zero(boxes)
+        yield Note(f"{options.file} has TensorFlow's columns; corners count from {0 if from_zero else 1}")
+    files = tree.read(folder).files
+    names = list(dict.fromkeys(row.path for row in table.rows))
+    matches = dict(zip(names, ImageFinder(folder, files).find_all(names), strict=True))
+    images: dict[str, list[Row]] = {}
+    for row in table.rows:
+        images.setdefault(matches[row.path].path, []).append(row)
+    for path, rows in images.items():
+        match = matches[rows[0].path]
+        yield from _image(
+            path, rows, table, options.file, from_zero, match.problem and f"{match.problem}: {match.detail}"
+        )
+    yield from (LeftOut(path, "no row is of it") for path in unmentioned(files, images))
+
+
+def _read(folder: Path, name: str) -> Table:
+    """The table, with our columns or TensorFlow's."""
+    file = folder / name
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            missing = [name for name in REQUIRED if name not in columns]
-            if missing or (set(CORNERS) & set(columns) and not set(CORNERS) <= set(columns)):
-                wanted = ", ".join(missing) or "all of x1, y1, x2, y2"
-                raise UserError(f"{table} lacks the column {wanted}: found {', '.join(columns) or 'none'}.")
-            for row in reader:
-                _check(row, f"{table}, line {reader.line_num}")
-                images[row["path"]].append(row)
+        data = file.read_bytes()
+        encoding = "utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        text = data.decode(encoding)
+        header = text.partition("\n")[0]
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=header.count))
+        columns = [column.strip() for column in next(lines, [])]
+        names = TENSORFLOW if {"filename", "class"} <= set(columns) else OURS
+        keys = [names.get(column, "") for column in columns]
+        _check_columns(file, keys, columns)
+        has_boxes, rows, faults = "x1" in keys, list[Row](), list[AnnotationFault]()
+        for cells in lines:
+            if any(cells):
+                values = dict(zip(keys, cells, strict=False))
+                row = _row(values, lines.line_num, name, has_boxes)
+                (rows if isinstance(row, Row) else faults).append(row)  # type: ignore[arg-type]
+    except FileNotFoundError:
+        raise UserError(f"`datasets.csv.file`: there is no table {file}; {_tables(folder)}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"`datasets.csv.file`: {table} cannot be read: {error}") from None
-    yield from (_record(path, rows, table) for path, rows in images.items())
+        raise UserError(f"`datasets.csv.file`: {file} cannot be read: {error}") from None
+    return Table(rows, faults, has_boxes, names is TENSORFLOW and has_boxes)
 
 
-def _check(row: Row, where: str) -> None:
-    path = PurePosixPath(row["path"] or "")
-    if not row["path"] or path.is_absolute() or ".." in path.parts:
-        raise UserError(f"{where}: `path` must lie below root, found {row['path']!r}.")
-    if not row["label"]:
-        raise UserError(f"{where}: `label` is empty.")
-    if row.get("split") and row["split"] not in SPLITS:
-        raise UserError(f"{where}: `split` must be train, val, test or empty, found {row['split']!r}.")
+def _tables(folder: Path) -> str:
+    tables = [path for path in tree.read(folder).files if path.lower().endswith((".csv", ".tsv"))]
+    return (
+        f"below root there is {', '.join(tables)}: -S datasets.csv.file={tables[0]}"
+        if tables
+        else "root holds no table."
+    )
 
 
-def _record(path: str, rows: list[Row], table: Path) -> Record:
-    splits = {row.get("split") or None for row in rows}
-    labels = {row["label"] for row in rows}
-    boxes = tuple(_box(row, table) for row in rows if row.get("x1"))
-    if len(splits) > 1:
-        raise UserError(f"{table}: {path} is in several lists: {', '.join(sorted(map(str, splits)))}.")
-    if not boxes and len(labels) > 1:
-        raise UserError(f"{table}: {path} has several labels and no boxes: {', '.join(sorted(labels))}.")
-    label = None if boxes else rows[0]["label"]
-    return Record(path=path, label=label, objects=boxes, split=splits.pop(), annotation=table.name)
+def _check_columns(file: Path, keys: Sequence[str], columns: Sequence[str]) -> None:
+    missing = [name for name in ("path", "label") if name not in keys]
+    if missing or 0 < len(set(CORNERS) & set(keys)) < len(CORNERS):
+        lacking = ", ".join(missing) or "all of x1, y1, x2, y2"
+        raise UserError(
+            f"{file} lacks the column {lacking}: found {', '.join(columns) or 'none'}. Expected path, label and, "
+            "for boxes, x1, y1, x2, y2; or filename, class, xmin, ymin, xmax, ymax."
+        )
 
 
-def _box(row: Row, table: Path) -> Box:
-    try:
-        x1, y1, x2, y2 = (float(row[name]) for name in CORNERS)
-    except (TypeError, ValueError):
-        found = ", ".join(str(row[name]) for name in CORNERS)
-        raise UserError(f"{table}: the box of {row['path']} must be four numbers, found {found}.") from None
-    if not (x1 < x2 and y1 < y2):
-        raise UserError(f"{table}: the box of {row['path']} is empty: {x1:g}, {y1:g}, {x2:g}, {y2:g}.")
-    return Box(row["label"], (x1, y1, x2, y2))
+def _row(values: dict[str, str], line: int, table: str, has_boxes: bool) -> Row | AnnotationFault:
+    """A row of the table, or what is wrong with it."""
+    where, texts = (
+        f"line {line}",
+        {key: (values.get(key) or "").strip() for key in (*CORNERS, "split", "width", "height")},
+    )
+    path, label = (values.get("path") or "").strip(), values.get("label") or ""
+    given = [texts[name] for name in CORNERS if texts[name]]
+    lost = 1 if has_boxes and (label or given) else 0
+    split = SPLIT_OF.get(texts["split"].casefold())
+    if not path:
+        return AnnotationFault(table, "`path` is empty", where, objects=lost)
+    if texts["split"] and not split:
+        detail = f"{where} has {texts['split']!r}"
+        return AnnotationFault(table, "`split` must be train, val, test or empty", detail, objects=lost)
+    if not label and (given or not has_boxes):
+        return AnnotationFault(table, "`label` is empty", where, objects=lost)
+    corners = None
+    if given:
+        try:
+            x1, y1, x2, y2 = (float(texts[name]) for name in CORNERS)
+        except ValueError:
+            detail = f"{where} ({path}) has {', '.join(texts[name] for name in CORNERS)}"
+            return AnnotationFault(table, "corners must be four numbers", detail, objects=1)
+        if not (x1 < x2 and y1 < y2):
+            detail = f"{where} ({path}) has {x1:g}, {y1:g}, {x2:g}, {y2:g}"
+            return AnnotationFault(table, "the box is empty", detail, objects=1)
+        corners = (x1, y1, x2, y2)
+    size = (
+        (int(texts["width"]), int(texts["height"]))
+        if texts["width"].isdecimal() and texts["height"].isdecimal()
+        else None
+    )
+    return Row(line, path, label, corners, split, size)
+
+
+def _image(path: str, rows: list[Row], table: Table, name: str, from_zero: str, problem: str) -> Iterator[Item]:
+    """The record of an image, and what its rows contradict each other in; an image of two classes is two records."""
+    splits = sorted({row.split for row in rows if row.split})
+    if len(splits) > 1 or (splits and any(row.split is None for row in rows)):
+        detail = f"{path}, lines {', '.join(str(row.line) for row in rows)}"
+        yield AnnotationFault(name, "an image is in several lists: the first of test, val and train counts", detail)
+    split = next((split for split in ("test", "val", "train") if split in splits), None)
+    objects = tuple(
+        Box(row.label, voc.corners(row.corners, from_zero) if table.as_voc else row.corners)
+        for row in rows
+        if row.corners
+    )
+    labels = list(dict.fromkeys(row.label for row in rows if row.label and not row.corners))
+    size = next((row.size for row in rows if row.size), None)
+    if objects or not labels:
+        yield Record(path, None, objects, split, name, size, problem)
+    else:
+        yield from (Record(path, label, (), split, name, size, problem) for label in labels)

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Literal
 
 from stages.blocks import Block, Source
-from stages.datasets.base import Annotated, Box, Broken, Record
+from stages.datasets.base import AnnotationFault, Box, DatasetOptions, Item, Record
+from stages.datasets.reasons import commonest
 from stages.errors import UserError
 
 LISTS = {"trainset": "train", "valset-logosonly": "val", "valset-nologos": "val", "testset": "test"}
@@ -37,49 +38,52 @@ class Archives(Block):
     images: Source
 
 
-class Options(Annotated):
+class Options(DatasetOptions):
     """The block `datasets.flickrlogos32`."""
 
     source: Archives
     protocol: Literal["notebook", "owners"]
 
 
-def scan(folder: Path, options: Options) -> Iterator[Record | Broken]:
-    """The images of the lists, each in the part that the protocol gives it.
+def scan(folder: Path, options: Options) -> Iterator[Item]:
+    """The images of the lists, each in the split that the protocol gives it.
 
     Raises:
-        UserError: the archive has another layout, or a list names a file that is not there.
+        UserError: the archive has another layout, or a list names files that are not there.
     """
     homes = sorted(path.parent for path in folder.rglob("trainset.relpaths.txt") if "__MACOSX" not in path.parts)
     if not homes:
         raise UserError("The archive of flickrlogos32 holds no trainset.relpaths.txt: is it FlickrLogos-32_dataset_v2?")
-    for name, part in LISTS.items():
+    lists = {name: _listed(homes[0] / f"{name}.relpaths.txt") for name in LISTS}
+    missing = [(f"{name} names it", path) for name, paths in lists.items() for path in paths if not path.is_file()]
+    if missing:
+        reasons = commonest((kind, path.relative_to(homes[0]).as_posix()) for kind, path in missing)
+        raise UserError(
+            f"{len(missing)} image(s) of flickrlogos32's lists are not in the archive: {reasons}. Ask its owners."
+        )
+    for name, split in LISTS.items():
         seen = defaultdict[str, int](int)
-        for path in _listed(homes[0] / f"{name}.relpaths.txt"):
+        for path in lists[name]:
             brand = path.parent.name.lower()  # some lists write HP, some hp
-            half = options.protocol == "notebook" and part == "val" and seen[brand] % 2 == 0
+            half = options.protocol == "notebook" and split == "val" and seen[brand] % 2 == 0
             seen[brand] += 1
-            yield from _image(folder, path, brand, "train" if half else part)
+            yield from _image(folder, path, brand, "train" if half else split)
 
 
-def _listed(file: Path) -> Iterator[Path]:
-    """The images that a list names, which must be there."""
+def _listed(file: Path) -> list[Path]:
+    """The images that a list names."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The list {file.name} of flickrlogos32 cannot be read: {error}") from None
-    for line in filter(None, map(str.strip, lines)):
-        path = file.parent / line.removeprefix("./")
-        if not path.is_file():
-            raise UserError(f"The list {file.name} names {line}, which is not in the archive: ask its owners for it.")
-        yield path
+    return [file.parent / line.replace("\\", "/").removeprefix("./") for line in filter(None, map(str.strip, lines))]
 
 
-def _image(folder: Path, path: Path, brand: str, part: str) -> Iterator[Record | Broken]:
+def _image(folder: Path, path: Path, brand: str, split: str) -> Iterator[Item]:
     """The record of an image, and what is broken in the file of its boxes; photographs without logo have none."""
     name = path.relative_to(folder).as_posix()
     if brand == NO_LOGO:
-        yield Record(name, brand, split=part)
+        yield Record(name, brand, split=split)
         return
     masks = path.parents[2] / "masks"
     home = masks / path.parent.name if (masks / path.parent.name).is_dir() else masks / brand
@@ -88,12 +92,12 @@ def _image(folder: Path, path: Path, brand: str, part: str) -> Iterator[Record |
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()[1:]  # the first says `x y width height`
     except (OSError, UnicodeDecodeError) as error:
-        yield Broken(annotation, f"{name}: its boxes cannot be read: {error}")
+        yield AnnotationFault(annotation, f"the boxes cannot be read: {getattr(error, 'strerror', error)}", name)
         lines = []
     for line in filter(None, map(str.strip, lines)):
         try:
             x, y, width, height = map(int, line.split())
             objects.append(Box(brand, (x, y, x + width, y + height)))
         except ValueError:
-            yield Broken(annotation, f"{name}: expected x y width height, found {line!r}")
-    yield Record(name, brand, tuple(objects), part, annotation)
+            yield AnnotationFault(annotation, "expected x y width height", f"{name} has {line!r}", objects=1)
+    yield Record(name, brand, tuple(objects), split, annotation)

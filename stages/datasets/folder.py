@@ -1,51 +1,176 @@
 """`folder`: a user's own images below the flat, absolute parameter `root`. Only ever read.
 
-Either `class/image`, or `train/class/image` beside `val` (or `valid`, `validation`) and `test`: then these are the
-dataset's own lists.
+Either `class/image`, or the dataset's own lists on top, `train/class/image` beside `val` or `test` in any of their
+usual names (`Training`, `valid`, `test_set`, `seg_train/seg_train`, …), or lists in every class, `class/train/image`.
+Whatever else the folders look like is told, or refused where it cannot be meant.
 """
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from stages.blocks import Block
-from stages.datasets.base import Record
-from stages.errors import UserError
+from stages.datasets import tree
+from stages.datasets.base import DatasetOptions, EmptyClass, Item, LeftOut, Note, Record
+from stages.datasets.layout import IMAGES, MASKS, split_named, splits_of
+from stages.datasets.tree import Folder
+from stages.errors import UserError, listed
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
-
-class Options(Block):
-    """Nothing to set: the folder is the flat parameter `root`."""
+LOOSE = "it lies in no class folder"
 
 
-def scan(folder: Path, options: Options) -> Iterator[Record]:
-    """Every file below each class folder, in path order; links are followed, hidden folders passed over.
+class Options(DatasetOptions):
+    """The block `datasets.folder`; the folder is the flat parameter `root`."""
+
+
+def scan(folder: Path, options: Options) -> Iterator[Item]:
+    """Every file below each class folder, in path order; links are followed, hidden folders are skipped.
 
     Raises:
-        UserError: the folders of lists (train, val, test) stand beside others.
+        UserError: some folders look like lists (train, val, test) and others do not.
     """
-    tops = {path.name.lower() for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    lists = tops & SPLITS.keys()
-    listed = "train" in lists and len(lists) > 1
-    if listed and tops != lists:
-        raise UserError(
-            f"`root`: {folder} holds {', '.join(sorted(lists))}, which are lists, beside "
-            f"{', '.join(sorted(tops - lists))}, which are not: move those elsewhere."
+    files = tree.read(folder, options.exclude)
+    yield from (LeftOut(path, "`exclude` names it") for path in files.excluded)
+    top = tree.nested(files.files)
+    yield from _loose(top, top.files)
+    classes = _unwrapped(top)
+    if classes is not top:
+        outside = sorted(set(top.below()) - set(classes.below()) - set(top.files))
+        yield from _loose(top, outside, f"it lies outside of {classes.path}, which holds the classes")
+        yield from (LeftOut(path, LOOSE) for path in classes.files)
+        yield Note(f"the classes are the folders below {classes.path}")
+    lists = splits_of(classes.folders)
+    if lists:
+        yield from _lists(classes, lists, folder)
+    else:
+        yield from _classes(classes, None, folder)
+    names = [] if lists else [path.removeprefix(f"{classes.path}/") for path in files.empty]
+    yield from (EmptyClass(name) for name in names if "/" not in name)
+
+
+def _unwrapped(folder: Folder, names: Callable[[str], bool] = lambda name: True) -> Folder:
+    """The folder whose subfolders are classes or lists: further down, where a folder holds images in one alone.
+
+    Args:
+        folder: where to begin.
+        names: whether a folder of this name may be gone down into.
+    """
+    while True:
+        inner = [home for name, home in folder.image_folders.items() if name.casefold() not in MASKS]
+        if len(inner) != 1 or not inner[0].image_folders or not names(inner[0].path.rpartition("/")[2]):
+            return folder
+        folder = inner[0]
+
+
+def _lists(top: Folder, lists: dict[str, str], root: Path) -> Iterator[Item]:
+    """The images of folders that are lists, with their splits."""
+    split_of: dict[str, list[str]] = {}
+    for name, split in lists.items():
+        split_of.setdefault(split, []).append(name)
+    if any(name.casefold() != split for name, split in lists.items()):
+        told = (f"{listed(sorted(names))} {split}" for split, names in split_of.items())
+        yield Note(f"the folders on top are read as lists: {'; '.join(told)}")
+    for name in sorted(top.folders):
+        inside = top.folders[name]
+        if name in lists:
+            yield from _list(inside, lists[name], root)
+        elif inside.image_folders:
+            raise UserError(
+                f"`root`: {root / top.path} holds {', '.join(sorted(lists))}, which are lists, beside {name}, which is "
+                f"not: move it elsewhere, or leave it out: -S 'datasets.folder.exclude=[{name}]'."
+            )
+        else:
+            yield from _loose(inside, inside.below())
+
+
+def _list(inside: Folder, split: str, root: Path) -> Iterator[Item]:
+    """The images of one list; a folder that is there twice (`seg_train/seg_train`) counts once."""
+    name = inside.path.rpartition("/")[2]
+    home = _unwrapped(inside, lambda inner: inner == name or split_named(inner) in ((split, ""), split_named(name)))
+    home = _unwrapped(home, lambda inner: inner.casefold() in (*IMAGES, "data"))
+    yield from _loose(home, sorted(set(inside.files + home.files)))
+    yield from _classes(home, split, root)
+
+
+def _loose(folder: Folder, files: list[str], reason: str = LOOSE) -> Iterator[Item]:
+    """Files that no class folder holds, with a word where they are images."""
+    yield from (LeftOut(path, reason) for path in files)
+    if count := sum(map(tree.named_as_image, files)):
+        yield Note(
+            f"{folder.path or 'root'} holds {count} image(s) in no class folder: they are left out", warning=True
         )
-    for path in sorted(_files(folder)):
-        parts = path.relative_to(folder).parts
-        if len(parts) > 1 + listed:
-            split = SPLITS[parts[0].lower()] if listed else None
-            yield Record(path="/".join(parts), label=parts[listed], split=split)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Files below a folder; a linked folder that was seen already is not walked again."""
-    seen: set[str] = set()
-    for home, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(home)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        if real not in seen:
-            yield from (Path(home, name) for name in files)
-        seen.add(real)
+def _classes(top: Folder, split: str | None, root: Path) -> Iterator[Item]:
+    """The images of every class folder."""
+    second = {name for folder in top.folders.values() for name in folder.image_folders}
+    has_depth = bool(top.image_folders) and all(_deep(folder) for folder in top.image_folders.values())
+    lists = splits_of(second) if split is None and has_depth else {}
+    if lists and lists.keys() == second:
+        yield Note(f"every class holds lists ({', '.join(sorted(lists))}): they are read as such")
+    else:
+        lists = {}
+    if split is None and not lists:
+        yield from _doubtful(top, second, root) if has_depth else _odd_classes(top, root)
+    masks = _masks(top)
+    if masks:
+        yield Note(f"the folders {', '.join(sorted(masks))} stand beside images in every class: they are left out")
+    for name in sorted(top.folders):
+        for path in top.folders[name].below():
+            below = path.removeprefix(f"{top.path}/").split("/")
+            if below[1] in masks:
+                yield LeftOut(path, f"it lies in {below[1]}, beside images of the same class")
+            else:
+                yield Record(path, name, split=split or lists.get(below[1]))
+
+
+def _deep(folder: Folder) -> bool:
+    """Whether a folder holds images in subfolders alone."""
+    return bool(folder.image_folders) and not any(map(tree.named_as_image, folder.files))
+
+
+def _masks(top: Folder) -> set[str]:
+    """Subfolders of masks or annotations that stand beside one of images in every class."""
+    if not top.image_folders or not all(_deep(folder) for folder in top.image_folders.values()):
+        return set()
+    inside = [{name.casefold() for name in folder.image_folders} for folder in top.image_folders.values()]
+    if not all(names & set(IMAGES) and names & MASKS for names in inside):
+        return set()
+    return {name for folder in top.image_folders.values() for name in folder.folders if name.casefold() in MASKS}
+
+
+def _doubtful(top: Folder, second: set[str], root: Path) -> Iterator[Note]:
+    """A word, or an error, where the folders on top may not be the classes."""
+    names = sorted(top.image_folders)
+    like_lists = [name for name in names if (named := split_named(name)) and not named[1]]
+    if like_lists:
+        others = [name for name in names if name not in like_lists]
+        lacking = f"{listed(others)} {'does' if len(others) == 1 else 'do'} not" if others else "none is a train list"
+        raise UserError(
+            f"`root`: in {root / top.path} {listed(like_lists)} look(s) like a list of images of several classes, and "
+            f"{lacking}. Expected class folders, or train beside val or test; leave folders out with "
+            f"-S 'datasets.folder.exclude=[{(others or like_lists)[0]}]', or give the folder of the classes as root."
+        )
+    same = len(names) > 1 and all(set(folder.image_folders) == second for folder in top.image_folders.values())
+    if same and len(second) > 1 and not _masks(top):
+        yield Note(
+            f"every folder holds the same subfolders ({listed(sorted(second))}); the classes are {listed(names)}. If "
+            "the subfolders are the classes, give one of these folders as root, or a table of all images (dataset csv)",
+            warning=True,
+        )
+
+
+def _odd_classes(top: Folder, root: Path) -> Iterator[Note]:
+    """A word, or an error, where folders of images are not called as classes are."""
+    names = sorted(top.image_folders)
+    kinds = {name.casefold() for name in names}
+    if len(names) > 1 and kinds & MASKS and kinds <= {*IMAGES, *MASKS}:
+        raise UserError(
+            f"`root`: {root / top.path} holds {listed(names)}, which are images and their masks, not classes. Expected "
+            "class folders; boxes in files are read by the datasets voc, coco and csv."
+        )
+    for name in names:
+        if (named := split_named(name)) and not named[1]:
+            yield Note(
+                f"{name} is read as a class, as it holds images beside {len(names) - 1} other class(es). If it is a "
+                f"list, leave it out: -S 'datasets.folder.exclude=[{name}]'",
+                warning=True,
+            )

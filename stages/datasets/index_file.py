@@ -1,4 +1,4 @@
-"""The index on disk: one JSON line an image in `<dataset>.jsonl`, and a summary of every file beside it."""
+"""The index on disk: one JSON line per image in `<dataset>.jsonl`, and a summary of every file beside it."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ FLAGS = ("difficult", "truncated", "crowd", "ignore")
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
-    """An indexed image: what its dataset says of it, and what its bytes say.
+    """An indexed image: what its dataset and its bytes say.
 
     `label` is empty where nothing gives the image one: it has no object. Detectors use it, classifiers leave it out.
     `scaled` says how values of more than 8 bits are scaled; a line has it only where they are.
@@ -49,7 +49,7 @@ def read(dataset: str) -> list[IndexRow]:
     try:
         return [_row(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): `dvc repro -f index` makes it anew.") from None
+        raise UserError(f"{path} cannot be read ({error}): `dvc repro -f -s index` writes it again.") from None
 
 
 def _values(row: IndexRow) -> dict[str, Any]:

@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages import files, paths
 from stages.datasets.base import SOURCES, has_source
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
-
-ANEW = "`dvc repro` indexes a changed folder anew; cache/images can be removed, it is unpacked again."
 
 
 def folder(dataset: str, options: Any, root: str) -> Path:
@@ -26,7 +24,9 @@ def folder(dataset: str, options: Any, root: str) -> Path:
     try:
         archives = json.loads((paths.raw(dataset) / SOURCES).read_text())["archives"]
     except (OSError, ValueError, KeyError):
-        raise UserError(f"{paths.raw(dataset)} is not there or not whole: `dvc repro download` fetches it.") from None
+        raise UserError(
+            f"{paths.raw(dataset)} is not there or not whole: `dvc repro -f -s download` fetches it."
+        ) from None
     content = hashlib.sha256(json.dumps(archives, sort_keys=True).encode()).hexdigest()[:16]
     home = paths.unpacked(dataset) / content
     if not all((home / name).exists() for name in archives):
@@ -47,7 +47,16 @@ def read(folder: Path, path: str, sha256: str) -> bytes:
     try:
         data = (folder / path).read_bytes()
     except OSError as error:
-        raise UserError(f"{folder / path} cannot be read ({error.strerror}): {ANEW}") from None
+        raise UserError(f"{folder / path} cannot be read ({error.strerror}): {_advice(folder, path)}") from None
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"{folder / path} has changed since it was indexed: {ANEW}")
+        raise UserError(f"{folder / path} has changed since it was indexed: {_advice(folder, path)}")
     return data
+
+
+def _advice(folder: Path, path: str) -> str:
+    """What to do about an image that is not the one that was indexed."""
+    if folder.is_relative_to(paths.main_checkout() / "cache" / "images"):
+        return f"remove {folder} and run `dvc repro`, it is unpacked again."
+    if any((folder / above).is_symlink() for above in PurePosixPath(path).parents if above.name):
+        return "it lies in a linked folder, which DVC does not watch: run `dvc repro -f -s index`, then `dvc repro`."
+    return "run `dvc repro`, it indexes a changed folder again."

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import logging
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,13 +13,14 @@ from pydantic import Field, model_validator
 
 from stages import files, paths
 from stages.blocks import Block, Fraction
+from stages.datasets.base import natural
 from stages.datasets.index_file import IndexRow
-from stages.errors import UserError
+from stages.errors import UserError, listed
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 NAMED = 5  # classes that a sentence names
-SplitImages = dict[str, list[str]]  # part -> sha256 of its images, in index order
+SplitImages = dict[str, list[str]]  # split -> sha256 of its images, in index order
 
 
 class Split(Block):
@@ -38,80 +40,105 @@ class Split(Block):
         return self
 
 
-def draw(rows: Sequence[IndexRow], how: Split) -> tuple[SplitImages, str]:
-    """Assigns every image to a part.
+def draw(rows: Sequence[IndexRow], choices: Split, *, dataset: str = "<dataset>") -> tuple[SplitImages, str]:
+    """Assigns every image to a split.
+
+    Where images have objects their labels, the classes of the largest ones, only keep the splits alike: a label too
+    rare to be in every split joins the commonest, and a class that train lacks is told, not refused.
 
     Args:
         rows: the index.
-        how: `protocol` fractions draws all of them; published keeps the dataset's lists as they are; auto takes the
+        choices: `protocol` fractions draws all of them; published keeps the dataset's lists as they are; auto takes the
             lists where there are any, cuts a missing val from train, and where there is no test lets val be the test
             and cuts a new val from train.
+        dataset: its name, for messages.
 
     Returns:
-        The parts, and a sentence that says where they come from.
-
-    Where images have objects their labels, the classes of the largest ones, only keep the parts alike: a label too rare
-    to be in every part joins the commonest, and a class that train lacks is told, not refused.
+        The splits, and a sentence that says where they come from.
 
     Raises:
-        UserError: a class is too small, or there are no lists to keep.
+        UserError: classes are too small, or there are no lists to keep.
     """
-    listed = {part for row in rows if (part := row.split)}
-    if how.protocol == "fractions" or (how.protocol == "auto" and not listed):
-        shares = (("test", how.test), ("val", how.val))
-        parts = _cut(rows, shares, seed=how.seed)
-        return parts, f"{how.train:.0%} / {how.val:.0%} / {how.test:.0%} of every class, seed {how.seed}"
-    return _published(rows, listed, how)
+    listed_splits = {row.split for row in rows if row.split}
+    if choices.protocol == "fractions" or (choices.protocol == "auto" and not listed_splits):
+        shares = (("test", choices.test), ("val", choices.val))
+        images = _cut(rows, shares, seed=choices.seed, dataset=dataset)
+        sizes = f"{choices.train:.0%} / {choices.val:.0%} / {choices.test:.0%}"
+        return images, f"{sizes} of every class, at least one image each, seed {choices.seed}"
+    return _published(rows, listed_splits, choices, dataset=dataset)
 
 
-def _published(rows: Sequence[IndexRow], listed: set[str], how: Split) -> tuple[SplitImages, str]:
-    if "train" not in listed:
+def _published(
+    rows: Sequence[IndexRow], listed_splits: set[str], choices: Split, *, dataset: str
+) -> tuple[SplitImages, str]:
+    """The dataset's own lists, completed where a list is missing."""
+    if "train" not in listed_splits:
+        lacking = f"only {listed(sorted(listed_splits))}" if listed_splits else "none"
         raise UserError(
-            f"`split.protocol`: {how.protocol} needs official lists, and this dataset has none: use fractions."
+            f"`split.protocol`: {choices.protocol} needs a train list, and this dataset has {lacking}: use fractions."
         )
-    lists = {part: [row for row in rows if row.split == part] for part in SPLITS}
+    lists = {split: [row for row in rows if row.split == split] for split in SPLITS}
     source = "the dataset's own lists"
     if unlisted := sum(row.split is None for row in rows):
         source += f"; {unlisted} image(s) are in none and are left out"
-    if untrained := sorted(_classes(row for row in rows if row.split) - _classes(lists["train"])):
+    if untrained := sorted(_classes(row for row in rows if row.split) - _classes(lists["train"]), key=natural):
         if not _has_objects(rows):
-            raise UserError(f"Class {untrained[0]!r} has no image in the train list: nothing can learn it.")
-        named = ", ".join(untrained[:NAMED]) + (", …" if len(untrained) > NAMED else "")
-        source += f"; no image of train has {named}"
-    if not lists["test"] and how.protocol == "auto" and lists["val"]:
+            raise UserError(
+                f"No image of the train list is of {listed([repr(name) for name in untrained])}, so nothing can learn "
+                f"{'it' if len(untrained) == 1 else 'them'}. {_leave_out(untrained, dataset)}"
+            )
+        source += f"; no image of train has {listed(untrained, NAMED)}"
+    if not lists["test"] and choices.protocol == "auto" and lists["val"]:
         lists["test"], lists["val"] = lists["val"], []
         source += "; its val list is the test"
     if not lists["val"]:
-        cut = _cut(lists["train"], (("val", how.val_fraction),), seed=how.seed)
+        cut = _cut(lists["train"], (("val", choices.val_fraction),), seed=choices.seed, dataset=dataset)
         chosen = set(cut["val"])
         lists["val"] = [row for row in lists["train"] if row.sha256 in chosen]
+        share = f"{len(lists['val'])} of {len(lists['train'])} images"
         lists["train"] = [row for row in lists["train"] if row.sha256 not in chosen]
-        source += f"; val is {how.val_fraction:.0%} of every class of train, seed {how.seed}"
+        source += f"; val is cut from train, {choices.val_fraction:.0%} of every class but at least one image ({share})"
+        source += f", seed {choices.seed}"
     if not lists["test"]:
         source += "; there is no test"
-    return {part: [row.sha256 for row in lists[part]] for part in SPLITS}, source
+    return {split: [row.sha256 for row in lists[split]] for split in SPLITS}, source
 
 
-def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], *, seed: int) -> SplitImages:
-    """Cuts parts off every class; train is what remains.
+def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], *, seed: int, dataset: str) -> SplitImages:
+    """Cuts splits off every class; train is what remains.
 
-    An image's turn depends on its content and the seed alone: adding images moves few others from part to part.
+    An image's turn depends on its content and the seed alone: adding images moves few others from split to split.
     """
-    part_of: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     turn: Callable[[IndexRow], bytes] = lambda row: hashlib.sha256(f"{seed} {row.sha256}".encode()).digest()  # noqa: E731
-    for label, members in _strata(rows, len(shares) + 1).items():
-        if len(members) <= len(shares):
-            raise UserError(
-                f"Class {label!r} has {len(members)} image(s), and each of train, "
-                f"{' and '.join(name for name, _ in shares)} needs one: add images or leave the class out."
-            )
+    strata = _strata(rows, len(shares) + 1)
+    _refuse_small(strata, ["train", *(name for name, _ in shares)], dataset)
+    for members in strata.values():
         ordered, start = sorted(members, key=turn), 0
         for position, (name, share) in enumerate(shares):
             most = len(members) - start - (len(shares) - position)
             count = min(max(1, round(share * len(members))), most)
-            part_of.update({row.sha256: name for row in ordered[start : start + count]})
+            split_of.update({row.sha256: name for row in ordered[start : start + count]})
             start += count
-    return {part: [row.sha256 for row in rows if part_of.get(row.sha256, "train") == part] for part in SPLITS}
+    return {split: [row.sha256 for row in rows if split_of.get(row.sha256, "train") == split] for split in SPLITS}
+
+
+def _refuse_small(strata: Mapping[str, Sequence[IndexRow]], needed: Sequence[str], dataset: str) -> None:
+    """Raises an error that names every class with fewer images than there are splits."""
+    small = sorted((label for label, members in strata.items() if len(members) < len(needed)), key=natural)
+    if small:
+        counts = listed([f"{label!r} ({len(strata[label])})" for label in small])
+        raise UserError(
+            f"{len(small)} of {len(strata)} classes have too few images: each of {listed(needed)} needs one, and there "
+            f"are in {counts}. {_leave_out(small, dataset)}"
+        )
+
+
+def _leave_out(labels: Sequence[str], dataset: str) -> str:
+    """How classes are left out of data that is only read."""
+    named = all(re.fullmatch(r"[A-Za-z_][\w.-]*", label, re.ASCII) for label in labels)
+    example = f": -S 'datasets.{dataset}.exclude=[{','.join(labels)}]'" if named else f": `datasets.{dataset}.exclude`"
+    return f"Add images, or leave the classes out{example}."
 
 
 def _strata(rows: Sequence[IndexRow], least: int) -> dict[str, list[IndexRow]]:
@@ -135,9 +162,9 @@ def _classes(rows: Iterable[IndexRow]) -> set[str]:
     return {label for row in rows for label in (row.label, *(box.label for box in row.objects)) if label}
 
 
-def write(path: Path, parts: SplitImages, source: str, how: Split) -> None:
+def write(path: Path, images: SplitImages, source: str, choices: Split) -> None:
     """Writes a split, whole or not at all."""
-    described = {"source": source, "params": how.model_dump(), **parts}
+    described = {"source": source, "params": choices.model_dump(), **images}
     files.write_json(path, described, indent=0)
 
 
@@ -150,7 +177,7 @@ def read(dataset: str) -> SplitImages:
     path = paths.split(dataset)
     log.debug("reads %s", path)
     try:
-        found = json.loads(path.read_text())
-        return {part: found[part] for part in SPLITS}
+        values = json.loads(path.read_text())
+        return {split: values[split] for split in SPLITS}
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read ({error}): `dvc repro -f split` makes it anew.") from None
+        raise UserError(f"{path} cannot be read ({error}): `dvc repro -f -s split` writes it again.") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stages.blocks import Block, Source
 from stages.datasets import voc
-from stages.datasets.base import Annotated, Broken, Record
+from stages.datasets.base import DatasetOptions, Item
 
 
 class Archives(Block):
@@ -20,12 +20,12 @@ class Archives(Block):
     trainval2012: Source
 
 
-class Options(Annotated):
+class Options(DatasetOptions):
     """The block `datasets.voc0712`."""
 
     source: Archives
 
 
-def scan(folder: Path, options: Options) -> Iterator[Record | Broken]:
+def scan(folder: Path, options: Options) -> Iterator[Item]:
     """The images of the official lists of both years."""
     return voc.read(folder, voc.CLASSES)

@@ -16,7 +16,8 @@ def test_a_fitted_box_has_an_area_inside_the_image(
     box: tuple[float, float, float, float], width: int, height: int
 ) -> None:
     given_box = Box("ant", box, difficult=True, crowd=True)
-    kept, broken = annotations.fit(Record("a.jpg", None, (given_box,)), width, height)
+    fitted = annotations.fit(Record("a.jpg", None, (given_box,)), width, height)
+    kept, broken = fitted.boxes, fitted.faults
     for found in kept:
         x1, y1, x2, y2 = found.box
         assert 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height

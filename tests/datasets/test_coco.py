@@ -10,7 +10,7 @@ import pytest
 
 from stages import download, index, paths, split
 from stages.datasets import coco, index_file, splits
-from stages.datasets.base import Box, Broken, Record
+from stages.datasets.base import AnnotationFault, Box, Record
 from stages.errors import UserError
 from tests.datasets import miniature
 
@@ -36,9 +36,9 @@ def written(home: Path, *changes: tuple[str, object], part: str = "train") -> Pa
     return path
 
 
-def read(home: Path, **files: Path) -> tuple[list[Record], list[Broken]]:
+def read(home: Path, **files: Path) -> tuple[list[Record], list[AnnotationFault]]:
     items = list(coco.read(home, files))
-    broken = [item for item in items if isinstance(item, Broken)]
+    broken = [item for item in items if isinstance(item, AnnotationFault)]
     return [item for item in items if isinstance(item, Record)], broken
 
 
@@ -68,15 +68,15 @@ ANNOTATION = {"image_id": 12, "bbox": [1, 2, 3, 4], "category_id": 7, "iscrowd":
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"category_id": 8}, "JPEGImages/000012.jpg: an object is of an unknown class, 8"),
+        ({"category_id": 8}, "JPEGImages/000012.jpg: an object of category 8: the file has no such category"),
         (
             {"bbox": [1, 2, 3]},
-            "JPEGImages/000012.jpg: the box of an object (car) must be four numbers, found [1, 2, 3]",
+            "JPEGImages/000012.jpg: a car has [1, 2, 3]: a bbox must be four numbers",
         ),
-        ({"bbox": None}, "JPEGImages/000012.jpg: the box of an object (car) must be four numbers, found None"),
-        ({"bbox": [1, 2, 3, "x"]}, "JPEGImages/000012.jpg: the box of an object (car) must be four numbers"),
-        ({"image_id": 13}, "1 object(s) are of image 13, which it does not describe"),
-        ({"image_id": [1]}, "1 object(s) are of image '[1]', which it does not describe"),
+        ({"bbox": None}, "JPEGImages/000012.jpg (car): the annotation has no bbox"),
+        ({"bbox": [1, 2, 3, "x"]}, "JPEGImages/000012.jpg: a car has [1, 2, 3, 'x']: a bbox must be four numbers"),
+        ({"image_id": 13}, "1 object(s) are of image 13: the file describes no image of this number"),
+        ({"image_id": [1]}, "1 object(s) are of image '[1]': the file describes no image of this number"),
     ],
 )
 def test_a_broken_object_leaves_the_others(tmp_path: Path, change: dict[str, object], reason: str) -> None:
@@ -91,7 +91,7 @@ def test_two_images_of_one_number_are_told(tmp_path: Path) -> None:
     image = {"id": 12, "file_name": "000012.jpg"}
     records, broken = read(tmp_path, all=written(tmp_path, ("images", [image, image])))
     assert len(records) == 1 and len(records[0].objects) == 2
-    assert [item.reason for item in broken] == ["1 image(s) have the number of another and are left out"]
+    assert [item.reason for item in broken] == ["1 image(s): images have the number of another and are left out"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,10 @@ def test_images_are_found_beside_the_file_then_by_the_name_of_the_list(tmp_path:
 
 def test_images_that_are_nowhere(tmp_path: Path) -> None:
     file = written(tmp_path, ("images", [{"id": 1, "file_name": "lost.jpg"}]))
-    with pytest.raises(UserError, match=r"The images of .*pascal_train2007.json are not below .*looked for lost.jpg"):
+    with pytest.raises(
+        UserError,
+        match=r"No image of .*2007.json is below .*1 x the image is not there \(such as lost",
+    ):
         read(tmp_path, all=file)
 
 

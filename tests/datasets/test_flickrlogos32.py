@@ -12,19 +12,20 @@ import pytest
 from stages import download, index, paths, split
 from stages.blocks import Source
 from stages.datasets import flickrlogos32, index_file, splits
-from stages.datasets.base import Box, Broken, Record
+from stages.datasets.base import AnnotationFault, Box, Record
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
 from tests.datasets import miniature
 
-Items = list[Record | Broken]
+Items = list[Record | AnnotationFault]
 
 
 def scanned(archive: Path, protocol: str = "notebook") -> Items:
     home = archive.with_suffix(".unpacked")
     unpack(archive, home)
     source = flickrlogos32.Archives(images=Source(url="x.zip"))
-    options = flickrlogos32.Options.model_validate({"source": source, "protocol": protocol, "strict": False})
+    values = {"source": source, "protocol": protocol, "exclude": [], "strict": False}
+    options = flickrlogos32.Options.model_validate(values)
     return list(flickrlogos32.scan(home, options))
 
 
@@ -72,7 +73,7 @@ def test_alternate_entries_of_each_brand_go_to_train(tmp_path: Path) -> None:
 def test_boxes_are_read_from_the_masks_and_brands_are_lower_case(tmp_path: Path) -> None:
     items = scanned(miniature.flickrlogos32(tmp_path / "logos.zip"))
     records = {item.path.rpartition("/")[2]: item for item in items if isinstance(item, Record)}
-    assert not any(isinstance(item, Broken) for item in items)
+    assert not any(isinstance(item, AnnotationFault) for item in items)
     assert records["000000.jpg"].objects == (Box("adidas", (8, 12, 38, 32)),)
     assert records["000003.jpg"].objects == (Box("hp", (8, 12, 38, 32)), Box("hp", (40, 40, 56, 56)))
     assert {record.label for record in records.values()} == {"adidas", "hp", "ups", "no-logo"}
@@ -81,8 +82,8 @@ def test_boxes_are_read_from_the_masks_and_brands_are_lower_case(tmp_path: Path)
 
 def test_a_list_that_names_a_missing_file(tmp_path: Path) -> None:
     missing = "classes/jpg/adidas/000001.jpg"
-    with pytest.raises(UserError, match=f"trainset.relpaths.txt names {missing}, which is not in the archive"):
-        scanned(miniature.flickrlogos32(tmp_path / "logos.zip", missing=[missing]))
+    with pytest.raises(UserError, match=rf"2 image\(s\) .* in the archive: 2 x trainset names it \(such as {missing}"):
+        scanned(miniature.flickrlogos32(tmp_path / "logos.zip", missing=[missing, "classes/jpg/ups/000004.jpg"]))
 
 
 def test_another_archive(tmp_path: Path) -> None:
@@ -103,9 +104,9 @@ def test_broken_boxes_are_told_with_their_file(tmp_path: Path, content: str | No
         if content is not None:
             changed.writestr(name, content)
     items = scanned(tmp_path / "logos.zip")
-    broken = [item for item in items if isinstance(item, Broken)]
+    broken = [item for item in items if isinstance(item, AnnotationFault)]
     assert [item.path for item in broken] == [name]
-    assert "000000.jpg: " in broken[0].reason
+    assert "000000.jpg" in broken[0].reason
     first = next(item for item in items if isinstance(item, Record))
     assert first.objects == () and first.label == "adidas"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stages import download, index, paths, split
 from stages.datasets import annotations, bccd, index_file, splits, voc
-from stages.datasets.base import Box, Broken, Record
+from stages.datasets.base import AnnotationFault, Box, Record
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
 from tests.datasets import miniature
@@ -38,13 +38,13 @@ def run(workplace: Path, params: Callable[..., Any]) -> Run:
     return make
 
 
-def read(home: Path, *classes: str) -> tuple[dict[str, Record], list[Broken]]:
+def read(home: Path, *classes: str) -> tuple[dict[str, Record], list[AnnotationFault]]:
     items = list(voc.read(home, classes))
     records = {Path(item.path).stem: item for item in items if isinstance(item, Record)}
-    return records, [item for item in items if isinstance(item, Broken)]
+    return records, [item for item in items if isinstance(item, AnnotationFault)]
 
 
-def annotated(home: Path, content: str | bytes) -> tuple[Record | None, list[Broken]]:
+def annotated(home: Path, content: str | bytes) -> tuple[Record | None, list[AnnotationFault]]:
     """What is read of one image with this annotation."""
     miniature.voc(home, lists={"train": 1})
     data = content if isinstance(content, bytes) else content.encode()
@@ -65,8 +65,9 @@ def test_corners_are_from_1_and_inclusive(tmp_path: Path) -> None:
 @given(corners=st.tuples(*[st.integers(1, 400)] * 4))
 def test_corners_come_back(corners: tuple[int, int, int, int]) -> None:
     xml = voc.parse(miniature.voc_xml(("cat", corners)).encode())
-    x1, y1, x2, y2 = voc._box(xml.findall("object")[0], "cat").box
-    assert (x1 + 1, y1 + 1, x2, y2) == corners
+    box = voc.object_of(xml.findall("object")[0], "cat").box
+    x1, y1, x2, y2 = voc.corners(box, "")
+    assert (x1 + 1, y1 + 1, x2, y2) == corners == box
 
 
 def test_flags_and_parts(tmp_path: Path) -> None:
@@ -107,10 +108,16 @@ def test_malformed_xml_is_told_and_its_image_left_out(tmp_path: Path, content: s
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        ("<object><name>cow</name></object>", "object 2 is of an unknown class, 'cow'"),
-        ("<object><bndbox/></object>", "object 2 is of an unknown class, ''"),
-        ("<object><name>dog</name></object>", "object 2 (dog) needs four numbers as corners, found None, None"),
-        ("<object><name>dog</name><bndbox><xmin>a</xmin></bndbox></object>", "object 2 (dog) needs four numbers"),
+        ("<object><name>cow</name></object>", "object 2: unknown class 'cow'; known: cat, dog"),
+        ("<object><bndbox/></object>", "object 2: unknown class ''"),
+        (
+            "<object><name>dog</name></object>",
+            "object 2 (dog) has the corners None, None",
+        ),
+        (
+            "<object><name>dog</name><bndbox><xmin>a</xmin></bndbox></object>",
+            "object 2 (dog) has the corners 'a', None",
+        ),
     ],
 )
 def test_a_broken_object_leaves_the_others(tmp_path: Path, found: str, reason: str) -> None:

@@ -1,0 +1,136 @@
+"""What the files of a dataset hold: each is read once, and stands in exactly one list."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from stages.datasets.annotations import TURNED
+from stages.datasets.base import Record
+from stages.datasets.tree import LFS_POINTER, is_lfs_pointer
+from stages.images.header import BadImage, looks_like_image, open_image, orientation
+from stages.images.loading import inspect
+
+# Across official splits, the same content stays in the first of these
+SPLITS = ("test", "val", "train", None)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file that was read.
+
+    Attributes:
+        record: what the dataset says of it, the records of one file joined.
+        labels: every class that a record gives it.
+        sha256: of its bytes; empty where it cannot be read.
+        size: width and height in pixels, as a viewer shows it; None where it is no good.
+        problem: why it is no good; empty where it is an image.
+        is_image: whether its first bytes are those of an image.
+        orientation: of EXIF, where the annotated size tells that it matters.
+        scaling: how its values become those of a screen; None where they are.
+    """
+
+    record: Record
+    labels: tuple[str, ...]
+    sha256: str
+    size: tuple[int, int] | None
+    problem: str = ""
+    is_image: bool = True
+    orientation: int = 1
+    scaling: str | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The files of a dataset by what they are.
+
+    Attributes:
+        used: one file per content, in path order.
+        duplicates: the other files of the same content, with the one that is used in their place.
+        conflicts: files of one content under several classes, one list per content: none of them is used.
+        bad: images that cannot be read.
+        not_images: other kinds of files.
+    """
+
+    used: list[ImageFile]
+    duplicates: list[tuple[ImageFile, ImageFile]]
+    conflicts: list[list[ImageFile]]
+    bad: list[ImageFile]
+    not_images: list[ImageFile]
+
+
+def read(folder: Path, records: Iterable[Record]) -> Contents:
+    """Reads every file once; records of the same file are joined."""
+    of_path: dict[str, list[Record]] = {}
+    for record in records:
+        of_path.setdefault(record.path, []).append(record)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        reading = pool.map(lambda same: _read(folder, same), of_path.values())
+        files = list(tqdm(reading, total=len(of_path), unit=" files", leave=False, delay=2))
+    of_content: dict[str, list[ImageFile]] = defaultdict(list)
+    for file in sorted(files, key=lambda file: (SPLITS.index(file.record.split), file.record.path)):
+        if not file.problem:
+            of_content[file.sha256].append(file)
+    conflicts = [same for same in of_content.values() if len({label for file in same for label in file.labels}) > 1]
+    contradicted = {same[0].sha256 for same in conflicts}
+    first = {sha256: same[0] for sha256, same in of_content.items() if sha256 not in contradicted}
+    good = [file for file in files if not file.problem and file.sha256 in first]
+    return Contents(
+        sorted(first.values(), key=lambda file: file.record.path),
+        [(file, first[file.sha256]) for file in good if file is not first[file.sha256]],
+        sorted(conflicts, key=lambda same: same[0].record.path),
+        [file for file in files if file.is_image and file.problem],
+        [file for file in files if not file.is_image],
+    )
+
+
+def _read(folder: Path, same: Sequence[Record]) -> ImageFile:
+    record, labels = _joined(same), tuple(dict.fromkeys(record.label for record in same if record.label is not None))
+    path = PurePosixPath(record.path)
+    if record.problem or ".." in path.parts or path.is_absolute():
+        return ImageFile(record, labels, "", None, record.problem or "it would lie outside of the folder of the images")
+    try:
+        record.path.encode()
+        data = (folder / record.path).read_bytes()
+    except UnicodeEncodeError:
+        return ImageFile(record, labels, "", None, "its name is not UTF-8")
+    except (OSError, ValueError) as error:
+        return ImageFile(record, labels, "", None, getattr(error, "strerror", None) or str(error))
+    sha256 = hashlib.sha256(data).hexdigest()
+    if is_lfs_pointer(data):
+        return ImageFile(record, labels, sha256, None, LFS_POINTER)
+    if not looks_like_image(data):
+        return ImageFile(record, labels, sha256, None, "not an image", is_image=False)
+    try:
+        width, height, scaling = inspect(data)
+    except BadImage as error:
+        return ImageFile(record, labels, sha256, None, str(error))
+    turned = _orientation(data, record, (width, height))
+    return ImageFile(record, labels, sha256, (width, height), orientation=turned, scaling=scaling)
+
+
+def _joined(same: Sequence[Record]) -> Record:
+    """The records of one file as one: the objects of all, the first of the splits, what is told by any."""
+    if len(same) == 1:
+        return same[0]
+    first = min(same, key=lambda record: SPLITS.index(record.split))
+    return replace(
+        first,
+        objects=tuple(box for record in same for box in record.objects),
+        label=next((record.label for record in same if record.label is not None), None),
+        size=next((record.size for record in same if record.size), None),
+    )
+
+
+def _orientation(data: bytes, record: Record, shown: tuple[int, int]) -> int:
+    """The EXIF orientation of an image whose annotation has the size that is stored, not the one that is shown."""
+    if record.size is None or record.size == shown or record.size != shown[::-1]:
+        return 1
+    with open_image(data) as image:
+        value = orientation(image)
+    return value if value in TURNED else 1

@@ -1,0 +1,176 @@
+"""Which file an annotation means: names are compared as people write them, and never guessed where two files fit.
+
+Slashes of Windows, percent-encoding, capitals, normal forms of Unicode, absolute paths of another machine, another
+suffix and nested folders all find the file, if exactly one fits.
+"""
+
+import os
+import posixpath
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from stages.datasets.layout import split_named
+from stages.datasets.tree import may_be_image, named_as_image
+from stages.errors import listed
+from stages.images.header import looks_like_image
+
+MISSING = "the image is not there"
+SEVERAL = "several files fit the image's name"
+OUTSIDE = "the image lies outside of root"
+HEAD = 4096  # bytes of a file that tell whether it is an image
+
+
+class Match(NamedTuple):
+    """The file that a name means, or why none does.
+
+    Attributes:
+        path: below the folder; where there is a problem, the name as it was asked for.
+        problem: empty, or one of the reasons above.
+        detail: the files that fit, or what was looked for.
+    """
+
+    path: str
+    problem: str = ""
+    detail: str = ""
+
+
+class ImageFinder:
+    """Finds images below a folder by the names that annotations give them.
+
+    Args:
+        root: the folder.
+        files: the paths of its files, with forward slashes.
+    """
+
+    def __init__(self, root: Path, files: Iterable[str]) -> None:
+        self.root = root
+        self.files = set(files)
+        self.by_path, self.by_name, self.by_stem = (defaultdict[str, list[str]](list) for _ in range(3))
+        self.folders = {plain(part) for path in self.files for part in path.split("/")[:-1]}
+        for path in sorted(self.files):
+            self.by_path[plain(path)].append(path)
+            self.by_name[plain(posixpath.basename(path))].append(path)
+            self.by_stem[stem(posixpath.basename(path))].append(path)
+
+    def find_all(self, names: Sequence[str], homes: Sequence[str] = ("",), split: str | None = None) -> list[Match]:
+        """The file that each name means; one that a name means exactly is nobody else's for a likeness.
+
+        Args:
+            names: as the annotations have them.
+            homes: folders that a name may start from, the likeliest first.
+            split: that of the annotations' list; files in a folder of another split are not meant.
+        """
+        exact = [self._exact(name, homes) for name in names]
+        taken = set(filter(None, exact))
+        return [
+            Match(path) if path else self._like(name, homes, split, taken)
+            for name, path in zip(names, exact, strict=True)
+        ]
+
+    def _exact(self, name: str, homes: Sequence[str]) -> str | None:
+        below = self._below_root(name)
+        paths = (posixpath.normpath(posixpath.join(home, below or name)) for home in homes)
+        return next((path for path in paths if path in self.files), None)
+
+    def _like(self, name: str, homes: Sequence[str], split: str | None, taken: set[str]) -> Match:
+        """The only file that is called nearly like this, at the first of the likenesses at which any is."""
+        below = self._below_root(name)
+        asked = below if below is not None else slashed(name).lstrip("/")
+        keys = [plain(posixpath.normpath(posixpath.join(home, asked))) for home in homes]
+        likenesses: tuple[Callable[[], Iterable[str]], ...] = (
+            lambda: (path for key in keys for path in self.by_path.get(key, ())),
+            lambda: (path for key in keys for path in self._of_stem(key) if _folder(path) == posixpath.dirname(key)),
+            lambda: self._of_tail(asked, self.by_name.get(plain(posixpath.basename(asked)), ())),
+            lambda: self._of_tail(asked, self._of_stem(asked)),
+        )
+        for number, likeness in enumerate(likenesses):
+            paths = [path for path in dict.fromkeys(likeness()) if not split or not _of_another_split(path, split)]
+            if number:  # those of the same name but for its spelling are the same
+                paths = [path for path in paths if path not in taken]
+            if paths:
+                return Match(paths[0]) if len(paths) == 1 else Match(name, SEVERAL, listed(paths, 2))
+        outside = below is None or below.startswith("../")
+        return Match(name, OUTSIDE if outside else MISSING, name)
+
+    def _below_root(self, name: str) -> str | None:
+        """The name with forward slashes, an absolute path inside of the root below it; None for one outside of it."""
+        text = slashed(name)
+        if not text.startswith("/") and text[1:2] != ":":
+            return text
+        for root in (self.root.as_posix(), os.path.realpath(self.root)):
+            if text.startswith(f"{root}/"):
+                return text.removeprefix(f"{root}/")
+        return None
+
+    def _of_stem(self, name: str) -> list[str]:
+        """Files that differ from a name in their suffix alone; among several the images."""
+        paths = self.by_stem.get(stem(posixpath.basename(name)), [])
+        named = [path for path in paths if may_be_image(path)]
+        return named if len(paths) == len(named) == 1 else self._images(paths) or named
+
+    def _images(self, paths: Sequence[str]) -> list[str]:
+        """Those files whose first bytes are an image's."""
+        found = []
+        for path in paths:
+            try:
+                with (self.root / path).open("rb") as file:
+                    if looks_like_image(file.read(HEAD)):
+                        found.append(path)
+            except OSError:
+                continue
+        return found
+
+    def _of_tail(self, name: str, paths: Iterable[str]) -> list[str]:
+        """Those files whose last parts are the name's, as many of them as any has.
+
+        A folder that the name has and that exists must be the file's as well: `train/1.jpg` never means `val/1.jpg`.
+        """
+        folders = [part for part in plain(name).split("/")[:-1] if part not in ("", ".", "..")]
+        best, longest = list[str](), -1
+        for path in paths:
+            above = plain(path).split("/")[:-1]
+            shared = 0
+            while shared < min(len(folders), len(above)) and folders[-1 - shared] == above[-1 - shared]:
+                shared += 1
+            rest = folders[: len(folders) - shared]
+            if rest and rest[-1] in self.folders:
+                continue
+            if shared > longest:
+                best, longest = [], shared
+            if shared == longest:
+                best.append(path)
+        return best
+
+
+def _folder(path: str) -> str:
+    return plain(posixpath.dirname(path))
+
+
+def _of_another_split(path: str, split: str) -> bool:
+    named = [found for part in path.split("/")[:-1] if (found := split_named(part))]
+    return bool(named) and all(found[0] != split for found in named)
+
+
+def slashed(name: str) -> str:
+    """A path with forward slashes alone, without `file://` and `./`."""
+    return posixpath.normpath(name.strip().replace("\\", "/").removeprefix("file://")) if name.strip() else ""
+
+
+def plain(name: str) -> str:
+    """A name as it is compared: percent-encoding decoded, composed Unicode, no capitals."""
+    return unicodedata.normalize("NFC", unquote(name)).casefold()
+
+
+def stem(name: str) -> str:
+    """What two names share that differ in their suffix alone."""
+    return plain(posixpath.splitext(name)[0])
+
+
+def unmentioned(files: Iterable[str], mentioned: Iterable[str]) -> list[str]:
+    """The files with an image's name that no annotation means."""
+    used = set(mentioned)
+    return [path for path in files if named_as_image(path) and path not in used]

@@ -1,0 +1,252 @@
+"""What became of every file and object of a dataset: for the index's summary, the console and the page."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.datasets import annotations
+from stages.datasets.annotations import Objects
+from stages.datasets.base import AnnotationFault, EmptyClass, Item, LeftOut, Note, Record, natural
+from stages.datasets.contents import Contents, ImageFile
+from stages.datasets.index_file import IndexRow
+from stages.datasets.matching import plain
+from stages.datasets.reasons import commonest
+from stages.datasets.tree import named_as_image
+from stages.errors import listed
+
+SPLITS = ("train", "val", "test")
+
+
+class Summary:
+    """Counts and lists of one index.
+
+    Args:
+        items: what the dataset's reader gave.
+        contents: the files by what they are.
+        rows: the lines of the index.
+        objects: those of each line, and what became of the others.
+        faults: everything that is wrong in annotations.
+        folder: the one that was read.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        contents: Contents,
+        rows: Sequence[IndexRow],
+        objects: Sequence[Objects],
+        faults: Sequence[AnnotationFault],
+        folder: Path,
+    ) -> None:
+        self.contents, self.rows, self.objects, self.faults, self.folder = contents, rows, objects, faults, folder
+        self.records = [item for item in items if isinstance(item, Record)]
+        self.items = items
+        files = {record.path for record in self.records}
+        self.left_out = [item for item in items if isinstance(item, LeftOut) and item.path not in files]
+        self.files = len(files) + len({item.path for item in self.left_out})
+        self.dropped = self._dropped()
+        self.annotated = (
+            sum(len(row.objects) for row in rows)
+            + sum(len(fitted.twice) for fitted in objects)
+            + sum(self.dropped.values())
+        )
+
+    def _dropped(self) -> dict[str, int]:
+        """Why objects are not used, and how many of them."""
+        contents, counts = self.contents, Counter[str]()
+        for fault in self.faults:
+            counts[fault.kind] += fault.objects
+        unannotated = [file for file in contents.bad + contents.not_images if not file.record.annotation]
+        for reason, unused in (
+            ("the image cannot be read", unannotated),
+            ("the image is a copy of another", [file for file, _ in contents.duplicates]),
+            ("the image stands under several classes", [file for same in contents.conflicts for file in same]),
+        ):
+            counts[reason] += sum(len(file.record.objects) for file in unused)
+        counts["`exclude` names it"] += sum(item.objects for item in self.left_out)
+        counts["`exclude` names it"] += sum(record.excluded for record in self.records)
+        return {reason: count for reason, count in counts.most_common() if count}
+
+    def values(self) -> dict[str, Any]:
+        """The summary as it is written."""
+        contents, lists = self.contents, Counter(row.split for row in self.rows if row.split)
+        labels = Counter(row.label for row in self.rows if row.label)
+        return {
+            "files": self.files,
+            "used": len(self.rows),
+            "duplicates": [_duplicate(file, first) for file, first in contents.duplicates],
+            "conflicts": [[{"path": file.record.path, "labels": list(file.labels)} for file in same]
+                          for same in contents.conflicts],
+            "bad": self.bad(),
+            "not_images": [file.record.path for file in contents.not_images],
+            "scaled": [{"path": row.path, "scaling": row.scaled} for row in self.rows if row.scaled],
+            "excluded": [{"path": item.path, "reason": item.reason} for item in self.left_out],
+            "broken_annotations": [{"path": fault.path, "reason": fault.reason} for fault in self.faults],
+            "repeated_objects": [
+                {"path": row.path, "label": box.label, "box": list(box.box)}
+                for row, fitted in zip(self.rows, self.objects, strict=True)
+                for box in fitted.twice
+            ],
+            "dropped_objects": self.dropped,
+            "reasons": dict(Counter(kind for kind, _ in self._reasons()).most_common()),
+            "lost_classes": self.lost(),
+            "notes": self.notes(),
+            "classes": {label: labels[label] for label in sorted(labels, key=natural)},
+            "lists": {split: lists[split] for split in SPLITS if split in lists},
+            "objects": annotations.counts(self.records),
+        }  # fmt: skip
+
+    def counts(self) -> dict[str, object]:
+        """The numbers that the stage tells at its end."""
+        duplicates = self.contents.duplicates
+        lists = Counter(row.split for row in self.rows if row.split)
+        counts: dict[str, object] = {
+            "images": len(self.rows),
+            **{f"in the {split} list": lists[split] for split in SPLITS if split in lists},
+            "classes": len({row.label for row in self.rows if row.label}),
+            "duplicates": len(duplicates),
+            "of them across lists": sum(file.record.split != first.record.split for file, first in duplicates),
+            "bad": len(self.contents.bad),
+            "not images": len(self.contents.not_images),
+            "broken annotations": len(self.faults),
+        }
+        conflicts = sum(map(len, self.contents.conflicts))
+        scaled = sum(row.scaled is not None for row in self.rows)
+        return counts | {
+            name: count
+            for name, count in (
+                ("with scaled values", scaled),
+                ("under several classes", conflicts),
+                ("left out", len(self.left_out)),
+            )
+            if count
+        }
+
+    def bad(self) -> list[dict[str, str]]:
+        """Images that cannot be read, with the reason."""
+        return [{"path": file.record.path, "reason": file.problem} for file in self.contents.bad]
+
+    def notes(self) -> list[str]:
+        """How the data was read, where that is not plain; doubts first."""
+        notes = [item for item in self.items if isinstance(item, Note)]
+        return [note.text for note in sorted(notes, key=lambda note: not note.warning)]
+
+    def lost(self) -> list[str]:
+        """Classes that have no image or object left, but for those that `exclude` names."""
+        used = {label for row in self.rows for label in (row.label, *(box.label for box in row.objects))}
+        given = {item.label for item in self.items if isinstance(item, EmptyClass)}
+        for record in self.records:
+            given |= {label for label in (record.label, *(box.label for box in record.objects)) if label}
+        return sorted(given - used, key=natural)
+
+    def reasons(self) -> str:
+        """The commonest reasons for which files and annotations are not used."""
+        return commonest(self._reasons())
+
+    def dropped_reasons(self) -> str:
+        """The commonest reasons for which objects are not used."""
+        told = [f"{count} x {reason}" for reason, count in list(self.dropped.items())[:3]]
+        example = next((f" (such as {fault.path}: {fault.reason})" for fault in self.faults if fault.objects), "")
+        return "; ".join(told) + example
+
+    def _reasons(self) -> Iterable[tuple[str, str]]:
+        unread = {(file.record.annotation, file.problem) for file in self.contents.bad + self.contents.not_images}
+        yield from ((file.problem.partition(": ")[0], file.record.path) for file in self.contents.bad)
+        yield from ((file.problem, file.record.path) for file in self.contents.not_images)
+        yield from ((item.reason, item.path) for item in self.left_out)
+        yield from (("the same bytes under several classes", same[0].record.path) for same in self.contents.conflicts)
+        yield from (
+            (fault.kind, f"{fault.path}: {fault.detail}" if fault.detail else fault.path)
+            for fault in self.faults
+            if (fault.path, fault.kind) not in unread
+        )
+
+    def told(self) -> list[str]:
+        """What is worth a line on the console, the most important first."""
+        lines = self.notes()
+        lines += [f"no image is left of class {label!r}: {self._why_lost(label)}" for label in self.lost()]
+        if conflicts := self.contents.conflicts:
+            lines.append(f"{len(conflicts)} image(s) stand under several classes; all copies are left out:")
+            lines += [f"  {_copies(same)}" for same in conflicts]
+        images = [item for item in self.left_out if named_as_image(item.path)]
+        if images:
+            lines.append(
+                f"{len(images)} image(s) are not used: {commonest((item.reason, item.path) for item in images)}"
+            )
+        if self.contents.bad:
+            reasons = commonest((image["reason"].partition(": ")[0], image["path"]) for image in self.bad())
+            lines.append(f"{len(self.contents.bad)} image(s) cannot be read: {reasons}")
+        if self.faults:
+            lines.append(f"{len(self.faults)} annotation(s) are broken: {commonest(_examples(self.faults))}")
+        return lines + self._objects_told() + _nearly_alike(self.rows)
+
+    def _objects_told(self) -> list[str]:
+        lines, boxes = list[str](), [box for row in self.rows for box in row.objects]
+        if repeated := sum(len(fitted.twice) for fitted in self.objects):
+            lines.append(
+                f"{repeated} object(s) stand twice in their image, with the same box and class: they count once"
+            )
+        if turned := sum(fitted.turned for fitted in self.objects):
+            lines.append(f"the boxes of {turned} image(s) are turned, as their EXIF orientation turns the image")
+        if self.dropped:
+            lines.append(
+                f"{sum(self.dropped.values())} of {self.annotated} objects are not used: {self.dropped_reasons()}"
+            )
+        annotated = {record.path for record in self.records if record.objects}
+        annotated |= {path for fault in self.faults if fault.objects for path in (fault.detail.partition(":")[0],)}
+        if emptied := [row.path for row in self.rows if not row.objects and not row.label and row.path in annotated]:
+            lines.append(
+                f"{len(emptied)} image(s) have lost all of their objects (such as {emptied[0]}): background now"
+            )
+        if boxes and all(box.difficult or box.crowd or box.ignore for box in boxes):
+            lines.append(f"no object counts in any score: all {len(boxes)} are crowds, difficult or to be ignored")
+        return lines
+
+    def _why_lost(self, label: str) -> str:
+        """What became of the files of a class."""
+        contents, why = self.contents, list[tuple[str, str]]()
+        conflicting = [file for same in contents.conflicts for file in same]
+        for files, reason in (
+            (contents.bad + contents.not_images, ""),
+            (conflicting, "the same bytes under several classes"),
+            ([file for file, _ in contents.duplicates], "a copy of another"),
+        ):
+            why += [(reason or file.problem, file.record.path) for file in files if label in _labels(file)]
+        if not why:
+            mentioned = any(label in _labels(file) for file in contents.used)
+            return "its objects cannot be used" if mentioned else "its folder is empty"
+        return commonest(why)
+
+
+def _labels(file: ImageFile) -> set[str]:
+    return {*file.labels, *(box.label for box in file.record.objects)}
+
+
+def _copies(same: Sequence[ImageFile]) -> str:
+    return " = ".join(f"{file.record.path} ({', '.join(file.labels)})" for file in same)
+
+
+def _duplicate(file: ImageFile, first: ImageFile) -> dict[str, str]:
+    """A duplicate, with the lists it would have leaked between."""
+    across = file.record.split != first.record.split
+    lists = {"lists": f"{file.record.split}, {first.record.split}"} if across else {}
+    return {"path": file.record.path, "of": first.record.path} | lists
+
+
+def _examples(faults: Iterable[AnnotationFault]) -> Iterable[tuple[str, str]]:
+    return ((fault.kind, f"{fault.path}: {fault.detail}" if fault.detail else fault.path) for fault in faults)
+
+
+def _nearly_alike(rows: Sequence[IndexRow]) -> list[str]:
+    """Classes whose names differ in blanks, capitals or normal form alone."""
+    alike: dict[str, set[str]] = {}
+    for row in rows:
+        for label in (row.label, *(box.label for box in row.objects)):
+            if label:
+                alike.setdefault(" ".join(plain(label).split()), set()).add(label)
+    return [
+        f"{listed([ascii(label) for label in sorted(labels)])} are different classes, and look alike: did you mean one?"
+        for labels in alike.values()
+        if len(labels) > 1
+    ]
