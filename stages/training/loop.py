@@ -22,6 +22,9 @@ from stages.training.options import Phase
 from stages.training.rest import build
 from stages.training.tasks import EpochScores, Task
 
+# Of params.yaml, what a head does not depend on, or by its features and its data alone.
+NOT_TRAININGS = {"root", "device", "split", "extract", "lr_sweep", "decide", "bad_images", "datasets"}
+
 
 @dataclass
 class Progress:
@@ -129,7 +132,7 @@ def inputs(head: str, data: HeadData, params: Params, device: torch.device) -> d
     """All that a trained head depends on."""
     return {
         "head": head,
-        "params": params.model_dump(exclude={"root", "device", "split", "decide", "bad_images", "datasets"}),
+        "params": params.model_dump(exclude=NOT_TRAININGS),
         "classes": data.classes,
         "features": data.provenance,
         "data": data.identity,

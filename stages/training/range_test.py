@@ -17,8 +17,10 @@ from stages import files
 from stages.params import Params
 from stages.training import loop, tasks
 from stages.training.data import HeadData
+from stages.training.options import Phase
 
 SMOOTHING = 0.95  # of the running mean of the losses
+BASE_LR = 0.001  # of the head, where `lr_backbone` is what it says
 DIVERGED = 4.0  # times the lowest smoothed loss: the test stops there
 SKIPPED = 0.1  # of the points: the running mean has to settle before it can fall steeply
 
@@ -35,7 +37,8 @@ class Point:
 def range_test(head: str, data: HeadData, params: Params, device: torch.device) -> list[Point]:
     """Trains a new head for `lr_sweep.steps` steps, the rate growing evenly on a log scale from `low` to `high`.
 
-    What the first phase trains of the rest trains too, its rates in the same proportion to the head's.
+    What the first phase trains of the rest trains too, its rates in the proportion that they have to the head's at
+    BASE_LR (or the phase's own rate), so that the curve does not depend on `lr`.
 
     Returns:
         A point a step, up to where the loss diverges.
@@ -44,7 +47,8 @@ def range_test(head: str, data: HeadData, params: Params, device: torch.device) 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(params.seed)
         module, shaped = loop.start(head, data, train, params, device)
-        groups = loop.unfreeze(module, loop.plan(params)[0], params)
+        phase = params.phases[0] if params.phases else Phase(epochs=1)
+        groups = loop.unfreeze(module, phase, params.model_copy(update={"lr": BASE_LR}))
         optimizer = loop.make_optimizer(groups, params)
         shares = [group["lr"] / groups[0]["lr"] for group in groups]
         task = tasks.of(head, module, shaped, data, params)

@@ -86,7 +86,7 @@ class DetectionTask:
 
     def __init__(self, head: str, whole: HeadModel, knobs: dict[str, Any], classes: int, params: Params) -> None:
         self.head, self.shape = import_module(f"stages.heads.{head}"), whole.shape
-        self.knobs, self.classes, self.scored = knobs, classes, params.monitor == "val_map_50"
+        self.knobs, self.classes, self.params = knobs, classes, params
         self._kept: dict[tuple[int, int], Any] = {}
         self._bytes = 0
 
@@ -112,14 +112,15 @@ class DetectionTask:
     def evaluate(self, net: nn.Module, split: SplitData) -> EpochScores:
         """The loss; accuracy of a head that names one class an image; map_50 where `monitor` asks for it."""
         total, right, seen = 0.0, list[torch.Tensor](), list[Detections]()
+        scored = self.params.monitor == "val_map_50"
         for places, found in zip(split.image_batches(), outputs(net, split), strict=True):
             wanted = self.targets(split, places, torch.zeros_like(places), split.affines(places))
             total += float(self.loss(found, wanted)) * len(places)
             if (hits := self.correct(found, wanted)) is not None:
                 right.append(hits)
-            if self.scored:
+            if scored:
                 seen += [merge_views([one], NMS_IOU) for one in self._back(split, places, 0, found)]
-        score = self.map_50(split, seen) if self.scored else None
+        score = self.map_50(split, seen) if scored else None
         return EpochScores(total / len(split.y), share(right), score)
 
     def map_50(self, split: SplitData, found: Sequence[Detections]) -> float:
