@@ -20,8 +20,18 @@ from stages.datasets import index_file, source
 from stages.errors import UserError
 from stages.extract import spec as specify
 from stages.features import forecast, h5
-from stages.features.extraction import Image, Spec, compute_part, computed_parts, load_extractor, part_images, parts_of
+from stages.features.extraction import (
+    Extractor,
+    Image,
+    Spec,
+    compute_part,
+    computed_parts,
+    load_extractor,
+    part_images,
+    parts_of,
+)
 from stages.images import views
+from stages.images.decode import kept_shape
 from stages.params import load, with_overrides
 from stages.training import mapped
 
@@ -68,15 +78,16 @@ def main(given: argparse.Namespace) -> int:
         found = measure(one, wanted, given.seconds)
         seconds += found.start + count / found.speed
         print(said(one, found, count))
+    sizes = [(row.width, row.height) for row in rows]
     size = sum(
-        forecast.view_bytes(load_extractor(specify(params, folder, *named)).layers) * params.views
+        _row_bytes(load_extractor(specify(params, folder, *named)), sizes) * params.views
         for named in names.joined(params.backbone, params.weights)
     )
     print(f"\n{count:,} images of {params.dataset}: {forecast.duration(seconds)}, {forecast.in_bytes(count * size)}\n")
     for named in names.joined(params.backbone, params.weights):
-        print(parts(specify(params, folder, *named), count))
+        print(parts(specify(params, folder, *named), count, sizes))
     if "+" not in params.backbone:
-        print(table(alternatives(specify(params, folder, params.backbone, params.weights)), count))
+        print(table(alternatives(specify(params, folder, params.backbone, params.weights), sizes), count))
     print("\n".join(advice(count, count * size, seconds)))
     return 0
 
@@ -112,15 +123,15 @@ def said(spec: Spec, found: Measured, count: int) -> str:
     return f"{spec.backbone} ({how}): {measured}; {found.start:.1f} s to start. {count:,} take {takes}."
 
 
-def parts(spec: Spec, count: int) -> str:
+def parts(spec: Spec, count: int, sizes: Sequence[tuple[int, int]]) -> str:
     """In what pieces the work is done, kept and, where it stops, gone on with."""
     ready = load_extractor(spec)
     step = min(count, part_images(spec, ready, len(spec.views)))
-    size = forecast.in_bytes(step * len(spec.views) * forecast.view_bytes(ready.layers))
+    size = forecast.in_bytes(step * len(spec.views) * _row_bytes(ready, sizes))
     return f"{spec.backbone}: in parts of {step:,} images, {size} each: {-(-count // step):,}. A finished one is kept."
 
 
-def alternatives(spec: Spec) -> list[Kept]:
+def alternatives(spec: Spec, sizes: Sequence[tuple[int, int]]) -> list[Kept]:
     """What could be kept instead: the other cuts, dtypes and numbers of views, one changed at a time."""
     backbone = zoo.load(spec.backbone, "random")
     network = cuts.Network(backbone.model, load_extractor(spec).preprocessing.crop, spec.backbone)
@@ -128,12 +139,22 @@ def alternatives(spec: Spec) -> list[Kept]:
     choices = [(cut, own, spec.dtype) for cut in dict.fromkeys([spec.cut, *names.CUTS])]
     choices += [(spec.cut, count, spec.dtype) for count in (1, 6) if count != own]
     choices += [(spec.cut, own, dtype) for dtype in ("float16", "float32") if dtype != spec.dtype]
-    return [Kept(cut, count, dtype, _size(spec, network, cut, count, dtype)) for cut, count, dtype in choices]
+    return [Kept(cut, count, dtype, _size(spec, network, cut, count, dtype, sizes)) for cut, count, dtype in choices]
 
 
-def _size(spec: Spec, network: cuts.Network, cut: str, count: int, dtype: str) -> int | None:
+def _row_bytes(extractor: Extractor, sizes: Sequence[tuple[int, int]]) -> int:
+    """Bytes that a view of an image takes; where images are kept, of the dataset's sizes (width, height in pixels)."""
+    layers = extractor.layers
+    if h5.INPUT in layers:
+        layers = {h5.INPUT: (kept_shape(sizes, extractor.preprocessing), "u1")}
+    return forecast.view_bytes(layers)
+
+
+def _size(
+    spec: Spec, network: cuts.Network, cut: str, count: int, dtype: str, sizes: Sequence[tuple[int, int]]
+) -> int | None:
     if cut == h5.INPUT:
-        return forecast.view_bytes(load_extractor(replace(spec, cut=cut, views=(views.EVALUATION,))).layers)
+        return _row_bytes(load_extractor(replace(spec, cut=cut, views=(views.EVALUATION,))), sizes)
     try:
         layers = network.layers(cut)
     except UserError:
@@ -148,8 +169,7 @@ def table(kept: Sequence[Kept], count: int) -> str:
         dtype = "uint8" if one.cut == h5.INPUT else one.dtype
         if one.size is not None:
             sizes = f"{forecast.in_bytes(one.size):>12}{forecast.in_bytes(count * one.size):>12}"
-            most = "  at most" if one.cut == h5.INPUT else ""
-            lines.append(f"{one.cut:10}{1 if one.cut == h5.INPUT else one.views:>6}  {dtype:9}{sizes}{most}")
+            lines.append(f"{one.cut:10}{1 if one.cut == h5.INPUT else one.views:>6}  {dtype:9}{sizes}")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stages import index, paths, plan
+from stages.datasets import index_file
 from stages.features import forecast
 from stages.features.extraction import load_extractor
 from tests.trained import SMALL
@@ -58,6 +59,17 @@ def test_of_the_dataset_by_default(planned: Callable[..., None], capsys: pytest.
     for cut in ("pooled", "map", "input"):
         assert any(line.startswith(cut) for line in said.splitlines())
     assert "float32" in said  # as an alternative
+
+
+def test_kept_images_are_as_large_as_those_of_the_dataset(
+    planned: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned(cut="input")
+    rows = index_file.read("folder")
+    size = 3 * max(row.height for row in rows) * max(row.width for row in rows)
+    assert "12 images of folder: " in (said := capsys.readouterr().out)
+    assert forecast.in_bytes(12 * size) in said.partition("12 images of folder")[2].splitlines()[0]
+    assert "at most" not in said
 
 
 def test_the_time_is_that_of_the_measured_speed() -> None:

@@ -4,6 +4,8 @@ PIPELINE is part of every feature's provenance. Raise it whenever the code here 
 golden-feature test fails when the output changes without it.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -89,6 +91,17 @@ def keep(image: torch.Tensor, how: Preprocessing) -> tuple[torch.Tensor, npt.NDA
     scale_x, scale_y = new_width / width, new_height / height
     kept = image if scale == 1 else _resize(image, new_height, new_width, how)
     return kept.contiguous(), np.array([[scale_x, 0, -scale_x * left], [0, scale_y, -scale_y * top]], dtype=np.float32)
+
+
+def kept_shape(sizes: Iterable[tuple[int, int]], how: Preprocessing) -> tuple[int, int, int]:
+    """The shape (3, H, W) that holds what `keep` makes of images of these sizes (width, height in pixels)."""
+    height = width = 1
+    for size in sizes:
+        short = min(size)
+        scale = min(1.0, kept_side(how) / short)
+        kept_width, kept_height = (round(scale * min(side, KEPT_RATIO * short)) for side in size)
+        width, height = max(width, kept_width), max(height, kept_height)
+    return 3, height, width
 
 
 def _middle(image: torch.Tensor, ratio: int) -> tuple[torch.Tensor, int, int]:

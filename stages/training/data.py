@@ -12,6 +12,7 @@ import torch
 from stages import paths
 from stages.backbones import names
 from stages.datasets import index_file, splits
+from stages.datasets.base import natural
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.features import h5
@@ -186,7 +187,7 @@ def load(params: Params) -> HeadData:
     if boxes and not any(row.objects for row in rows):
         raise UserError(f"`head`: {params.head} finds objects, and dataset {params.dataset} has no boxes.")
     named = [{box.label for box in row.objects} if boxes else {row.label} for row in rows]
-    classes = sorted(set().union(*named) - {""})
+    classes = sorted(set().union(*named) - {""}, key=natural)
     number = {label: place for place, label in enumerate(classes)}
     place_of = {row.sha256: place for place, row in enumerate(rows)}
     layers, levels = _layers(features, params)

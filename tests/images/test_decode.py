@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torchvision import models
 from torchvision.transforms.functional import InterpolationMode
 
-from stages.images.decode import MAX_RATIO, decode, keep, kept_side, prepare
+from stages.images.decode import MAX_RATIO, decode, keep, kept_shape, kept_side, prepare
 from stages.images.header import BadImage
 from stages.images.preprocessing import Preprocessing, interpolation
 
@@ -366,3 +366,9 @@ def test_what_is_kept_is_resized_with_antialiasing() -> None:
     stripes[:, :, ::2] = 255
     kept, _ = keep(stripes, HOW)
     assert kept.shape == (3, 64, 64) and 110 < kept[:, 2:-2, 2:-2].min() <= kept[:, 2:-2, 2:-2].max() < 145
+
+
+@pytest.mark.parametrize("sizes", [[(28, 28)], [(300, 200), (90, 600)], [(640, 480), (480, 640), (31, 1000), (7, 5)]])
+def test_the_shape_of_kept_images_is_known_beforehand(sizes: list[tuple[int, int]]) -> None:
+    kept = [keep(torch.zeros((3, height, width), dtype=torch.uint8), HOW)[0].shape for width, height in sizes]
+    assert kept_shape(sizes, HOW) == (3, max(shape[1] for shape in kept), max(shape[2] for shape in kept))
