@@ -1,4 +1,4 @@
-"""What every block of params.yaml is made of; each block stands beside the code that reads it."""
+"""What every block of params.yaml is made of, and the options of a head; each stands beside the code that reads it."""
 
 from typing import Annotated
 
@@ -23,3 +23,15 @@ class Source(Block):
 
     url: str
     checksum: str | None = Field(default=None, pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")
+
+
+class HeadOptions(BaseModel):
+    """The options of a head: a typed view of the knobs that are stored with it; others among them are ignored.
+
+    Attributes:
+        precision: in which its products and convolutions are computed, `float32` or `bfloat16`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    precision: str = "float32"

@@ -7,21 +7,22 @@ from stages.backbones.device import pick_device
 from stages.datasets import splits
 from stages.errors import UserError
 from stages.evaluation import classification, detection
-from stages.heads import DETECTION
+from stages.heads.registry import HEADS
 from stages.params import Params
 from stages.stage import run
-from stages.training import data, model
+from stages.training import model
+from stages.training.data import load_data
 
 
 def main(params: Params) -> dict[str, object]:
     """Writes `reports/metrics.json`, plots, and what the head says of every val and test image."""
-    found, device = data.load(params), pick_device(params.device)
-    head, described = model.restore(paths.HEAD)
-    if described["features"] != found.provenance or described["classes"] != found.classes:
+    data, device = load_data(params), pick_device(params.device)
+    head, described = model.load_head(paths.HEAD)
+    if described["features"] != data.provenance or described["classes"] != data.classes:
         raise UserError("`cache/head` was trained on other features or classes than params describe: `dvc repro`.")
-    found = replace(found, splits={name: split.to(device) for name, split in found.splits.items()})
-    evaluate = detection.evaluate if described["head"] in DETECTION else classification.evaluate
-    return evaluate(params, found, head.to(device), described)
+    data = replace(data, splits={name: split.to(device) for name, split in data.splits.items()})
+    evaluate = detection.evaluate if HEADS[described["head"]].finds_objects else classification.evaluate
+    return evaluate(params, data, head.to(device), described)
 
 
 def _what(params: Params) -> str:

@@ -2,7 +2,7 @@
 
 from stages import files, paths
 from stages.backbones.device import pick_device
-from stages.heads import CLOSED_FORM
+from stages.heads.registry import HEADS
 from stages.params import Params
 from stages.stage import run
 from stages.training import data, range_test
@@ -14,8 +14,8 @@ def main(params: Params) -> dict[str, object]:
     A head that is solved has no learning rate: its curve is empty.
     """
     points = []
-    if params.head not in CLOSED_FORM:
-        points = range_test.range_test(params.head, data.load(params), params, pick_device(params.device))
+    if not HEADS[params.head].closed_form:
+        points = range_test.range_test(params.head, data.load_data(params), params, pick_device(params.device))
     found = {name: float(f"{lr:.2g}") for name, lr in range_test.suggestions(points).items()}
     range_test.write(paths.PLOTS / "lr_sweep.csv", points)
     files.write_json(paths.REPORTS / "lr_sweep.json", found)
@@ -24,7 +24,7 @@ def main(params: Params) -> dict[str, object]:
 
 def _what(params: Params) -> str:
     """What is about to be tried."""
-    if params.head in CLOSED_FORM:
+    if HEADS[params.head].closed_form:
         return f"nothing, {params.head} has no learning rate"
     return f"{params.head}, {params.lr_sweep.steps} steps from lr {params.lr_sweep.low:g} to {params.lr_sweep.high:g}"
 

@@ -21,8 +21,8 @@ from stages.datasets.splits import Split
 from stages.errors import UserError, nearest
 from stages.evaluation.options import Decide
 from stages.features.options import Extract
-from stages.heads import CLOSED_FORM, DETECTION, INPUT_KIND, NAMES, heads_taking
 from stages.heads.options import Boxes
+from stages.heads.registry import HEADS, INPUTS, Input, heads_for, heads_taking
 from stages.images.options import Augment
 from stages.training.options import LrSweep, Phase
 
@@ -218,24 +218,26 @@ def _check_across(params: Params, path: str) -> None:
 
 
 def _check_head(params: Params, path: str) -> None:
-    if params.head not in INPUT_KIND:
-        raise UserError(f"{path}: `head` {params.head!r} is unknown; {nearest(params.head, list(INPUT_KIND))}")
+    if params.head not in HEADS:
+        raise UserError(f"{path}: `head` {params.head!r} is unknown; {nearest(params.head, list(HEADS))}")
+    spec = HEADS[params.head]
     key = "cut" if params.tap == "same" else "tap"
-    takes, place = INPUT_KIND[params.head], getattr(params, key)
-    has = "vector" if place == "pooled" else "pyramid" if place == "pyramid" else None  # of others only torch can tell
+    takes, place = spec.input, getattr(params, key)
+    inputs: dict[str, Input] = {"pooled": "vector", "pyramid": "pyramid"}
+    has = inputs.get(place)  # of other places only torch can tell
     if (takes == "map" and has) or (has == "pyramid") != (takes == "pyramid"):
         fitting = ", ".join(heads_taking(has or "map"))
         raise UserError(
-            f"{path}: `head` {params.head} takes {NAMES[takes]}, and `{key}` {place} is {NAMES[has or 'map']}: take "
+            f"{path}: `head` {params.head} takes {INPUTS[takes]}, and `{key}` {place} is {INPUTS[has or 'map']}: take "
             f"{key}={'pooled' if takes == 'vector' else takes}, or a head for that ({fitting})."
         )
-    if params.monitor == "val_map_50" and params.head not in DETECTION:
+    if params.monitor == "val_map_50" and not spec.finds_objects:
         raise UserError(f"{path}: `monitor` val_map_50 is of heads for boxes, found {params.head}.")
-    if params.monitor == "val_accuracy" and params.head in DETECTION[1:]:
+    if params.monitor == "val_accuracy" and spec.task == "detection":
         raise UserError(f"{path}: `monitor` val_accuracy is of heads for one class an image, found {params.head}.")
-    if params.refit != "none" and (params.head in CLOSED_FORM or params.phases):
+    if params.refit != "none" and (spec.closed_form or params.phases):
         raise UserError(f"{path}: `refit` is for heads that train in epochs, without phases: set refit=none.")
-    if params.head in DETECTION:
+    if spec.finds_objects:
         _check_labels_alone(params, path)
 
 
@@ -243,7 +245,7 @@ def _check_labels_alone(params: Params, path: str) -> None:
     """Refuses what heads for boxes would pass over without a word."""
     for knob, unset in {"class_weights": "none", "label_smoothing": 0.0, "seeds": 1}.items():
         if (found := getattr(params, knob)) != unset:
-            fitting = ", ".join(head for head in INPUT_KIND if head not in DETECTION)
+            fitting = ", ".join(heads_for("classification"))
             raise UserError(
                 f"{path}: `{knob}` is for heads that name the class of an image ({fitting}), found {found} with head "
                 f"{params.head}: set {knob}={unset}. What heads for boxes weigh is in the block `boxes`."

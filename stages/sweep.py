@@ -57,7 +57,7 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Row
     """
     settings = grid(params, axes)
     many = [vary(setting, "seed", params.seed + number) for setting in settings for number in range(seeds)]
-    found, device = data.load(params), pick_device(params.device)
+    found, device = data.load_data(params), pick_device(params.device)
     if not len(found.splits["train"].y) or not len(found.splits["val"].y):
         raise UserError("There are no train or no val images: both are needed (see `split`).")
     epochs: list[tuple[float, float, int] | None] = [None] * len(many)

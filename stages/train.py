@@ -1,6 +1,7 @@
 """train: a head on the cached features, in `cache/head/`; beside it the ridge baseline, fitted on the same features."""
 
 import shutil
+from typing import Any
 
 import torch
 
@@ -9,14 +10,14 @@ from stages.backbones.device import pick_device
 from stages.datasets import splits
 from stages.errors import UserError
 from stages.features.h5 import INPUT
-from stages.heads import CLOSED_FORM, DETECTION
+from stages.heads.registry import HEADS
 from stages.params import Params
 from stages.stage import run
-from stages.training import closed_form, data, history, loop, model, neighbours
-from stages.training.data import HeadData
+from stages.training import closed_form, history, loop, model
+from stages.training.data import HeadData, load_data
 from stages.training.model import TrainResult
 
-KNOBS = (  # what the head depends on, kept with it
+KNOBS = (  # what a head depends on; kept with it
     "dataset", "backbone", "weights", "cut", "tap", "image_size", "resize", "views", "head", "hidden", "dropout",
     "lr", "lr_backbone", "layer_decay", "freeze_batchnorm", "phases", "optimizer", "weight_decay", "momentum",
     "clip_grad", "loss", "focal_gamma", "class_weights", "schedule", "warmup", "step_size", "step_factor", "cycle_len",
@@ -24,51 +25,57 @@ KNOBS = (  # what the head depends on, kept with it
     "early_stopping_patience", "label_smoothing", "standardize", "precision", "seed", "seeds",
 )  # fmt: skip
 
-SOLVERS = {"ridge": closed_form.fit, "knn": neighbours.fit}
-
 
 def main(params: Params) -> dict[str, object]:
     """Trains on the train split, chooses on the validation split, and never looks at the test split."""
-    found = data.load(params)
-    train, val = found.splits["train"], found.splits["val"]
+    data = load_data(params)
+    train, val = data.splits["train"], data.splits["val"]
     if not len(train.y) or not len(val.y):
         raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
     device = pick_device(params.device)
-    head, *others = [fit(found, with_seed(params, number), device) for number in range(params.seeds)]
-    kept = [(paths.HEAD, params.head, head)]
+    head, *others = [fit(data, with_seed(params, number), device) for number in range(params.seeds)]
+    results = [(paths.HEAD, params.head, head)]
     if params.refit == "trainval":
-        kept = [(paths.HEAD, params.head, loop.refit(params.head, found, params, device, head.best_epoch))]
-        kept += [(paths.HEAD / "chosen", params.head, head)]
-    kept += [(paths.HEAD / f"seed-{number}", params.head, other) for number, other in enumerate(others, 1)]
-    if params.head not in DETECTION:
-        kept += [
-            (paths.HEAD / "ridge", "ridge", head if params.head == "ridge" else closed_form.fit(found, params, device))
-        ]
-    kept_knobs = {*KNOBS, "augment"} if params.cut == INPUT else set(KNOBS)  # of pixels, training draws the views
-    kept_knobs |= {"boxes"} if params.head in DETECTION else set()
-    common = {"classes": found.classes, "shape": found.shape, "tap": params.tap, "features": found.provenance}
-    shutil.rmtree(paths.HEAD, ignore_errors=True)  # heads of more seeds than now
-    for folder, name, result in kept:
-        model.store(
-            folder,
-            result.module,
-            common
-            | {"head": name, "knobs": result.knobs, "best_epoch": result.best_epoch, "notes": result.notes}
-            | {"trained": result.trained}
-            | {"params": params.model_dump(include=kept_knobs)},
-        )
+        refitted = loop.refit(params.head, data, params, device, epochs=head.best_epoch)
+        results = [(paths.HEAD, params.head, refitted), (paths.HEAD / "chosen", params.head, head)]
+    results += [(paths.HEAD / f"seed-{number}", params.head, other) for number, other in enumerate(others, 1)]
+    if not HEADS[params.head].finds_objects:
+        ridge = head if params.head == "ridge" else closed_form.fit("ridge", data, params, device)
+        results.append((paths.HEAD / "ridge", "ridge", ridge))
+    shutil.rmtree(paths.HEAD, ignore_errors=True)  # there may be heads of more seeds than now
+    for folder, name, result in results:
+        model.save_head(folder, result.module, describe(name, result, data, params))
     history.write(paths.PLOTS / "history.csv", head.history)
     best = head.history[head.best_epoch - 1]
     scores = {"val accuracy": best.val_accuracy, "val map_50": best.val_map_50, "val loss": best.val_loss}
-    said = {name: round(score, 4) for name, score in scores.items() if score is not None}
-    return {"train images": len(train.y), "epochs": len(head.history), **said}
+    rounded = {name: round(score, 4) for name, score in scores.items() if score is not None}
+    return {"train images": len(train.y), "epochs": len(head.history), **rounded}
 
 
-def fit(found: HeadData, params: Params, device: torch.device) -> TrainResult:
-    """Solves or trains the head that params name."""
-    if params.head in CLOSED_FORM:
-        return SOLVERS[params.head](found, params, device)
-    return loop.fit(params.head, found, params, device)
+def describe(name: str, result: TrainResult, data: HeadData, params: Params) -> dict[str, Any]:
+    """What `head.json` says of a head: all that it takes to build it again, and what it was trained with."""
+    knobs = {*KNOBS, "augment"} if params.cut == INPUT else set(KNOBS)  # training draws the views of pixels itself
+    if HEADS[name].finds_objects:
+        knobs |= {"boxes"}
+    return {
+        "head": name,
+        "knobs": result.knobs,
+        "classes": data.classes,
+        "shape": data.shape,
+        "tap": params.tap,
+        "features": data.provenance,
+        "best_epoch": result.best_epoch,
+        "notes": result.notes,
+        "trained": result.trained,
+        "params": params.model_dump(include=knobs),
+    }
+
+
+def fit(data: HeadData, params: Params, device: torch.device) -> TrainResult:
+    """Solves or trains the head of params."""
+    if HEADS[params.head].closed_form:
+        return closed_form.fit(params.head, data, params, device)
+    return loop.fit(params.head, data, params, device)
 
 
 def with_seed(params: Params, number: int) -> Params:
@@ -81,7 +88,8 @@ def _what(params: Params) -> str:
     heads = f"{params.seeds} heads {params.head}" if params.seeds > 1 else params.head
     images = len(splits.read(params.dataset)["train"])
     epochs = sum(phase.epochs for phase in params.phases) or params.epochs
-    return f"{heads} on {images:,} images" + (f", {epochs} epochs at most" if params.head not in CLOSED_FORM else "")
+    limit = "" if HEADS[params.head].closed_form else f", {epochs} epochs at most"
+    return f"{heads} on {images:,} images{limit}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from stages import download, evaluate, extract, index, paths, recipe, split, train
-from stages.heads import DETECTION
+from stages.heads.registry import HEADS
 from stages.params import Params
 from tests.boxes import archives
 from tests.test_recipe_runs import params_of
@@ -27,7 +27,7 @@ Run = Callable[..., tuple[Params, dict[str, Any]]]
 def recipes() -> dict[str, str]:
     """The recipes for boxes, and their datasets."""
     found = {name: recipe.knobs(name) for name in recipe.names()}
-    return {name: knobs["dataset"] for name, knobs in found.items() if knobs["head"] in DETECTION}
+    return {name: knobs["dataset"] for name, knobs in found.items() if HEADS[knobs["head"]].finds_objects}
 
 
 @pytest.fixture

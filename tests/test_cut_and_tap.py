@@ -66,7 +66,7 @@ def test_a_kept_head_gives_identical_logits_and_fetches_nothing(
     run: Make, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     trained: list[nn.Module] = []
-    store = model.store
+    store = model.save_head
 
     def spy(folder: Path, module: nn.Module, about: Any) -> None:
         trained.append(module)
@@ -79,9 +79,9 @@ def test_a_kept_head_gives_identical_logits_and_fetches_nothing(
         raise AssertionError("weights are read")
 
     monkeypatch.setattr(zoo, "load", refuse)
-    part = data.load(chosen).splits["test"]
+    part = data.load_data(chosen).splits["test"]
     for folder, module in zip((paths.HEAD, paths.HEAD / "ridge"), trained, strict=True):
-        restored, _ = model.restore(folder)
+        restored, _ = model.load_head(folder)
         assert torch.equal(model.logits(restored, part), model.logits(module, part))
 
 
@@ -146,8 +146,8 @@ def test_images_are_judged_in_the_view_that_cached_features_are_of(run: Make) ->
 
 def test_images_are_standardised_by_those_of_the_train_part(run: Make) -> None:
     chosen = run(until="train", **PLACES["images themselves"])
-    head, _ = model.restore(paths.HEAD)
-    train_part = data.load(chosen).splits["train"]
+    head, _ = model.load_head(paths.HEAD)
+    train_part = data.load_data(chosen).splits["train"]
     pixels = torch.cat([*train_part.batches()]).movedim(1, -1).reshape(-1, 3) / 255
     std = pixels.std(0, correction=0)
     torch.testing.assert_close(head.standardize.mean, pixels.mean(0))

@@ -124,7 +124,7 @@ def evaluated(workplace: Path, params: Make) -> Make:
         described["trained"] = 12
         described["knobs"] = {"precision": "float32"}
         for folder in (paths.HEAD, paths.HEAD / "ridge"):
-            model.store(folder, module, described)
+            model.save_head(folder, module, described)
         evaluate.main(chosen)
         metrics = json.loads((paths.REPORTS / "metrics.json").read_text())
         return metrics, load_file(paths.PREDICTIONS / "probabilities.safetensors"), x, labels

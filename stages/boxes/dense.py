@@ -1,13 +1,13 @@
-"""What heads share that predict an object, a box and a class at each of many places.
+"""What the heads share that predict an object, a box and a class at each of many locations.
 
-A place's prediction holds 5 + C numbers: an object logit, four numbers of its box in the head's own code, C class
-logits. Its target holds six: 1 object, 0 background or IGNORED; the code of the box; the class. Where there is no
-object all but the first are 0.
+The prediction of a location (a cell, an anchor, a point) has 5 + C numbers: an object logit, four numbers that code its
+box in the head's own way, and C class logits. Its target has six: 1 for an object, 0 for background or -1 where it is
+ignored; the code of the box; the class. Where there is no object, all but the first are 0.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -15,51 +15,69 @@ from torch import nn
 from stages.boxes.convolution import Pointwise, Square
 from stages.boxes.geometry import Detections
 from stages.boxes.losses import box_loss, class_loss, hardest, object_loss
+from stages.boxes.options import DenseOptions
 
-IGNORED, BACKGROUND = -2, -1  # what `assign` gives places without a box
-RARE = 0.01  # chance of an object at a place before training (Lin et al. 2017)
-START = 0.01  # standard deviation of the last layer's first weights (ibid.)
-FLOOR = 0.001  # boxes with a lower score are not worth carrying on
-MOST = 1000  # nor are more than these of an image
-GROUPS = 32  # of group normalisation, where the channels can be parted so
-
-
-Places = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # what `found` takes: boxes, objects, class logits
+IGNORED, BACKGROUND = -2, -1  # what `assign` gives locations without a box
+RARE = 0.01  # chance of an object at a location before training (Lin et al. 2017)
+START = 0.01  # standard deviation of the initial weights of the last layer (ibid.)
+FLOOR = 0.001  # boxes with a lower score are dropped,
+MOST = 1000  # and so are all but this many per image
+GROUPS = 32  # of group normalisation, if they divide the channels
 
 
 class Prediction(NamedTuple):
-    """A prediction taken apart, for any leading dimensions."""
+    """The outputs of a head at each location, for any leading dimensions.
 
-    object: torch.Tensor  # (…)
-    code: torch.Tensor  # (…, 4)
-    classes: torch.Tensor  # (…, C)
+    Attributes:
+        object: (…) logits.
+        code: (…, 4) the box in the head's own code.
+        classes: (…, C) logits.
+    """
+
+    object: torch.Tensor
+    code: torch.Tensor
+    classes: torch.Tensor
+
+
+class Candidates(NamedTuple):
+    """The decoded predictions of N images at P locations, in tensors of one shape for every image.
+
+    Attributes:
+        boxes: (N, P, 4) corners in [0, 1] of the view.
+        objects: (N, P) the probability of an object.
+        classes: (N, P, C) logits.
+    """
+
+    boxes: torch.Tensor
+    objects: torch.Tensor
+    classes: torch.Tensor
 
 
 def split(raw: torch.Tensor) -> Prediction:
-    """(…, 5 + C) taken apart."""
+    """The parts of raw outputs (…, 5 + C)."""
     return Prediction(raw[..., 0], raw[..., 1:5], raw[..., 5:])
 
 
-def narrow(inputs: int, knobs: Mapping[str, Any]) -> nn.Sequential:
+def narrow(inputs: int, options: DenseOptions) -> nn.Sequential:
     """A 1 x 1 convolution from a map (N, inputs, H, W) to `hidden` channels."""
-    return _block(inputs, knobs, 1)
+    return _block(inputs, options, 1)
 
 
-def tower(knobs: Mapping[str, Any]) -> nn.Sequential:
+def tower(options: DenseOptions) -> nn.Sequential:
     """`tower_depth` convolutions of 3 x 3, `hidden` channels to `hidden` channels."""
-    return nn.Sequential(*(_block(knobs["hidden"], knobs, 3) for _ in range(knobs["tower_depth"])))
+    return nn.Sequential(*(_block(options.hidden, options, 3) for _ in range(options.tower_depth)))
 
 
-def _block(inputs: int, knobs: Mapping[str, Any], side: int) -> nn.Sequential:
+def _block(inputs: int, options: DenseOptions, side: int) -> nn.Sequential:
     """A convolution to `hidden` channels, group normalisation (Wu and He 2018), ReLU and dropout.
 
-    Dropout is of whole channels: neighbouring places are so alike that single ones are not missed (Tompson et al. 2015,
-    §3.2), and drawing one number a place took as long as the convolutions.
+    Dropout drops whole channels: neighbouring positions are so alike that a single one is not missed (Tompson et al.
+    2015, §3.2), and one random number per position took as long as the convolutions.
     """
-    hidden = knobs["hidden"]
+    hidden = options.hidden
     convolution = Square(inputs, hidden) if side == 3 else Pointwise(inputs, hidden, bias=False)
     groups = nn.GroupNorm(math.gcd(GROUPS, hidden), hidden)
-    return nn.Sequential(convolution, groups, nn.ReLU(), nn.Dropout2d(knobs["dropout"]))
+    return nn.Sequential(convolution, groups, nn.ReLU(), nn.Dropout2d(options.dropout))
 
 
 class Predictor(nn.Module):
@@ -81,73 +99,71 @@ class Predictor(nn.Module):
 
 
 def target(assigned: torch.Tensor, codes: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The target (places, 6).
+    """The target (P, 6) of the locations of an image.
 
     Args:
-        assigned: (places,) the box that each place is to predict, BACKGROUND or IGNORED.
-        codes: (places, 4), of that box as seen from that place; anything where there is none.
-        labels: (boxes,).
+        assigned: (P,) the box that each location should predict, BACKGROUND or IGNORED.
+        codes: (P, 4) the code of that box as seen from that location; anything where there is none.
+        labels: (boxes,) the class of each box.
     """
-    made = torch.zeros(len(assigned), 6)
-    made[assigned == IGNORED, 0] = -1
+    target = torch.zeros(len(assigned), 6)
+    target[assigned == IGNORED, 0] = -1
     objects = assigned >= 0
-    made[objects, 0] = 1
-    made[objects, 1:5] = codes[objects]
-    made[objects, 5] = labels[assigned[objects]].to(made)
-    return made
+    target[objects, 0] = 1
+    target[objects, 1:5] = codes[objects]
+    target[objects, 5] = labels[assigned[objects]].to(target)
+    return target
 
 
 def loss(
-    prediction: Prediction, truth: torch.Tensor, boxes: tuple[torch.Tensor, torch.Tensor], knobs: Mapping[str, Any]
+    prediction: Prediction, truth: torch.Tensor, boxes: tuple[torch.Tensor, torch.Tensor], options: DenseOptions
 ) -> torch.Tensor:
-    """The mean over images of J = Σ 1_obj (w_box L_box + w_class L_class) + w_object L_object, over all places.
+    """The mean over images of J = Σ 1_obj (w_box L_box + w_class L_class) + w_object L_object, over all locations.
 
     Args:
-        prediction: of (N, P) places.
-        truth: (N, P, 6).
-        boxes: found and true ones in what box_loss compares, (N, P, 4) each; the true ones mean nothing elsewhere.
-        knobs: `box_loss`, `box_weight`, `class_weight`, `object_weight`, `mining`, `loss` and what belongs to it.
+        prediction: of (N, P) locations.
+        truth: (N, P, 6) targets.
+        boxes: predicted and true boxes as `box_loss` compares them, (N, P, 4) each; true ones count at objects only.
+        options: the kind of loss, and the weights of its parts.
     """
     objects = truth[..., 0] > 0
-    object_each = object_loss(prediction.object, truth[..., 0], knobs)
-    counted = hardest(object_each.detach(), truth[..., 0], knobs["mining"])
+    object_losses = object_loss(prediction.object, truth[..., 0], options)
+    counted = hardest(object_losses.detach(), truth[..., 0], options.mining)
     parts = (
-        knobs["object_weight"] * object_each[counted].sum(),
-        knobs["box_weight"] * box_loss(boxes[0][objects], boxes[1][objects], knobs["box_loss"]).sum(),
-        knobs["class_weight"] * class_loss(prediction.classes[objects], truth[objects][:, 5].long(), knobs).sum(),
+        options.object_weight * object_losses[counted].sum(),
+        options.box_weight * box_loss(boxes[0][objects], boxes[1][objects], options.box_loss).sum(),
+        options.class_weight * class_loss(prediction.classes[objects], truth[objects][:, 5].long(), options).sum(),
     )
     return torch.stack(parts).sum() / len(truth)
 
 
-def found(boxes: torch.Tensor, objects: torch.Tensor, classes: torch.Tensor) -> list[Detections]:
-    """The boxes of each image, before suppression: every class of every place, as far as its score counts.
-
-    Args:
-        boxes: (N, P, 4) corners.
-        objects: (N, P) how sure it is that there is one, in [0, 1].
-        classes: (N, P, C) logits.
-    """
-    each = []
-    for image_boxes, image_scores in zip(boxes, scores(objects, classes).flatten(1), strict=True):
-        best, which = image_scores.topk(min(MOST, len(image_scores)))
-        which = which[best >= FLOOR]
-        number = classes.shape[-1]
-        each.append(Detections(image_boxes[which // number], image_scores[which], which % number))
-    return each
+def detections(candidates: Candidates) -> list[Detections]:
+    """The boxes of each image before suppression: one per location and class, if its score is among the best."""
+    classes = candidates.classes.shape[-1]
+    batch = []
+    for boxes, image_scores in zip(candidates.boxes, scores(candidates).flatten(1), strict=True):
+        best, index = image_scores.topk(min(MOST, len(image_scores)))
+        index = index[best >= FLOOR]
+        batch.append(Detections(boxes[index // classes], image_scores[index], index % classes))
+    return batch
 
 
-def scores(objects: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """How sure it is of an object of each class, (N, P, C): of an object (N, P), times its class's probability."""
-    return objects[..., None] * classes.softmax(-1)
+def scores(candidates: Candidates) -> torch.Tensor:
+    """The score of each class at each location, (N, P, C): probability of an object times that of its class."""
+    return candidates.objects[..., None] * candidates.classes.softmax(-1)
 
 
 def cell_centres(height: int, width: int) -> torch.Tensor:
-    """(height * width, 2) x and y in [0, 1], row by row."""
+    """The centres (height * width, 2) of the cells of a map: x and y in [0, 1], row by row."""
     y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
     return torch.stack([x, y], dim=2).reshape(-1, 2)
 
 
 def unassigned(boxes: int, assigned: Sequence[torch.Tensor]) -> int:
-    """How many of an image's boxes no place is to predict."""
-    held = torch.cat([each[each >= 0] for each in assigned])
-    return boxes - len(set(held.tolist()))
+    """How many of the boxes of an image no location should predict.
+
+    Args:
+        boxes: how many there are.
+        assigned: of each map, the box of each location, BACKGROUND or IGNORED.
+    """
+    return boxes - len(set(torch.cat([level[level >= 0] for level in assigned]).tolist()))

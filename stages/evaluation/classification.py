@@ -56,7 +56,7 @@ def _chosen(head: nn.Module, logits: torch.Tensor, found: HeadData, views: int) 
 
 
 def _restored(folder: Any, found: HeadData) -> nn.Module:
-    return model.restore(folder)[0].to(found.splits["val"].y.device)
+    return model.load_head(folder)[0].to(found.splits["val"].y.device)
 
 
 def _spread(head: nn.Module, split: SplitData, views: int) -> dict[str, float]:
@@ -64,7 +64,7 @@ def _spread(head: nn.Module, split: SplitData, views: int) -> dict[str, float]:
     folders = sorted(paths.HEAD.glob("seed-*"))
     if not folders:
         return {}
-    heads = [model.restore(folder)[0].to(split.y.device) for folder in folders]
+    heads = [model.load_head(folder)[0].to(split.y.device) for folder in folders]
     each = [classification.scores(model.averaged_logits(one, split, views), split.y) for one in (*heads, head)]
     found: dict[str, float] = {"seeds": len(each)}
     for name in SPREAD:

@@ -12,6 +12,8 @@ from stages.boxes.geometry import Detections, GroundTruth, through
 from stages.datasets import index_file
 from stages.datasets.index_file import IndexRow
 from stages.evaluation import common, prediction_list
+from stages.heads.options import LargestOptions
+from stages.heads.registry import HEADS
 from stages.metrics import detection, largest, mistakes
 from stages.metrics.detection import Curve
 from stages.params import Params
@@ -31,11 +33,11 @@ def evaluate(params: Params, found: HeadData, head: HeadModel, described: Mappin
     judged = "test" if len(found.splits["test"].y) else "val"
     task = _task(head, described, found, params)
     each = {name: _find(task, head, found.splits[name], params, views) for name in ("val", "test")}
-    kind = "largest" if described["head"] == "largest" else "detection"
+    kind = HEADS[described["head"]].task
     metrics = common.about(kind, params, found, described) | common.sizes(head, found, described)
     metrics |= {"n_objects": _objects(found.splits[judged]), **_unheld(task, found.splits["train"])}
     score: Score = _largest if kind == "largest" else _detection
-    predict = task.knobs["predict"]
+    predict = _predicts(task)
     if judged == "test":
         metrics |= score(found.splits["test"], each["test"], found, predict)
     validation = score(found.splits["val"], _chosen(each["val"], found, params, views), found, predict)
@@ -52,7 +54,13 @@ def evaluate(params: Params, found: HeadData, head: HeadModel, described: Mappin
 
 
 def _task(head: HeadModel, described: Mapping[str, Any], found: HeadData, params: Params) -> tasks.DetectionTask:
-    return tasks.DetectionTask(described["head"], head, described["knobs"], len(found.classes), params)
+    options = HEADS[described["head"]].read(described["knobs"])
+    return tasks.DetectionTask(described["head"], head, options, classes=len(found.classes), params=params)
+
+
+def _predicts(task: tasks.DetectionTask) -> str:
+    """What the head predicts of an object: `box`, `class` or `both`."""
+    return task.options.predict if isinstance(task.options, LargestOptions) else "both"
 
 
 def _find(task: tasks.DetectionTask, head: HeadModel, split: SplitData, params: Params, views: int) -> list[Detections]:
@@ -64,7 +72,7 @@ def _chosen(found: list[Detections], data: HeadData, params: Params, views: int)
     folder = paths.HEAD / "chosen"
     if not folder.is_dir():
         return found
-    head, described = model.restore(folder)
+    head, described = model.load_head(folder)
     split = data.splits["val"]
     task = _task(head, described, data, params)
     return _find(task, head.to(split.y.device), split, params, views)
@@ -85,7 +93,7 @@ def _unheld(task: tasks.DetectionTask, train: SplitData) -> dict[str, float]:
     maps = train.affines(torch.arange(len(train.y)))
     assert maps is not None
     seen = [train.ground_truth.in_view(image, affine)[0] for image, affine in enumerate(maps)]
-    unassigned = sum(task.head.unassigned(one, task.knobs, task.shape) for one in seen)
+    unassigned = sum(task.head.unassigned(one, task.options, task.shape) for one in seen)
     return {"unheld": unassigned, "unheld_share": unassigned / max(1, sum(map(len, seen)))}
 
 
@@ -172,7 +180,7 @@ def _views(
 ) -> Iterator[dict[str, object]]:
     """The scores when the first so many views are merged."""
     for count in range(1, params.views + 1) if params.views > 1 else ():
-        scores = score(split, _find(task, head, split, params, count), data, task.knobs["predict"])
+        scores = score(split, _find(task, head, split, params, count), data, _predicts(task))
         yield {"views": count, **{name: f"{scores[name]:.6f}" for name in BY_VIEWS if name in scores}}
 
 

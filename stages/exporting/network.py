@@ -1,7 +1,7 @@
 """A head with its backbones as one network from uint8 pixels to probabilities or boxes, in float32."""
 
 import copy
-from importlib import import_module
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from stages.boxes import dense
 from stages.errors import UserError
 from stages.features.extraction import Spec, load_extractor
 from stages.features.h5 import INPUT
+from stages.heads.contract import ObjectHead, module_of
 from stages.images.preprocessing import Preprocessing
 from stages.prediction.predictor import Predictor
 
@@ -52,15 +53,15 @@ class OutputLayer(nn.Module):
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
-        self.knobs, self.size = predictor.described["knobs"], preprocessing(predictor.specs[0]).crop
-        self.head = import_module(f"stages.heads.{predictor.described['head']}") if predictor.finds_boxes else None
+        self.options, self.size = predictor.options, preprocessing(predictor.specs[0]).crop
+        self.head = cast("ObjectHead", module_of(predictor.described["head"])) if predictor.finds_boxes else None
 
     def forward(self, raw: torch.Tensor) -> Outputs:
         """`probabilities` (N, C); or `boxes` (N, P, 4), corners in pixels of the view, and `scores` (N, P, C)."""
         if not self.head:
             return {"probabilities": F.softmax(raw, 1)}
-        boxes, objects, classes = self.head.places(raw, self.knobs)
-        return {"boxes": boxes * self.size, "scores": dense.scores(objects, classes)}
+        candidates = self.head.candidates(raw, self.options)
+        return {"boxes": candidates.boxes * self.size, "scores": dense.scores(candidates)}
 
 
 class ExportedNetwork(nn.Module):

@@ -1,9 +1,8 @@
-"""`anchors`: at each cell of a map, k anchors of given sizes; each predicts an object, its offsets and its class.
+"""`anchors`: k anchors at each cell of a map; each predicts whether there is an object, its offsets and its class.
 
-Anchors are matched with boxes by IoU as in Faster R-CNN (Ren et al. 2015), and offsets coded as there.
+Anchors are matched with boxes by IoU, and offsets are coded, as in Faster R-CNN (Ren et al. 2015).
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,48 +11,53 @@ from torch import nn
 from stages.boxes import dense, ops
 from stages.boxes.geometry import Detections
 from stages.errors import UserError
+from stages.heads.options import AnchorsOptions
 
-MOST_GROWTH = 4.0  # e to the power of it is the most that a box outgrows its anchor: wild weights stay finite
+MOST_GROWTH = 4.0  # a box outgrows its anchor by e to this power at most: boxes stay finite with wild weights
 CLUSTER_STEPS = 100
-Knobs = Mapping[str, Any]
 Shape = tuple[int, int, int]
 
 
 class Anchors(nn.Module):
     """(N, C, H, W) to (N, H, W, k, 5 + classes)."""
 
-    def __init__(self, inputs: int, classes: int, knobs: Knobs) -> None:
+    def __init__(self, inputs: int, classes: int, options: AnchorsOptions) -> None:
         super().__init__()
-        self.body = nn.Sequential(dense.narrow(inputs, knobs), dense.tower(knobs))
-        self.predict = dense.Predictor(knobs["hidden"], len(sizes(knobs)), 5 + classes)
+        self.body = nn.Sequential(dense.narrow(inputs, options), dense.tower(options))
+        self.predict = dense.Predictor(options.hidden, len(sizes(options)), 5 + classes)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         predictions: torch.Tensor = self.predict(self.body(features))
         return predictions
 
 
-def build(shape: Shape, classes: int, knobs: Knobs) -> nn.Module:
+def build(shape: Shape, classes: int, options: AnchorsOptions) -> nn.Module:
     """A map (N, C, H, W) to (N, H, W, k, 5 + classes): 1 x 1 to `hidden` channels, `tower_depth` of 3 x 3, 1 x 1."""
-    return Anchors(shape[0], classes, knobs)
+    return Anchors(shape[0], classes, options)
 
 
-def prepare(boxes: torch.Tensor, knobs: Knobs) -> dict[str, Any]:
-    """`anchor_sizes`, clustered from the boxes (n, 4) of train, and their `anchor_iou`; nothing if they are given."""
-    if not knobs["anchor_count"]:
+def prepare(boxes: torch.Tensor, options: AnchorsOptions) -> dict[str, Any]:
+    """What the head learns before it is built: `anchor_sizes`, and their `anchor_iou`; nothing without `anchor_count`.
+
+    Args:
+        boxes: (n, 4) of all images of train, corners in [0, 1] of the view.
+        options: `anchor_count`.
+    """
+    if not options.anchor_count:
         return {}
-    sizes, iou = cluster(boxes, knobs["anchor_count"])
+    sizes, iou = cluster(boxes, options.anchor_count)
     return {"anchor_sizes": sizes, "anchor_iou": iou}
 
 
-def sizes(knobs: Knobs) -> torch.Tensor:
+def sizes(options: AnchorsOptions) -> torch.Tensor:
     """Width and height (k, 2) of the anchors, in [0, 1] of the view.
 
-    `anchor_sizes` where they were clustered; else of each of `anchor_scales` (the side of a square of the same area)
-    and each of `anchor_ratios` (height to width).
+    They are `anchor_sizes` if there are any; else one for each of `anchor_scales` (the side of a square of the same
+    area) and each of `anchor_ratios` (height to width).
     """
-    if knobs["anchor_sizes"]:
-        return torch.tensor(knobs["anchor_sizes"])
-    pairs = [(scale, ratio**0.5) for scale in knobs["anchor_scales"] for ratio in knobs["anchor_ratios"]]
+    if options.anchor_sizes:
+        return torch.tensor(options.anchor_sizes)
+    pairs = [(scale, ratio**0.5) for scale in options.anchor_scales for ratio in options.anchor_ratios]
     return torch.tensor([[scale / root, scale * root] for scale, root in pairs])
 
 
@@ -64,7 +68,7 @@ def cluster(boxes: torch.Tensor, count: int) -> tuple[list[list[float]], float]:
 
     Args:
         boxes: (n, 4) corners in [0, 1] of the view.
-        count: of anchors.
+        count: how many anchors.
 
     Returns:
         `count` widths and heights, the smallest area first, and the mean over boxes of the IoU with the best anchor.
@@ -83,103 +87,103 @@ def cluster(boxes: torch.Tensor, count: int) -> tuple[list[list[float]], float]:
     centres = different[order[(2 * torch.arange(count) + 1) * len(different) // (2 * count)]]
     nearest = _shape_iou(shapes, centres).argmax(1)
     for _ in range(CLUSTER_STEPS):
-        means = [shapes[nearest == place].mean(0) if (nearest == place).any() else c for place, c in enumerate(centres)]
+        means = [shapes[nearest == i].mean(0) if (nearest == i).any() else centre for i, centre in enumerate(centres)]
         centres = torch.stack(means)
-        before, nearest = nearest, _shape_iou(shapes, centres).argmax(1)
-        if torch.equal(before, nearest):
+        previous, nearest = nearest, _shape_iou(shapes, centres).argmax(1)
+        if torch.equal(previous, nearest):
             break
     centres = centres[centres.prod(1).argsort(stable=True)]
     return centres.tolist(), float(_shape_iou(shapes, centres).max(1).values.mean())
 
 
-def targets(boxes: torch.Tensor, labels: torch.Tensor, knobs: Knobs, shape: Shape, classes: int) -> torch.Tensor:
+def targets(boxes: torch.Tensor, labels: torch.Tensor, options: AnchorsOptions, *, shape: Shape) -> torch.Tensor:
     """(H, W, k, 6): 1 object, 0 background, -1 ignored; offsets to the anchor; class.
 
     Args:
         boxes: (n, 4) corners in [0, 1] of the view.
-        labels: (n,).
-        knobs: the anchors, and `anchor_match` and `anchor_ignore` of `assign`.
+        labels: (n,) the class of each box.
+        options: the anchors, and `anchor_match` and `anchor_ignore` of `assign`.
         shape: (C, H, W) of the map.
-        classes: not used.
     """
     height, width = shape[1:]
-    places = everywhere(sizes(knobs), height, width)
-    assigned = assign(boxes, places, knobs)
-    codes = torch.zeros(len(places), 4)
+    anchors = at_every_cell(sizes(options), height, width)
+    assigned = assign(boxes, anchors, options)
+    codes = torch.zeros(len(anchors), 4)
     objects = assigned >= 0
-    codes[objects] = encode(boxes[assigned[objects]], places[objects])
+    codes[objects] = encode(boxes[assigned[objects]], anchors[objects])
     return dense.target(assigned, codes, labels).reshape(height, width, -1, 6)
 
 
-def loss(outputs: torch.Tensor, targets: torch.Tensor, knobs: Knobs) -> torch.Tensor:
+def loss(outputs: torch.Tensor, targets: torch.Tensor, options: AnchorsOptions) -> torch.Tensor:
     """J of `dense.loss`; boxes are compared by their offsets, or with giou by their corners."""
-    places = everywhere(sizes(knobs), *outputs.shape[1:3]).to(outputs)
+    anchors = at_every_cell(sizes(options), *outputs.shape[1:3]).to(outputs)
     prediction, truth = dense.split(outputs.flatten(1, 3)), targets.flatten(1, 3)
     codes = prediction.code, truth[..., 1:5]
-    if knobs["box_loss"] == "giou":
-        codes = offsets_to_corners(codes[0], places), offsets_to_corners(codes[1], places)
-    return dense.loss(prediction, truth, codes, knobs)
+    if options.box_loss == "giou":
+        codes = offsets_to_corners(codes[0], anchors), offsets_to_corners(codes[1], anchors)
+    return dense.loss(prediction, truth, codes, options)
 
 
-def decode(outputs: torch.Tensor, knobs: Knobs) -> list[Detections]:
+def decode(outputs: torch.Tensor, options: AnchorsOptions) -> list[Detections]:
     """The boxes of each image before suppression, corners in [0, 1] of the view."""
-    return dense.found(*places(outputs, knobs))
+    return dense.detections(candidates(outputs, options))
 
 
-def places(outputs: torch.Tensor, knobs: Knobs) -> dense.Places:
-    """What each anchor holds, as `dense.found` takes it."""
-    anchors = everywhere(sizes(knobs), *outputs.shape[1:3]).to(outputs)
+def candidates(outputs: torch.Tensor, options: AnchorsOptions) -> dense.Candidates:
+    """The decoded prediction of every anchor."""
+    anchors = at_every_cell(sizes(options), *outputs.shape[1:3]).to(outputs)
     prediction = dense.split(outputs.flatten(1, 3))
-    return offsets_to_corners(prediction.code, anchors), prediction.object.sigmoid(), prediction.classes
+    boxes = offsets_to_corners(prediction.code, anchors)
+    return dense.Candidates(boxes, prediction.object.sigmoid(), prediction.classes)
 
 
-def unassigned(boxes: torch.Tensor, knobs: Knobs, shape: Shape) -> int:
-    """How many of an image's boxes (n, 4) it cannot hold: no anchor is left for them."""
-    return dense.unassigned(len(boxes), [assign(boxes, everywhere(sizes(knobs), *shape[1:]), knobs)])
+def unassigned(boxes: torch.Tensor, options: AnchorsOptions, shape: Shape) -> int:
+    """How many of an image's boxes (n, 4) no anchor can predict, as others have taken all that overlap them."""
+    return dense.unassigned(len(boxes), [assign(boxes, at_every_cell(sizes(options), *shape[1:]), options)])
 
 
-def everywhere(anchors: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Anchors (k, 2) at each cell of a map: (height * width * k, 4) centre and size."""
+def at_every_cell(anchors: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Anchors of these sizes (k, 2) at each cell of a map: (height * width * k, 4) centre and size."""
     centres = dense.cell_centres(height, width).repeat_interleave(len(anchors), dim=0)
     return torch.cat([centres, anchors.repeat(height * width, 1)], dim=1)
 
 
-def assign(boxes: torch.Tensor, places: torch.Tensor, knobs: Knobs) -> torch.Tensor:
-    """The box that each anchor is to predict, (P,), or dense.BACKGROUND or dense.IGNORED.
+def assign(boxes: torch.Tensor, anchors: torch.Tensor, options: AnchorsOptions) -> torch.Tensor:
+    """The box that each anchor should predict, (P,), or dense.BACKGROUND or dense.IGNORED.
 
-    An anchor takes the box that it overlaps most, at an IoU of `anchor_match` or more; from `anchor_ignore` on it is
-    ignored. The anchor that overlaps a box most takes that box in any case, of several such boxes the largest. A box
-    that lies between all anchors is no anchor's.
+    An anchor takes the box that it overlaps most if their IoU is `anchor_match` or more; from `anchor_ignore` on it is
+    ignored. The anchor that overlaps a box most takes that box in any case, and the largest of several such boxes. A
+    box that overlaps no anchor belongs to none.
 
     Args:
         boxes: (n, 4) corners.
-        places: (P, 4) centre and size.
-        knobs: `anchor_match`, `anchor_ignore`.
+        anchors: (P, 4) centre and size.
+        options: `anchor_match`, `anchor_ignore`.
     """
     if not len(boxes):
-        return torch.full((len(places),), dense.BACKGROUND)
-    iou: torch.Tensor = ops.box_iou(ops.box_convert(places, "cxcywh", "xyxy"), boxes)
+        return torch.full((len(anchors),), dense.BACKGROUND)
+    iou: torch.Tensor = ops.box_iou(ops.box_convert(anchors, "cxcywh", "xyxy"), boxes)
     best, assigned = iou.max(1)
-    assigned[best < knobs["anchor_match"]] = dense.IGNORED
-    assigned[best < knobs["anchor_ignore"]] = dense.BACKGROUND
-    most, favourites = iou.max(0)
-    for box in ops.box_area(boxes).argsort(stable=True).tolist():  # the largest last
-        if most[box] > 0:
-            assigned[favourites[box]] = box
+    assigned[best < options.anchor_match] = dense.IGNORED
+    assigned[best < options.anchor_ignore] = dense.BACKGROUND
+    best_iou, best_anchor = iou.max(0)
+    for box in ops.box_area(boxes).argsort(stable=True).tolist():  # the largest comes last and overrules the others
+        if best_iou[box] > 0:
+            assigned[best_anchor[box]] = box
     return assigned
 
 
-def encode(boxes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def encode(boxes: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
     """Offsets (…, 4) of boxes (corners) to anchors (centre and size): shift by the anchor's size, log of growth."""
     centre_size = ops.box_convert(boxes, "xyxy", "cxcywh")
-    shift = (centre_size[..., :2] - places[..., :2]) / places[..., 2:]
-    return torch.cat([shift, (centre_size[..., 2:] / places[..., 2:]).log()], dim=-1)
+    shift = (centre_size[..., :2] - anchors[..., :2]) / anchors[..., 2:]
+    return torch.cat([shift, (centre_size[..., 2:] / anchors[..., 2:]).log()], dim=-1)
 
 
-def offsets_to_corners(offsets: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """The corners (…, 4) that `encode` made the offsets of."""
-    centre = places[..., :2] + offsets[..., :2] * places[..., 2:]
-    half = offsets[..., 2:].clamp(max=MOST_GROWTH).exp() * places[..., 2:] / 2
+def offsets_to_corners(offsets: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    """The corners (…, 4) of boxes from their offsets (…, 4): the reverse of `encode`."""
+    centre = anchors[..., :2] + offsets[..., :2] * anchors[..., 2:]
+    half = offsets[..., 2:].clamp(max=MOST_GROWTH).exp() * anchors[..., 2:] / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 

@@ -1,45 +1,41 @@
 """`grid`: each cell of a map predicts one box: whether there is one, its centre in the cell, its size and its class."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import nn
 
 from stages.boxes import dense, ops
 from stages.boxes.geometry import Detections, firsts
+from stages.boxes.options import DenseOptions
 
-Knobs = Mapping[str, Any]
 Shape = tuple[int, int, int]
 
 
 class Grid(nn.Module):
     """(N, C, H, W) to (N, H, W, 5 + classes)."""
 
-    def __init__(self, inputs: int, classes: int, knobs: Knobs) -> None:
+    def __init__(self, inputs: int, classes: int, options: DenseOptions) -> None:
         super().__init__()
-        self.body = nn.Sequential(dense.narrow(inputs, knobs), dense.tower(knobs))
-        self.predict = dense.Predictor(knobs["hidden"], 1, 5 + classes)
+        self.body = nn.Sequential(dense.narrow(inputs, options), dense.tower(options))
+        self.predict = dense.Predictor(options.hidden, 1, 5 + classes)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         predictions: torch.Tensor = self.predict(self.body(features)).squeeze(3)
         return predictions
 
 
-def build(shape: Shape, classes: int, knobs: Knobs) -> nn.Module:
+def build(shape: Shape, classes: int, options: DenseOptions) -> nn.Module:
     """A map (N, C, H, W) to (N, H, W, 5 + classes): 1 x 1 to `hidden` channels, `tower_depth` of 3 x 3, 1 x 1."""
-    return Grid(shape[0], classes, knobs)
+    return Grid(shape[0], classes, options)
 
 
-def targets(boxes: torch.Tensor, labels: torch.Tensor, knobs: Knobs, shape: Shape, classes: int) -> torch.Tensor:
+def targets(boxes: torch.Tensor, labels: torch.Tensor, options: DenseOptions, *, shape: Shape) -> torch.Tensor:
     """(H, W, 6): 1, centre relative to the cell, size relative to the view, class; zeros in cells without a centre.
 
     Args:
         boxes: (n, 4) corners in [0, 1] of the view.
-        labels: (n,).
-        knobs: none is used.
+        labels: (n,) the class of each box.
+        options: not used.
         shape: (C, H, W) of the map.
-        classes: not used.
     """
     height, width = shape[1:]
     codes = torch.zeros(height * width, 4)
@@ -52,25 +48,25 @@ def targets(boxes: torch.Tensor, labels: torch.Tensor, knobs: Knobs, shape: Shap
     return dense.target(assigned, codes, labels).reshape(height, width, 6)
 
 
-def loss(outputs: torch.Tensor, targets: torch.Tensor, knobs: Knobs) -> torch.Tensor:
+def loss(outputs: torch.Tensor, targets: torch.Tensor, options: DenseOptions) -> torch.Tensor:
     """J of `dense.loss`; boxes are compared as coded, or with giou by their corners."""
     codes = outputs[..., 1:5].sigmoid(), targets[..., 1:5]
-    if knobs["box_loss"] == "giou":
+    if options.box_loss == "giou":
         codes = corners(codes[0]), corners(codes[1])
     boxes = codes[0].flatten(1, 2), codes[1].flatten(1, 2)
-    return dense.loss(dense.split(outputs.flatten(1, 2)), targets.flatten(1, 2), boxes, knobs)
+    return dense.loss(dense.split(outputs.flatten(1, 2)), targets.flatten(1, 2), boxes, options)
 
 
-def decode(outputs: torch.Tensor, knobs: Knobs) -> list[Detections]:
+def decode(outputs: torch.Tensor, options: DenseOptions) -> list[Detections]:
     """The boxes of each image before suppression, corners in [0, 1] of the view."""
-    return dense.found(*places(outputs, knobs))
+    return dense.detections(candidates(outputs, options))
 
 
-def places(outputs: torch.Tensor, knobs: Knobs) -> dense.Places:
-    """What each cell holds, as `dense.found` takes it."""
+def candidates(outputs: torch.Tensor, options: DenseOptions) -> dense.Candidates:
+    """The decoded prediction of every cell."""
     prediction = dense.split(outputs.flatten(1, 2))
     boxes = corners(outputs[..., 1:5].sigmoid()).flatten(1, 2)
-    return boxes, prediction.object.sigmoid(), prediction.classes
+    return dense.Candidates(boxes, prediction.object.sigmoid(), prediction.classes)
 
 
 def corners(codes: torch.Tensor) -> torch.Tensor:
@@ -83,8 +79,8 @@ def corners(codes: torch.Tensor) -> torch.Tensor:
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-def unassigned(boxes: torch.Tensor, knobs: Knobs, shape: Shape) -> int:
-    """How many of an image's boxes (n, 4) it cannot hold: those whose centre lies in the cell of a larger one's."""
+def unassigned(boxes: torch.Tensor, options: DenseOptions, shape: Shape) -> int:
+    """How many of an image's boxes (n, 4) no cell can predict: the centre of a larger box is in their cell."""
     return dense.unassigned(len(boxes), [_assign(boxes, *shape[1:])])
 
 

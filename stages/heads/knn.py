@@ -1,17 +1,20 @@
-"""`knn`: the labels of the most similar training images vote.
+"""`knn`: the labels of the most similar training images vote; validation chooses how many of them.
 
 Similarity is the cosine of standardised features, and a vote weighs exp(similarity / 0.07): the k-NN classifier of
 Wu et al. 2018 (arXiv:1805.01978, §3.4) with the temperature that it and DINO use.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from stages.heads.contract import Solution, Vectors
+from stages.heads.options import KnnOptions
+
 TEMPERATURE = 0.07
+COUNTS = (1, 3, 5, 10, 20, 50, 100, 200)  # of neighbours that are tried
 UNIFORM = 1e-3  # the share of the votes that all classes have: no class gets probability 0
 
 
@@ -19,10 +22,10 @@ class Neighbours(nn.Module):
     """Training vectors and their labels.
 
     Args:
-        rows: how many training vectors.
-        features: numbers a vector.
+        rows: how many training vectors there are.
+        features: how many numbers a vector has.
         classes: how many.
-        k: neighbours asked.
+        k: how many neighbours vote.
     """
 
     vectors: torch.Tensor
@@ -36,12 +39,20 @@ class Neighbours(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (N, classes) of vectors (N, D): the logarithm of the share of the votes."""
-        near, which = (F.normalize(x) @ self.vectors.T.to(x.dtype)).topk(min(self.k, len(self.vectors)))
-        votes = (near / TEMPERATURE).softmax(1)
-        shares = torch.zeros(x.shape[0], self.classes, device=x.device).scatter_add_(1, self.labels[which], votes)
+        similarity, nearest = (F.normalize(x) @ self.vectors.T.to(x.dtype)).topk(min(self.k, len(self.vectors)))
+        votes = (similarity.float() / TEMPERATURE).softmax(1)  # under autocast the product is in half precision
+        shares = torch.zeros(x.shape[0], self.classes, device=x.device).scatter_add_(1, self.labels[nearest], votes)
         return ((1 - UNIFORM) * shares + UNIFORM / self.classes).log()
 
 
-def build(shape: Sequence[int], classes: int, knobs: Mapping[str, Any]) -> nn.Module:
+def build(shape: Sequence[int], classes: int, options: KnnOptions) -> nn.Module:
     """(N, D) to logits (N, classes), with `rows` training vectors of which `k` vote."""
-    return Neighbours(knobs["rows"], shape[0], classes, knobs["k"])
+    return Neighbours(options.rows, shape[0], classes, options.k)
+
+
+def solutions(layers: nn.Module, train: Vectors, val: Vectors) -> Iterator[Solution]:
+    """One for each of COUNTS: the training vectors with their labels, and how many of them vote."""
+    assert isinstance(layers, Neighbours)
+    layers.vectors, layers.labels = F.normalize(train.x).to(layers.vectors.dtype), train.labels
+    for layers.k in [count for count in COUNTS if count <= len(train.x)]:
+        yield Solution({"k": layers.k}, options={"rows": len(train.x), "k": layers.k})

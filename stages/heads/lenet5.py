@@ -4,17 +4,17 @@ Two convolutions of 5 × 5 with 6 and 16 channels, each with ReLU and pooling, t
 224 pixels with 33 classes it has 5,409,241 parameters, nearly all between the last map and the first linear layer.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
 
+from stages.blocks import HeadOptions
 from stages.errors import UserError
 
 SMALLEST = 16  # pixels a side: one position is left after two convolutions and two poolings
 
 
-def build(shape: Sequence[int], classes: int, knobs: Mapping[str, Any]) -> nn.Module:
+def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module:
     """(N, C, S, S) to logits (N, classes); no knob shapes it.
 
     Raises:

@@ -1,11 +1,12 @@
 """`linear`: one linear layer on the vector of an image, trained by gradient descent."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
 
+from stages.blocks import HeadOptions
 
-def build(shape: Sequence[int], classes: int, knobs: Mapping[str, Any]) -> nn.Module:
+
+def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module:
     """(N, D) to logits (N, classes); no knob shapes it."""
     return nn.Linear(shape[0], classes)

@@ -1,10 +1,9 @@
-"""`multiscale`: boxes from several maps, small ones from the finest; a point predicts the distances to its box's sides.
+"""`multiscale`: boxes from several maps, small ones from the finest; a point predicts its distances to a box's sides.
 
-FCOS (Tian et al. 2019) on frozen features, with an object logit beside the classes as every head here has it.
+FCOS (Tian et al. 2019) on frozen features, with an object logit beside the classes as in the other heads here.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -12,21 +11,21 @@ from torch.nn import functional as F
 
 from stages.boxes import dense, ops
 from stages.boxes.geometry import Detections
+from stages.heads.options import MultiscaleOptions
 
-Knobs = Mapping[str, Any]
 Shapes = Sequence[tuple[int, int, int]]
 
 
 class Multiscale(nn.Module):
     """Maps (N, C, H, W), the finest first, to predictions (N, H, W, numbers), one for each map."""
 
-    def __init__(self, shapes: Shapes, numbers: int, knobs: Knobs) -> None:
+    def __init__(self, shapes: Shapes, numbers: int, options: MultiscaleOptions) -> None:
         super().__init__()
-        self.narrow = nn.ModuleList(dense.narrow(shape[0], knobs) for shape in shapes)
-        self.fusion = knobs["fusion"]
+        self.narrow = nn.ModuleList(dense.narrow(shape[0], options) for shape in shapes)
+        self.fusion = options.fusion
         self.towers = nn.ModuleList()
-        for _ in shapes if knobs["towers"] == "separate" else shapes[:1]:
-            self.towers.append(nn.Sequential(dense.tower(knobs), dense.Predictor(knobs["hidden"], 1, numbers)))
+        for _ in shapes if options.towers == "separate" else shapes[:1]:
+            self.towers.append(nn.Sequential(dense.tower(options), dense.Predictor(options.hidden, 1, numbers)))
 
     def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         levels = [narrow(features) for narrow, features in zip(self.narrow, maps, strict=True)]
@@ -37,94 +36,93 @@ class Multiscale(nn.Module):
         return tuple(tower(level).squeeze(3) for tower, level in zip(towers, levels, strict=True))
 
 
-def build(shape: Shapes, classes: int, knobs: Knobs) -> nn.Module:
+def build(shape: Shapes, classes: int, options: MultiscaleOptions) -> nn.Module:
     """Maps to predictions (N, H, W, 5 + classes) of each; with `centreness` one number more, the last.
 
     Each map is narrowed to `hidden` channels; with `fusion` each coarser map is added to the finer one below it
     (Lin et al. 2017). `towers` are one for all maps (shared) or one for each (separate).
     """
-    return Multiscale(shape, 5 + classes + knobs["centreness"], knobs)
+    return Multiscale(shape, 5 + classes + options.centreness, options)
 
 
 def targets(
-    boxes: torch.Tensor, labels: torch.Tensor, knobs: Knobs, shape: Shapes, classes: int
+    boxes: torch.Tensor, labels: torch.Tensor, options: MultiscaleOptions, *, shape: Shapes
 ) -> tuple[torch.Tensor, ...]:
     """(H, W, 6) for each map: 1, the distances to left, top, right and bottom in cells, class; zeros without an object.
 
     Args:
         boxes: (n, 4) corners in [0, 1] of the view.
-        labels: (n,).
-        knobs: `level_cells` and `centre_radius` of `assign`.
+        labels: (n,) the class of each box.
+        options: `level_cells` and `centre_radius` of `assign`.
         shape: (C, H, W) of each map, the finest first.
-        classes: not used.
     """
-    made = []
-    for (_, height, width), assigned in zip(shape, assign(boxes, knobs, shape), strict=True):
+    levels = []
+    for (_, height, width), assigned in zip(shape, assign(boxes, options, shape), strict=True):
         codes = torch.zeros(height * width, 4)
         objects = assigned >= 0
         codes[objects] = _distances(boxes[assigned[objects]], height, width, objects)
-        made.append(dense.target(assigned, codes, labels).reshape(height, width, 6))
-    return tuple(made)
+        levels.append(dense.target(assigned, codes, labels).reshape(height, width, 6))
+    return tuple(levels)
 
 
-def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], knobs: Knobs) -> torch.Tensor:
-    """J of `dense.loss` over the places of all maps, and with `centreness` its cross-entropy at the objects.
+def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], options: MultiscaleOptions) -> torch.Tensor:
+    """J of `dense.loss` over the points of all maps, and with `centreness` its cross-entropy at the objects.
 
     Boxes are compared by their distances in cells, or with giou by their corners.
     """
     truth = _flat(targets)
-    prediction, centre = _apart(_flat(outputs), knobs)
+    prediction, centre = _split(_flat(outputs), options)
     distances = [F.softplus(output[..., 1:5]) for output in outputs], [target[..., 1:5] for target in targets]
-    if knobs["box_loss"] == "giou":
-        distances = [corners(each) for each in distances[0]], [corners(each) for each in distances[1]]
-    total = dense.loss(prediction, truth, (_flat(distances[0]), _flat(distances[1])), knobs)
-    if knobs["centreness"]:
+    if options.box_loss == "giou":
+        distances = [corners(level) for level in distances[0]], [corners(level) for level in distances[1]]
+    total = dense.loss(prediction, truth, (_flat(distances[0]), _flat(distances[1])), options)
+    if options.centreness:
         objects = truth[..., 0] > 0
         quality = centreness(truth[..., 1:5][objects])
         total = total + F.binary_cross_entropy_with_logits(centre[objects], quality, reduction="sum") / len(truth)
     return total
 
 
-def decode(outputs: Sequence[torch.Tensor], knobs: Knobs) -> list[Detections]:
+def decode(outputs: Sequence[torch.Tensor], options: MultiscaleOptions) -> list[Detections]:
     """The boxes of each image before suppression, corners in [0, 1] of the view; centreness lowers their scores."""
-    return dense.found(*places(outputs, knobs))
+    return dense.detections(candidates(outputs, options))
 
 
-def places(outputs: Sequence[torch.Tensor], knobs: Knobs) -> dense.Places:
-    """What each point of each map holds, as `dense.found` takes it."""
-    prediction, centre = _apart(_flat(outputs), knobs)
+def candidates(outputs: Sequence[torch.Tensor], options: MultiscaleOptions) -> dense.Candidates:
+    """The decoded prediction of every point of every map."""
+    prediction, centre = _split(_flat(outputs), options)
     boxes = _flat([corners(F.softplus(output[..., 1:5])) for output in outputs])
-    sure = prediction.object.sigmoid()
-    if knobs["centreness"]:
-        sure = (sure * centre.sigmoid()).sqrt()
-    return boxes, sure, prediction.classes
+    objects = prediction.object.sigmoid()
+    if options.centreness:
+        objects = (objects * centre.sigmoid()).sqrt()
+    return dense.Candidates(boxes, objects, prediction.classes)
 
 
-def unassigned(boxes: torch.Tensor, knobs: Knobs, shape: Shapes) -> int:
-    """How many of an image's boxes (n, 4) it cannot hold: no point of their map is left for them."""
-    return dense.unassigned(len(boxes), assign(boxes, knobs, shape))
+def unassigned(boxes: torch.Tensor, options: MultiscaleOptions, shape: Shapes) -> int:
+    """How many of an image's boxes (n, 4) no point of their map can predict: smaller ones have taken them."""
+    return dense.unassigned(len(boxes), assign(boxes, options, shape))
 
 
-def assign(boxes: torch.Tensor, knobs: Knobs, shape: Shapes) -> list[torch.Tensor]:
-    """For each map the box that each point is to predict, (H * W,), or dense.BACKGROUND.
+def assign(boxes: torch.Tensor, options: MultiscaleOptions, shape: Shapes) -> list[torch.Tensor]:
+    """For each map the box that each point should predict, (H * W,), or dense.BACKGROUND.
 
-    A box belongs to the finest map on which its longer side is at most `level_cells` cells, else to the coarsest. There
-    it takes the points inside it that are less than `centre_radius` cells from its centre, in x and in y; a point in
-    several boxes takes the smallest.
+    A box belongs to the finest map on which its longer side has at most `level_cells` cells, else to the coarsest.
+    There it takes the points inside it that are less than `centre_radius` cells from its centre, in x and in y; a point
+    in several boxes takes the smallest.
     """
     if not len(boxes):
         return [torch.full((height * width,), dense.BACKGROUND) for _, height, width in shape]
-    levels = _levels(boxes, knobs["level_cells"], shape)
+    levels = _levels(boxes, options.level_cells, shape)
     area = ops.box_area(boxes)
-    found = []
+    assigned = []
     for level, (_, height, width) in enumerate(shape):
         points = dense.cell_centres(height, width)[:, None]  # (P, 1, 2)
         inside = ((points > boxes[:, :2]) & (points < boxes[:, 2:])).all(2)
-        away = (points - (boxes[:, :2] + boxes[:, 2:]) / 2).abs() * torch.tensor([width, height])
-        fits = inside & (away < knobs["centre_radius"]).all(2) & (levels == level)
-        smallest, which = torch.where(fits, area, torch.inf).min(1)
-        found.append(torch.where(smallest.isfinite(), which, dense.BACKGROUND))
-    return found
+        distance = (points - (boxes[:, :2] + boxes[:, 2:]) / 2).abs() * torch.tensor([width, height])
+        fits = inside & (distance < options.centre_radius).all(2) & (levels == level)
+        smallest_area, smallest = torch.where(fits, area, torch.inf).min(1)
+        assigned.append(torch.where(smallest_area.isfinite(), smallest, dense.BACKGROUND))
+    return assigned
 
 
 def corners(distances: torch.Tensor) -> torch.Tensor:
@@ -141,25 +139,25 @@ def centreness(distances: torch.Tensor) -> torch.Tensor:
     return (across.amin(1) / across.amax(1) * down.amin(1) / down.amax(1)).sqrt()
 
 
-def _levels(boxes: torch.Tensor, most: float, shape: Shapes) -> torch.Tensor:
+def _levels(boxes: torch.Tensor, level_cells: float, shape: Shapes) -> torch.Tensor:
     """(n,) the map that each box belongs to."""
     size = boxes[:, 2:] - boxes[:, :2]
     longer = [(size * torch.tensor([width, height])).amax(1) for _, height, width in shape[:-1]]
-    return sum(((cells > most).long() for cells in longer), torch.zeros(len(boxes), dtype=torch.long))
+    return sum(((cells > level_cells).long() for cells in longer), torch.zeros(len(boxes), dtype=torch.long))
 
 
-def _distances(boxes: torch.Tensor, height: int, width: int, where: torch.Tensor) -> torch.Tensor:
-    """Distances (n, 4) in cells from the points of a map that a mask names to the sides of their boxes (n, 4)."""
-    points, cells = dense.cell_centres(height, width)[where], torch.tensor([width, height])
+def _distances(boxes: torch.Tensor, height: int, width: int, mask: torch.Tensor) -> torch.Tensor:
+    """Distances (n, 4) in cells from those points of a map that are in a mask (H * W,) to the sides of their boxes."""
+    points, cells = dense.cell_centres(height, width)[mask], torch.tensor([width, height])
     return torch.cat([(points - boxes[:, :2]) * cells, (boxes[:, 2:] - points) * cells], dim=1)
 
 
 def _flat(maps: Sequence[torch.Tensor]) -> torch.Tensor:
-    """All places of all maps, (N, P, …), from (N, H, W, …) each."""
-    return torch.cat([each.flatten(1, 2) for each in maps], dim=1)
+    """All points of all maps, (N, P, …), from (N, H, W, …) each."""
+    return torch.cat([level.flatten(1, 2) for level in maps], dim=1)
 
 
-def _apart(raw: torch.Tensor, knobs: Knobs) -> tuple[dense.Prediction, torch.Tensor]:
-    """A prediction, and the logit of its centreness, empty without one."""
-    last = raw.shape[-1] - knobs["centreness"]
+def _split(raw: torch.Tensor, options: MultiscaleOptions) -> tuple[dense.Prediction, torch.Tensor]:
+    """A prediction, and the logit of its centreness, which is empty without `centreness`."""
+    last = raw.shape[-1] - options.centreness
     return dense.split(raw[..., :last]), raw[..., last:].squeeze(-1)

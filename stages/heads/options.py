@@ -1,14 +1,15 @@
-"""The block `boxes` of params.yaml."""
+"""The options of every head, and the block `boxes` of params.yaml that many of them come from. Needs no torch."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.blocks import Block, Fraction
+from stages.blocks import Block, Fraction, HeadOptions
+from stages.boxes.options import DenseOptions, LossOptions
 
 
 class Boxes(Block):
-    """What heads for boxes are made of."""
+    """What heads for boxes are made of; the options below are views of it."""
 
     predict: Literal["both", "class", "box"]
     pool: Literal["none", "avg"]
@@ -44,3 +45,59 @@ class Boxes(Block):
         if not (self.anchor_count or self.anchor_sizes or (self.anchor_scales and self.anchor_ratios)):
             raise ValueError("no anchor is left: set anchor_count, anchor_sizes, or anchor_scales and anchor_ratios")
         return self
+
+
+class MlpOptions(HeadOptions):
+    """`mlp`: its hidden layer."""
+
+    hidden: int
+    dropout: float
+
+
+class SqueezenetOptions(HeadOptions):
+    """`squeezenet`: its dropout."""
+
+    dropout: float
+
+
+class KnnOptions(HeadOptions):
+    """`knn`: learned in training, 0 before it.
+
+    Attributes:
+        rows: how many training vectors it keeps.
+        k: how many of them vote.
+    """
+
+    rows: int = 0
+    k: int = 0
+
+
+class LargestOptions(LossOptions):
+    """`largest`: what it predicts, and from what."""
+
+    dropout: float
+    predict: str
+    pool: str
+    largest_hidden: int
+    box_sigmoid: bool
+
+
+class AnchorsOptions(DenseOptions):
+    """`anchors`: the sizes of its anchors, (width, height) in [0, 1] of the view, and which boxes each takes."""
+
+    anchor_count: int
+    anchor_sizes: list[list[float]]
+    anchor_scales: list[float]
+    anchor_ratios: list[float]
+    anchor_match: float
+    anchor_ignore: float
+
+
+class MultiscaleOptions(DenseOptions):
+    """`multiscale`: its layers over several maps, and which points of them predict a box."""
+
+    fusion: bool
+    towers: str
+    centreness: bool
+    centre_radius: float
+    level_cells: float

@@ -4,13 +4,14 @@ A convolution of 3 × 3 with 18 channels, padded, ReLU, pooling, then 64 and the
 296,130 parameters.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
 
+from stages.blocks import HeadOptions
 
-def build(shape: Sequence[int], classes: int, knobs: Mapping[str, Any]) -> nn.Module:
+
+def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module:
     """(N, C, H, W), from 2 pixels a side, to logits (N, classes); no knob shapes it."""
     channels, height, width = shape
     return nn.Sequential(

@@ -18,16 +18,18 @@ from pydantic import ValidationError
 from stages import paths
 from stages.backbones import names
 from stages.backbones.device import pick_device
+from stages.blocks import HeadOptions
 from stages.boxes.geometry import Detections
 from stages.errors import UserError
 from stages.evaluation.options import Decide
 from stages.features import h5, joined
 from stages.features.extraction import Image, Spec, compute_part, load_extractor
-from stages.heads import DETECTION
+from stages.heads.options import LargestOptions
+from stages.heads.registry import HEADS
 from stages.images import views
 from stages.params import Params
 from stages.training import data, tasks
-from stages.training.model import HeadModel, averaged_logits, restore
+from stages.training.model import HeadModel, averaged_logits, load_head
 
 Prediction = torch.Tensor | Detections  # probabilities (classes,), or boxes in pixels of the image
 BATCH = 32  # images per batch where the features are pixels, and no engine says how large a batch is
@@ -65,12 +67,17 @@ class Predictor:
     @property
     def finds_boxes(self) -> bool:
         """Whether it predicts boxes and not the probabilities of classes."""
-        return self.described["head"] in DETECTION
+        return HEADS[self.described["head"]].finds_objects
 
     @property
     def predicts(self) -> str:
         """What it predicts of an object: `box`, `class` or `both`."""
-        return str(self.described["knobs"]["predict"]) if self.described["head"] == "largest" else "both"
+        return self.options.predict if isinstance(self.options, LargestOptions) else "both"
+
+    @property
+    def options(self) -> HeadOptions:
+        """The options of the head."""
+        return HEADS[self.described["head"]].read(self.described["knobs"])
 
     @cached_property
     def params(self) -> Params:
@@ -109,8 +116,8 @@ class Predictor:
         count = len(self.specs[0].views)
         if not self.finds_boxes:
             return list(averaged_logits(self.head, split, count).softmax(1).cpu())
-        described = self.described
-        task = tasks.DetectionTask(described["head"], self.head, described["knobs"], len(self.classes), self.params)
+        name, classes = self.described["head"], len(self.classes)
+        task = tasks.DetectionTask(name, self.head, self.options, classes=classes, params=self.params)
         return task.find(self.head, split, self.decide.nms_iou, count, self.decide.merge)
 
 
@@ -120,7 +127,7 @@ def load(folder: Path = paths.HEAD) -> Predictor:
     Raises:
         UserError: the head is missing or damaged, or the weights of a backbone differ from those it was trained on.
     """
-    head, described = restore(folder)
+    head, described = load_head(folder)
     device = pick_device("auto")
     decide = _decide()
     predictor = Predictor(head.to(device), described, decide, tuple(_specs(described, device, decide)))

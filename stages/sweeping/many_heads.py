@@ -23,7 +23,7 @@ from stages.params import Params
 from stages.training import loop, losses, schedules
 from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch, score
-from stages.training.model import HeadModel, TrainResult, assemble, knobs
+from stages.training.model import HeadModel, TrainResult, assemble, stored_knobs
 
 HEADS = ("linear", "mlp")  # what `_Stack` knows: a linear layer, or two with a ReLU and dropout between them
 AXES = ("lr", "weight_decay", "dropout", "label_smoothing", "seed")  # what heads may differ in
@@ -63,7 +63,7 @@ def _shared(params: Params) -> tuple[int, float, float]:
 def _at_once(head: str, data: HeadData, params: Params, device: torch.device) -> int:
     """How many heads to hold in memory."""
     with torch.device("meta"):
-        layers = assemble(head, data.shape, len(data.classes), knobs(params, data, device)).head
+        layers = assemble(head, data.shape, len(data.classes), stored_knobs(head, params, data, device)).head
     return max(1, MAX_BYTES // (COPIES * 4 * sum(parameter.numel() for parameter in layers.parameters())))
 
 

@@ -16,7 +16,7 @@ from stages.datasets.base import natural
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.features import h5
-from stages.heads import DETECTION, INPUT_KIND
+from stages.heads.registry import HEADS
 from stages.images import batch_views
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
@@ -170,7 +170,7 @@ class HeadData:
         return tuple(self.splits["train"].x.shape[2:])
 
 
-def load(params: Params) -> HeadData:
+def load_data(params: Params) -> HeadData:
     """The chosen dataset's features, its labels and its splits. Images that cannot be decoded are left out.
 
     Raises:
@@ -183,7 +183,7 @@ def load(params: Params) -> HeadData:
     if features.sha256 != [row.sha256 for row in rows]:
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
     split = splits.read(params.dataset)
-    boxes = params.head in DETECTION
+    boxes = HEADS[params.head].finds_objects
     if boxes and not any(row.objects for row in rows):
         raise UserError(f"`head`: {params.head} finds objects, and dataset {params.dataset} has no boxes.")
     named = [{box.label for box in row.objects} if boxes else {row.label} for row in rows]
@@ -216,7 +216,7 @@ def unlabelled(features: h5.Features, extents: torch.Tensor, params: Params) -> 
         params: `cut`, `tap` and `head` say what the head takes.
     """
     count, found = len(extents), None
-    if params.head in DETECTION:
+    if HEADS[params.head].finds_objects:
         affine = torch.from_numpy(np.array(features.members["views"]))
         found = GroundTruthBoxes([], affine, extents, features.provenance["image_size"])
     places = list(range(count))
@@ -284,7 +284,7 @@ def _layers(features: h5.Features, params: Params) -> tuple[list[h5.Array], tupl
         found = sorted(features.layers.values(), key=lambda layer: -layer.shape[-1])
         return found, tuple(layer.shape[2:] for layer in found)
     layer = features.layers[params.cut]
-    wants_vectors = INPUT_KIND[params.head] == "vector" and params.tap == "same" and params.cut != h5.INPUT
+    wants_vectors = HEADS[params.head].input == "vector" and params.tap == "same" and params.cut != h5.INPUT
     return [_vectors(layer) if layer.ndim == 3 or wants_vectors else layer], ()
 
 

@@ -17,7 +17,7 @@ from stages.training import schedules, tasks
 from stages.training.checkpoint import Checkpoint
 from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch, score
-from stages.training.model import HeadModel, TrainResult, assemble, embed, knobs
+from stages.training.model import HeadModel, TrainResult, assemble, embed, stored_knobs
 from stages.training.options import Phase
 from stages.training.rest import build
 from stages.training.tasks import EpochScores, Task
@@ -115,7 +115,7 @@ def start(
     head: str, data: HeadData, train: SplitData, params: Params, device: torch.device
 ) -> tuple[HeadModel, dict[str, Any]]:
     """A head before its first step, on its standardised features, and the knobs that shape it."""
-    shaped = knobs(params, data, device)
+    shaped = stored_knobs(head, params, data, device)
     rest = build(data.provenance, params.tap, params.weights)
     module = assemble(head, data.shape, len(data.classes), shaped, rest).to(device)
     if params.standardize:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from tqdm import tqdm
 from stages import files
 from stages.backbones.device import training_precision
 from stages.errors import UserError
-from stages.heads import DETECTION, INPUT_KIND, NAMES, heads_taking
+from stages.heads.contract import module_of
+from stages.heads.registry import HEADS, INPUTS, heads_taking
 from stages.params import Params
 from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch
@@ -160,18 +160,20 @@ class TrainResult:
     trained: int = 0
 
 
-def knobs(params: Params, data: HeadData, device: torch.device) -> dict[str, Any]:
-    """What shapes a head and how it computes; stored with it, so that it can be built again."""
-    heavy = len(data.shape) > 1 or params.tap != "same"
-    precision = training_precision(params.precision, device) if heavy else "float32"
-    shaped = {"hidden": params.hidden, "dropout": params.dropout, "precision": precision}
-    if params.head not in DETECTION:
-        return shaped
-    shaped |= {"loss": params.loss, "focal_gamma": params.focal_gamma, **params.boxes.model_dump()}
-    module = import_module(f"stages.heads.{params.head}")
-    if hasattr(module, "prepare"):
-        shaped |= module.prepare(_train_boxes(data.splits["train"]), shaped)
-    return shaped
+def stored_knobs(head: str, params: Params, data: HeadData, device: torch.device) -> dict[str, Any]:
+    """The knobs that are stored with a head, so that it can be built again; its options are a view of them.
+
+    They are `hidden`, `dropout`, the precision it computes in, the other flat knobs among its options; of a head that
+    finds objects the block `boxes`, and what it learns from the boxes of train.
+    """
+    spec, heavy = HEADS[head], len(data.shape) > 1 or params.tap != "same"
+    knobs: dict[str, Any] = params.model_dump(include={"hidden", "dropout", *spec.options.model_fields})
+    knobs["precision"] = training_precision(params.precision, device) if heavy else "float32"
+    if spec.finds_objects:
+        knobs |= params.boxes.model_dump()
+        if prepare := getattr(module_of(head), "prepare", None):
+            knobs |= prepare(_train_boxes(data.splits["train"]), spec.read(knobs))
+    return knobs
 
 
 def _train_boxes(train: SplitData) -> torch.Tensor:
@@ -190,7 +192,7 @@ def assemble(
     Raises:
         UserError: the features at the tap are not what the head takes.
     """
-    takes = INPUT_KIND[head]
+    takes = HEADS[head].input
     if rest:
         with torch.inference_mode():
             found = rest.eval()(torch.zeros(1, *shape))
@@ -200,7 +202,7 @@ def assemble(
         place = {"map": "cut=map or tap=map", "pyramid": "cut=pyramid", "vector": "cut=pooled"}[takes]
         fitting = heads_taking("pyramid" if several else "map" if len(shape) == 3 else "vector")
         raise UserError(
-            f"`head`: {head} takes {NAMES[takes]}, and the features are of shape {tuple(shape)}: take {place}, or a "
+            f"`head`: {head} takes {INPUTS[takes]}, and the features are of shape {tuple(shape)}: take {place}, or a "
             f"head for these ({', '.join(fitting)})."
         )
     if several:
@@ -209,8 +211,9 @@ def assemble(
     else:
         channels = shape[1] if len(shape) == 2 else shape[0]
         standardize, taken = Standardize(channels), tuple(shape) if takes == "map" else (channels,)
-    layers = import_module(f"stages.heads.{head}").build(taken, classes, knobs)
-    return HeadModel(layers, standardize, rest, shape=taken, takes=takes, precision=knobs["precision"])
+    options = HEADS[head].read(knobs)
+    layers = module_of(head).build(taken, classes, options)
+    return HeadModel(layers, standardize, rest, shape=taken, takes=takes, precision=options.precision)
 
 
 @torch.inference_mode()
@@ -243,14 +246,14 @@ def averaged_logits(module: nn.Module, split: SplitData, views: int) -> torch.Te
     return each.clamp(min=torch.finfo(each.dtype).tiny).log()
 
 
-def store(folder: Path, module: nn.Module, description: Mapping[str, Any]) -> None:
+def save_head(folder: Path, module: nn.Module, description: Mapping[str, Any]) -> None:
     """Writes `<folder>/head.safetensors` and `head.json`; equal input gives equal bytes."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     files.write_bytes(folder / "head.safetensors", save(state))
     files.write_json(folder / "head.json", description, indent=1, sort_keys=True)
 
 
-def restore(folder: Path) -> tuple[HeadModel, dict[str, Any]]:
+def load_head(folder: Path) -> tuple[HeadModel, dict[str, Any]]:
     """A head from its own description, in eval mode.
 
     Raises:

@@ -4,15 +4,16 @@ The trainer knows no more of a task than `targets`, `loss`, `right` and `judge`.
 """
 
 from collections.abc import Iterator, Sequence
-from importlib import import_module
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from stages.blocks import HeadOptions
 from stages.boxes.geometry import Detections
-from stages.heads import DETECTION
+from stages.heads.contract import ObjectHead, module_of
+from stages.heads.registry import HEADS
 from stages.metrics.detection import area, curves
 from stages.params import Params
 from stages.training import losses
@@ -77,16 +78,16 @@ class DetectionTask:
     """The boxes and classes of the objects of each image.
 
     Args:
-        head: one of heads.DETECTION.
-        whole: it, for the shape of what it takes.
-        knobs: that it was built with.
+        head: the name of a head that finds objects.
+        model: the head itself, for the shape of what it takes.
+        options: of the head.
         classes: how many.
         params: `monitor`.
     """
 
-    def __init__(self, head: str, whole: HeadModel, knobs: dict[str, Any], classes: int, params: Params) -> None:
-        self.head, self.shape = import_module(f"stages.heads.{head}"), whole.shape
-        self.knobs, self.classes, self.params = knobs, classes, params
+    def __init__(self, head: str, model: HeadModel, options: HeadOptions, *, classes: int, params: Params) -> None:
+        self.head, self.shape = cast(ObjectHead, module_of(head)), model.shape
+        self.options, self.classes, self.params = options, classes, params
         self._kept: dict[tuple[int, int], Any] = {}
         self._bytes = 0
 
@@ -98,15 +99,12 @@ class DetectionTask:
 
     def loss(self, found: Any, targets: Any) -> torch.Tensor:
         """The head's own."""
-        loss: torch.Tensor = self.head.loss(found, targets, self.knobs)
-        return loss
+        return self.head.loss(found, targets, self.options)
 
     def correct(self, found: Any, targets: Any) -> torch.Tensor | None:
         """Of a head that names one class an image."""
-        if not hasattr(self.head, "classified"):
-            return None
-        right: torch.Tensor | None = self.head.classified(found, targets, self.knobs)
-        return right
+        classified = getattr(self.head, "classified", None)
+        return classified(found, targets, self.options) if classified else None
 
     @torch.inference_mode()
     def evaluate(self, net: nn.Module, split: SplitData) -> EpochScores:
@@ -143,7 +141,7 @@ class DetectionTask:
         """What the head found in a view of some images, in pixels of each, before suppression."""
         affine = split.affines(images, view)
         assert affine is not None and split.ground_truth is not None
-        decoded = self.head.decode(_to(found, torch.device("cpu")), self.knobs)
+        decoded = self.head.decode(_to(found, torch.device("cpu")), self.options)
         for image, one, way in zip(images.tolist(), decoded, affine, strict=True):
             yield split.ground_truth.to_image(image, one, way)
 
@@ -153,7 +151,7 @@ class DetectionTask:
             return self._kept[key]
         assert split.ground_truth is not None
         boxes, labels = split.ground_truth.in_view(image, affine)
-        made = self.head.targets(boxes, labels, self.knobs, self.shape, self.classes)
+        made = self.head.targets(boxes, labels, self.options, shape=self.shape)
         size = sum(tensor.nbytes for tensor in (made if isinstance(made, tuple) else (made,)))
         if split.pixels is None and self._bytes + size <= KEPT_TARGETS:
             self._kept[key] = made
@@ -169,8 +167,8 @@ def share(right: Sequence[torch.Tensor]) -> float | None:
 
 def of(head: str, whole: HeadModel, knobs: dict[str, Any], data: HeadData, params: Params) -> Task:
     """The task that a head is for."""
-    if head in DETECTION:
-        return DetectionTask(head, whole, knobs, len(data.classes), params)
+    if HEADS[head].finds_objects:
+        return DetectionTask(head, whole, HEADS[head].read(knobs), classes=len(data.classes), params=params)
     train = data.splits["train"]
     device = next(iter(whole.state_dict().values())).device
     weights = losses.class_weights(train.y.to(device), len(data.classes), params.class_weights)

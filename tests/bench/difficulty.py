@@ -23,7 +23,7 @@ def main() -> None:
     """Prints test top-1 of each head and of raw pixels, a row a split seed."""
     params = load()
     rows = index_file.read(params.dataset)
-    found, raw = data.load(params), raw_pixels(params, rows)
+    found, raw = data.load_data(params), raw_pixels(params, rows)
     whole = {row.sha256: place for place, row in enumerate(rows)}
     vectors = torch.zeros(len(rows), *found.splits["train"].x.shape[1:])
     for split in found.splits.values():
@@ -35,8 +35,8 @@ def main() -> None:
         features, pixels = lined_up(vectors, rows, places, found), lined_up(raw, rows, places, found)
         device = torch.device("cpu")
         heads = [loop.fit(name, features, params, device) for name in ("linear", "mlp")]
-        scores = [top1(head, features) for head in (*heads, closed_form.fit(features, params, device))]
-        scores.append(top1(closed_form.fit(pixels, params, device), pixels))
+        scores = [top1(head, features) for head in (*heads, closed_form.fit("ridge", features, params, device))]
+        scores.append(top1(closed_form.fit("ridge", pixels, params, device), pixels))
         print(f"{seed:<12}{scores[0]:>8.3f}{scores[1]:>8.3f}{scores[2]:>8.3f}{scores[3]:>22.3f}", flush=True)
 
 

@@ -28,6 +28,7 @@ from torch import nn
 from stages import recipe
 from stages.backbones.device import pick_device
 from stages.heads import grid
+from stages.heads.registry import HEADS
 from stages.params import Params, load
 from stages.training import data, loop, model, tasks
 from stages.training.data import HeadData, SplitData
@@ -53,7 +54,7 @@ def main() -> None:
             extract(Path(folder), given.images.resolve())
             os.chdir(folder)
         params = load().model_copy(update={"epochs": given.epochs, "early_stopping_patience": given.epochs})
-        found = whole_train(data.load(params))
+        found = whole_train(data.load_data(params))
         runs: dict[str, list[dict[str, float]]] = {"plain float32": [], "coldcut": []}
         for _ in range(given.rounds):
             for name, train in (("plain float32", plain), ("coldcut", ours)):
@@ -140,6 +141,7 @@ def plain(found: HeadData, params: Params) -> nn.Module:
     torch.manual_seed(params.seed)
     train, val = found.splits["train"], found.splits["val"]
     whole, knobs = loop.start("grid", found, train, params, pick_device("cpu"))
+    options = HEADS["grid"].read(knobs)
     module = Plain(whole, params, len(found.classes))
     optimizer = torch.optim.AdamW(module.layers.parameters(), params.lr, weight_decay=params.weight_decay)
     batches = -(-len(train.y) // params.batch_size)
@@ -147,7 +149,7 @@ def plain(found: HeadData, params: Params) -> nn.Module:
     for _ in range(params.epochs):
         module.train()
         for images in torch.randperm(len(train.y)).split(params.batch_size):  # type: ignore[no-untyped-call]
-            loss = grid.loss(module(train.batch(images)), targets(train, images, module.shape, knobs), knobs)
+            loss = grid.loss(module(train.batch(images)), targets(train, images, module.shape, options), options)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -155,23 +157,22 @@ def plain(found: HeadData, params: Params) -> nn.Module:
         module.eval()
         with torch.inference_mode():
             places = torch.arange(len(val.y))
-            float(grid.loss(module(val.batch(places)), targets(val, places, module.shape, knobs), knobs))
+            float(grid.loss(module(val.batch(places)), targets(val, places, module.shape, options), options))
     return module.eval()
 
 
-def targets(split: SplitData, images: torch.Tensor, shape: Any, knobs: dict[str, Any]) -> torch.Tensor:
+def targets(split: SplitData, images: torch.Tensor, shape: Any, options: Any) -> torch.Tensor:
     """What the head should give for some images."""
     maps = split.affines(images)
     assert maps is not None and split.ground_truth is not None
     each = [split.ground_truth.in_view(image, affine) for image, affine in zip(images.tolist(), maps, strict=True)]
-    return torch.stack([grid.targets(boxes, labels, knobs, shape, 0) for boxes, labels in each])
+    return torch.stack([grid.targets(boxes, labels, options, shape=shape) for boxes, labels in each])
 
 
 def task_of(module: Any, found: HeadData, params: Params) -> tasks.DetectionTask:
     """What reads the outputs of either head."""
-    return tasks.DetectionTask(
-        "grid", module, model.knobs(params, found, pick_device("cpu")), len(found.classes), params
-    )
+    options = HEADS["grid"].read(model.stored_knobs("grid", params, found, pick_device("cpu")))
+    return tasks.DetectionTask("grid", module, options, classes=len(found.classes), params=params)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--made-up", action="store_true", help="features made up, instead of what `dvc repro` left")
     given = parser.parse_args()
     params = load().model_copy(update={"head": "linear", "epochs": given.epochs})
-    found = made_up() if given.made_up else data.load(params)
+    found = made_up() if given.made_up else data.load_data(params)
     print("  ".join(["early stopping", *COLUMNS.values()]))
     results = {}
     for name, patience in (("none", given.epochs), ("as in params", params.early_stopping_patience)):

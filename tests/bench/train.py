@@ -68,7 +68,7 @@ def main() -> None:
     params = load().model_copy(update=chosen)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        found = made_up() if given.made_up else data.load(params)
+        found = made_up() if given.made_up else data.load_data(params)
         how, some = on_made_up(params, home) if given.made_up else on_what_is_there(params, found)
         count = given.batches * how.batch_size
         write(found, home / "features.h5")

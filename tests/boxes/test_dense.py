@@ -1,4 +1,4 @@
-"""What the heads with many places share."""
+"""What heads share that predict at many locations."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from stages.boxes import dense
-from tests.boxes.knobs import KNOBS
+from tests.boxes.options import options_of
 
 
 def drawn(seed: int, *shape: int) -> torch.Tensor:
@@ -31,11 +31,11 @@ def test_a_target_by_hand() -> None:
 
 @pytest.mark.parametrize("kind", ["smooth_l1", "l1", "mse"])
 def test_the_loss_is_j(kind: str) -> None:
-    """One place after the other, as the formula says."""
+    """One location after the other, as the formula says."""
     raw, truth = drawn(0, 2, 5, 8), torch.zeros(2, 5, 6)
     truth[0, 1], truth[0, 4] = torch.tensor([1, 0.1, 0.2, 0.3, 0.4, 2]), torch.tensor([1, 0.5, 0.5, 0.5, 0.5, 0])
     truth[1, 0, 0] = -1
-    knobs = KNOBS | {"box_loss": kind}
+    options = options_of("grid", box_loss=kind)
     measure = {"smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss, "mse": F.mse_loss}[kind]
     total = torch.zeros(())
     for place, right in zip(raw.flatten(0, 1), truth.flatten(0, 1), strict=True):
@@ -44,7 +44,7 @@ def test_the_loss_is_j(kind: str) -> None:
         if right[0] > 0:
             total += 2 * measure(place[1:5], right[1:5]) + 3 * F.cross_entropy(place[5:], right[5].long())
     prediction = dense.split(raw)
-    found = dense.loss(prediction, truth, (prediction.code, truth[..., 1:5]), knobs)
+    found = dense.loss(prediction, truth, (prediction.code, truth[..., 1:5]), options)
     torch.testing.assert_close(found, total / 2)
 
 
@@ -52,25 +52,25 @@ def test_images_without_objects_have_a_finite_loss() -> None:
     raw, truth = drawn(0, 2, 5, 8).requires_grad_(), torch.zeros(2, 5, 6)
     prediction = dense.split(raw)
     for kind in ("smooth_l1", "giou"):
-        found = dense.loss(prediction, truth, (prediction.code, truth[..., 1:5]), KNOBS | {"box_loss": kind})
+        found = dense.loss(prediction, truth, (prediction.code, truth[..., 1:5]), options_of("grid", box_loss=kind))
         found.backward(retain_graph=True)  # type: ignore[no-untyped-call]
         assert found.isfinite() and raw.grad is not None and raw.grad.isfinite().all()
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 1000), places=st.integers(1, 40), classes=st.integers(1, 60))
-def test_found_are_the_best_pairs_of_place_and_class(seed: int, places: int, classes: int) -> None:
-    boxes, logits = drawn(seed, 1, places, 4), 3 * drawn(seed + 1, 1, places, classes)
-    objects = torch.rand(1, places, generator=torch.Generator().manual_seed(seed))
-    (found,) = dense.found(boxes, objects, logits)
+@given(seed=st.integers(0, 1000), locations=st.integers(1, 40), classes=st.integers(1, 60))
+def test_detections_are_the_best_pairs_of_location_and_class(seed: int, locations: int, classes: int) -> None:
+    boxes, logits = drawn(seed, 1, locations, 4), 3 * drawn(seed + 1, 1, locations, classes)
+    objects = torch.rand(1, locations, generator=torch.Generator().manual_seed(seed))
+    (detections,) = dense.detections(dense.Candidates(boxes, objects, logits))
     probability = logits[0].softmax(1).tolist()
-    pairs = [(float(objects[0, p]) * probability[p][c], p, c) for p in range(places) for c in range(classes)]
+    pairs = [(float(objects[0, p]) * probability[p][c], p, c) for p in range(locations) for c in range(classes)]
     expected = [pair for pair in sorted(pairs, reverse=True) if pair[0] >= dense.FLOOR][: dense.MOST]
-    assert found.scores.tolist() == pytest.approx([pair[0] for pair in expected], abs=1e-6)
-    assert len(found.labels) == len(found.boxes) == len(expected)
-    for score, label, box in zip(found.scores, found.labels, found.boxes, strict=True):
-        place = int((boxes[0] == box).all(1).nonzero()[0, 0])
-        assert float(score) == pytest.approx(float(objects[0, place]) * probability[place][int(label)], abs=1e-6)
+    assert detections.scores.tolist() == pytest.approx([pair[0] for pair in expected], abs=1e-6)
+    assert len(detections.labels) == len(detections.boxes) == len(expected)
+    for score, label, box in zip(detections.scores, detections.labels, detections.boxes, strict=True):
+        location = int((boxes[0] == box).all(1).nonzero()[0, 0])
+        assert float(score) == pytest.approx(float(objects[0, location]) * probability[location][int(label)], abs=1e-6)
 
 
 def test_cell_centres_go_row_by_row() -> None:
@@ -78,5 +78,5 @@ def test_cell_centres_go_row_by_row() -> None:
     assert dense.cell_centres(2, 1).tolist() == [[0.5, 0.25], [0.5, 0.75]]
 
 
-def test_boxes_without_a_place_are_counted() -> None:
+def test_boxes_that_no_location_predicts_are_counted() -> None:
     assert dense.unassigned(4, [torch.tensor([-1, 2, -2, 2]), torch.tensor([0, -1])]) == 2

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from stages.boxes.losses import box_loss, class_loss, hardest, object_loss
+from tests.boxes.options import options_of
 
-PLAIN = {"loss": "cross_entropy", "focal_gamma": 2.0, "focal_alpha": 0.25}
+PLAIN = options_of("grid", loss="cross_entropy", focal_gamma=2.0, focal_alpha=0.25)
 
 
 def drawn(seed: int, *shape: int) -> torch.Tensor:
@@ -18,7 +19,7 @@ def drawn(seed: int, *shape: int) -> torch.Tensor:
 @given(seed=st.integers(0, 1000), gamma=st.floats(0, 5), alpha=st.floats(0, 1))
 def test_focal_loss_of_objects_is_its_definition(seed: int, gamma: float, alpha: float) -> None:
     logits, truth = drawn(seed, 20), (drawn(seed + 1, 20) > 0).float()
-    found = object_loss(logits, truth, {"loss": "focal", "focal_gamma": gamma, "focal_alpha": alpha})
+    found = object_loss(logits, truth, options_of("grid", loss="focal", focal_gamma=gamma, focal_alpha=alpha))
     probability = torch.where(truth > 0, logits.sigmoid(), 1 - logits.sigmoid())
     weight = torch.where(truth > 0, alpha, 1 - alpha)
     torch.testing.assert_close(found, -weight * (1 - probability) ** gamma * probability.log(), rtol=1e-3, atol=1e-5)
@@ -29,21 +30,21 @@ def test_focal_loss_of_classes_is_its_definition(seed: int, gamma: float) -> Non
     logits, labels = drawn(seed, 20, 4), torch.arange(20) % 4
     probability = logits.softmax(1)[torch.arange(20), labels]
     expected = -((1 - probability) ** gamma) * probability.log()
-    found = class_loss(logits, labels, PLAIN | {"loss": "focal", "focal_gamma": gamma})
+    found = class_loss(logits, labels, options_of("grid", loss="focal", focal_gamma=gamma))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_focal_loss_without_gamma_and_alpha_is_cross_entropy() -> None:
     logits, truth, choices = drawn(0, 20), (drawn(1, 20) > 0).float(), drawn(2, 20, 4)
-    off = {"loss": "focal", "focal_gamma": 0.0, "focal_alpha": -1.0}
+    off = options_of("grid", loss="focal", focal_gamma=0.0, focal_alpha=-1.0)
     torch.testing.assert_close(object_loss(logits, truth, off), object_loss(logits, truth, PLAIN))
     labels = torch.arange(20) % 4
     torch.testing.assert_close(class_loss(choices, labels, off), F.cross_entropy(choices, labels, reduction="none"))
 
 
-def test_ignored_places_cost_nothing() -> None:
-    for knobs in (PLAIN, PLAIN | {"loss": "focal"}):
-        assert (object_loss(drawn(0, 3), torch.tensor([-1.0, 0, 1]), knobs) > 0).tolist() == [False, True, True]
+def test_ignored_locations_cost_nothing() -> None:
+    for options in (PLAIN, options_of("grid", loss="focal")):
+        assert (object_loss(drawn(0, 3), torch.tensor([-1.0, 0, 1]), options) > 0).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize(

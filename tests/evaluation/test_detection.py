@@ -75,7 +75,7 @@ def annotate(home: Path, name: str, *objects: tuple[str, miniature.Corners]) -> 
 @pytest.mark.parametrize("place", HEADS)
 def test_a_kept_head_finds_identical_boxes(run: Make, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     trained: list[Any] = []
-    store = model.store
+    store = model.save_head
 
     def spy(folder: Path, module: Any, about: Any) -> None:
         trained.append(module)
@@ -83,8 +83,8 @@ def test_a_kept_head_finds_identical_boxes(run: Make, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(model, "store", spy)
     chosen = run(**HEADS[place])
-    found, (module,) = data.load(chosen), trained
-    restored, described = model.restore(paths.HEAD)
+    found, (module,) = data.load_data(chosen), trained
+    restored, described = model.load_head(paths.HEAD)
     assert described["classes"] == found.classes == ["cat", "dog"]
     each = []
     for whole in (module, restored):

@@ -113,7 +113,7 @@ def test_malformed_safetensors_are_refused(workplace: Path, name: str) -> None:
     (head / "head.json").write_text(json.dumps(described))
     (head / "head.safetensors").write_bytes(MALFORMED[name])
     with pytest.raises(UserError, match="holds no whole head"):
-        model.restore(head)
+        model.load_head(head)
 
 
 def test_tensors_of_other_shapes_are_refused(workplace: Path) -> None:
@@ -129,7 +129,7 @@ def test_tensors_of_other_shapes_are_refused(workplace: Path) -> None:
 def test_malformed_descriptions_of_heads_are_refused(workplace: Path, text: str) -> None:
     (workplace / "head.json").write_text(text)
     with pytest.raises(UserError, match="holds no whole head"):
-        model.restore(workplace)
+        model.load_head(workplace)
 
 
 def test_external_storage_is_not_read(workplace: Path) -> None:

@@ -12,7 +12,9 @@ from stages.boxes import dense
 from stages.errors import UserError
 from stages.heads import anchors
 from tests.boxes.drawing import boxes_at_random, plain_iou
-from tests.boxes.knobs import KNOBS
+from tests.boxes.options import options_of
+
+OPTIONS = options_of("anchors")
 
 CLASSES = 4
 SHAPE = (8, 5, 6)
@@ -30,19 +32,19 @@ def as_outputs(targets: torch.Tensor) -> torch.Tensor:
 
 
 def test_sizes_have_the_area_of_their_scale_and_the_ratio_asked_for() -> None:
-    found = anchors.sizes(KNOBS)
+    found = anchors.sizes(OPTIONS)
     assert found.prod(1).sqrt().tolist() == pytest.approx([0.2] * 3 + [0.5] * 3)
     assert (found[:, 1] / found[:, 0]).tolist() == pytest.approx([0.5, 1, 2] * 2)
-    assert anchors.sizes(KNOBS | {"anchor_sizes": [[0.1, 0.3]]}).tolist() == [pytest.approx([0.1, 0.3])]
+    assert anchors.sizes(options_of("anchors", anchor_sizes=[[0.1, 0.3]])).tolist() == [pytest.approx([0.1, 0.3])]
 
 
 def test_layers() -> None:
-    module = anchors.build(SHAPE, CLASSES, KNOBS)
+    module = anchors.build(SHAPE, CLASSES, OPTIONS)
     assert module(torch.zeros(2, *SHAPE)).shape == (2, 5, 6, 6, 5 + CLASSES)
 
 
 def test_every_anchor_sits_in_the_middle_of_its_cell() -> None:
-    found = anchors.everywhere(torch.tensor([[0.1, 0.2], [0.3, 0.4]]), 1, 2)
+    found = anchors.at_every_cell(torch.tensor([[0.1, 0.2], [0.3, 0.4]]), 1, 2)
     expected = [[0.25, 0.5, 0.1, 0.2], [0.25, 0.5, 0.3, 0.4], [0.75, 0.5, 0.1, 0.2], [0.75, 0.5, 0.3, 0.4]]
     torch.testing.assert_close(found, torch.tensor(expected))
 
@@ -51,7 +53,7 @@ def test_every_anchor_sits_in_the_middle_of_its_cell() -> None:
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 10))
 def test_matching_is_that_of_plain_loops(seed: int, count: int) -> None:
     boxes, _ = drawn(seed, count)
-    places = anchors.everywhere(anchors.sizes(KNOBS), *SHAPE[1:])
+    places = anchors.at_every_cell(anchors.sizes(OPTIONS), *SHAPE[1:])
     iou = box_iou(box_convert(places, "cxcywh", "xyxy"), boxes).tolist()  # with its ties
     expected = []
     for row in iou:
@@ -62,7 +64,7 @@ def test_matching_is_that_of_plain_loops(seed: int, count: int) -> None:
     for box in sorted(range(count), key=areas.__getitem__):
         column = [row[box] for row in iou]
         expected[column.index(max(column))] = box
-    assert anchors.assign(boxes, places, KNOBS).tolist() == expected
+    assert anchors.assign(boxes, places, OPTIONS).tolist() == expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -80,39 +82,39 @@ def test_offsets_are_those_of_faster_rcnn_and_lead_back(seed: int, count: int) -
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 10))
 def test_encoding_then_decoding_gives_the_boxes_back(seed: int, count: int) -> None:
     boxes, labels = drawn(seed, count)
-    targets = anchors.targets(boxes, labels, KNOBS, SHAPE, CLASSES)
-    (found,) = anchors.decode(as_outputs(targets)[None], KNOBS)
+    targets = anchors.targets(boxes, labels, OPTIONS, shape=SHAPE)
+    (found,) = anchors.decode(as_outputs(targets)[None], OPTIONS)
     found = found.pick(found.scores > 0.5)
     near = (boxes[:, None] - found.boxes[None]).abs().amax(2) < 1e-4
     near &= labels[:, None] == found.labels[None]
-    assert near.any(0).all() and int(near.any(1).sum()) == count - anchors.unassigned(boxes, KNOBS, SHAPE)
+    assert near.any(0).all() and int(near.any(1).sum()) == count - anchors.unassigned(boxes, OPTIONS, SHAPE)
 
 
 def test_boxes_beyond_the_anchors_are_counted() -> None:
     boxes = torch.tensor([[0.4, 0.4, 0.6, 0.6]]).repeat(3, 1)
-    assert anchors.unassigned(boxes, KNOBS | {"anchor_sizes": [[0.2, 0.2]]}, (8, 1, 1)) == 2
+    assert anchors.unassigned(boxes, options_of("anchors", anchor_sizes=[[0.2, 0.2]]), (8, 1, 1)) == 2
 
 
 def test_a_box_between_all_anchors_is_no_anchors_and_counted() -> None:
-    small = KNOBS | {"anchor_sizes": [[0.1, 0.1]]}
+    small = options_of("anchors", anchor_sizes=[[0.1, 0.1]])
     between = torch.tensor([[0.45, 0.45, 0.55, 0.55]])  # of a 2 x 2 map, whose anchors end at 0.3
-    assert anchors.assign(between, anchors.everywhere(anchors.sizes(small), 2, 2), small).eq(dense.BACKGROUND).all()
+    assert anchors.assign(between, anchors.at_every_cell(anchors.sizes(small), 2, 2), small).eq(dense.BACKGROUND).all()
     assert anchors.unassigned(between, small, (8, 2, 2)) == 1
 
 
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "l1", "mse", "giou"])
 @pytest.mark.parametrize("mining", [0.0, 3.0])
 def test_a_prediction_that_says_what_the_target_says_costs_nothing(box_loss: str, mining: float) -> None:
-    targets = anchors.targets(*drawn(0, 5), KNOBS, SHAPE, CLASSES)
-    knobs = KNOBS | {"box_loss": box_loss, "mining": mining}
+    targets = anchors.targets(*drawn(0, 5), OPTIONS, shape=SHAPE)
+    options = options_of("anchors", box_loss=box_loss, mining=mining)
     perfect = as_outputs(targets)[None]
-    assert float(anchors.loss(perfect, targets[None], knobs)) == pytest.approx(0, abs=1e-3)
-    assert float(anchors.loss(perfect + 0.5, targets[None], knobs)) > 1e-2
+    assert float(anchors.loss(perfect, targets[None], options)) == pytest.approx(0, abs=1e-3)
+    assert float(anchors.loss(perfect + 0.5, targets[None], options)) > 1e-2
 
 
 def test_wild_outputs_stay_finite() -> None:
     raw = torch.full((1, *SHAPE[1:], 6, 5 + CLASSES), 1e4)
-    assert all(found.boxes.isfinite().all() for found in anchors.decode(raw, KNOBS))
+    assert all(found.boxes.isfinite().all() for found in anchors.decode(raw, OPTIONS))
 
 
 def test_as_many_clusters_as_shapes_are_the_shapes() -> None:

@@ -9,7 +9,9 @@ from torchvision.ops import box_convert
 
 from stages.heads import grid
 from tests.boxes.drawing import boxes_at_random
-from tests.boxes.knobs import KNOBS
+from tests.boxes.options import options_of
+
+OPTIONS = options_of("grid")
 
 CLASSES = 6
 
@@ -27,7 +29,7 @@ def as_outputs(targets: torch.Tensor) -> torch.Tensor:
 
 def test_the_worked_example() -> None:
     boxes = corners([[0.60, 0.65, 0.84, 0.75], [0.40, 0.20, 0.26, 0.27]])
-    found = grid.targets(boxes, torch.tensor([5, 0]), KNOBS, (8, 4, 4), CLASSES)
+    found = grid.targets(boxes, torch.tensor([5, 0]), OPTIONS, shape=(8, 4, 4))
     assert found[2, 2].tolist() == pytest.approx([1, 0.4, 0.6, 0.84, 0.75, 5], abs=1e-6)
     assert found[0, 1].tolist() == pytest.approx([1, 0.6, 0.8, 0.26, 0.27, 0], abs=1e-6)
     found[2, 2], found[0, 1] = 0, 0
@@ -37,15 +39,15 @@ def test_the_worked_example() -> None:
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
 def test_of_two_centres_in_a_cell_the_larger_box_wins(order: list[int]) -> None:
     boxes = corners([[0.3, 0.3, 0.2, 0.2], [0.4, 0.4, 0.3, 0.3], [0.8, 0.8, 0.1, 0.1]])[order]
-    found = grid.targets(boxes, torch.arange(3)[order], KNOBS, (8, 2, 2), CLASSES)
+    found = grid.targets(boxes, torch.arange(3)[order], OPTIONS, shape=(8, 2, 2))
     assert found[..., 0].tolist() == [[1, 0], [0, 1]]
     assert found[0, 0].tolist() == pytest.approx([1, 0.8, 0.8, 0.3, 0.3, 1], abs=1e-6)
-    assert grid.unassigned(boxes, KNOBS, (8, 2, 2)) == 1
-    assert grid.unassigned(boxes, KNOBS, (8, 10, 10)) == 0
+    assert grid.unassigned(boxes, OPTIONS, (8, 2, 2)) == 1
+    assert grid.unassigned(boxes, OPTIONS, (8, 10, 10)) == 0
 
 
 def test_a_centre_on_the_far_border_falls_into_the_last_cell() -> None:
-    found = grid.targets(torch.tensor([[1.0, 1.0, 1.0, 1.0]]), torch.tensor([0]), KNOBS, (8, 3, 2), CLASSES)
+    found = grid.targets(torch.tensor([[1.0, 1.0, 1.0, 1.0]]), torch.tensor([0]), OPTIONS, shape=(8, 3, 2))
     assert found[2, 1, 0] == 1 and found[..., 0].sum() == 1
 
 
@@ -55,9 +57,9 @@ def test_encoding_then_decoding_gives_the_boxes_back(seed: int, count: int, heig
     generator = torch.Generator().manual_seed(seed)
     boxes, labels = boxes_at_random(count, generator), torch.randint(CLASSES, (count,), generator=generator)
     shape = (8, height, width)
-    targets = grid.targets(boxes, labels, KNOBS, shape, CLASSES)
-    held = count - grid.unassigned(boxes, KNOBS, shape)
-    (found,) = grid.decode(as_outputs(targets)[None], KNOBS)
+    targets = grid.targets(boxes, labels, OPTIONS, shape=shape)
+    held = count - grid.unassigned(boxes, OPTIONS, shape)
+    (found,) = grid.decode(as_outputs(targets)[None], OPTIONS)
     found = found.pick(found.scores > 0.5)
     assert len(found.boxes) == held
     for box, label in zip(found.boxes, found.labels, strict=True):
@@ -76,7 +78,7 @@ def test_targets_are_those_of_plain_loops(seed: int, count: int, height: int, wi
         x, y = (x1 + x2) / 2 * width, (y1 + y2) / 2 * height
         row, column = min(int(y), height - 1), min(int(x), width - 1)
         expected[row, column] = torch.tensor([1, x - column, y - row, x2 - x1, y2 - y1, place % CLASSES])
-    found = grid.targets(boxes, torch.arange(count) % CLASSES, KNOBS, (8, height, width), CLASSES)
+    found = grid.targets(boxes, torch.arange(count) % CLASSES, OPTIONS, shape=(8, height, width))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
@@ -84,11 +86,11 @@ def test_targets_are_those_of_plain_loops(seed: int, count: int, height: int, wi
 @pytest.mark.parametrize("loss", ["cross_entropy", "focal"])
 def test_a_prediction_that_says_what_the_target_says_costs_nothing(box_loss: str, loss: str) -> None:
     boxes = corners([[0.60, 0.65, 0.84, 0.75], [0.40, 0.20, 0.26, 0.27]])
-    targets = grid.targets(boxes, torch.tensor([5, 0]), KNOBS, (8, 4, 4), CLASSES)
-    knobs = KNOBS | {"box_loss": box_loss, "loss": loss}
+    targets = grid.targets(boxes, torch.tensor([5, 0]), OPTIONS, shape=(8, 4, 4))
+    options = options_of("grid", box_loss=box_loss, loss=loss)
     perfect = as_outputs(targets)[None]
-    assert float(grid.loss(perfect, targets[None], knobs)) == pytest.approx(0, abs=1e-4)
-    assert float(grid.loss(perfect + 0.5, targets[None], knobs)) > 1e-3
+    assert float(grid.loss(perfect, targets[None], options)) == pytest.approx(0, abs=1e-4)
+    assert float(grid.loss(perfect + 0.5, targets[None], options)) > 1e-3
 
 
 def test_it_learns_two_images_by_heart() -> None:
@@ -97,12 +99,12 @@ def test_it_learns_two_images_by_heart() -> None:
     boxes = boxes_at_random(4, torch.Generator().manual_seed(3)).reshape(2, 2, 4)
     labels = torch.tensor([[0, 1], [2, 3]])
     pairs = zip(boxes, labels, strict=True)
-    targets = torch.stack([grid.targets(b, k, KNOBS, (5, 4, 4), CLASSES) for b, k in pairs])
-    module = grid.build((5, 4, 4), CLASSES, KNOBS | {"hidden": 32})
+    targets = torch.stack([grid.targets(b, k, OPTIONS, shape=(5, 4, 4)) for b, k in pairs])
+    module = grid.build((5, 4, 4), CLASSES, options_of("grid", hidden=32))
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
     for _ in range(300):
         optimizer.zero_grad()
-        grid.loss(module(maps), targets, KNOBS).backward()  # type: ignore[no-untyped-call]
+        grid.loss(module(maps), targets, OPTIONS).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    for found, right in zip(grid.decode(module(maps), KNOBS), labels, strict=True):
+    for found, right in zip(grid.decode(module(maps), OPTIONS), labels, strict=True):
         assert sorted(found.pick(found.scores > 0.5).labels.tolist()) == right.tolist()

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from stages import train
+from stages.blocks import HeadOptions
 from stages.errors import UserError
 from stages.heads import linear, mlp, ridge
+from stages.heads.options import MlpOptions
 from stages.training import model
 from stages.training.data import HeadData, SplitData
 from stages.training.model import SMALLEST, Standardize, TrainResult
@@ -52,19 +54,17 @@ def trainable(module: torch.nn.Module) -> int:
 
 
 def test_the_published_caltech101_head_has_its_number_of_parameters() -> None:
-    knobs = {"hidden": 256, "dropout": 0.4}
-    module = mlp.build((4096,), 100, knobs)
+    knobs = {"hidden": 256, "dropout": 0.4, "precision": "float32"}
+    module = mlp.build((4096,), 100, MlpOptions(hidden=256, dropout=0.4))
     assert trainable(module) == 1_074_532
-    assert (
-        trainable(model.assemble("mlp", (4096,), 100, knobs | {"precision": "float32"})) == 1_074_532
-    )  # standardisation trains nothing
+    assert trainable(model.assemble("mlp", (4096,), 100, knobs)) == 1_074_532  # standardisation trains nothing
     assert [type(layer).__name__ for layer in module] == ["Linear", "ReLU", "Dropout", "Linear"]  # type: ignore[attr-defined]
     assert module[2].p == 0.4  # type: ignore[index]
 
 
 @pytest.mark.parametrize("head", [linear, ridge])
 def test_linear_heads_have_one_layer(head: Any) -> None:
-    assert trainable(head.build((512,), 33, {})) == 512 * 33 + 33
+    assert trainable(head.build((512,), 33, HeadOptions())) == 512 * 33 + 33
 
 
 def test_standardisation_by_hand() -> None:
@@ -101,9 +101,9 @@ def test_standardisation_is_of_the_train_part_alone(trained: Make, head: str) ->
 @pytest.mark.parametrize("head", HEADS)
 def test_a_kept_head_gives_identical_logits(trained: Make, workplace: Path, head: str) -> None:
     found = trained(head)
-    model.store(workplace / "head", found.module, described(head, found))
+    model.save_head(workplace / "head", found.module, described(head, found))
     torch.manual_seed(99)
-    module, description = model.restore(workplace / "head")
+    module, description = model.load_head(workplace / "head")
     x = toy().splits["test"].evaluation_vectors
     with torch.inference_mode():
         assert torch.equal(module(x), found.module(x))
@@ -116,7 +116,7 @@ def test_a_kept_head_gives_identical_logits(trained: Make, workplace: Path, head
 def test_trained_and_kept_twice_it_is_byte_identical(trained: Make, workplace: Path, head: str) -> None:
     for folder in ("one", "two"):
         found = trained(head)
-        model.store(workplace / folder, found.module, described(head, found))
+        model.save_head(workplace / folder, found.module, described(head, found))
     for name in ("head.json", "head.safetensors"):
         assert (workplace / "one" / name).read_bytes() == (workplace / "two" / name).read_bytes()
 
@@ -132,11 +132,11 @@ def test_a_head_that_is_not_whole_is_refused(trained: Make, workplace: Path, dam
     if damage == "no such head":
         description.pop("head")
     folder = workplace / "head"
-    model.store(folder, found.module, description)
+    model.save_head(folder, found.module, description)
     target = folder / ("head.json" if "json" in damage else "head.safetensors")
     if damage.startswith("half"):
         target.write_bytes(target.read_bytes()[:50])
     if damage in ("no json", "no weights"):
         target.unlink()
     with pytest.raises(UserError, match=r"(?s)head holds no whole head \(.*`dvc repro -f train` makes it anew"):
-        model.restore(folder)
+        model.load_head(folder)

@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from stages.boxes import dense
 from stages.heads import multiscale
 from tests.boxes.drawing import boxes_at_random
-from tests.boxes.knobs import KNOBS
+from tests.boxes.options import options_of
+
+OPTIONS = options_of("multiscale")
 
 CLASSES = 4
 SHAPES = [(6, 16, 12), (7, 8, 6), (8, 4, 3)]
@@ -32,15 +34,15 @@ def as_outputs(targets: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("fusion", [True, False])
 @pytest.mark.parametrize("quality", [True, False])
 def test_layers(towers: str, fusion: bool, quality: bool) -> None:
-    knobs = KNOBS | {"towers": towers, "fusion": fusion, "centreness": quality}
-    module = multiscale.build(SHAPES, CLASSES, knobs)
+    options = options_of("multiscale", towers=towers, fusion=fusion, centreness=quality)
+    module = multiscale.build(SHAPES, CLASSES, options)
     outputs = module([torch.zeros(2, *shape) for shape in SHAPES])
     assert [tuple(output.shape) for output in outputs] == [(2, h, w, 5 + CLASSES + quality) for _, h, w in SHAPES]
-    targets = multiscale.targets(*drawn(0, 3), knobs, SHAPES, CLASSES)
+    targets = multiscale.targets(*drawn(0, 3), options, shape=SHAPES)
     batch = [target.expand(2, *target.shape) for target in targets]
-    multiscale.loss(outputs, batch, knobs).backward()  # type: ignore[no-untyped-call]
+    multiscale.loss(outputs, batch, options).backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for parameter in module.parameters())
-    assert [len(found.boxes) for found in multiscale.decode(outputs, knobs)] == [dense.MOST] * 2
+    assert [len(found.boxes) for found in multiscale.decode(outputs, options)] == [dense.MOST] * 2
     assert len(list(module.get_submodule("towers").children())) == {"shared": 1, "separate": 3}[towers]
 
 
@@ -48,7 +50,7 @@ def test_fusion_carries_the_coarse_map_to_the_fine_one() -> None:
     maps = [torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)) for shape in SHAPES]
     changed = [*maps[:2], maps[2] + torch.randn(maps[2].shape, generator=torch.Generator().manual_seed(1))]
     for fusion in (True, False):
-        module = multiscale.build(SHAPES, CLASSES, KNOBS | {"fusion": fusion}).eval()
+        module = multiscale.build(SHAPES, CLASSES, options_of("multiscale", fusion=fusion)).eval()
         same = [torch.equal(a, b) for a, b in zip(module(maps), module(changed), strict=True)]
         assert same == [not fusion, not fusion, False]
 
@@ -57,7 +59,7 @@ def test_a_box_goes_to_the_map_for_its_size() -> None:
     """Up to 4 cells a side: 1/4 of the height on the first map, 1/2 on the second."""
     boxes = torch.tensor([[0.1, 0.1, 0.2, 0.34], [0.3, 0.3, 0.5, 0.78], [0.05, 0.05, 0.95, 0.95]])
     for place in range(3):
-        found = multiscale.assign(boxes[[place]], KNOBS, SHAPES)
+        found = multiscale.assign(boxes[[place]], OPTIONS, SHAPES)
         assert [bool((level >= 0).any()) for level in found] == [level == place for level in range(3)]
 
 
@@ -65,7 +67,7 @@ def test_a_box_goes_to_the_map_for_its_size() -> None:
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 10), radius=st.floats(0.5, 3), cells=st.floats(1, 8))
 def test_points_are_assigned_as_in_plain_loops(seed: int, count: int, radius: float, cells: float) -> None:
     boxes = drawn(seed, count)[0].double()
-    found = multiscale.assign(boxes, KNOBS | {"centre_radius": radius, "level_cells": cells}, SHAPES)
+    found = multiscale.assign(boxes, options_of("multiscale", centre_radius=radius, level_cells=cells), SHAPES)
     for level, (_, height, width) in enumerate(SHAPES):
         for point in range(height * width):
             x, y = (point % width + 0.5) / width, (point // width + 0.5) / height
@@ -84,26 +86,26 @@ def test_points_are_assigned_as_in_plain_loops(seed: int, count: int, radius: fl
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 10))
 def test_encoding_then_decoding_gives_the_boxes_back(seed: int, count: int) -> None:
     boxes, labels = drawn(seed, count)
-    targets = multiscale.targets(boxes, labels, KNOBS, SHAPES, CLASSES)
-    (found,) = multiscale.decode([as_outputs(target) for target in targets], KNOBS)
+    targets = multiscale.targets(boxes, labels, OPTIONS, shape=SHAPES)
+    (found,) = multiscale.decode([as_outputs(target) for target in targets], OPTIONS)
     found = found.pick(found.scores > 0.5)
     near = (boxes[:, None] - found.boxes[None]).abs().amax(2) < 1e-4
     near &= labels[:, None] == found.labels[None]
-    assert near.any(0).all() and int(near.any(1).sum()) == count - multiscale.unassigned(boxes, KNOBS, SHAPES)
+    assert near.any(0).all() and int(near.any(1).sum()) == count - multiscale.unassigned(boxes, OPTIONS, SHAPES)
 
 
 def test_a_box_between_the_points_is_counted() -> None:
     tiny = torch.tensor([[0.001, 0.001, 0.002, 0.002], [0.1, 0.1, 0.9, 0.9]])
-    assert multiscale.unassigned(tiny, KNOBS, SHAPES) == 1
+    assert multiscale.unassigned(tiny, OPTIONS, SHAPES) == 1
 
 
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "l1", "mse", "giou"])
 def test_a_prediction_that_says_what_the_target_says_costs_nothing(box_loss: str) -> None:
-    targets = multiscale.targets(*drawn(0, 5), KNOBS, SHAPES, CLASSES)
-    knobs = KNOBS | {"box_loss": box_loss}
+    targets = multiscale.targets(*drawn(0, 5), OPTIONS, shape=SHAPES)
+    options = options_of("multiscale", box_loss=box_loss)
     perfect, batch = [as_outputs(target) for target in targets], [target[None] for target in targets]
-    assert float(multiscale.loss(perfect, batch, knobs)) == pytest.approx(0, abs=1e-3)
-    assert float(multiscale.loss([output + 0.5 for output in perfect], batch, knobs)) > 1e-2
+    assert float(multiscale.loss(perfect, batch, options)) == pytest.approx(0, abs=1e-3)
+    assert float(multiscale.loss([output + 0.5 for output in perfect], batch, options)) > 1e-2
 
 
 def test_centreness_by_hand() -> None:
@@ -112,8 +114,8 @@ def test_centreness_by_hand() -> None:
 
 
 def test_centreness_is_learnt_where_there_are_objects_and_lowers_scores() -> None:
-    knobs = KNOBS | {"centreness": True}
-    targets = multiscale.targets(torch.tensor([[0.1, 0.1, 0.9, 0.9]]), torch.tensor([0]), knobs, SHAPES, CLASSES)
+    options = options_of("multiscale", centreness=True)
+    targets = multiscale.targets(torch.tensor([[0.1, 0.1, 0.9, 0.9]]), torch.tensor([0]), options, shape=SHAPES)
     quality = [multiscale.centreness(target[..., 1:5].flatten(0, 1)).nan_to_num() for target in targets]
     right = [each.reshape(1, *target.shape[:2], 1).logit(1e-6) for each, target in zip(quality, targets, strict=True)]
     batch = [target[None] for target in targets]
@@ -122,7 +124,7 @@ def test_centreness_is_learnt_where_there_are_objects_and_lowers_scores() -> Non
         parts = zip(targets, right, strict=True)
         return [torch.cat([as_outputs(target), logit + shift], dim=-1) for target, logit in parts]
 
-    best = multiscale.loss(outputs(0), batch, knobs)
-    assert best < multiscale.loss(outputs(1), batch, knobs) and best < multiscale.loss(outputs(-1), batch, knobs)
-    (low,), (high,) = (multiscale.decode(outputs(shift), knobs) for shift in (-9, 9))
+    best = multiscale.loss(outputs(0), batch, options)
+    assert best < multiscale.loss(outputs(1), batch, options) and best < multiscale.loss(outputs(-1), batch, options)
+    (low,), (high,) = (multiscale.decode(outputs(shift), options) for shift in (-9, 9))
     assert low.scores.max() < 0.2 < 0.9 < high.scores.max()

@@ -10,6 +10,7 @@ from torchvision.models import squeezenet1_1
 
 from stages.errors import UserError
 from stages.heads import squeezenet
+from stages.heads.options import SqueezenetOptions
 from stages.training import loop, model
 from stages.training.data import HeadData, SplitData
 
@@ -40,14 +41,15 @@ def turned(workplace: Path, params: Make) -> Make:
 
 
 def test_it_is_the_classifier_of_torchvision() -> None:
-    own = squeezenet.build((512, 13, 13), 1000, {"dropout": 0.5})
+    own = squeezenet.build((512, 13, 13), 1000, SqueezenetOptions(dropout=0.5))
     theirs = squeezenet1_1(weights=None).classifier
     own.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 512, 13, 13)
     torch.testing.assert_close(own.eval()(x), theirs.eval()(x).flatten(1))
-    assert sum(parameter.numel() for parameter in squeezenet.build((512, 13, 13), 33, {"dropout": 0}).parameters()) == (
-        512 * 33 + 33
-    )
+    assert sum(
+        parameter.numel()
+        for parameter in squeezenet.build((512, 13, 13), 33, SqueezenetOptions(dropout=0)).parameters()
+    ) == (512 * 33 + 33)
 
 
 @pytest.mark.parametrize("views", [1, 3])

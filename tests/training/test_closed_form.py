@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from stages.heads import ridge
 from stages.training import closed_form
 from stages.training.data import HeadData, SplitData
 from stages.training.model import TrainResult
@@ -21,7 +22,7 @@ FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "wei
 @pytest.fixture
 def fit(workplace: Path, params: Make) -> Callable[[HeadData], TrainResult]:
     """`fit(data)`: ridge with the params of the checkout."""
-    return lambda data: closed_form.fit(data, params(head="ridge"), CPU)
+    return lambda data: closed_form.fit("ridge", data, params(head="ridge"), CPU)
 
 
 def toy(columns: int, train: int = 60, val: int = 40, noise: float = 2.0) -> HeadData:
@@ -41,9 +42,9 @@ def toy(columns: int, train: int = 60, val: int = 40, noise: float = 2.0) -> Hea
 def test_every_strength_is_solved_as_numpy_does(rows: int, columns: int) -> None:
     random = np.random.default_rng(1)
     x, y = random.normal(size=(rows, columns)), random.normal(size=(rows, 3))
-    found = closed_form._solve(torch.from_numpy(x), torch.from_numpy(y))
-    assert closed_form.STRENGTHS == (1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100, 1000, 10_000)
-    for strength, weights in zip(closed_form.STRENGTHS, found, strict=True):
+    found = ridge._solve(torch.from_numpy(x), torch.from_numpy(y))
+    assert ridge.STRENGTHS == (1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100, 1000, 10_000)
+    for strength, weights in zip(ridge.STRENGTHS, found, strict=True):
         expected = np.linalg.solve(x.T @ x + strength * rows * np.eye(columns), x.T @ y)
         np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-6, atol=1e-9)
 
@@ -53,7 +54,7 @@ def test_primal_and_dual_agree() -> None:
     x = torch.randn(12, 12, generator=random, dtype=torch.float64)
     y = torch.randn(12, 4, generator=random, dtype=torch.float64)
     wide = torch.cat([x, torch.zeros(12, 1, dtype=torch.float64)], 1)  # a column of zeros makes it dual
-    for primal, dual in zip(closed_form._solve(x, y), closed_form._solve(wide, y), strict=True):
+    for primal, dual in zip(ridge._solve(x, y), ridge._solve(wide, y), strict=True):
         torch.testing.assert_close(dual[:-1], primal, rtol=1e-8, atol=1e-10)
         assert not dual[-1].any()
 
@@ -69,10 +70,10 @@ def test_the_head_is_the_best_strength_on_validation(columns: int, fit: Callable
     frequencies = np.bincount(train.y, minlength=3) / len(x)
     y = np.eye(3)[train.y] - frequencies
     candidates = []
-    for strength in closed_form.STRENGTHS:
+    for strength in ridge.STRENGTHS:
         weights = np.linalg.solve(x.T @ x + strength * len(x) * np.eye(columns), x.T @ y)
         values = torch.from_numpy(v @ weights + frequencies)
-        losses = {scale: float(F.cross_entropy(scale * values, val.y)) for scale in closed_form.SCALES}
+        losses = {scale: float(F.cross_entropy(scale * values, val.y)) for scale in ridge.SCALES}
         scale = min(losses, key=losses.__getitem__)
         accuracy = float((values.argmax(1) == val.y).double().mean())
         candidates.append((-round(accuracy, 6), losses[scale], strength, scale, weights))
@@ -92,11 +93,11 @@ def test_the_scale_is_the_one_with_the_lowest_cross_entropy() -> None:
     labels = torch.arange(40) % 4
     values = F.one_hot(labels, 4).double()
     values[:4] = values[:4].roll(1, 1)  # one in ten is wrong: too large a scale is punished
-    scale, loss = closed_form._best_scale(values, labels)
-    losses = [float(F.cross_entropy(candidate * values, labels)) for candidate in closed_form.SCALES]
-    assert loss == min(losses) and scale == closed_form.SCALES[losses.index(loss)]
+    scale, loss = ridge._best_scale(values, labels)
+    losses = [float(F.cross_entropy(candidate * values, labels)) for candidate in ridge.SCALES]
+    assert loss == min(losses) and scale == ridge.SCALES[losses.index(loss)]
     assert scale == pytest.approx(np.log(27), rel=0.07)  # 0.9 = e^s / (e^s + 3)
-    assert closed_form.SCALES[0] == 1 and closed_form.SCALES[-1] == pytest.approx(1000)
+    assert ridge.SCALES[0] == 1 and ridge.SCALES[-1] == pytest.approx(1000)
 
 
 def test_the_same_twice_and_the_random_state_is_nothing(fit: Callable[[HeadData], TrainResult]) -> None:

@@ -70,7 +70,7 @@ def files(workplace: Path, params: Make) -> Make:
 
 
 def test_rows_labels_and_parts(files: Make) -> None:
-    found = data.load(files())
+    found = data.load_data(files())
     assert found.classes == ["ant", "bee", "cat"]
     assert {name: split.index_positions for name, split in found.splits.items()} == {
         "train": [0, 1, 3, 6],
@@ -89,7 +89,7 @@ def test_rows_labels_and_parts(files: Make) -> None:
 
 
 def test_a_map_is_kept_as_stored_for_a_head_that_takes_one(files: Make) -> None:
-    found = data.load(files(cut="map", head="squeezenet"))
+    found = data.load_data(files(cut="map", head="squeezenet"))
     train = found.splits["train"]
     assert found.shape == (5, 2, 2) and train.x.dtype == torch.float16
     batch = train.batch(torch.tensor([2, 0]))
@@ -98,13 +98,13 @@ def test_a_map_is_kept_as_stored_for_a_head_that_takes_one(files: Make) -> None:
 
 
 def test_the_identity_follows_images_labels_and_parts(files: Make) -> None:
-    found = data.load(files())
-    assert found.identity == data.load(files()).identity and len(found.identity) == 64
+    found = data.load_data(files())
+    assert found.identity == data.load_data(files()).identity and len(found.identity) == 64
 
 
 def test_a_map_becomes_its_mean_over_positions(files: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "BLOCK", 3)
-    found = data.load(files(cut="map"))
+    found = data.load_data(files(cut="map"))
     expected = torch.tensor([0.0, 1, 3, 6])[:, None, None] + (4 * torch.arange(5) + 1.5) / 8
     torch.testing.assert_close(found.splits["train"].x, expected, rtol=0, atol=2e-3)
 
@@ -116,7 +116,7 @@ def test_features_of_other_images_are_refused(files: Make, order: list[int]) -> 
     with pytest.raises(
         UserError, match=r"squeezenet1_1-pooled.h5 holds the features of other images than .*folder.jsonl"
     ):
-        data.load(files(order=order))
+        data.load_data(files(order=order))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_features_of_other_images_are_refused(files: Make, order: list[int]) -> 
 )
 def test_other_features_are_refused(files: Make, found: dict[str, Any], turned: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=rf"was extracted with {message}: `dvc repro`"):
-        data.load(files(provenance=PROVENANCE | found, **turned))
+        data.load_data(files(provenance=PROVENANCE | found, **turned))
 
 
 @pytest.mark.parametrize(("names", "asked"), [(["evaluation", "a"], 1), (["evaluation"], 2), ([], 1), (None, 1)])
@@ -139,7 +139,7 @@ def test_another_number_of_views_is_refused(files: Make, names: list[str] | None
     provenance |= {} if names is None else {"views": names}
     message = rf"has {len(names or ())} views an image, params ask for {asked}: `dvc repro`"
     with pytest.raises(UserError, match=message):
-        data.load(files(provenance=provenance, views=asked))
+        data.load_data(files(provenance=provenance, views=asked))
 
 
 @pytest.mark.parametrize("cut", ["pooled", "map"])
@@ -147,7 +147,7 @@ def test_every_view_is_a_vector(files: Make, cut: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(data, "BLOCK", 2)
     names = ["evaluation", "a", "b"]
     chosen = files(provenance=PROVENANCE | {"cut": cut, "views": names}, cut=cut, columns=3, views=3)
-    found = data.load(chosen).splits
+    found = data.load_data(chosen).splits
     assert {name: tuple(split.x.shape) for name, split in found.items()} == {
         "train": (4, 3, 5), "val": (1, 3, 5), "test": (1, 3, 5),
     }  # fmt: skip
@@ -158,7 +158,7 @@ def test_every_view_is_a_vector(files: Make, cut: str, monkeypatch: pytest.Monke
 
 
 def test_an_automatic_size_takes_what_there_is(files: Make) -> None:
-    assert data.load(files(provenance=PROVENANCE | {"image_size": 224})).provenance["image_size"] == 224
+    assert data.load_data(files(provenance=PROVENANCE | {"image_size": 224})).provenance["image_size"] == 224
 
 
 def test_damaged_features_are_refused(files: Make) -> None:
@@ -171,4 +171,4 @@ def test_damaged_features_are_refused(files: Make) -> None:
         UserError,
         match=r"squeezenet1_1-pooled.h5 is missing or damaged: `python -m stages.store verify --repair`",
     ):
-        data.load(chosen)
+        data.load_data(chosen)

@@ -19,12 +19,11 @@ from stages.images.preprocessing import Preprocessing
 from stages.training import ground_truth
 from stages.training.ground_truth import GroundTruthBoxes
 from tests.boxes.drawing import boxes_at_random
-from tests.boxes.knobs import KNOBS
+from tests.boxes.options import options_of
 from tests.heads import test_anchors, test_grid, test_multiscale
 
 SIZE, CLASSES = 96, 3
 NEAR = 0.05  # pixels of the image: float32, and logits that stop at 1e-6
-KNOBS_OF: dict[str, dict[str, Any]] = KNOBS | {"predict": "both", "box_sigmoid": True}
 SHAPES: dict[str, Any] = {
     "largest": (8, 3, 3),
     "grid": (8, 7, 6),
@@ -70,9 +69,10 @@ def answered(head: str, made: GroundTruthBoxes, affine: torch.Tensor) -> tuple[D
     """What a head finds that learnt a view by heart, in pixels of the image; and how many objects it cannot hold."""
     module, shape = import_module(f"stages.heads.{head}"), SHAPES[head]
     boxes, labels = made.in_view(0, affine)
-    targets = module.targets(boxes, labels, KNOBS_OF, shape, CLASSES)
-    (found,) = module.decode(perfect(head, targets), KNOBS_OF)
-    return made.to_image(0, found.pick(found.scores > 0.5), affine), module.unassigned(boxes, KNOBS_OF, shape)
+    options = options_of(head, box_sigmoid=True)
+    targets = module.targets(boxes, labels, options, shape=shape)
+    (found,) = module.decode(perfect(head, targets), options)
+    return made.to_image(0, found.pick(found.scores > 0.5), affine), module.unassigned(boxes, options, shape)
 
 
 def drawn(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:

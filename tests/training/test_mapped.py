@@ -73,14 +73,14 @@ def files(workplace: Path, params: Make) -> Make:
 def on_disk(params: Any, monkeypatch: pytest.MonkeyPatch, room: int = 0) -> HeadData:
     with monkeypatch.context() as patch:
         patch.setattr(mapped, "room", lambda: room)
-        found = data.load(params)
+        found = data.load_data(params)
     assert all(isinstance(split.x, MappedFeatures) for split in found.splits.values())
     return found
 
 
 def test_batches_are_those_of_memory(files: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = files(columns=3)
-    memory, disk = data.load(chosen), on_disk(chosen, monkeypatch)
+    memory, disk = data.load_data(chosen), on_disk(chosen, monkeypatch)
     assert disk.shape == memory.shape and disk.identity == memory.identity
     images, views = torch.randint(200, (50,)), torch.randint(3, (50,))
     for name, split in memory.splits.items():
@@ -123,7 +123,7 @@ def test_the_order_is_random_and_reads_in_pieces(tmp_path: Path, monkeypatch: py
 def test_a_head_scores_as_from_memory(files: Make, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     chosen = files(columns=columns, epochs=12, lr=0.03, batch_size=16, dropout=0.0, precision="float32")
     scores = []
-    for found in (data.load(chosen), on_disk(chosen, monkeypatch)):
+    for found in (data.load_data(chosen), on_disk(chosen, monkeypatch)):
         fitted = loop.fit("squeezenet", found, chosen, torch.device("cpu"))
         test = found.splits["test"]
         scores.append(float((logits(fitted.module, test).argmax(1) == test.y).float().mean()))

@@ -12,6 +12,7 @@ from torchvision import models
 
 from stages.boxes.geometry import Detections, GroundTruth
 from stages.errors import UserError
+from stages.heads.registry import HEADS
 from stages.training import loop, model, tasks
 from stages.training.data import HeadData, SplitData
 from stages.training.ground_truth import GroundTruthBoxes
@@ -22,7 +23,7 @@ Make = Callable[..., Any]
 CPU = torch.device("cpu")
 SIZE, TRAIN, VAL = 64, 14, 6
 CHANNELS, SIDE = 6, 4
-HEADS = ("largest", "grid", "anchors")
+OBJECT_HEADS = ("largest", "grid", "anchors")
 PYRAMID = ((4, 8, 8), (6, 4, 4), (8, 2, 2))
 
 
@@ -87,17 +88,18 @@ def pyramid() -> HeadData:
 
 
 def boxes_task(found: model.TrainResult, head: str, data: HeadData, chosen: Any) -> tasks.DetectionTask:
-    return tasks.DetectionTask(head, found.module, found.knobs, len(data.classes), chosen)
+    options = HEADS[head].read(found.knobs)
+    return tasks.DetectionTask(head, found.module, options, classes=len(data.classes), params=chosen)
 
 
 # --- training
 
 
-@pytest.mark.parametrize("head", [*HEADS, "multiscale"])
+@pytest.mark.parametrize("head", [*OBJECT_HEADS, "multiscale"])
 def test_a_head_learns_its_scenes_by_heart(turned: Make, head: str) -> None:
-    data = on_maps() if head in HEADS else pyramid()
+    data = on_maps() if head in OBJECT_HEADS else pyramid()
     data = replace(data, splits=data.splits | {"val": data.splits["train"]})
-    cut = "map" if head in HEADS else "pyramid"
+    cut = "map" if head in OBJECT_HEADS else "pyramid"
     chosen = turned(head=head, cut=cut, epochs=60, hidden=32, monitor="val_map_50")
     found = loop.fit(head, data, chosen, CPU)
     scores = [epoch.val_map_50 for epoch in found.history]
@@ -121,7 +123,7 @@ def test_several_maps_behind_a_rest(turned: Make, standardize: bool) -> None:
     assert trained.module.shape == ((128, 8, 8), (256, 4, 4), (512, 2, 2))
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", OBJECT_HEADS)
 def test_training_is_deterministic(turned: Make, head: str) -> None:
     first, second = (loop.fit(head, on_maps(views=2), turned(head=head), CPU) for _ in range(2))
     for one, two in zip(first.module.state_dict().values(), second.module.state_dict().values(), strict=True):
@@ -149,7 +151,7 @@ def test_a_head_on_cached_maps_trains_as_behind_the_frozen_backbone_image_by_ima
     began = time.perf_counter()
     torch.manual_seed(chosen.seed)
     module, knobs = loop.start("grid", data, data.splits["train"], chosen, CPU)
-    task = tasks.DetectionTask("grid", module, knobs, len(data.classes), chosen)
+    task = tasks.DetectionTask("grid", module, HEADS["grid"].read(knobs), classes=len(data.classes), params=chosen)
     optimizer = torch.optim.SGD(module.head.parameters(), lr=chosen.lr, momentum=chosen.momentum)
     for row in cached.history:
         total = 0.0
@@ -220,12 +222,12 @@ class Fixed(nn.Module):
 
 
 def task_of(head: str, chosen: Any) -> tasks.DetectionTask:
-    knobs = {"loss": chosen.loss, "focal_gamma": chosen.focal_gamma, **chosen.boxes.model_dump()}
+    knobs = chosen.model_dump() | chosen.boxes.model_dump() | {"precision": "float32"}
     whole: Any = Fixed()
-    return tasks.DetectionTask(head, whole, knobs, 3, chosen)
+    return tasks.DetectionTask(head, whole, HEADS[head].read(knobs), classes=3, params=chosen)
 
 
-@pytest.mark.parametrize("head", [*HEADS])
+@pytest.mark.parametrize("head", [*OBJECT_HEADS])
 def test_difficult_objects_are_asked_of_no_head(turned: Make, head: str) -> None:
     task = task_of(head, turned(head=head, boxes={"anchor_count": 0}))
     both = truth([[4, 4, 24, 24], [30, 30, 62, 62]], [0, 1], ignored=(1,))
@@ -317,7 +319,7 @@ def test_views_that_agree_give_each_object_once(turned: Make) -> None:
 # --- scenes that are out of the ordinary
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", OBJECT_HEADS)
 def test_a_part_without_any_object_trains_and_is_judged(turned: Make, head: str) -> None:
     chosen = turned(head=head, monitor="val_map_50", boxes={"anchor_count": 0})
     empty = on_maps(val=[truth([], [])] * VAL, train=[scene(0), truth([], [])] * 3)
@@ -327,7 +329,7 @@ def test_a_part_without_any_object_trains_and_is_judged(turned: Make, head: str)
     assert len(task.find(found.module, empty.splits["val"], 0.5)) == VAL
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", OBJECT_HEADS)
 def test_three_hundred_objects_in_an_image(turned: Make, head: str) -> None:
     corners = torch.rand(300, 2, generator=torch.Generator().manual_seed(0)) * 50
     crowded = truth(torch.cat([corners, corners + 8], 1).tolist(), [number % 3 for number in range(300)])

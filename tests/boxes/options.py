@@ -1,11 +1,17 @@
-"""Knobs of the heads that predict at many places."""
+"""Options of the heads that find objects."""
 
 from typing import Any
+
+from stages.heads.registry import HEADS
 
 KNOBS: dict[str, Any] = {
     "hidden": 8,
     "tower_depth": 1,
     "dropout": 0.0,
+    "predict": "both",
+    "pool": "none",
+    "largest_hidden": 0,
+    "box_sigmoid": False,
     "box_loss": "smooth_l1",
     "box_weight": 2.0,
     "class_weight": 3.0,
@@ -14,6 +20,7 @@ KNOBS: dict[str, Any] = {
     "loss": "cross_entropy",
     "focal_gamma": 2.0,
     "focal_alpha": 0.25,
+    "anchor_count": 0,
     "anchor_sizes": [],
     "anchor_ratios": [0.5, 1.0, 2.0],
     "anchor_scales": [0.2, 0.5],
@@ -25,3 +32,8 @@ KNOBS: dict[str, Any] = {
     "centre_radius": 1.5,
     "level_cells": 4.0,
 }
+
+
+def options_of(head: str, **changes: Any) -> Any:
+    """The options of a head, with some of them changed."""
+    return HEADS[head].read(KNOBS | changes)

@@ -1,0 +1,95 @@
+"""What the module of a head offers. A head is one such module and one line in the registry, of the same name.
+
+Every head has `build`. A head that is solved in closed form has `solutions` too; a head that finds objects has the
+functions of `ObjectHead`, and may have
+
+- `prepare(boxes, options)`: options that it learns from the boxes of train before it is built, e.g. sizes of anchors;
+- `classified(outputs, targets, options)`: for a head that names one class per image, which images are right.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol, cast
+
+import torch
+from torch import nn
+
+from stages.boxes.dense import Candidates
+from stages.boxes.geometry import Detections
+
+
+class Head(Protocol):
+    """A head, whatever it is for."""
+
+    def build(self, shape: Any, classes: int, options: Any) -> nn.Module:
+        """Its layers, from features to logits (N, classes) or to what `loss` takes.
+
+        Args:
+            shape: of the features of one image: (D,), (C, H, W), or the shapes of several maps.
+            classes: how many.
+            options: of the type that the registry names.
+        """
+
+
+class Vectors(NamedTuple):
+    """The images of a split as a head in closed form takes them.
+
+    Attributes:
+        x: (N, D) float32, normalised.
+        labels: (N,) int64.
+    """
+
+    x: torch.Tensor
+    labels: torch.Tensor
+
+
+class Solution(NamedTuple):
+    """What is to know of one of several solutions; its weights are in the head's layers already.
+
+    Attributes:
+        notes: kept with the head and shown on the page, e.g. the strength of a ridge.
+        options: learned options, which the layers are built with when the head is loaded.
+        val_loss: its cross-entropy on validation, where it is known more exactly than from float32 logits.
+    """
+
+    notes: Mapping[str, float]
+    options: Mapping[str, Any] = {}
+    val_loss: float | None = None
+
+
+class ClosedFormHead(Head, Protocol):
+    """A head without epochs: it is solved, and validation chooses among its solutions."""
+
+    def solutions(self, layers: nn.Module, train: Vectors, val: Vectors) -> Iterator[Solution]:
+        """Puts one solution after another into the layers that `build` made; of equally good ones the first is kept."""
+
+
+class ObjectHead(Head, Protocol):
+    """A head that finds objects."""
+
+    def targets(self, boxes: torch.Tensor, labels: torch.Tensor, options: Any, *, shape: Any) -> Any:
+        """What its outputs should be for one view of an image.
+
+        Args:
+            boxes: (n, 4) corners in [0, 1] of the view.
+            labels: (n,) the class of each box.
+            options: of the type that the registry names.
+            shape: of the features of one image.
+        """
+
+    def loss(self, outputs: Any, targets: Any, options: Any) -> torch.Tensor:
+        """The mean loss of a batch."""
+
+    def decode(self, outputs: Any, options: Any) -> list[Detections]:
+        """The boxes in each view of a batch, before non-maximum suppression."""
+
+    def candidates(self, outputs: Any, options: Any) -> Candidates:
+        """The same as tensors of one shape for every view, as an exported file gives them."""
+
+    def unassigned(self, boxes: torch.Tensor, options: Any, shape: Any) -> int:
+        """How many of the boxes (n, 4) of a view it cannot predict by its design."""
+
+
+def module_of(head: str) -> Head:
+    """The module of a head, by its name."""
+    return cast("Head", import_module(f"stages.heads.{head}"))

@@ -1,0 +1,72 @@
+"""The heads by name: what each takes, what it is for and what its options are. Needs no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from stages.blocks import HeadOptions
+from stages.boxes.options import DenseOptions
+from stages.heads.options import (
+    AnchorsOptions,
+    KnnOptions,
+    LargestOptions,
+    MlpOptions,
+    MultiscaleOptions,
+    SqueezenetOptions,
+)
+
+Input = Literal["vector", "map", "pyramid"]
+INPUTS: Mapping[Input, str] = {"vector": "a vector", "map": "a map (C, H, W)", "pyramid": "maps at several strides"}
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What the pipeline must know of a head before it imports it.
+
+    Attributes:
+        input: what it takes of one image; maps are averaged over positions for a head that takes a vector.
+        task: `classification` names the class of an image, `detection` finds all objects, `largest` the largest one.
+        options: what its module reads of the knobs; those of them that are flat in params.yaml are stored with it.
+        closed_form: it is solved at once: no epochs, no learning rate.
+        default_lr: the learning rate where params.yaml has `lr: auto` and the range test suggests none.
+    """
+
+    input: Input
+    task: Literal["classification", "detection", "largest"] = "classification"
+    options: type[HeadOptions] = HeadOptions
+    closed_form: bool = False
+    default_lr: float = 0.001
+
+    @property
+    def finds_objects(self) -> bool:
+        """Whether it answers with boxes, not with the probabilities of classes."""
+        return self.task != "classification"
+
+    def read(self, knobs: Mapping[str, Any]) -> HeadOptions:
+        """Its options from the knobs that are stored with it."""
+        return self.options.model_validate(knobs)
+
+
+HEADS: dict[str, HeadSpec] = {
+    "linear": HeadSpec("vector"),
+    "mlp": HeadSpec("vector", options=MlpOptions),
+    "ridge": HeadSpec("vector", closed_form=True),
+    "knn": HeadSpec("vector", options=KnnOptions, closed_form=True),
+    "squeezenet": HeadSpec("map", options=SqueezenetOptions),
+    "lenet5": HeadSpec("map"),
+    "smallnet": HeadSpec("map"),
+    "largest": HeadSpec("map", "largest", LargestOptions),
+    "grid": HeadSpec("map", "detection", DenseOptions),
+    "anchors": HeadSpec("map", "detection", AnchorsOptions),
+    "multiscale": HeadSpec("pyramid", "detection", MultiscaleOptions),
+}
+
+
+def heads_taking(kind: Input) -> list[str]:
+    """The heads that take a kind of features."""
+    return [name for name, spec in HEADS.items() if spec.input == kind]
+
+
+def heads_for(*tasks: str) -> list[str]:
+    """The heads for some tasks."""
+    return [name for name, spec in HEADS.items() if spec.task in tasks]
