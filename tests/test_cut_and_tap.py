@@ -72,7 +72,7 @@ def test_a_kept_head_gives_identical_logits_and_fetches_nothing(
         trained.append(module)
         store(folder, module, about)
 
-    monkeypatch.setattr(model, "store", spy)
+    monkeypatch.setattr(model, "save_head", spy)
     chosen = run(until="train", **PLACES[place])
 
     def refuse(*_: Any) -> None:

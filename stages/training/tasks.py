@@ -86,7 +86,7 @@ class DetectionTask:
     """
 
     def __init__(self, head: str, model: HeadModel, options: HeadOptions, *, classes: int, params: Params) -> None:
-        self.head, self.shape = cast(ObjectHead, module_of(head)), model.shape
+        self.head, self.shape = cast("ObjectHead", module_of(head)), model.shape
         self.options, self.classes, self.params = options, classes, params
         self._kept: dict[tuple[int, int], Any] = {}
         self._bytes = 0

@@ -14,6 +14,7 @@ from stages import evaluate, extract, index, paths, split, train
 from stages.boxes.geometry import Detections, GroundTruth
 from stages.errors import UserError
 from stages.evaluation import detection as judging
+from stages.heads import registry
 from stages.training import data, model, tasks
 from stages.training.data import HeadData, SplitData
 from stages.training.ground_truth import GroundTruthBoxes
@@ -81,14 +82,15 @@ def test_a_kept_head_finds_identical_boxes(run: Make, monkeypatch: pytest.Monkey
         trained.append(module)
         store(folder, module, about)
 
-    monkeypatch.setattr(model, "store", spy)
+    monkeypatch.setattr(model, "save_head", spy)
     chosen = run(**HEADS[place])
     found, (module,) = data.load_data(chosen), trained
     restored, described = model.load_head(paths.HEAD)
     assert described["classes"] == found.classes == ["cat", "dog"]
     each = []
     for whole in (module, restored):
-        task = tasks.DetectionTask(chosen.head, whole, described["knobs"], 2, chosen)
+        options = registry.HEADS[chosen.head].read(described["knobs"])
+        task = tasks.DetectionTask(chosen.head, whole, options, classes=2, params=chosen)
         each.append(task.find(whole, found.splits["test"], 0.45))
     for one, two in zip(*each, strict=True):
         assert all(torch.equal(*pair) for pair in zip(one, two, strict=True))
