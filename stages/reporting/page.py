@@ -71,6 +71,7 @@ def html(run: RunResults, album: Album, drawn: Mapping[str, Drawing]) -> str:
         "duplicates": [f"{pair['path']} is {pair['of']}{across(pair)}" for pair in run.index["duplicates"]],
         "bad": [f"{image['path']}: {image['reason']}" for image in run.bad],
         "others": run.index["not_images"],
+        **data_lists(run.index),
         "broken": [f"{item['path']}: {item['reason']}" for item in run.index["broken_annotations"]],
         **task.details(album),
         "missing": [f"{path}: {why}" for path, why in album.missing.items()],  # last: it is known by now
@@ -141,6 +142,17 @@ def mean_sizes(rows: Sequence[IndexRow]) -> dict[str, tuple[float, float]]:
         label: (sum(w for w, _ in found) / len(found), sum(h for _, h in found) / len(found))
         for label, found in sorted(sizes.items())
     }
+
+
+def data_lists(index: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What of the data is not used, or counts once, as lists of lines."""
+    conflicts = (
+        " = ".join(f"{copy['path']} ({', '.join(copy['labels'])})" for copy in copies)
+        for copies in index.get("conflicts", ())
+    )
+    repeated = (f"{item['path']}: {item['label']} at {item['box']}" for item in index.get("repeated_objects", ()))
+    left_out = (f"{item['path']}: {item['reason']}" for item in index.get("excluded", ()))
+    return {"conflicts": list(conflicts), "left_out": list(left_out), "repeated": list(repeated)}
 
 
 def across(pair: Mapping[str, str]) -> str:

@@ -1,6 +1,7 @@
 """What the numbers say, in sentences and short lists that the page and the text share."""
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 from stages.features import forecast
@@ -171,13 +172,35 @@ def sizes(run: RunResults) -> str:
 def files(run: RunResults) -> list[tuple[str, int, str]]:
     """What became of every file: name, number, explanation."""
     index = run.index
-    return [
+    contradicted = sum(len(copies) for copies in index.get("conflicts", ()))
+    rows = [
         ("Files", index["files"], "found"),
         ("Used", index["used"] - len(run.undecodable), "trained or judged on"),
         ("Duplicates", len(index["duplicates"]), "same content as another"),
         ("Bad", len(run.bad), "cannot be read"),
         ("Not images", len(index["not_images"]), "other kinds of files"),
     ]
+    if contradicted:
+        rows.append(("Under several classes", contradicted, "copies of one image, all left out"))
+    if left_out := len(index.get("excluded", ())):
+        rows.append(("Left out", left_out, "for the reasons below"))
+    return rows
+
+
+def set_name(run: RunResults) -> str:
+    """What the data is called: a user's own by its folder, with how it is read."""
+    index = run.index
+    own = "source" not in index["options"]
+    return f"{PurePath(index['root']).name} ({index['dataset']})" if own else str(index["dataset"])
+
+
+def data_notes(run: RunResults) -> list[str]:
+    """What reading the data showed: how its folders were understood, and classes without a single image."""
+    index = run.index
+    lost = [f"no image is left of class {label}" for label in index.get("lost_classes", ())]
+    dropped = index.get("dropped_objects", {})
+    objects = [f"{count} object(s) are not used: {reason}" for reason, count in dropped.items()]
+    return [f"{text[0].upper()}{text[1:]}." for text in [*lost, *index.get("notes", ()), *objects]]
 
 
 def times(run: RunResults) -> list[tuple[str, Time]]:

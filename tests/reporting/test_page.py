@@ -166,6 +166,26 @@ def test_bad_images_of_both_stages(made: Made) -> None:
     assert "a.png: cut &lt;off&gt;" in html and "c is d" in html
 
 
+def test_what_is_not_used_is_listed_and_the_heading_names_the_set(made: Made) -> None:
+    copies = [{"path": "a/1.jpg", "labels": ["<a>"]}, {"path": "b/1.jpg", "labels": ["b"]}]
+    made.index = {
+        "conflicts": [copies],
+        "excluded": [{"path": "loose.jpg", "reason": "it lies in no class folder"}],
+        "repeated_objects": [{"path": "a/2.jpg", "label": "ant", "box": [1.0, 2.0, 3.0, 4.0]}],
+        "dropped_objects": {"the box is empty": 3},
+        "lost_classes": ["owl"],
+        "notes": ["the folders on top are read as lists"],
+    }
+    report.main(made.write())
+    html = Elements((paths.REPORTS / "report.html").read_text())
+    for line in (
+        "a/1.jpg (<a>) = b/1.jpg (b)", "loose.jpg: it lies in no class folder", "a/2.jpg: ant at [1.0, 2.0, 3.0, 4.0]",
+        "3 object(s) are not used: the box is empty.", "No image is left of class owl.",
+        "The folders on top are read as lists.", f"{made.root.name} (folder)",
+    ):  # fmt: skip
+        assert line in html.text
+
+
 def test_odd_classes_and_a_diverged_head_are_drawn(made: Made) -> None:
     made.write()
     run = gather.load("folder")
