@@ -167,7 +167,8 @@ def stored_knobs(head: str, params: Params, data: HeadData, device: torch.device
     finds objects the block `boxes`, and what it learns from the boxes of train.
     """
     spec, heavy = HEADS[head], len(data.shape) > 1 or params.tap != "same"
-    knobs: dict[str, Any] = params.model_dump(include={"hidden", "dropout", *spec.options.model_fields})
+    names = {"hidden", "dropout", *spec.options.model_fields} & Params.model_fields.keys()
+    knobs: dict[str, Any] = {name: getattr(params, name) for name in names}
     knobs["precision"] = training_precision(params.precision, device) if heavy else "float32"
     if spec.finds_objects:
         knobs |= params.boxes.model_dump()

@@ -15,7 +15,7 @@ import yaml
 
 from stages import report
 from stages.blocks import Block
-from stages.heads import INPUT_KIND
+from stages.heads.registry import HEADS
 from stages.params import Params, load
 from tests.conftest import merged
 from tests.dag import pipeline
@@ -142,7 +142,7 @@ def unread(stages: Stages, reads: Reads) -> set[str]:
 
 
 def test_the_runs_take_every_head() -> None:
-    assert RUNS.keys() == INPUT_KIND.keys()
+    assert RUNS.keys() == HEADS.keys()
 
 
 def test_a_stage_depends_on_every_knob_that_it_reads(reads: Reads) -> None:
