@@ -1,6 +1,7 @@
 """The stage `check`: refuses a params.yaml that no stage could use, before any of them has touched its results."""
 
 import argparse
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ def main(arguments: argparse.Namespace) -> int:
     if knobs := differing(read(), committed()):
         more = f" and {len(knobs) - SHOWN} more" if len(knobs) > SHOWN else ""
         print(f"differs from the commit: {', '.join(knobs[:SHOWN])}{more} (`git checkout params.yaml` takes it back)")
+    if "DVC_EXP_NAME" in os.environ and not paths.index(params.dataset).exists():
+        print('DVC\'s warnings "No file hash info found" name what this run will make: they are harmless.')
     if arguments.mark:
         arguments.mark.parent.mkdir(parents=True, exist_ok=True)
         arguments.mark.write_text("params.yaml was checked\n")

@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from stages.errors import UserError
 
 LOG = logging.getLogger("stages")
 INTERRUPTED = 130  # the exit code after Ctrl-C
 EPILOG = "examples:\n"
+MODULE = "python -m stages."
 
 
 def parser(name: str, *, description: str | None, examples: str) -> argparse.ArgumentParser:
@@ -23,10 +25,11 @@ def parser(name: str, *, description: str | None, examples: str) -> argparse.Arg
         description: the first thing that --help prints.
         examples: command lines, one per line, indented by two blanks.
     """
+    prefix = "coldcut " if "COLDCUT" in os.environ else MODULE  # as it was called
     command_parser = argparse.ArgumentParser(
-        prog=f"python -m stages.{name}",
-        description=description,
-        epilog=f"{EPILOG}{examples}",
+        prog=f"{prefix}{name}",
+        description=description and description.replace(MODULE, prefix),
+        epilog=f"{EPILOG}{examples}".replace(MODULE, prefix),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbosity = command_parser.add_mutually_exclusive_group()
@@ -69,6 +72,17 @@ def no_traceback() -> Iterator[None]:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def stop(name: str, kept: str) -> NoReturn:
+    """Ends a stage after Ctrl-C.
+
+    Args:
+        name: of the stage.
+        kept: what of its work the next run will not do again.
+    """
+    print(f"\n{name} was stopped: {kept}, and `dvc repro` goes on from there.", file=sys.stderr, flush=True)
+    sys.exit(INTERRUPTED)
 
 
 def shown(text: str) -> str:

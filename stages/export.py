@@ -87,7 +87,10 @@ def run() -> None:
         "--format", choices=list(formats.FORMATS), required=True, help="format of the file; openvino writes two files"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help=f"path of the file (default: {FOLDER}/DATASET-HEAD.SUFFIX)"
+        "--out",
+        type=paths.typed_path,
+        metavar="FILE",
+        help=f"path of the file (default: {FOLDER}/DATASET-HEAD.SUFFIX)",
     )
     command.run(main, parser.parse_args())
 

@@ -17,6 +17,16 @@ def main_checkout() -> Path:
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
+def typed(path: str) -> str:
+    """A path as a user typed it: a relative one is meant in the folder in which `coldcut` was called."""
+    return os.path.join(os.environ.get("COLDCUT_FROM", ""), path)
+
+
+def typed_path(path: str) -> Path:
+    """The same as a Path."""
+    return Path(typed(path))
+
+
 def resolve(path: str | Path) -> Path:
     """A path from params: `~` expanded, a relative one taken from the main checkout."""
     return Path(os.path.normpath(main_checkout() / Path(path).expanduser()))

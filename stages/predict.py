@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from stages import command
+from stages import command, paths
 from stages.boxes.geometry import Detections
 from stages.command import LOG
 from stages.errors import UserError
@@ -106,7 +106,12 @@ def run() -> None:
     parser = command.parser("predict", description=__doc__, examples=EXAMPLES)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="an image, a folder, or - for paths on standard input")
     parser.add_argument("--json", action="store_true", help="print one line of JSON per image")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for pictures with the boxes drawn in")
+    parser.add_argument(
+        "--out",
+        type=paths.typed_path,
+        metavar="DIR",
+        help="folder for pictures with the boxes drawn in",
+    )
     parser.add_argument(
         "--top",
         type=int,

@@ -15,6 +15,7 @@ from stages import command, files, paths
 from stages.params import Params, load
 
 Stage = Callable[[Params], Mapping[str, object]]
+KEPT = {"train": "its last checkpoint is kept", "download": "what has come is kept"}  # after Ctrl-C
 LEAST = 1.0  # seconds that are worth a word beforehand
 
 
@@ -41,7 +42,10 @@ def run(
         if what:
             print(f"{name}: {what(params)}{_expected(name, params)}", flush=True)
         started = time.perf_counter()
-        found = stage(params)
+        try:
+            found = stage(params)
+        except KeyboardInterrupt:
+            command.stop(name, KEPT.get(name, "what earlier stages made is kept"))
         seconds = time.perf_counter() - started
         _keep(name, params, found, seconds, made)
         print(f"{name}: {', '.join(f'{value} {key}' for key, value in found.items())} in {seconds:.1f} s")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.__main__ import TEXT
+from stages.__main__ import text
 from stages.command import EPILOG
 
-NAMED = sorted(set(re.findall(r"python -m stages\.(\w+)", TEXT)))
+NAMED = sorted(set(re.findall(r"python -m stages\.(\w+)", text("python -m stages."))))
 
 
 def test_every_command_is_listed(repository: Path) -> None:

@@ -85,6 +85,19 @@ def test_a_users_error_is_a_sentence_and_any_other_a_traceback(
     assert not paths.TIMINGS.exists()
 
 
+@pytest.mark.parametrize(("name", "kept"), [("train", "its last checkpoint is kept"), ("x", "what earlier stages")])
+def test_ctrl_c_is_told_what_is_kept(
+    told: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, kept: str
+) -> None:
+    def interrupt(params: Params) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stopped:
+        stage.run(name, interrupt)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 130 and f"{name} was stopped: {kept}" in said and "`dvc repro` goes on" in said
+
+
 def test_seconds_are_kept_by_what_was_made(told: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tmp_path / "history.csv"
 

@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from stages import files, paths
+from stages import command, files, paths
 from stages.errors import UserError
 from stages.images.header import BadImage
 
@@ -133,12 +133,14 @@ def start() -> None:
         while child := _forked():
             ended = _watched(child, _notes)
             if not ended.overdue and (ended.code >= 0 or -ended.code in ENDED_BY_SOMEONE):
+                if ended.code == -signal.SIGINT:
+                    raise KeyboardInterrupt
                 sys.exit(ended.code if ended.code >= 0 else 128 - ended.code)
             _remember(_blamed(ended, _notes))
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        command.stop("extract", "the parts that are finished are kept")
 
 
 def end_when_stuck() -> None:

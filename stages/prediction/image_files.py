@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from stages import paths
 from stages.images.formats import HEAD_BYTES
 from stages.images.header import BadImage, looks_like_image
 from stages.images.loading import inspect
@@ -35,17 +36,18 @@ class ImageFile(NamedTuple):
 def expand(arguments: Iterable[str]) -> Iterator[str]:
     """Yields the paths of the files that arguments mean: a file, all images below a folder, or `-` for standard input.
 
-    Files below a folder come in the order of their paths. Links are followed; hidden files and folders are skipped, and
-    so are files below a folder that are not images, judged by their first bytes. A name that is not UTF-8 contains
-    surrogates, as everywhere in Python: `os.fsencode` gives its bytes.
+    A relative path is meant in the folder in which the command was called. Files below a folder come in the order of
+    their paths. Links are followed; hidden files and folders are skipped, and so are files below a folder that are not
+    images, judged by their first bytes. A name that is not UTF-8 contains surrogates, as everywhere in Python:
+    `os.fsencode` gives its bytes.
     """
     for path in arguments:
         if path == STDIN:
             yield from expand(os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip())
-        elif os.path.isdir(path):
-            yield from filter(_is_image, walk(path))
+        elif os.path.isdir(file := paths.typed(path)):
+            yield from filter(_is_image, walk(file))
         else:
-            yield path
+            yield file
 
 
 def walk(folder: str) -> Iterator[str]:
