@@ -137,8 +137,7 @@ def _refuse_nowhere(folder: Path, file: Path, matches: Sequence[Match]) -> None:
 def _load(file: Path) -> dict[str, Any]:
     """The contents of a file, its annotations as `Annotation`."""
     try:
-        with file.open(encoding="utf-8-sig") as stream:
-            contents = json.load(stream, object_hook=_light)
+        contents = json.loads(tree.without_pointer(file.read_bytes()), object_hook=_light)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"The annotation file {file} cannot be read: {error}") from None
     kinds = {"images": dict, "annotations": Annotation, "categories": dict}

@@ -83,7 +83,7 @@ def _read(folder: Path, name: str) -> Table:
     """The table, with our columns or TensorFlow's."""
     file = folder / name
     try:
-        data = file.read_bytes()
+        data = tree.without_pointer(file.read_bytes())
         encoding = "utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
         text = data.decode(encoding)
         header = text.partition("\n")[0]
@@ -100,7 +100,7 @@ def _read(folder: Path, name: str) -> Table:
                 (rows if isinstance(row, Row) else faults).append(row)  # type: ignore[arg-type]
     except FileNotFoundError:
         raise UserError(f"`datasets.csv.file`: there is no table {file}; {_tables(folder)}") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"`datasets.csv.file`: {file} cannot be read: {error}") from None
     return Table(rows, faults, has_boxes, names is TENSORFLOW and has_boxes)
 

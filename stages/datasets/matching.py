@@ -8,7 +8,7 @@ import os
 import posixpath
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -57,44 +57,66 @@ class ImageFinder:
             self.by_stem[stem(posixpath.basename(path))].append(path)
 
     def find_all(self, names: Sequence[str], homes: Sequence[str] = ("",), split: str | None = None) -> list[Match]:
-        """The file that each name means; one that a name means exactly is nobody else's for a likeness.
+        """The file that each name means: exactly, or the only one at the first likeness at which any fits.
+
+        A file that a name means is nobody else's for a weaker likeness.
 
         Args:
             names: as the annotations have them.
             homes: folders that a name may start from, the likeliest first.
             split: that of the annotations' list; files in a folder of another split are not meant.
         """
-        exact = [self._exact(name, homes) for name in names]
-        taken = set(filter(None, exact))
-        return [
-            Match(path) if path else self._like(name, homes, split, taken)
-            for name, path in zip(names, exact, strict=True)
-        ]
-
-    def _exact(self, name: str, homes: Sequence[str]) -> str | None:
-        below = self._below_root(name)
-        paths = (posixpath.normpath(posixpath.join(home, below or name)) for home in homes)
-        return next((path for path in paths if path in self.files), None)
-
-    def _like(self, name: str, homes: Sequence[str], split: str | None, taken: set[str]) -> Match:
-        """The only file that is called nearly like this, at the first of the likenesses at which any is."""
-        below = self._below_root(name)
-        asked = below if below is not None else slashed(name).lstrip("/")
-        keys = [plain(posixpath.normpath(posixpath.join(home, asked))) for home in homes]
-        likenesses: tuple[Callable[[], Iterable[str]], ...] = (
-            lambda: (path for key in keys for path in self.by_path.get(key, ())),
-            lambda: (path for key in keys for path in self._of_stem(key) if _folder(path) == posixpath.dirname(key)),
-            lambda: self._of_tail(asked, self.by_name.get(plain(posixpath.basename(asked)), ())),
-            lambda: self._of_tail(asked, self._of_stem(asked)),
+        matches, taken = dict[int, Match](), set[str]()
+        likenesses = (
+            self._exact,
+            self._spelled,
+            self._of_other_suffix,
+            self._elsewhere,
+            self._elsewhere_of_other_suffix,
         )
-        for number, likeness in enumerate(likenesses):
-            paths = [path for path in dict.fromkeys(likeness()) if not split or not _of_another_split(path, split)]
-            if number:  # those of the same name but for its spelling are the same
-                paths = [path for path in paths if path not in taken]
-            if paths:
-                return Match(paths[0]) if len(paths) == 1 else Match(name, SEVERAL, listed(paths, 2))
-        outside = below is None or below.startswith("../")
-        return Match(name, OUTSIDE if outside else MISSING, name)
+        for strength, likeness in enumerate(likenesses):
+            found = set[str]()
+            for number, name in enumerate(names):
+                if number not in matches:
+                    asked = name if strength == 0 and name in self.files else self._asked(name)
+                    paths = list(dict.fromkeys(likeness(asked, homes)))
+                    if strength > 0:
+                        paths = [path for path in paths if not split or not _of_another_split(path, split)]
+                    if strength > 1:
+                        paths = [path for path in paths if path not in taken]
+                    if paths:
+                        several = len(paths) > 1
+                        matches[number] = Match(name, SEVERAL, listed(paths, 2)) if several else Match(paths[0])
+                        found.update(paths)
+            taken |= found
+        return [matches.get(number) or self._none(name) for number, name in enumerate(names)]
+
+    def _none(self, name: str) -> Match:
+        below = self._below_root(name)
+        return Match(name, OUTSIDE if below is None or below.startswith("../") else MISSING, name)
+
+    def _asked(self, name: str) -> str:
+        """A name as a path below the root, or what may be its end."""
+        below = self._below_root(name)
+        return slashed(name).lstrip("/") if below is None else below
+
+    def _exact(self, name: str, homes: Sequence[str]) -> list[str]:
+        paths = (name, *(posixpath.normpath(posixpath.join(home, name)) for home in homes))
+        return [path for path in paths[1:] + paths[:1] if path in self.files][:1]
+
+    def _spelled(self, name: str, homes: Sequence[str]) -> list[str]:
+        """Files of the same name in another spelling: percent-encoding, capitals, normal form."""
+        return [path for key in _keys(name, homes) for path in self.by_path.get(key, ())]
+
+    def _of_other_suffix(self, name: str, homes: Sequence[str]) -> list[str]:
+        keys = _keys(name, homes)
+        return [path for key in keys for path in self._of_stem(key) if _folder(path) == posixpath.dirname(key)]
+
+    def _elsewhere(self, name: str, homes: Sequence[str]) -> list[str]:
+        return self._of_tail(name, self.by_name.get(plain(posixpath.basename(name)), ()))
+
+    def _elsewhere_of_other_suffix(self, name: str, homes: Sequence[str]) -> list[str]:
+        return self._of_tail(name, self._of_stem(name))
 
     def _below_root(self, name: str) -> str | None:
         """The name with forward slashes, an absolute path inside of the root below it; None for one outside of it."""
@@ -144,6 +166,11 @@ class ImageFinder:
             if shared == longest:
                 best.append(path)
         return best
+
+
+def _keys(name: str, homes: Sequence[str]) -> list[str]:
+    """A name below each of the folders, as names are compared."""
+    return [plain(posixpath.normpath(posixpath.join(home, name))) for home in homes]
 
 
 def _folder(path: str) -> str:

@@ -123,3 +123,14 @@ LFS_POINTER = "a Git LFS pointer, not the file itself: run `git lfs pull` where 
 def is_lfs_pointer(data: bytes) -> bool:
     """Whether a file is what Git LFS leaves in the place of one that was not fetched."""
     return data.startswith(b"version https://git-lfs.github.com/spec/")
+
+
+def without_pointer(data: bytes) -> bytes:
+    """The bytes of an annotation file.
+
+    Raises:
+        ValueError: they are what Git LFS leaves in its place.
+    """
+    if is_lfs_pointer(data):
+        raise ValueError(LFS_POINTER)
+    return data

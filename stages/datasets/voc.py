@@ -230,7 +230,7 @@ def _lists(home: Home, files: Sequence[str]) -> list[tuple[str, str]]:
 def _annotation(folder: Path, path: str, classes: Sequence[str]) -> tuple[Annotation | None, list[AnnotationFault]]:
     """What an annotation file says, and what is broken in it."""
     try:
-        root = parse((folder / path).read_bytes())
+        root = parse(tree.without_pointer((folder / path).read_bytes()))
     except OSError as error:
         return None, [AnnotationFault(path, f"cannot be read: {error.strerror}")]
     except (ElementTree.ParseError, ValueError, LookupError) as error:

@@ -1,0 +1,113 @@
+"""A table of images: our columns and TensorFlow's, rows that cannot be meant, images without objects."""
+
+import codecs
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from stages.datasets import csv
+from stages.datasets.base import AnnotationFault, Box, LeftOut, Note, Record
+from stages.errors import UserError
+
+OURS = "path,label,x1,y1,x2,y2\n"
+TENSORFLOW = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+
+
+def scanned(root: Path, table: str | bytes, images: Sequence[str] = ("a.jpg", "b.jpg")) -> list[object]:
+    for name in images:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    (root / "t.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
+    return list(csv.scan(root, csv.Options(file="t.csv", exclude=[], strict=False)))
+
+
+def records(items: Sequence[object]) -> list[Record]:
+    return [item for item in items if isinstance(item, Record)]
+
+
+def test_labels_and_lists(tmp_path: Path) -> None:
+    found = records(scanned(tmp_path, "path,label,split,more\na.jpg,ant,train,x\nb.jpg,bee,Valid,y\n"))
+    assert [(record.path, record.label, record.split) for record in found] == [
+        ("a.jpg", "ant", "train"),
+        ("b.jpg", "bee", "val"),
+    ]
+
+
+def test_a_row_is_an_object_and_one_without_corners_an_image_without(tmp_path: Path) -> None:
+    found = records(scanned(tmp_path, f"{OURS}a.jpg,ant,1,2,3,4\na.jpg,bee,5,6,7,8.5\nb.jpg,,,,,\n"))
+    assert found[0].objects == (Box("ant", (1, 2, 3, 4)), Box("bee", (5, 6, 7, 8.5)))
+    assert (found[1].path, found[1].label, found[1].objects) == ("b.jpg", None, ())
+
+
+@pytest.mark.parametrize(
+    ("corners", "box"),
+    [
+        ("1,1,40,30", (0, 0, 40, 30)),  # from 1, as VOC's
+        ("0,0,39,29", (0, 0, 40, 30)),  # from 0, the last pixel inclusive
+        ("0,0,40,30", (0, 0, 40, 30)),  # from 0, exclusive: it ends at the width
+    ],
+)
+def test_columns_of_tensorflow(tmp_path: Path, corners: str, box: tuple[float, ...]) -> None:
+    items = scanned(tmp_path, f"{TENSORFLOW}a.jpg,40,30,ant,{corners}\n", ["images/a.jpg"])
+    assert records(items) == [Record("images/a.jpg", None, (Box("ant", box),), None, "t.csv", (40, 30))]  # type: ignore[arg-type]
+    assert any(isinstance(item, Note) and "TensorFlow" in item.text for item in items)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_what_spreadsheets_write(tmp_path: Path, encoding: str, delimiter: str) -> None:
+    text = "path,label\r\na.jpg,fourmi à pattes\r\n".replace(",", delimiter)
+    assert records(scanned(tmp_path, text.encode(encoding)))[0].label == "fourmi à pattes"
+    assert encoding != "utf-16" or text.encode(encoding)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+FAULTS = {
+    ",ant,1,2,3,4": "line 2: `path` is empty",
+    "a.jpg,,1,2,3,4": "line 2: `label` is empty",
+    "a.jpg,ant,1,2,3,x": "line 2 (a.jpg) has 1, 2, 3, x: corners must be four numbers",
+    "a.jpg,ant,1,2,3,": "line 2 (a.jpg) has 1, 2, 3, : corners must be four numbers",
+    "a.jpg,ant,9,2,3,4": "line 2 (a.jpg) has 9, 2, 3, 4: the box is empty",
+    "a.jpg,ant,1,2,3,nan": "line 2 (a.jpg) has 1, 2, 3, nan: the box is empty",
+}
+
+
+@pytest.mark.parametrize("row", FAULTS)
+def test_a_row_that_cannot_be_meant_leaves_the_others(tmp_path: Path, row: str) -> None:
+    items = scanned(tmp_path, f"{OURS}{row}\nb.jpg,bee,1,2,3,4\n")
+    (fault,) = [item for item in items if isinstance(item, AnnotationFault)]
+    assert (fault.reason, fault.objects) == (FAULTS[row], 1)
+    assert [record.path for record in records(items)] == ["b.jpg"]
+
+
+def test_rows_of_one_image_that_contradict_each_other(tmp_path: Path) -> None:
+    items = scanned(tmp_path, "path,label,split\na.jpg,ant,train\na.jpg,bee,test\n./a.jpg,ant,test\n")
+    assert {(record.path, record.label, record.split) for record in records(items)} == {
+        ("a.jpg", "ant", "test"),
+        ("a.jpg", "bee", "test"),
+    }
+    (fault,) = [item for item in items if isinstance(item, AnnotationFault)]
+    assert "in several lists" in fault.kind and fault.detail == "a.jpg, lines 2, 3, 4"
+    assert LeftOut("b.jpg", "no row is of it") in items
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("name,label\n", r"lacks the column path: found name, label. Expected path, label .* or filename, class"),
+        ("path,label,x1\n", "lacks the column all of x1, y1, x2, y2"),
+        ("", "lacks the column path, label: found none"),
+        (b"path,label\n\xff\xfe\xfa", "cannot be read"),
+        (b"path,label\n" + b"x" * 200_000 + b",a", "cannot be read: field larger than field limit"),
+        ("version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
+    ],
+)
+def test_another_table(tmp_path: Path, table: str | bytes, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        scanned(tmp_path, table)
+
+
+def test_a_table_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("path,label\n")
+    with pytest.raises(UserError, match=r"there is no table .*labels.csv; .*-S datasets.csv.file=train.csv"):
+        list(csv.scan(tmp_path, csv.Options(file="labels.csv", exclude=[], strict=False)))
