@@ -13,6 +13,12 @@ class Block(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def flat_fields(block: type[Block]) -> list[str]:
+    """The names of the fields of a block that are not blocks themselves, in their order."""
+    types = {name: field.annotation for name, field in block.model_fields.items()}
+    return [name for name, kind in types.items() if not (isinstance(kind, type) and issubclass(kind, Block))]
+
+
 class Source(Block):
     """One file to fetch: `https://…`, a local path, or `pypi:NAME==VERSION` (the wheel).
 

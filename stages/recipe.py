@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import command, yaml12
-from stages.blocks import Block
+from stages.blocks import flat_fields
 from stages.errors import UserError, nearest
 from stages.overrides import hydra
 from stages.params import Params
@@ -60,8 +60,7 @@ def arguments(name: str) -> list[str]:
 
 def flat_knobs() -> list[str]:
     """The knobs at the top level of params.yaml that every recipe sets, in their order."""
-    types = {name: field.annotation for name, field in Params.model_fields.items() if name not in NOT_IN_RECIPES}
-    return [name for name, kind in types.items() if not (isinstance(kind, type) and issubclass(kind, Block))]
+    return [name for name in flat_fields(Params) if name not in NOT_IN_RECIPES]
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 
 from stages import paths
 from stages.backbones.device import pick_device
+from stages.blocks import flat_fields
 from stages.datasets import splits
 from stages.errors import UserError
 from stages.features.h5 import INPUT
@@ -17,13 +18,7 @@ from stages.training import closed_form, history, loop, model
 from stages.training.data import HeadData, load_data
 from stages.training.model import TrainResult
 
-KNOBS = (  # what a head depends on; kept with it
-    "dataset", "backbone", "weights", "cut", "tap", "image_size", "resize", "views", "head", "hidden", "dropout",
-    "lr", "lr_backbone", "layer_decay", "freeze_batchnorm", "phases", "optimizer", "weight_decay", "momentum",
-    "clip_grad", "loss", "focal_gamma", "class_weights", "schedule", "warmup", "step_size", "step_factor", "cycle_len",
-    "cycle_mult", "plateau_factor", "plateau_patience", "epochs", "batch_size", "monitor", "refit",
-    "early_stopping_patience", "label_smoothing", "standardize", "precision", "seed", "seeds",
-)  # fmt: skip
+NOT_STORED = {"root", "device"}  # with a head: they do not shape it
 
 
 def main(params: Params) -> dict[str, object]:
@@ -54,7 +49,9 @@ def main(params: Params) -> dict[str, object]:
 
 def describe(name: str, result: TrainResult, data: HeadData, params: Params) -> dict[str, Any]:
     """What `head.json` says of a head: all that it takes to build it again, and what it was trained with."""
-    knobs = {*KNOBS, "augment"} if params.cut == INPUT else set(KNOBS)  # training draws the views of pixels itself
+    knobs = set(flat_fields(type(params))) - NOT_STORED
+    if params.cut == INPUT:  # training draws the views of pixels itself
+        knobs |= {"augment"}
     if HEADS[name].finds_objects:
         knobs |= {"boxes"}
     return {

@@ -167,7 +167,7 @@ def stored_knobs(head: str, params: Params, data: HeadData, device: torch.device
     finds objects the block `boxes`, and what it learns from the boxes of train.
     """
     spec, heavy = HEADS[head], len(data.shape) > 1 or params.tap != "same"
-    names = {"hidden", "dropout", *spec.options.model_fields} & Params.model_fields.keys()
+    names = {"hidden", "dropout", *spec.options.model_fields} & type(params).model_fields.keys()
     knobs: dict[str, Any] = {name: getattr(params, name) for name in names}
     knobs["precision"] = training_precision(params.precision, device) if heavy else "float32"
     if spec.finds_objects:
