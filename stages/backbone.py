@@ -24,13 +24,14 @@ def describe(name: str, image_size: int | Literal["auto"] = "auto") -> str:
         UserError: there is no such backbone, or it cannot be cut.
     """
     names.check(name, "random")
-    backbone = zoo.load(name, "random")
+    backbone = zoo.load(name, "random", image_size)
     preprocessing = backbone.preprocessing.at(image_size, "crop")
     network = cuts.Network(backbone.model, preprocessing.crop, name)
     spent = _Meter(network.module).measure(preprocessing.crop)
     whole = max(spent.values())
     modules = list({network.cut(module).node: module for module in reversed(network.names())}.values())[::-1]
-    width = max(map(len, [*names.CUTS, *modules])) + 2
+    named = [cut for cut in names.CUTS if network.layout or cut not in names.TOKEN_CUTS]
+    width = max(map(len, [*named, *modules])) + 2
     lines = [
         f"{name}: {sum(weight.numel() for weight in backbone.model.parameters()):,} parameters, "
         f"{whole / 2e9:.2f} billion multiply-adds an image",
@@ -38,7 +39,7 @@ def describe(name: str, image_size: int | Literal["auto"] = "auto") -> str:
         "",
         f"{'cut':{width}}{HEADER}  at",
     ]
-    for cut in [*names.CUTS, *modules]:
+    for cut in [*named, *modules]:
         try:
             lines.append(f"{cut:{width}}{_row(network, cut, spent, preprocessing)}".rstrip())
         except UserError as error:

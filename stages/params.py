@@ -223,7 +223,7 @@ def _check_head(params: Params, path: str) -> None:
     spec = HEADS[params.head]
     key = "cut" if params.tap == "same" else "tap"
     takes, place = spec.input, getattr(params, key)
-    inputs: dict[str, Input] = {"pooled": "vector", "pyramid": "pyramid"}
+    inputs: dict[str, Input] = {place: "vector"} if names.is_vector(place) else {"pyramid": "pyramid"}
     has = inputs.get(place)  # of other places only torch can tell
     if (takes == "map" and has) or (has == "pyramid") != (takes == "pyramid"):
         fitting = ", ".join(heads_taking(has or "map"))

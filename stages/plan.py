@@ -133,7 +133,7 @@ def parts(spec: Spec, count: int, sizes: Sequence[tuple[int, int]]) -> str:
 
 def alternatives(spec: Spec, sizes: Sequence[tuple[int, int]]) -> list[Kept]:
     """What could be kept instead: the other cuts, dtypes and numbers of views, one changed at a time."""
-    backbone = zoo.load(spec.backbone, "random")
+    backbone = zoo.load(spec.backbone, "random", spec.image_size)
     network = cuts.Network(backbone.model, load_extractor(spec).preprocessing.crop, spec.backbone)
     own = len(spec.views)
     choices = [(cut, own, spec.dtype) for cut in dict.fromkeys([spec.cut, *names.CUTS])]

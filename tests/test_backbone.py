@@ -25,6 +25,13 @@ def test_named_cuts_come_first_and_every_place_is_listed_once() -> None:
     assert "74 x 74" in found["input"] and "0.0%" in found["input"] and "100.0%" in found["fc"]
 
 
+def test_a_network_of_tokens_has_their_cuts_too() -> None:
+    found = rows("timm:test_vit", 160)
+    assert list(found)[:6] == ["pooled", "cls", "avg", "cls+avg", "map", "map@16"]
+    assert found["cls+avg"].startswith("128 ") and found["cls"].endswith("norm")
+    assert found["map"].split()[:5] == ["64", "x", "10", "x", "10"]
+
+
 def test_the_share_saved_is_that_of_the_trunk() -> None:
     model = zoo.load("resnet18", "random").model
     network = cuts.Network(model, 64, "resnet18")

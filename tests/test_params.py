@@ -182,7 +182,7 @@ def test_a_missing_knob_is_named(text: str, knob: str) -> None:
         ("head: mpl", "`head` 'mpl' is unknown; did you mean mlp"),
         (
             "cut: map@4",
-            "`cut` must be pooled, map, map@16, map@8, pyramid, input or a module's name such as layer3; did you",
+            "`cut` must be pooled, cls, avg, cls+avg, map, map@16, map@8, pyramid, input or a module's name such as",
         ),
         ("cut: layer3.", "found 'layer3.'"),
         ("tap: 3", "`tap` must be a valid string, found 3"),

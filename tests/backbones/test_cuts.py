@@ -93,9 +93,17 @@ def test_a_network_without_weights_is_refused() -> None:
 
 
 def test_a_network_with_two_classifiers_is_refused() -> None:
-    model = timm.create_model("deit_tiny_distilled_patch16_224", pretrained=False)
-    with pytest.raises(UserError, match="deit ends in several classifiers"):
-        Network(model, 224, "deit").trunk("pooled")
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.first, self.second = nn.Flatten(), nn.Linear(768, 2), nn.Linear(768, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            vectors = self.features(x)
+            return torch.add(self.first(vectors), self.second(vectors))
+
+    with pytest.raises(UserError, match="toy ends in several classifiers"):
+        Network(Two(), 16, "toy").trunk("pooled")
 
 
 def test_a_network_without_a_map_is_refused() -> None:

@@ -101,7 +101,7 @@ def test_a_package_that_is_not_installed() -> None:
         names.registered("no_such_package")
 
 
-@pytest.mark.parametrize("place", [*names.CUTS, "layer3", "features.5", "blocks.4.0", "Mixed_7c"])
+@pytest.mark.parametrize("place", [*names.CUTS, "cls+avg@4", "layer3", "features.5", "blocks.4.0", "Mixed_7c"])
 def test_what_a_cut_may_be(place: str) -> None:
     assert names.named(place) == place
 

@@ -1,0 +1,27 @@
+"""Networks of timm without their classifier: `num_classes=0`."""
+
+import copy
+from itertools import chain
+from typing import Any
+
+from torch import nn
+
+
+def without_classifier(model: nn.Module) -> nn.Module | None:
+    """What puts out what the classifier of a network of timm would take; it shares its weights with the network.
+
+    Returns:
+        None where the classifier is one linear layer or one convolution, or the network is not one of timm: then what
+        the last layer with weights takes is the same.
+    """
+    network: Any = model
+    if not hasattr(model, "get_classifier"):
+        return None
+    tensors = chain(model.parameters(), model.buffers())
+    bare: Any = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    bare.reset_classifier(0)
+    removed = {*model.parameters(), *model.buffers()} - {*bare.parameters(), *bare.buffers()}
+    classifier = network.get_classifier()
+    if isinstance(classifier, (nn.Linear, nn.Conv2d)) and removed == {*classifier.parameters()}:
+        return None
+    return bare if removed else model
