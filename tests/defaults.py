@@ -1,6 +1,5 @@
 """The params that tests start from. Never those of the workspace, which hold what somebody tried last."""
 
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -9,7 +8,7 @@ from stages import yaml12
 from stages.params import Params
 from stages.recipe import DEFAULTS, FOLDER
 
-BLOCKS = Path(__file__).with_name("blocks.yaml")
+BLOCKS = FOLDER.parent / "blocks.yaml"
 
 
 def tree() -> dict[str, Any]:

@@ -115,9 +115,15 @@ class ClassificationPage:
             "points": self._points(),
             "examples": self._examples(album),
             "weakest": [(row, self._members(album, row.name)) for row in weakest],
+            "start": self._first_cell(),
             "pictures": [album.picture(self.run.judged[pair.example]) for pair in self.pairs],
             "bins": predictions.bins(),
         }
+
+    def _first_cell(self) -> str:
+        """The cell whose images the page shows first, `row,column`: the worst pair of classes."""
+        number = {name: label for label, name in enumerate(self.run.head["classes"])}
+        return f"{number[self.pairs[0].actual]},{number[self.pairs[0].predicted]}" if self.pairs else "0,0"
 
     def _examples(self, album: Album) -> list[tuple[str, str, list[JudgedImage]]]:
         """Title, remark and images of each kind that has any."""
@@ -185,6 +191,9 @@ def caveats(run: RunResults) -> list[str]:
             f"this head{', outside its interval' if clearly else ', inside its interval'}: "
             "the head's training has not paid off here."
         )
+    unrecognised = [row.name for row in run.classes if row.accuracy == 0]
+    if unrecognised:
+        found.append(f"Classes of which no image is recognised: {', '.join(unrecognised)}.")
     if top1 <= run.metrics["majority"]:
         found.append("The head is no better than always answering the most frequent class.")
     return found

@@ -18,6 +18,7 @@ SHOWN = 6  # images of each kind
 PAIRS = 10  # most confused pairs
 LOWEST = 0.05  # the confidence from which a reader may see boxes
 MOST = 100  # boxes an image that are scored
+ZERO = 0.0005  # an average precision below it is written as 0.0%
 HELD = 0.01  # the share of objects that a design cannot hold from which the page warns of it
 RIGHT, WRONG, TRUE, MISSED = "#56b4e9", "#e69f00", "#ffffff", "#f0e442"  # light: each line has a dark rim
 KINDS = {
@@ -52,7 +53,7 @@ class DetectionPage:
     """What is said and shown of a detector."""
 
     template = "detection"
-    sections: tuple[str, ...] = ("Classes", "MistakeRow", "Images")
+    sections: tuple[str, ...] = ("Classes", "Mistakes", "Images")
 
     def __init__(self, run: RunResults) -> None:
         self.run, self.boxes = run, BoxPredictions.load(run)
@@ -128,6 +129,12 @@ class DetectionPage:
         unseen = [row.name for row in self.run.classes if not row.n_train]
         if unseen:
             found.append(f"Not in any training image, and so never found: {', '.join(unseen)}.")
+        zero = [row.name for row in self.run.classes if row.n_train and row.ap_50 is not None and row.ap_50 < ZERO]
+        if zero:
+            found.append(
+                f"AP is 0.0% for {', '.join(zero)}: the head does not find these objects, although there are some to "
+                "train on. Look at their boxes and their size under Objects."
+            )
         unjudged = [row.name for row in self.run.classes if row.ap_50 is None]
         if unjudged and len(unjudged) < len(self.run.classes):
             found.append(f"Without an object to judge by, and left out of the means: {', '.join(unjudged)}.")

@@ -18,7 +18,7 @@ from stages.reporting.pictures import LONGEST, SIDE, Album, Picture
 
 EXAMPLES = 12  # annotated images
 NAMED = 15  # boxes of an image that carry their class, at most
-LETTER, LETTER_WIDTH = 13, 7  # the height of a name on a canvas, and about the width of its letters
+LETTER, LETTER_WIDTH = 14, 8  # the height of a name on a canvas, and about the width of its letters
 LISTS = ("train", "val", "test", "all")
 BINS = 32
 DECADES = 500  # highest to lowest, above which an axis has room for powers of ten alone

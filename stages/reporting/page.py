@@ -1,4 +1,4 @@
-"""From a run to the text of the page and of the markdown. Names of classes and files are hostile until escaped."""
+"""From the results of a run to the text of its page and of its Markdown."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,40 +13,40 @@ from stages.reporting.pictures import Album
 
 SAMPLES = 24  # training images
 GROUPS = ("baselines", "curves", "by_views")  # of figures that stand together, by how their names begin
-FIGURE = "report-{}.png"  # files of figures by their names: the folder holds others too
+FIGURE = "report-{}.png"  # file name of a figure: the folder holds other files too
 
 
 class TaskPage(Protocol):
-    """What is said and shown of a head, as each task has it.
+    """What the page says and shows for one task.
 
     Attributes:
-        template: the names of its templates.
+        template: name of its templates.
     """
 
     template: str
 
     @property
     def sections(self) -> tuple[str, ...]:
-        """Their headings."""
+        """The headings of its sections."""
 
     def summary(self) -> words.Summary:
-        """The headline."""
+        """What the page says first."""
 
     def text(self) -> dict[str, Any]:
-        """What page and markdown show besides."""
+        """What both templates need besides."""
 
     def notes(self) -> list[tuple[str, object]]:
-        """Rows of the provenance."""
+        """More rows of the provenance: name and value."""
 
     def figures(self) -> dict[str, Drawing]:
-        """The figures that this run has data for, by name."""
+        """The figures that the run has data for, by name."""
 
     def details(self, album: Album) -> dict[str, Any]:
-        """What the page alone shows."""
+        """What the template of the page needs besides."""
 
 
 def of(run: RunResults) -> TaskPage:
-    """The page of the task that a head is for."""
+    """The page for the task of a run."""
     tasks: dict[str, Callable[[RunResults], TaskPage]] = {
         "classification": classification.ClassificationPage,
         "detection": detection.DetectionPage,
@@ -56,17 +56,23 @@ def of(run: RunResults) -> TaskPage:
 
 
 def html(run: RunResults, album: Album, drawn: Mapping[str, Drawing]) -> str:
-    """The page: one file, nothing loaded from anywhere; `drawn` is what `drawings` gave."""
-    task, viewed = of(run), len(run.views) > 1
-    exploration = objects.explore(run, album, trained(run))
-    behind = {"Views": viewed, "Objects": exploration is not None, "Data": True, "Provenance": True}
+    """The page: one file that loads nothing.
+
+    Args:
+        run: its results.
+        album: makes the pictures.
+        drawn: the figures, as `drawings` returns them.
+    """
+    task, has_views = of(run), len(run.views) > 1
+    statistics = objects.explore(run, album, trained(run)) if finds_objects(run) else None
+    sections = {"Views": has_views, "Objects": statistics is not None, "Data": True, "Provenance": True}
     context = {
-        "contents": ["Training", *task.sections, *(name for name, there in behind.items() if there)],
+        "contents": ["Training", *task.sections, *(name for name, present in sections.items() if present)],
         "figures": drawn,
         **{group: [drawn[name] for name in drawn if name.startswith(group)] for group in GROUPS},
-        "objects": exploration,
-        "samples": [album.picture(row) for row in choose.samples(trained(run), 0 if exploration else SAMPLES)],
-        "views": album.views(trained(run)[0], run.head["features"]) if viewed else [],
+        "objects": statistics,
+        "samples": [album.picture(row) for row in choose.samples(trained(run), 0 if statistics else SAMPLES)],
+        "views": album.views(trained(run)[0], run.head["features"]) if has_views else [],
         "mean_sizes": mean_sizes(run.rows),
         "duplicates": [f"{pair['path']} is {pair['of']}{across(pair)}" for pair in run.index["duplicates"]],
         "bad": [f"{image['path']}: {image['reason']}" for image in run.bad],
@@ -74,7 +80,7 @@ def html(run: RunResults, album: Album, drawn: Mapping[str, Drawing]) -> str:
         **data_lists(run.index),
         "broken": [f"{item['path']}: {item['reason']}" for item in run.index["broken_annotations"]],
         **task.details(album),
-        "missing": [f"{path}: {why}" for path, why in album.missing.items()],  # last: it is known by now
+        "missing": [f"{path}: {why}" for path, why in album.missing.items()],  # last: it is complete by now
         "album": album,
         "listed": rendering.LISTED,
         **rendering.shell(),
@@ -84,19 +90,19 @@ def html(run: RunResults, album: Album, drawn: Mapping[str, Drawing]) -> str:
 
 
 def pngs(drawn: Mapping[str, Drawing]) -> dict[str, bytes]:
-    """The figures as the text refers to them, by their file names."""
+    """The figures as PNGs, by the file names that the Markdown refers to."""
     return {FIGURE.format(name): figure.png() for name, figure in drawn.items()}
 
 
 def markdown(run: RunResults, drawn: Mapping[str, Drawing]) -> str:
-    """The same in text: no picture, time or path of this machine, so that it changes only when the result does."""
+    """The same as text: without pictures, times or paths of this machine, so it changes only when the result does."""
     task = of(run)
     template = rendering.environment(escape=False).get_template(f"{task.template}.md.j2")
-    return template.render(common(run, task) | {"drawn": {FIGURE.format(name): one for name, one in drawn.items()}})
+    return template.render(common(run, task) | {"drawn": {FIGURE.format(name): drawn[name] for name in drawn}})
 
 
 def common(run: RunResults, task: TaskPage) -> dict[str, Any]:
-    """What both templates show."""
+    """What all templates need."""
     summary = task.summary()
     return {
         "run": run,
@@ -105,30 +111,37 @@ def common(run: RunResults, task: TaskPage) -> dict[str, Any]:
         "metrics": METRICS,
         "summary": summary._replace(answer=summary.answer[:1].upper() + summary.answer[1:]),
         "provenance": provenance(run, task),
-        "command": command.shell(run),
+        "command": command.differing(run),
+        "complete_command": command.complete(run),
         **task.text(),
     }
 
 
 def drawings(run: RunResults) -> dict[str, Drawing]:
     """Every figure that a run has data for, by name."""
-    task = of(run)
-    found = {f"curves_{what}": figure for what, figure in figures.curves(run.history, run.head["best_epoch"]).items()}
-    found |= task.figures()
+    drawn = {f"curves_{name}": curve for name, curve in figures.curves(run.history, run.head["best_epoch"]).items()}
+    drawn |= of(run).figures()
     if len(run.views) > 1:
-        found |= {f"by_views_{what}": figures.by_views(run.views, what) for what in run.views[0] if what != "views"}
+        drawn |= {f"by_views_{score}": figures.by_views(run.views, score) for score in run.views[0] if score != "views"}
     if run.suggested:
-        found["range_test"] = figures.range_test(run.rates, run.suggested, run.head["params"]["lr"])
+        drawn["range_test"] = figures.range_test(run.rates, run.suggested, run.head["params"]["lr"])
     widths, heights = [row.width for row in run.rows], [row.height for row in run.rows]
     if len({*widths}) > 1 or len({*heights}) > 1:
-        found["sizes"] = figures.sizes(widths, heights)
-    return found | {f"objects_{name}": figure for name, figure in objects.drawings(run).items()}
+        drawn["sizes"] = figures.sizes(widths, heights)
+    if finds_objects(run):
+        drawn |= {f"objects_{name}": figure for name, figure in objects.drawings(run).items()}
+    return drawn
+
+
+def finds_objects(run: RunResults) -> bool:
+    """Whether the head finds objects: a classifier's page has no section on them."""
+    return bool(run.metrics["task"] != "classification")
 
 
 def trained(run: RunResults) -> list[IndexRow]:
     """The images of train; those that cannot be decoded never train."""
-    lost = {image["path"] for image in run.undecodable}
-    return [row for row in run.rows_of("train") if row.path not in lost]
+    undecodable = {image["path"] for image in run.undecodable}
+    return [row for row in run.rows_of("train") if row.path not in undecodable]
 
 
 def mean_sizes(rows: Sequence[IndexRow]) -> dict[str, tuple[float, float]]:
@@ -139,8 +152,8 @@ def mean_sizes(rows: Sequence[IndexRow]) -> dict[str, tuple[float, float]]:
     for row in rows:
         sizes[row.label].append((row.width, row.height))
     return {
-        label: (sum(w for w, _ in found) / len(found), sum(h for _, h in found) / len(found))
-        for label, found in sorted(sizes.items())
+        label: (sum(w for w, _ in pairs) / len(pairs), sum(h for _, h in pairs) / len(pairs))
+        for label, pairs in sorted(sizes.items())
     }
 
 
@@ -156,22 +169,23 @@ def data_lists(index: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def across(pair: Mapping[str, str]) -> str:
-    """The lists that a duplicate would have leaked between."""
-    return f" (across lists: {pair['lists']})" if "lists" in pair else ""
+    """The splits that a duplicate would have leaked between."""
+    return f" (across splits: {pair['lists']})" if "lists" in pair else ""
 
 
 def provenance(run: RunResults, task: TaskPage) -> list[tuple[str, str]]:
-    """Where features and head come from, by the names they were recorded under."""
+    """Where features and head come from: names and values as they were recorded."""
     features = dict(run.head["features"])
-    versions, views, joined = features.pop("versions"), features.pop("views"), features.pop("joined", [])
+    versions, views, backbones = features.pop("versions"), features.pop("views"), features.pop("joined", [])
     features["views"] = len(views)
     if len(views) > 1:
         features["drawn views"] = views[1].rpartition("|")[0]
-    rows = [("split", run.split["source"])]
-    rows += [(name.replace("_", " "), words.value(found)) for name, found in features.items()]
-    for part in joined:
-        own = {name: found for name, found in part.items() if features.get(name, versions) != found and name != "views"}
-        rows += [(f"{part['backbone']}: {name.replace('_', ' ')}", words.value(found)) for name, found in own.items()]
-    rows += [(f"{name} version", words.value(found)) for name, found in versions.items()]
-    rows += [(f"head: {name}", words.value(found)) for name, found in run.head["notes"].items()]
-    return rows + [(name, words.value(found)) for name, found in task.notes()]
+    rows: list[tuple[str, object]] = [("split", run.split["source"])]
+    rows += [(name.replace("_", " "), value) for name, value in features.items()]
+    for backbone in backbones:
+        own = {name: value for name, value in backbone.items() if name != "views"}
+        own = {name: value for name, value in own.items() if features.get(name, versions) != value}
+        rows += [(f"{backbone['backbone']}: {name.replace('_', ' ')}", value) for name, value in own.items()]
+    rows += [(f"{name} version", value) for name, value in versions.items()]
+    rows += [(f"head: {name}", value) for name, value in run.head["notes"].items()]
+    return [(name, words.value(value)) for name, value in [*rows, *task.notes()]]

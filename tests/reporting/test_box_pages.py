@@ -40,6 +40,16 @@ def test_the_answer_counts_objects_found_and_boxes_right(detector: Made, reporte
         assert "Not in any training image" in text
 
 
+def test_a_class_that_is_never_found_is_named_at_the_top(detector: Made, reported: Reported) -> None:
+    assert "AP is 0.0%" not in reported()[0]
+    path = paths.PLOTS / "per_class.csv"
+    lines = path.read_text().splitlines()
+    lines[-1] = lines[-1].rpartition(",")[0] + ",0.0"
+    path.write_text("\n".join(lines) + "\n")
+    run = gather.load("folder")
+    assert f"AP is 0.0% for {run.classes[-1].name}:" in " ".join(page.of(run).summary().caveats)
+
+
 def test_a_higher_threshold_shows_fewer_boxes(detector: Made) -> None:
     detector.write()
     run = gather.load("folder")
@@ -109,7 +119,7 @@ def test_boxes_of_other_images_are_refused(detector: Made) -> None:
 
 def test_knobs_of_boxes_are_settings(detector: Made) -> None:
     detector.write()
-    text = command.shell(gather.load("folder"))
+    text = command.complete(gather.load("folder"))
     assert "-S boxes.predict=both" in text and "boxes.anchor_sizes=[[0.1,0.2]]" in text
 
 

@@ -104,9 +104,37 @@ def test_a_cell_shows_its_images(browser: Any, written: dict[str, Path]) -> None
         of, figures = int(status.rpartition(" of ")[0].rpartition(" ")[2]), opened.count("#cell figure")
         assert of == figures > 0
         actual, predicted = cell.get_attribute("data-cell").split(",")
-        verdicts = {text[0] for text in opened.texts("#cell figcaption span")}
+        verdicts = {text[0] for text in opened.texts("#cell figcaption span:not(.path)")}
+        assert all(text.endswith(".png") for text in opened.texts("#cell figcaption .path"))
         assert verdicts == ({"✓"} if actual == predicted else {"✗"})
     assert not opened.trouble
+
+
+def test_the_first_cell_is_the_worst_pair(browser: Any, written: dict[str, Path]) -> None:
+    opened = Opened(browser, written["classification"])
+    pair = opened.texts(".confused tbody tr:first-child th, .confused tbody tr:first-child td.name")
+    assert opened.texts("#cell select option:checked") == pair and opened.count("#cell figure") > 0
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_scrollbar_of_the_classes_lies_at_the_table(
+    browser: Any, written: dict[str, Path], task: str, width: int
+) -> None:
+    opened = Opened(browser, written[task], width)
+    scroll, table = (opened.page.locator(name).bounding_box() for name in (".scroll:has(> #per-class)", "#per-class"))
+    assert scroll and table and scroll["width"] - table["width"] < 20
+
+
+@pytest.mark.parametrize("task", ["detection", "largest"])
+def test_names_on_pictures_do_not_overlap(browser: Any, written: dict[str, Path], task: str) -> None:
+    """As the browser draws them, in a font that the page cannot know."""
+    overlaps = """() => [...document.querySelectorAll("svg.annotated")].flatMap((picture) => {
+      const boxes = [...picture.querySelectorAll("text:not([hidden])")].map((text) => text.getBoundingClientRect());
+      return boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) =>
+        a.left < b.right && b.left < a.right && a.top + 2 < b.bottom && b.top + 2 < a.bottom));
+    }).length"""
+    assert Opened(browser, written[task]).page.evaluate(overlaps) == 0
 
 
 def test_a_cell_can_be_chosen_without_a_mouse(browser: Any, written: dict[str, Path]) -> None:

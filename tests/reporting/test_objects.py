@@ -111,13 +111,20 @@ def test_hundreds_of_classes_and_objects_are_drawn() -> None:
     assert "300 images" in objects.an_image(list(range(300))).alt
 
 
-def test_the_page_shows_objects_with_hostile_names_as_text(standard: tuple[str, str]) -> None:
-    html, _ = standard
+def test_the_page_shows_objects_with_hostile_names_as_text(made: Made, reported: Reported) -> None:
+    made.task, made.head = "detection", "grid"
+    html, _ = reported()
     section = html.split('<h2 id="objects">')[1].split("<h2 ")[0]
     assert section.count('class="annotated"') == objects.EXAMPLES
     assert "<script" not in section and "<img onerror" not in section
     assert f"in {54:,} images" in section and 'href="#objects"' in html
     assert len(HOSTILE) == section.count("<th scope")
+
+
+def test_the_page_of_a_classifier_has_no_section_on_objects(standard: tuple[str, str]) -> None:
+    html, markdown = standard
+    assert 'id="objects"' not in html and "#objects" not in html and "objects_" not in markdown
+    assert "Training images" in html
 
 
 def test_a_dataset_without_boxes_has_no_such_part(made: Made, reported: Reported) -> None:
@@ -143,4 +150,4 @@ def test_broken_annotations_and_leaks_are_listed(made: Made, reported: Reported,
     }
     html, _ = reported()
     assert "Broken annotations (1)" in html and "a.xml: the box of &lt;b&gt;ant&lt;/b&gt; is empty" in html
-    assert "a.jpg is b.jpg (across lists: train, test)" in html
+    assert "a.jpg is b.jpg (across splits: train, test)" in html

@@ -101,7 +101,7 @@ def test_missing_images_leave_a_notice(made: Made, reported: Reported) -> None:
     shutil.rmtree(made.root)
     report.main(params)
     found = Elements((paths.REPORTS / "report.html").read_text())
-    assert "pictures could not be shown" in found.text and f"There is no folder {made.root}" in found.text
+    assert "pictures cannot be shown" in found.text and f"There is no folder {made.root}" in found.text
     assert not found.named("img")
 
 
@@ -251,3 +251,11 @@ def test_reads_only_the_pictures_it_shows(made: Made, monkeypatch: pytest.Monkey
     paths_read.clear()
     report.main(params)
     assert 20 < len(paths_read) < 80  # the small ones were kept
+
+
+def test_a_class_that_is_never_recognised_is_named_at_the_top(made: Made) -> None:
+    made.write()
+    run = gather.load("folder")
+    run.classes[-1] = replace(run.classes[-1], accuracy=0.0)
+    caveats = page.of(run).summary().caveats
+    assert f"Classes of which no image is recognised: {run.classes[-1].name}." in caveats
