@@ -76,7 +76,12 @@ def test_what_is_harmless_is_there() -> None:
     assert HARMLESS.keys() <= modules().keys()
 
 
-CODE = [(name, dep) for name, stage in STAGES.items() for dep in stage["deps"] if dep.startswith("stages/")]
+CODE = [
+    (name, dep)
+    for name, stage in STAGES.items()
+    for dep in stage["deps"]
+    if dep.startswith("stages/") and not dep.endswith(".yaml")  # files that are read and not imported
+]
 
 
 @pytest.mark.parametrize(("name", "dep"), CODE, ids=[f"{name}-{dep}" for name, dep in CODE])

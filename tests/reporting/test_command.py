@@ -1,6 +1,7 @@
 """The command must give DVC back the values that were recorded."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,12 @@ def test_the_short_command_has_what_differs_from_the_defaults(made: Made) -> Non
     words = shlex.split(command.differing(run).replace("\\\n", ""))
     assert "dataset=folder" in words and "backbone=net" in words and "lr=1e-05" in words  # not in the defaults
     assert not [word for word in words if word.startswith(("standardize", "split.", "extract.", "weights"))]
+
+
+def test_the_report_depends_on_the_defaults() -> None:
+    checkout = Path(__file__).parents[2]
+    stages = yaml.safe_load((checkout / "dvc.yaml").read_text())["stages"]
+    assert {str(path.relative_to(checkout)) for path in command.DEFAULTS} <= {*stages["report"]["deps"]}
 
 
 def test_command_tells_what_views_were_drawn_from(made: Made) -> None:
