@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stages.reporting import command, gather
 from tests.reporting.synthetic import Made
