@@ -22,6 +22,11 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"params.yaml is well-formed: {params.dataset}, {params.backbone}, {params.head} on {params.cut}")
     if has_source(params.options) and params.root != "data/none":
         print(f"note: dataset {params.dataset} does not read `root`, which is for folder, csv, voc and coco.")
+    if not has_source(params.options) and not Path(params.root).expanduser().is_dir():
+        print(
+            f"note: there is no folder {params.root} (`root`); DVC says no more of it than [Errno 2]. If it was moved, "
+            "set `root` to where it is now; `dvc exp run --allow-missing` trains on the features that are here."
+        )
     if knobs := differing(read(), committed()):
         more = f" and {len(knobs) - SHOWN} more" if len(knobs) > SHOWN else ""
         print(f"differs from the commit: {', '.join(knobs[:SHOWN])}{more} (`git checkout params.yaml` takes it back)")

@@ -149,6 +149,8 @@ def _refuse_unusable(summary: Summary, params: Params) -> None:
     why = f" Of {summary.files} file(s): {reasons}." if reasons else ""
     if not rows:
         notes = "".join(f" {text[0].upper()}{text[1:]}." for text in summary.notes())
+        if params.dataset == "folder" and not any(entry.is_dir() for entry in Path(params.root).expanduser().iterdir()):
+            notes += f" If it is one of the classes, give the folder above it: root={Path(params.root).parent}."
         raise UserError(
             f"No image was found in {where} that can be used.{why}{notes} Expected class/image (dataset folder), or "
             f"what the dataset {params.dataset} reads, in JPEG, PNG, GIF, BMP, TIFF or WebP."

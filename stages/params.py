@@ -27,7 +27,22 @@ from stages.images.options import Augment
 from stages.training.options import LrSweep, Phase
 
 MAX_BYTES = 1 << 20
-Place = Annotated[str, AfterValidator(names.named)]  # of a cut or a tap; whether a network has it, only torch can tell
+ALIASES = {  # what other programs call a knob
+    **dict.fromkeys(("learning_rate", "rate", "base_lr"), "lr"),
+    **dict.fromkeys(("model", "network", "arch", "architecture", "encoder"), "backbone"),
+    **dict.fromkeys(("batch", "bs"), "batch_size"),
+    **dict.fromkeys(("n_epochs", "num_epochs", "max_epochs"), "epochs"),
+    **dict.fromkeys(("data", "data_dir", "data_root", "path", "folder"), "root"),
+    **dict.fromkeys(("img_size", "imgsz", "input_size", "resolution"), "image_size"),
+    **dict.fromkeys(("optim", "solver"), "optimizer"),
+    **dict.fromkeys(("scheduler", "lr_schedule", "lr_scheduler"), "schedule"),
+    **dict.fromkeys(("warmup_epochs", "warm_up"), "warmup"),
+    **dict.fromkeys(("wd", "l2", "decay"), "weight_decay"),
+    **dict.fromkeys(("hidden_size", "hidden_dim", "units"), "hidden"),
+    **dict.fromkeys(("patience", "early_stopping"), "early_stopping_patience"),
+    **dict.fromkeys(("threshold", "conf"), "decide.confidence"),
+}
+LayerName = Annotated[str, AfterValidator(names.named)]  # a cut or a tap; whether a network has it, only torch can tell
 
 
 class Params(Block):
@@ -37,8 +52,8 @@ class Params(Block):
     root: str
     backbone: str
     weights: str
-    cut: Place
-    tap: Place
+    cut: LayerName
+    tap: LayerName
     image_size: Literal["auto"] | Annotated[int, Field(ge=16, le=4096)]
     resize: Literal["crop", "squash"]
     views: Annotated[int, Field(ge=1, le=64)]
@@ -166,20 +181,32 @@ def _explain(error: Any, path: str) -> str:
     where = [str(part) for part in error["loc"]]
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
-        return f"{path}: `{key}` is not a parameter; {nearest(where[-1], _siblings(where))}"
+        return f"{path}: `{key}` is not a parameter; {_right_name(where)}"
     if error["type"] == "missing":
         return f"{path}: `{key}` is missing; `git diff {path}` shows what it was."
-    found = error["input"]
+    value = error["input"]
     if error["type"] == "literal_error":
         choices = [choice.strip().strip("'") for choice in re.split(r",| or ", error["ctx"]["expected"])]
-        return f"{path}: `{key}` must be one of {', '.join(choices)}, found {found!r}; {nearest(str(found), choices)}"
+        return f"{path}: `{key}` must be one of {', '.join(choices)}, found {value!r}; {nearest(str(value), choices)}"
     message = error["msg"].removeprefix("Value error, ")
     message = message.replace("Input should be", "must be").replace("String should match", "must match")
-    return (
-        f"{path}: `{key}` {message}, found {found!r}."
-        if not isinstance(found, dict)
-        else f"{path}: `{key}`: {message}."
-    )
+    if isinstance(value, dict):  # a rule for a whole block
+        return f"{path}: `{key}`: {message}."
+    return f"{path}: `{key}` {message}, found {value!r}."
+
+
+def _right_name(where: list[str]) -> str:
+    """What to write in place of a key that does not exist."""
+    siblings, name = _siblings(where), where[-1]
+    if (knob := ALIASES.get(name.lower().replace("-", "_"))) and len(where) == 1:
+        return f"here it is called `{knob}`: remove `{name}`."
+    blocks = {block: field.annotation for block, field in Params.model_fields.items()}
+    inside = [
+        f"`{block}.{name}`"
+        for block, kind in blocks.items()
+        if isinstance(kind, type) and issubclass(kind, Block) and name in kind.model_fields and len(where) == 1
+    ]
+    return f"it stands in a block: {' or '.join(inside)}." if inside else nearest(name, siblings)
 
 
 def _siblings(where: list[str]) -> list[str]:
@@ -192,64 +219,89 @@ def _siblings(where: list[str]) -> list[str]:
 
 def _check_across(params: Params, path: str) -> None:
     """What no single field can tell: names that must exist, keys that must agree."""
-    known = list(Datasets.model_fields)
-    if params.dataset not in known:
-        raise UserError(f"{path}: `dataset` {params.dataset!r} is unknown; {nearest(params.dataset, known)}")
-    networks = names.joined(params.backbone, params.weights)
-    for network in networks:
-        names.check(*network)
-    if len(networks) > 1 and params.cut != "pooled":
-        raise UserError(f"{path}: `backbone` {params.backbone} joins vectors: take cut=pooled, found {params.cut!r}.")
+    datasets = list(Datasets.model_fields)
+    if params.dataset not in datasets:
+        raise UserError(f"{path}: `dataset` {params.dataset!r} is unknown; {nearest(params.dataset, datasets)}")
+    _check_backbone(params, path)
     _check_head(params, path)
-    if params.warmup and params.schedule == "plateau":
-        raise UserError(
-            f"{path}: `warmup` does not go with schedule plateau: set warmup to 0 or take another schedule."
-        )
-    if params.phases and params.tap == "same":
-        raise UserError(f"{path}: `phases` unfreeze what lies between cut and tap, and tap=same leaves nothing there.")
-    shortest = min((phase.epochs for phase in params.phases), default=params.epochs)
-    if params.warmup >= shortest:
-        where = "the shortest of `phases`" if params.phases else "`epochs`"
-        raise UserError(f"{path}: `warmup` ({params.warmup} epochs) must end before {where} ({shortest}).")
+    _check_schedule(params, path)
     _check_root(params)
     if has_source(params.options):
         for name, source in params.options.source:
             _check_source(f"datasets.{params.dataset}.source.{name}", source, needed=not _indexed(params))
 
 
+def _check_backbone(params: Params, path: str) -> None:
+    networks = names.joined(params.backbone, params.weights)
+    for name, weights in networks:
+        names.check(name, weights)
+    if len(networks) > 1 and params.cut != "pooled":
+        raise UserError(
+            f"{path}: `backbone` {params.backbone} joins the vectors of {len(networks)} networks, which needs "
+            f"cut=pooled, found cut={params.cut}."
+        )
+
+
 def _check_head(params: Params, path: str) -> None:
     if params.head not in HEADS:
-        raise UserError(f"{path}: `head` {params.head!r} is unknown; {nearest(params.head, list(HEADS))}")
+        raise UserError(f"{path}: `head` {params.head!r} is unknown; {_right_head(params.head)}")
     spec = HEADS[params.head]
     key = "cut" if params.tap == "same" else "tap"
-    takes, place = spec.input, getattr(params, key)
-    inputs: dict[str, Input] = {place: "vector"} if names.is_vector(place) else {"pyramid": "pyramid"}
-    has = inputs.get(place)  # of other places only torch can tell
+    takes, layer = spec.input, getattr(params, key)
+    inputs: dict[str, Input] = {layer: "vector"} if names.is_vector(layer) else {"pyramid": "pyramid"}
+    has = inputs.get(layer)  # of other layers only torch can tell
     if (takes == "map" and has) or (has == "pyramid") != (takes == "pyramid"):
         fitting = ", ".join(heads_taking(has or "map"))
         raise UserError(
-            f"{path}: `head` {params.head} takes {INPUTS[takes]}, and `{key}` {place} is {INPUTS[has or 'map']}: take "
+            f"{path}: `head` {params.head} takes {INPUTS[takes]}, and `{key}` {layer} is {INPUTS[has or 'map']}: take "
             f"{key}={'pooled' if takes == 'vector' else takes}, or a head for that ({fitting})."
         )
     if params.monitor == "val_map_50" and not spec.finds_objects:
-        raise UserError(f"{path}: `monitor` val_map_50 is of heads for boxes, found {params.head}.")
+        raise UserError(f"{path}: `monitor` val_map_50 needs a head that finds objects, found {params.head}.")
     if params.monitor == "val_accuracy" and spec.task == "detection":
-        raise UserError(f"{path}: `monitor` val_accuracy is of heads for one class an image, found {params.head}.")
+        raise UserError(
+            f"{path}: `monitor` val_accuracy needs a head that names one class per image, found {params.head}."
+        )
     if params.refit != "none" and (spec.closed_form or params.phases):
-        raise UserError(f"{path}: `refit` is for heads that train in epochs, without phases: set refit=none.")
+        raise UserError(f"{path}: `refit` needs a head that trains in epochs, and no phases: set refit=none.")
     if spec.finds_objects:
-        _check_labels_alone(params, path)
+        _check_classification_knobs(params, path)
 
 
-def _check_labels_alone(params: Params, path: str) -> None:
-    """Refuses what heads for boxes would pass over without a word."""
+def _right_head(name: str) -> str:
+    """What to write in place of a head that does not exist; people name a network where a head is meant."""
+    networks = [backbone for backbone in names.known() if backbone.startswith(name.lower())]
+    if networks and name.lower() not in HEADS:
+        network = min(networks, key=lambda backbone: (len(backbone), backbone))
+        return f"it is the name of a network: backbone={network}? Heads are {', '.join(HEADS)}."
+    close = nearest(name, list(HEADS))
+    return f"{close} Heads are {', '.join(HEADS)}." if close.endswith("?") else f"heads are {', '.join(HEADS)}."
+
+
+def _check_classification_knobs(params: Params, path: str) -> None:
+    """Refuses what heads that find objects would ignore without a word."""
     for knob, unset in {"class_weights": "none", "label_smoothing": 0.0, "seeds": 1}.items():
-        if (found := getattr(params, knob)) != unset:
+        if (value := getattr(params, knob)) != unset:
             fitting = ", ".join(heads_for("classification"))
             raise UserError(
-                f"{path}: `{knob}` is for heads that name the class of an image ({fitting}), found {found} with head "
-                f"{params.head}: set {knob}={unset}. What heads for boxes weigh is in the block `boxes`."
+                f"{path}: `{knob}` is for heads that name the class of an image ({fitting}), found {value} with head "
+                f"{params.head}: set {knob}={unset}. The block `boxes` has the weights of heads that find objects."
             )
+
+
+def _check_schedule(params: Params, path: str) -> None:
+    if params.warmup and params.schedule == "plateau":
+        raise UserError(
+            f"{path}: `warmup` does not go with schedule plateau: set warmup to 0 or take another schedule."
+        )
+    if params.phases and params.tap == "same":
+        raise UserError(
+            f"{path}: `phases` unfreeze what lies between cut and tap, and tap=same leaves nothing between them."
+        )
+    shortest = min((phase.epochs for phase in params.phases), default=params.epochs)
+    if params.warmup >= shortest:
+        where = "the shortest of `phases`" if params.phases else "`epochs`"
+        raise UserError(f"{path}: `warmup` ({params.warmup} epochs) must end before {where} ({shortest}).")
 
 
 def _check_root(params: Params) -> None:
@@ -267,14 +319,14 @@ def _check_root(params: Params) -> None:
         )
     if not root.is_dir() and not _indexed(params):
         raise UserError(
-            f"`root`: there is no folder {params.root!r}; give the folder that holds one folder a class. To train "
+            f"`root`: there is no folder {params.root!r}; give the folder that holds one folder per class. To train "
             "on the features of a colleague who has it: `dvc pull index split extract`, then "
             "`dvc exp run --allow-missing`."
         )
 
 
 def _indexed(params: Params) -> bool:
-    """Whether the index that lies here is of the same images: heads train without these, a colleague may have them."""
+    """Whether the index on the disk is of the same images: a colleague may have them, and heads train without them."""
     try:
         index = json.loads(paths.index(params.dataset).with_suffix(".json").read_text(encoding="utf-8"))
         return bool(index["root"] == params.root and index["options"] == params.options.model_dump(mode="json"))

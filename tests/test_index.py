@@ -96,6 +96,12 @@ def test_a_folder_without_images(workplace: Path, indexed: Make) -> None:
         indexed(workplace / "notes")
 
 
+def test_a_class_for_its_dataset(class_folder: Make, indexed: Make) -> None:
+    photos = class_folder(2)
+    with pytest.raises(UserError, match=f"give the folder above it: root={photos}"):
+        indexed(photos / "ant")
+
+
 def test_one_class(class_folder: Make, indexed: Make) -> None:
     folder = class_folder(2)
     for label in ("bee", "cat"):

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.errors import UserError
-from stages.params import MAX_BYTES, Params, load, with_overrides
+from stages.params import ALIASES, MAX_BYTES, Params, load, with_overrides
 from stages.recipe import flat_knobs
 from tests import defaults
 
@@ -178,8 +178,13 @@ def test_a_missing_knob_is_named(text: str, knob: str) -> None:
         ("phases: [{train_from: head}]", "`phases.0.epochs` is missing"),
         ("phases: [{epochs: 3}, {epochs: 0}]", "`phases.1.epochs` must be greater than or equal to 1, found 0"),
         ("phases: [{epochs: 3, groups: {layer4: -1.0}}]", "`phases.0.groups.layer4` must be greater than 0"),
-        ("phases: [{epochs: 3}]", "`phases` unfreeze what lies between cut and tap, and tap=same leaves nothing there"),
-        ("head: mpl", "`head` 'mpl' is unknown; did you mean mlp"),
+        ("phases: [{epochs: 3}]", "`phases` unfreeze what lies between cut and tap, and tap=same leaves nothing"),
+        ("head: mpl", "`head` 'mpl' is unknown; did you mean mlp? Heads are linear, mlp, ridge"),
+        (
+            "head: resnet",
+            "it is the name of a network: backbone=resnet18? Heads are linear",
+        ),
+        ("head: xyzzy", "`head` 'xyzzy' is unknown; heads are linear, mlp"),
         (
             "cut: map@4",
             "`cut` must be pooled, cls, avg, cls+avg, map, map@16, map@8, pyramid, input or a module's name such as",
@@ -233,6 +238,25 @@ def test_a_value_is_read_as_it_is_meant(text: str, line: str, value: object) -> 
 @given(value=st.floats(1e-12, 1e6))
 def test_every_float_comes_back(text: str, value: float) -> None:
     assert loaded(turned(text, f"lr: {value!r}")).lr == value
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("learning_rate: 0.1", "`learning_rate` is not a parameter; here it is called `lr`: remove `learning_rate`."),
+        ("Batch-Size: 8", "`Batch-Size` is not a parameter; did you mean batch_size"),
+        ("model: resnet18", "`model` is not a parameter; here it is called `backbone`: remove `model`."),
+        ("confidence: 0.3", "`confidence` is not a parameter; it stands in a block: `decide.confidence`."),
+        ("dtype: float32", "`dtype` is not a parameter; it stands in a block: `extract.dtype`."),
+    ],
+)
+def test_what_other_programs_call_a_knob_and_what_stands_in_a_block(text: str, line: str, message: str) -> None:
+    assert message in refused(f"{text}{line}\n")
+
+
+def test_every_alias_is_of_a_knob() -> None:
+    assert not set(ALIASES) & set(Params.model_fields)
+    assert {knob.partition(".")[0] for knob in ALIASES.values()} <= set(Params.model_fields)
 
 
 def test_several_slips_are_told_at_once(text: str) -> None:

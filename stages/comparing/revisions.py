@@ -185,8 +185,9 @@ def _fetch(files: DVCFileSystem, path: str, home: Path) -> None:
     except Exception as error:  # DVC has an exception of its own for each kind of storage
         raise UserError(
             f"DVC's cache does not have {path} of that revision ({type(error).__name__}). If it was computed on "
-            "another machine, `dvc fetch --all-commits` or `dvc exp pull` gets it from a remote. To compute it here: "
-            "check the commit out, `dvc repro`, and commit the result (`git commit -am 'Results of this machine'`)."
+            "another machine, `dvc fetch --all-commits` or `dvc exp pull origin --all-commits` gets it from a remote. "
+            "To compute it here: check the commit out, `dvc repro`, and commit the result (`git commit -am 'Results of "
+            "this machine'`)."
         ) from None
 
 

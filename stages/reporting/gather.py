@@ -139,7 +139,7 @@ def arrays(name: str, part: str) -> dict[str, npt.NDArray[Any]]:
 
 def damaged(path: Path, why: str) -> UserError:
     """What to say of predictions that are not those of this run."""
-    return UserError(f"{path} is damaged or of other images ({why}): `dvc repro -f evaluate`.")
+    return UserError(f"{path} is damaged or of other images ({why}): `dvc repro -f -s evaluate`, then `dvc repro`.")
 
 
 def _class(row: dict[str, str]) -> ClassRow:

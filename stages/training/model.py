@@ -267,6 +267,6 @@ def load_head(folder: Path) -> tuple[HeadModel, dict[str, Any]]:
         module = assemble(description["head"], shape, classes, description["knobs"], rest)
         module.load_state_dict(load_file(folder / "head.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder} holds no whole head ({error}): `dvc repro -f train` makes it anew.") from None
+        raise UserError(f"{folder} holds no whole head ({error}): `dvc repro -f -s train` makes it anew.") from None
     module.eval()
     return module, description

@@ -141,6 +141,6 @@ def build(features: Mapping[str, Any], tap: str, weights: str | None = None) -> 
     if made_with != backbone.sha256:
         raise UserError(
             f"The features were made with other weights of {name} ({made_with[:12]}) than are here "
-            f"({backbone.sha256[:12]}): `dvc repro -f extract`."
+            f"({backbone.sha256[:12]}): `dvc repro -f -s extract`, then `dvc repro`."
         )
     return Rest(Network(backbone.model, size, name).rest(cut, tap), how)

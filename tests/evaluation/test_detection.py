@@ -292,8 +292,11 @@ def test_each_kind_of_largest_has_its_own_scores(run: Make, predict: str) -> Non
             r"`head` grid takes a map .*, and `cut` pyramid is maps at several strides",
         ),
         ({"cut": "pooled", "head": "grid"}, r"`head` grid takes a map .*, and `cut` pooled is a vector"),
-        ({"head": "mlp", "monitor": "val_map_50"}, r"`monitor` val_map_50 is of heads for boxes, found mlp"),
-        ({"head": "grid", "monitor": "val_accuracy"}, r"`monitor` val_accuracy is of heads for one class an image"),
+        ({"head": "mlp", "monitor": "val_map_50"}, r"`monitor` val_map_50 needs a head that finds objects, found mlp"),
+        (
+            {"head": "grid", "monitor": "val_accuracy"},
+            r"`monitor` val_accuracy needs a head that names one class per image",
+        ),
         (
             {"head": "grid", "seeds": 2},
             r"`seeds` is for heads that name the class of an image .*, found 2 with head grid: set seeds=1",
