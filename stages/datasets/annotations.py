@@ -51,9 +51,9 @@ def fit(record: Record, width: int, height: int, orientation: int = 1) -> Object
         left, top, right, bottom = inside = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
         where = f"{record.path}: {box.label} at {x1:g}, {y1:g}, {x2:g}, {y2:g}"
         if not (x1 < x2 and y1 < y2):
-            faults.append(AnnotationFault(file, "the box is empty", where, objects=1))
+            faults.append(AnnotationFault(file, "the box is empty", where, objects=1, label=box.label))
         elif not (left < right and top < bottom):
-            faults.append(AnnotationFault(file, "the box lies outside of its image", where, objects=1))
+            faults.append(AnnotationFault(file, "the box lies outside of its image", where, objects=1, label=box.label))
         elif (box.label, inside) in boxes:
             twice.append(box)
         else:

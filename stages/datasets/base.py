@@ -98,12 +98,14 @@ class AnnotationFault:
         kind: what is wrong, in words that all faults of the kind share.
         detail: where, and what was found.
         objects: how many objects are lost by it.
+        label: their class, where that is known.
     """
 
     path: str
     kind: str
     detail: str = ""
     objects: int = 0
+    label: str = ""
 
     @property
     def reason(self) -> str:

@@ -8,6 +8,7 @@ import json
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,7 +117,7 @@ def _list(folder: Path, split: str, file: Path, finder: ImageFinder) -> Iterator
         boxes = [_box(annotation, categories, match.path) for annotation in of_image.pop(number, ())]
         for fault in boxes:
             if isinstance(fault, AnnotationFault):
-                yield AnnotationFault(file.name, fault.kind, fault.detail, fault.objects)
+                yield replace(fault, path=file.name)
         objects = tuple(box for box in boxes if isinstance(box, Box))
         yield Record(match.path, None, objects, part, file.name, _size(image), _problem(match))
     for number, lost in of_image.items():
@@ -202,12 +203,12 @@ def _box(annotation: Annotation, categories: Mapping[Any, str], path: str) -> Bo
         detail = f"{path}: an object of category {annotation.category!r}"
         return AnnotationFault("", "the file has no such category", detail, objects=1)
     if annotation.box is None:
-        return AnnotationFault("", "the annotation has no bbox", f"{path} ({label})", objects=1)
+        return AnnotationFault("", "the annotation has no bbox", f"{path} ({label})", objects=1, label=label)
     try:
         x, y, width, height = (float(number) for number in annotation.box)
     except (TypeError, ValueError, OverflowError):
         detail = f"{path}: a {label} has {annotation.box!r}"
-        return AnnotationFault("", "a bbox must be four numbers", detail, objects=1)
+        return AnnotationFault("", "a bbox must be four numbers", detail, objects=1, label=label)
     return Box(label, (x, y, x + width, y + height), crowd=annotation.crowd, ignore=annotation.ignore)
 
 

@@ -135,10 +135,10 @@ def _row(values: dict[str, str], line: int, table: str, has_boxes: bool) -> Row 
     lost = 1 if has_boxes and (label or given) else 0
     split = SPLIT_OF.get(texts["split"].casefold())
     if not path:
-        return AnnotationFault(table, "`path` is empty", where, objects=lost)
+        return AnnotationFault(table, "`path` is empty", where, objects=lost, label=label)
     if texts["split"] and not split:
         detail = f"{where} has {texts['split']!r}"
-        return AnnotationFault(table, "`split` must be train, val, test or empty", detail, objects=lost)
+        return AnnotationFault(table, "`split` must be train, val, test or empty", detail, objects=lost, label=label)
     if not label and (given or not has_boxes):
         return AnnotationFault(table, "`label` is empty", where, objects=lost)
     corners = None
@@ -147,10 +147,7 @@ def _row(values: dict[str, str], line: int, table: str, has_boxes: bool) -> Row 
             x1, y1, x2, y2 = (float(texts[name]) for name in CORNERS)
         except ValueError:
             detail = f"{where} ({path}) has {', '.join(texts[name] for name in CORNERS)}"
-            return AnnotationFault(table, "corners must be four numbers", detail, objects=1)
-        if not (x1 < x2 and y1 < y2):
-            detail = f"{where} ({path}) has {x1:g}, {y1:g}, {x2:g}, {y2:g}"
-            return AnnotationFault(table, "the box is empty", detail, objects=1)
+            return AnnotationFault(table, "corners must be four numbers", detail, objects=1, label=label)
         corners = (x1, y1, x2, y2)
     size = (
         (int(texts["width"]), int(texts["height"]))

@@ -99,5 +99,7 @@ def _image(folder: Path, path: Path, brand: str, split: str) -> Iterator[Item]:
             x, y, width, height = map(int, line.split())
             objects.append(Box(brand, (x, y, x + width, y + height)))
         except ValueError:
-            yield AnnotationFault(annotation, "expected x y width height", f"{name} has {line!r}", objects=1)
+            yield AnnotationFault(
+                annotation, "expected x y width height", f"{name} has {line!r}", objects=1, label=brand
+            )
     yield Record(name, brand, tuple(objects), split, annotation)

@@ -14,13 +14,14 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from stages.datasets.layout import split_named
-from stages.datasets.tree import may_be_image, named_as_image
+from stages.datasets.tree import IMAGE_SUFFIXES, may_be_image, named_as_image
 from stages.errors import listed
 from stages.images.header import looks_like_image
 
 MISSING = "the image is not there"
 SEVERAL = "several files fit the image's name"
 OUTSIDE = "the image lies outside of root"
+SUFFIXES = {*IMAGE_SUFFIXES, ".json", ".txt", ".xml"}
 HEAD = 4096  # bytes of a file that tell whether it is an image
 
 
@@ -110,13 +111,14 @@ class ImageFinder:
 
     def _of_other_suffix(self, name: str, homes: Sequence[str]) -> list[str]:
         keys = _keys(name, homes)
-        return [path for key in keys for path in self._of_stem(key) if _folder(path) == posixpath.dirname(key)]
+        paths = [path for key in keys for path in self._of_stem(key) if _folder(path) == posixpath.dirname(key)]
+        return self._images_among(paths)
 
     def _elsewhere(self, name: str, homes: Sequence[str]) -> list[str]:
         return self._of_tail(name, self.by_name.get(plain(posixpath.basename(name)), ()))
 
     def _elsewhere_of_other_suffix(self, name: str, homes: Sequence[str]) -> list[str]:
-        return self._of_tail(name, self._of_stem(name))
+        return self._images_among(self._of_tail(name, self._of_stem(name)))
 
     def _below_root(self, name: str) -> str | None:
         """The name with forward slashes, an absolute path inside of the root below it; None for one outside of it."""
@@ -129,14 +131,15 @@ class ImageFinder:
         return None
 
     def _of_stem(self, name: str) -> list[str]:
-        """Files that differ from a name in their suffix alone; among several the images."""
-        paths = self.by_stem.get(stem(posixpath.basename(name)), [])
-        named = [path for path in paths if may_be_image(path)]
-        return named if len(paths) == len(named) == 1 else self._images(paths) or named
+        """Files that differ from a name in their suffix alone."""
+        return self.by_stem.get(stem(posixpath.basename(name)), [])
 
-    def _images(self, paths: Sequence[str]) -> list[str]:
-        """Those files whose first bytes are an image's."""
-        found = []
+    def _images_among(self, paths: Sequence[str]) -> list[str]:
+        """Of several files those whose first bytes are an image's; where none is, those that are called like one."""
+        named = [path for path in paths if may_be_image(path)]
+        if len(paths) == len(named) == 1:
+            return named
+        found = list[str]()
         for path in paths:
             try:
                 with (self.root / path).open("rb") as file:
@@ -144,7 +147,7 @@ class ImageFinder:
                         found.append(path)
             except OSError:
                 continue
-        return found
+        return found or named
 
     def _of_tail(self, name: str, paths: Iterable[str]) -> list[str]:
         """Those files whose last parts are the name's, as many of them as any has.
@@ -193,8 +196,9 @@ def plain(name: str) -> str:
 
 
 def stem(name: str) -> str:
-    """What two names share that differ in their suffix alone."""
-    return plain(posixpath.splitext(name)[0])
+    """What two names share that differ in their suffix alone; `im.0` has none."""
+    root, suffix = posixpath.splitext(name)
+    return plain(root if suffix.lower() in SUFFIXES else name)
 
 
 def unmentioned(files: Iterable[str], mentioned: Iterable[str]) -> list[str]:

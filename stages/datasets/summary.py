@@ -136,6 +136,7 @@ class Summary:
         """Classes that have no image or object left, but for those that `exclude` names."""
         used = {label for row in self.rows for label in (row.label, *(box.label for box in row.objects))}
         given = {item.label for item in self.items if isinstance(item, EmptyClass)}
+        given |= {fault.label for fault in self.faults if fault.label}
         for record in self.records:
             given |= {label for label in (record.label, *(box.label for box in record.objects)) if label}
         return sorted(given - used, key=natural)
@@ -213,6 +214,7 @@ class Summary:
             ([file for file, _ in contents.duplicates], "a copy of another"),
         ):
             why += [(reason or file.problem, file.record.path) for file in files if label in _labels(file)]
+        why += [(fault.kind, fault.path) for fault in self.faults if fault.label == label]
         if not why:
             mentioned = any(label in _labels(file) for file in contents.used)
             return "its objects cannot be used" if mentioned else "its folder is empty"

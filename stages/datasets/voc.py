@@ -247,7 +247,7 @@ def _annotation(folder: Path, path: str, classes: Sequence[str]) -> tuple[Annota
         except ValueError:
             found = ", ".join(repr(element.findtext(f"bndbox/{name}")) for name in CORNERS)
             detail = f"object {number} ({label}) has the corners {found}"
-            faults.append(AnnotationFault(path, "corners must be four numbers", detail, objects=1))
+            faults.append(AnnotationFault(path, "corners must be four numbers", detail, objects=1, label=label))
     image = PurePosixPath(root.findtext("filename", "").strip().replace("\\", "/")).name
     return Annotation(path, tuple(objects), _size(root), image), faults
 

@@ -1,0 +1,139 @@
+"""One small set written as each reader expects it, with the names that annotations give to its images."""
+
+import csv
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import escape
+
+Corners = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels from 0, right and bottom exclusive
+SIZE = (48, 40)
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """An image and what an annotation says of it.
+
+    Attributes:
+        path: below the folder of images.
+        data: its bytes; None where the file is not there.
+        objects: class and corners of each object.
+        name: how the annotation calls it; None where no annotation does.
+        size: width and height as annotated.
+    """
+
+    path: str
+    data: bytes | None
+    objects: tuple[tuple[str, Corners], ...] = (("ant", (4, 4, 20, 20)),)
+    name: str | None = ""
+    size: tuple[int, int] = SIZE
+
+    @property
+    def called(self) -> str:
+        """How the annotation calls it: by its path where nothing else is said."""
+        return self.name or self.path
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A dataset that reads a user's folder: how a set is written for it, and which knobs it needs."""
+
+    write: Callable[[Path, Sequence[Annotated]], None]
+    images: str  # folder of the images
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def write_coco(root: Path, images: Sequence[Annotated]) -> None:
+    """`all.json` beside the folder of images."""
+    labels = sorted({label for image in images for label, _ in image.objects} | {"ant"})
+    annotations = [
+        {"image_id": number, "category_id": labels.index(label), "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0}
+        for number, image in enumerate(images)
+        if image.name is not None
+        for label, (x1, y1, x2, y2) in image.objects
+    ]
+    described = [
+        {"id": number, "file_name": image.called, "width": image.size[0], "height": image.size[1]}
+        for number, image in enumerate(images)
+        if image.name is not None
+    ]
+    categories = [{"id": number, "name": label} for number, label in enumerate(labels)]
+    tree = {"images": described, "annotations": annotations, "categories": categories}
+    (root / "all.json").write_text(json.dumps(tree))
+
+
+def write_csv(root: Path, images: Sequence[Annotated]) -> None:
+    """`labels.csv` beside the folder of images."""
+    with (root / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "x1", "y1", "x2", "y2"])
+        for image in images:
+            if image.name is not None:
+                rows = [[image.called, label, *corners] for label, corners in image.objects]
+                writer.writerows(rows or [[image.called, "", "", "", "", ""]])
+
+
+def voc_annotation(name: str) -> str:
+    """The annotation file of an image of this name."""
+    return re.sub(r"(?i)\.(jpe?g|png|heic|txt)$", "", name) + ".xml"
+
+
+def write_voc(root: Path, images: Sequence[Annotated]) -> None:
+    """One file per image in `Annotations`, called like it; corners from 1."""
+    for image in images:
+        if image.name is not None:
+            objects = "".join(
+                f"<object><name>{escape(label)}</name><bndbox><xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin>"
+                f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+                for label, (x1, y1, x2, y2) in image.objects
+            )
+            size = f"<size><width>{image.size[0]}</width><height>{image.size[1]}</height></size>"
+            path = root / "Annotations" / voc_annotation(image.called)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"<annotation>{size}{objects}</annotation>", encoding="utf-8")
+
+
+def write_folder(root: Path, images: Sequence[Annotated]) -> None:
+    """Nothing: classes are folders."""
+
+
+READERS = {
+    "coco": Reader(write_coco, "images", {"annotations": {"all": "all.json"}}),
+    "csv": Reader(write_csv, "images"),
+    "voc": Reader(write_voc, "JPEGImages"),
+    "folder": Reader(write_folder, "."),
+}
+BOXES = [name for name in READERS if name != "folder"]
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "as it is": lambda path: path,
+    "another suffix": lambda path: str(PurePosixPath(path).with_suffix(".png")),
+    "no suffix": lambda path: str(PurePosixPath(path).with_suffix("")),
+    "capitals": str.upper,
+    "decomposed": lambda path: unicodedata.normalize("NFD", path),
+    "percent-encoded": quote,
+    "its name alone": lambda path: PurePosixPath(path).name,
+    "backslashes": lambda path: path.replace("/", "\\"),
+    "of another machine": lambda path: f"/home/ann/{path}",
+    "upwards": lambda path: f"../{path}",
+}
+ONLY_IN_TEXT = ("backslashes", "of another machine", "upwards")  # what no file of VOC can be called
+
+
+def write(reader: str, root: Path, images: Sequence[Annotated]) -> dict[str, Any]:
+    """Writes a set; returns the knobs to read it with."""
+    home = root / READERS[reader].images
+    for image in images:
+        if image.data is not None:
+            (home / image.path).parent.mkdir(parents=True, exist_ok=True)
+            (home / image.path).write_bytes(image.data)
+    home.mkdir(parents=True, exist_ok=True)
+    READERS[reader].write(root, images)
+    if reader == "voc":
+        (root / "Annotations").mkdir(exist_ok=True)
+    return {"dataset": reader, "root": str(root), "datasets": {reader: READERS[reader].options}}

@@ -1,0 +1,144 @@
+"""Random small sets in every reader's format: each file is in one list, each object accounted for, each loss told.
+
+COLDCUT_FUZZ_SECONDS makes it try for longer.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from stages import index, paths
+from stages.datasets import index_file
+from stages.errors import UserError
+from stages.params import with_overrides
+from tests.datasets.kinds import ONLY_IN_TEXT, READERS, SPELLINGS, Annotated, voc_annotation, write
+
+SECONDS = float(os.environ.get("COLDCUT_FUZZ_SECONDS", "1"))
+EXAMPLES = 15  # at a time
+LABELS = ("ant", "bee", "bee ", "señal")
+BOXES = ((4.0, 4.0, 20.0, 20.0), (10.0, 10.0, 30.0, 30.0), (5.0, 5.0, 5.0, 9.0), (90.0, 90.0, 95.0, 95.0))
+FOLDERS = ("", "cam 1/", "cam 1/deep/", "train/", "val/", "test/", "Ünder/", "images/", "masks/", "ant/", "bee/")
+STEMS = ("im0", "im1", "im.2", "señal", "IM0", "100%")
+SUFFIXES = (".jpg", ".JPG", ".png", ".heic", "", ".txt")
+CONTENTS = ("image", "image", "image", "copy", "cut off", "text", "pointer", "missing")
+
+
+@st.composite
+def sets(draw: st.DrawFn, reader: str, contents: Callable[[str, int], bytes | None]) -> list[Annotated]:
+    """Images of one set: where they lie, what they hold, what annotations call them and say of them."""
+    images, used, annotations = list[Annotated](), set[str](), set[str]()
+    for number in range(draw(st.integers(1, 7))):
+        label = draw(st.sampled_from(LABELS))
+        path = draw(st.sampled_from(FOLDERS)) + draw(st.sampled_from(STEMS)) + draw(st.sampled_from(SUFFIXES))
+        if reader == "folder":
+            path = draw(st.sampled_from(("", "train/", "test/"))) + f"{label}/{path}"
+        if draw(st.booleans()):
+            path = unicodedata.normalize("NFD", path)
+        taken = path in used or any(other.startswith(f"{path}/") or path.startswith(f"{other}/") for other in used)
+        if taken:
+            continue
+        used.add(path)
+        objects = draw(st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(BOXES)), max_size=3))
+        spellings = [name for name in SPELLINGS if reader != "voc" or name not in ONLY_IN_TEXT]
+        spelled = SPELLINGS[draw(st.sampled_from(spellings))](path)
+        name = None if draw(st.integers(0, 5)) == 0 or voc_annotation(spelled) in annotations else spelled
+        annotations.add(voc_annotation(spelled) if reader == "voc" else "")
+        data = contents(draw(st.sampled_from(CONTENTS)), number)
+        images.append(Annotated(path, data, tuple(objects), name))
+    return images
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_nothing_is_lost_without_a_word(
+    workplace: Path, params: Callable[..., Any], jpeg: Callable[..., bytes], reader: str
+) -> None:
+    pixels = [jpeg(number) for number in range(7)]
+
+    def contents(kind: str, number: int) -> bytes | None:
+        broken = {"text": b"a note", "pointer": b"version https://git-lfs.github.com/spec/v1\n", "missing": None}
+        return {"image": pixels[number], "copy": pixels[0], "cut off": pixels[number][:30], **broken}[kind]
+
+    chosen = params(dataset=reader, bad_images={"max_fraction": 1.0})
+    outcomes = Counter[str]()
+
+    @settings(
+        max_examples=EXAMPLES, deadline=None, database=None, phases=(Phase.explicit, Phase.generate),
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(sets(reader, contents))
+    def check(images: list[Annotated]) -> None:
+        root = workplace / "set"
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        knobs = write(reader, root, images)
+        options = knobs.pop("datasets")[reader]
+        changes = {f"datasets.{reader}.{name}": value for name, value in _flat(options)}
+        console = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(console):
+                index.main(with_overrides(chosen, knobs | changes))
+        except UserError as error:
+            assert str(error).strip()  # noqa: PT017
+            outcomes["refused"] += 1
+            return
+        outcomes["indexed"] += 1
+        hold(reader, root, images, console.getvalue())
+
+    end = time.monotonic() + SECONDS
+    while not outcomes["indexed"] or time.monotonic() < end:
+        check()
+    print(dict(outcomes))
+
+
+def _flat(options: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    return [
+        item
+        for name, value in options.items()
+        for item in (_flat(value, f"{above}{name}.") if isinstance(value, dict) else [(above + name, value)])
+    ]
+
+
+def hold(reader: str, root: Path, images: list[Annotated], console: str) -> None:
+    """What must be true of every index."""
+    rows = index_file.read(reader)
+    summary = json.loads(paths.index(reader).with_suffix(".json").read_text())
+    lists = {
+        "used": [row.path for row in rows],
+        "duplicates": [pair["path"] for pair in summary["duplicates"]],
+        "conflicts": [copy["path"] for copies in summary["conflicts"] for copy in copies],
+        "bad": [image["path"] for image in summary["bad"]],
+        "not images": summary["not_images"],
+        "excluded": [item["path"] for item in summary["excluded"]],
+    }
+    listed = Counter(path for names in lists.values() for path in names)
+    assert not (twice := [path for path, count in listed.items() if count > 1]), (twice, lists)
+    assert summary["files"] == sum(listed.values()), lists
+    home = READERS[reader].images
+    for image in images:
+        path = os.path.normpath(f"{home}/{image.path}")
+        if image.data is not None and (reader == "folder" or image.path.lower().endswith((".jpg", ".png", ".heic"))):
+            assert path in listed, (path, lists)
+    if reader != "folder":
+        annotated = sum(len(image.objects) for image in images if image.name is not None)
+        used = sum(len(row.objects) for row in rows)
+        dropped = sum(summary["dropped_objects"].values())
+        assert used + len(summary["repeated_objects"]) + dropped == annotated, summary
+    kept = {label for row in rows for label in (row.label, *(box.label for box in row.objects))}
+    for label in summary["lost_classes"]:
+        assert label not in kept and f"no image is left of class {label!r}: " in console
+    if reader != "folder":
+        labels = {label for image in images if image.name is not None for label, _ in image.objects}
+        labels = {label.strip() for label in labels} if reader == "voc" else labels
+        assert labels - kept <= set(summary["lost_classes"])
