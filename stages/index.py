@@ -167,14 +167,10 @@ def _refuse_unusable(summary: Summary, params: Params) -> None:
             f"{where} holds one class ({classes.pop()!r}): a classifier needs two folders or more.{lost}{why}"
         )
     bad = summary.bad()
-    if len(bad) > params.bad_images.max_fraction * (len(rows) + len(bad)):
+    if len(bad) > params.bad_images.limit(len(rows) + len(bad)):
         files.write_json_lines(paths.REPORTS / "bad_images.jsonl", bad)
-        common = commonest((image["reason"], image["path"]) for image in bad)
-        raise UserError(
-            f"{len(bad)} of {len(rows) + len(bad)} images cannot be read, more than `bad_images.max_fraction` "
-            f"({params.bad_images.max_fraction}) allows: {common}. "
-            "reports/bad_images.jsonl lists them all."
-        )
+        refusal = params.bad_images.refusal(bad, images=len(rows) + len(bad), verb="read")
+        raise UserError(f"{refusal}\nreports/bad_images.jsonl lists them all.")
 
 
 if __name__ == "__main__":

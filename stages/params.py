@@ -42,7 +42,7 @@ ALIASES = {  # what other programs call a knob
     **dict.fromkeys(("patience", "early_stopping"), "early_stopping_patience"),
     **dict.fromkeys(("threshold", "conf"), "decide.confidence"),
 }
-LayerName = Annotated[str, AfterValidator(names.named)]  # a cut or a tap; whether a network has it, only torch can tell
+LayerName = Annotated[str, AfterValidator(names.valid_cut)]  # a cut or a tap; whether a network has it, only torch can tell
 
 
 class Params(Block):

@@ -22,10 +22,10 @@ from stages.extract import spec as specify
 from stages.features import forecast, h5
 from stages.features.extraction import (
     Extractor,
-    Image,
+    ImageRef,
     Spec,
     compute_part,
-    computed_parts,
+    compute_parts,
     load_extractor,
     part_images,
     parts_of,
@@ -74,25 +74,25 @@ def main(given: argparse.Namespace) -> int:
     sample = [rows[place] for place in np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().astype(int)]
     wanted, seconds = [(row.path, row.sha256) for row in sample], 0.0
     for backbone, weights in names.joined(params.backbone, params.weights):
-        one = specify(params, folder, backbone, weights)
+        one = specify(params, folder, (backbone, weights))
         found = measure(one, wanted, given.seconds)
         seconds += found.start + count / found.speed
         print(said(one, found, count))
     sizes = [(row.width, row.height) for row in rows]
     size = sum(
-        _row_bytes(load_extractor(specify(params, folder, *named)), sizes) * params.views
+        _row_bytes(load_extractor(specify(params, folder, named)), sizes) * params.views
         for named in names.joined(params.backbone, params.weights)
     )
     print(f"\n{count:,} images of {params.dataset}: {forecast.duration(seconds)}, {forecast.in_bytes(count * size)}\n")
     for named in names.joined(params.backbone, params.weights):
-        print(parts(specify(params, folder, *named), count, sizes))
+        print(parts(specify(params, folder, named), count, sizes))
     if "+" not in params.backbone:
-        print(table(alternatives(specify(params, folder, params.backbone, params.weights), sizes), count))
+        print(table(alternatives(specify(params, folder, (params.backbone, params.weights)), sizes), count))
     print("\n".join(advice(count, count * size, seconds)))
     return 0
 
 
-def measure(spec: Spec, wanted: Sequence[Image], seconds: float) -> Measured:
+def measure(spec: Spec, wanted: Sequence[ImageRef], seconds: float) -> Measured:
     """Computes parts for about so many seconds, after a few batches that warm up and tell how many that will be.
 
     Args:
@@ -108,7 +108,9 @@ def measure(spec: Spec, wanted: Sequence[Image], seconds: float) -> Measured:
     guess = len(warm) / (time.perf_counter() - started - start)
     some = list(islice(endless, max(len(warm), round(seconds * guess))))
     began = time.perf_counter()
-    with closing(computed_parts(spec, parts_of(spec, ready, some, {spec.views: range(len(some))}))) as parts:
+    with closing(
+        compute_parts(spec, parts_of(spec, ready, images=some, missing={spec.views: range(len(some))}))
+    ) as parts:
         done = sum(len(part.images) for part, _ in parts)
     return Measured(start, done, time.perf_counter() - began)
 
@@ -126,7 +128,7 @@ def said(spec: Spec, found: Measured, count: int) -> str:
 def parts(spec: Spec, count: int, sizes: Sequence[tuple[int, int]]) -> str:
     """In what pieces the work is done, kept and, where it stops, gone on with."""
     ready = load_extractor(spec)
-    step = min(count, part_images(spec, ready, len(spec.views)))
+    step = min(count, part_images(ready, len(spec.views)))
     size = forecast.in_bytes(step * len(spec.views) * _row_bytes(ready, sizes))
     return f"{spec.backbone}: in parts of {step:,} images, {size} each: {-(-count // step):,}. A finished one is kept."
 

@@ -1,7 +1,7 @@
 """Where a network can be cut; the trunk up to a cut, and the rest between a cut and a tap.
 
-The network is traced with torch.fx. A node is a *clean* cut when everything passes through it: nothing computed before
-it is used after it. Names follow from the network itself, the same rule for every family:
+The network is traced with torch.fx. A node is a *clean* cut when everything passes through it: nothing that is computed
+before it is used after it. One rule names the cuts of every family:
 
 - `pooled`: what the network gives when its classifier is taken away. That is the input of its last module with weights,
   walking back from the output: a linear layer in nearly all networks; where it is a convolution (SqueezeNet), its input
@@ -14,8 +14,8 @@ it is used after it. Names follow from the network itself, the same rule for eve
   last clean activation at or before `pooled` with more than one position, neither adaptive pooling nor dropout. Both
   are (C, H, W).
 - `map@16`, `map@8`: the same at stride 16 or 8: `map` itself where it has that stride, else the last output of a block.
-  Inside of the next block there often is a later one, but expanded: six times the channels in MobileNet.
-- `pyramid`: the maps at strides 8, 16 and 32, those that there are.
+  The next block often has a later one inside, but expanded: six times the channels in MobileNet.
+- `pyramid`: the maps at strides 8, 16 and 32, as far as the network has them.
 - a module's name: its output as it is, where that is clean.
 - `input`: the pixels.
 """
@@ -44,7 +44,7 @@ BLOCK = 2  # parts of the name of a block: `layer3`, `features.5`, `trunk_output
 
 
 class Cut(NamedTuple):
-    """A place in the graph.
+    """A point in the graph where features are taken.
 
     Attributes:
         nodes: whose values are kept, in the graph's order: one, but where a cut joins several blocks.
@@ -71,7 +71,7 @@ class Network:
 
     Args:
         model: in eval mode, (N, 3, size, size) to (N, classes).
-        size: input pixels a side.
+        size: of the input, in pixels per side.
         name: for messages.
 
     Raises:
@@ -92,13 +92,13 @@ class Network:
             raise UserError(f"`backbone`: {name} cannot be cut at {size} x {size} pixels: {reason}") from None
         self._graph, self._qualified, self._features = traced
         self._nodes = list(traced.graph.nodes)
-        self._position = {node: place for place, node in enumerate(self._nodes)}
+        self._position = {node: i for i, node in enumerate(self._nodes)}
         self._constant = self._constants()
         self._clean = self._clean_nodes()
         self._outputs = self._module_outputs()
 
     def names(self) -> list[str]:
-        """The modules whose output is a clean cut, in order; where several end together, the outermost first."""
+        """The modules whose output is a clean cut, in order; where several end at one node, the outermost first."""
         clean = [name for name, node in self._outputs.items() if node in self._clean]
         return sorted(clean, key=lambda name: (self._position[self._outputs[name]], name.count(".")))
 
@@ -110,7 +110,7 @@ class Network:
             key: the parameter that it comes from, for messages.
 
         Raises:
-            UserError: this network has no such place; with the nearest that it has.
+            UserError: this network has no such cut; with the nearest that it has.
         """
         if cut == "input":
             return _as_it_is(self._nodes[0])
@@ -125,55 +125,56 @@ class Network:
         return self._module(cut, key)
 
     def layers(self, cut: str, *, key: str = "cut") -> dict[str, Cut]:
-        """What a cut keeps, by name: `pyramid@8`, … of `pyramid`, one under the cut's own name else.
+        """The layers of a cut, by name: `pyramid@8`, … of `pyramid`, otherwise one under the cut's own name.
 
         Raises:
-            UserError: this network has no such place; with the nearest that it has.
+            UserError: this network has no such cut; with the nearest that it has.
         """
         if cut != "pyramid":
             return {cut: self.cut(cut, key=key)}
-        found = {f"pyramid@{stride}": self._at_stride(stride, key) for stride in STRIDES}
-        there = {name: place for name, place in found.items() if place}
-        if len(there) < 2:
+        levels = {f"pyramid@{stride}": self._at_stride(stride, key) for stride in STRIDES}
+        available = {name: level for name, level in levels.items() if level}
+        if len(available) < 2:
             raise UserError(
-                f"`{key}`: {self.name} has maps at {len(there)} of the strides {STRIDES} at {self.size} pixels, "
+                f"`{key}`: {self.name} has maps at {len(available)} of the strides {STRIDES} at {self.size} pixels, "
                 f"a pyramid needs two; try {key}=map."
             )
-        return there
+        return available
 
     def trunk(self, cut: str) -> nn.Module:
         """From normalised pixels (N, 3, size, size) to the features at a cut, in eval mode.
 
-        Of `pyramid` it gives layer -> (N, C, H, W). It shares its weights with the network.
+        With `pyramid` its output is layer -> (N, C, H, W). It shares its weights with the network.
         """
-        part = trace.part(self._graph, self._nodes[0], _ends(self.layers(cut)), _same)
+        part = trace.part(self._graph, start=self._nodes[0], ends=_ends(self.layers(cut)), undo=_same)
         return fx.GraphModule(self._model, part).eval()
 
     def rest(self, cut: str, tap: str) -> DualGraphModule:
-        """From the features at a cut, as they are kept, to those at a tap: a copy of the weights that can train.
+        """From stored features at a cut to those at a tap: a copy of the weights that can train.
 
         It has two graphs over the same modules, and `.train()` and `.eval()` switch between them: a graph of eval mode
         alone would lack the network's functional dropout and stochastic depth.
 
         Args:
-            cut: where the features (N, …), float, were taken; of `input` they are normalised pixels.
+            cut: where the features (N, …), float, were taken; with `input` they are normalised pixels.
             tap: any cut further on.
 
         Raises:
-            UserError: there is no such place, `tap` does not follow `cut`, or what is kept at `cut` is not all of it.
+            UserError: there is no such cut, `tap` does not follow `cut`, or the features at `cut` are not complete.
         """
         start, ends = self._span(cut, tap)
         undo = start.undo or _same
-        evaluation = trace.part(self._graph, start.node, _ends(ends), undo)
-        there = {name: node for node, name in self._training.names.items()}
+        evaluation = trace.part(self._graph, start=start.node, ends=_ends(ends), undo=undo)
+        node_of = {name: node for node, name in self._training.names.items()}
         try:
-            first = there[self._qualified[start.node]]
+            first = node_of[self._qualified[start.node]]
             last = {
-                layer: ([there[self._qualified[node]] for node in end.nodes], end.finish) for layer, end in ends.items()
+                layer: ([node_of[self._qualified[node]] for node in end.nodes], end.finish)
+                for layer, end in ends.items()
             }
         except KeyError as error:
             raise UserError(f"`cut`: {self.name} has no {error} while it trains; take another cut or tap.") from None
-        training = trace.part(self._training.graph, first, last, undo)
+        training = trace.part(self._training.graph, start=first, ends=last, undo=undo)
         rest = copy.deepcopy(DualGraphModule(self._model, training, evaluation))
         self._model.eval()  # the shared modules were put into train mode
         return rest.requires_grad_(True).train()
@@ -206,13 +207,13 @@ class Network:
         if cut == "pyramid":
             raise UserError("`tap`: nothing can follow the several layers of cut=pyramid: tap=same, or cut=map@8.")
         start, ends = self.cut(cut), self.layers(tap, key="tap")
-        first, places = self._position[start.node], [self._position[end.node] for end in ends.values()]
-        if max(places) <= first or min(places) < first:
+        first, positions = self._position[start.node], [self._position[end.node] for end in ends.values()]
+        if max(positions) <= first or min(positions) < first:
             raise UserError(f"`tap`: {tap} does not come after cut {cut} in {self.name}; tap=same is at the cut.")
         if start.undo is None:
-            names = [name for name in self.names() if self._position[self._outputs[name]] < max(places)]
+            names = [name for name in self.names() if self._position[self._outputs[name]] < max(positions)]
             raise UserError(
-                f"`cut`: {cut} of {self.name} is not all that passes there, so that nothing can follow but a head; "
+                f"`cut`: the features at {cut} of {self.name} are not complete, so nothing but a head can follow; "
                 f"for tap={tap} take cut={self._nearby(first, names)[0]}."
             )
         return start, ends
@@ -222,12 +223,14 @@ class Network:
             return self._output(key)
         last = self._last_with_weights()
         node = last.all_input_nodes[0]
-        found = shape(node)
-        if isinstance(self._module_of(last), nn.Linear) and len(found) == 2:
+        dimensions = shape(node)
+        if isinstance(self._module_of(last), nn.Linear) and len(dimensions) == 2:
             return _as_it_is(node)
-        if len(found) == 4 and node in self._clean:
-            return Cut((node,), _mean_over_positions, found[1:2], None)
-        raise UserError(f"`{key}`: {self.name} has no single vector before its classifier (found {found}); try map.")
+        if len(dimensions) == 4 and node in self._clean:
+            return Cut((node,), _mean_over_positions, dimensions[1:2], None)
+        raise UserError(
+            f"`{key}`: {self.name} has no single vector before its classifier (found {dimensions}); try map."
+        )
 
     def _output(self, key: str) -> Cut:
         """What a network without classifier puts out."""
@@ -280,8 +283,8 @@ class Network:
         raise UserError(f"`{key}`: {self.name} has no feature map before its classifier; try {key}=pooled.")
 
     def _strided(self, stride: int, key: str) -> Cut:
-        if place := self._at_stride(stride, key):
-            return place
+        if cut := self._at_stride(stride, key):
+            return cut
         raise UserError(
             f"`{key}`: {self.name} has no map at stride {stride}, {self._side(stride)} x {self._side(stride)} at "
             f"{self.size} pixels; try {key}=map, or a module: python -m stages.backbone {self.name}"
@@ -289,8 +292,8 @@ class Network:
 
     def _at_stride(self, stride: int, key: str) -> Cut | None:
         blocks = {self._outputs[name] for name in self.names() if name.count(".") < BLOCK}
-        places = [self._map(key), *self._maps(node for node in self._clean if node in blocks)]
-        return next((place for place in places if place.shape[-1] == self._side(stride)), None)
+        cuts = [self._map(key), *self._maps(node for node in self._clean if node in blocks)]
+        return next((cut for cut in cuts if cut.shape[-1] == self._side(stride)), None)
 
     def _side(self, stride: int) -> int:
         return math.ceil(self.size / stride)
@@ -312,8 +315,8 @@ class Network:
         if name in self._outputs:
             near = " and ".join(self._nearby(self._position[self._outputs[name]], names))
             raise UserError(
-                f"`{key}`: not all passes through {name} of {self.name} (a skip connection goes around it); "
-                f"the nearest clean ones are {near}."
+                f"`{key}`: not everything passes through {name} of {self.name} (a skip connection goes around it); "
+                f"the nearest modules without one are {near}."
             )
         raise UserError(f"`{key}`: {self.name} has no module {name!r}; {nearest(name, [*CUTS, *names])}")
 
@@ -332,8 +335,8 @@ class Network:
         while not any(True for _ in self._module_of(node).parameters()):
             inputs = [source for source in node.all_input_nodes if source not in self._constant]
             if len(inputs) != 1:
-                found = "several classifiers" if inputs else "no layer with weights"
-                raise UserError(f"`backbone`: {self.name} ends in {found}: coldcut cuts before a single one.")
+                ending = "several classifiers" if inputs else "no layer with weights"
+                raise UserError(f"`backbone`: {self.name} ends in {ending}: coldcut cuts before a single classifier.")
             node = inputs[0]
         return node
 
@@ -353,10 +356,10 @@ class Network:
         """The clean nodes, in order."""
         clean: dict[fx.Node, None] = {}
         furthest = -1  # the last use of any earlier node
-        for place, node in enumerate(self._nodes):
+        for position, node in enumerate(self._nodes):
             if node in self._constant or node.op == "output":
                 continue
-            if furthest <= place and node.op != "placeholder" and shape(node)[:1] == (BATCH,):
+            if furthest <= position and node.op != "placeholder" and shape(node)[:1] == (BATCH,):
                 clean[node] = None
             users = [user for user in node.users if user.target is not torch._assert]
             furthest = max([furthest, *(self._position[user] for user in users)])
@@ -397,7 +400,7 @@ def _as_map(node: fx.Node, layout: TokenLayout | None) -> Cut | None:
     return None
 
 
-# Each of these works on a tensor and, while a graph is made, on an fx.Proxy.
+# These work on a tensor and, while a graph is built, on an fx.Proxy.
 
 
 def _same(value: torch.Tensor) -> torch.Tensor:

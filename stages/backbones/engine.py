@@ -1,7 +1,7 @@
-"""Running a trunk on batches of uint8 pixels: an engine is called with (N, 3, S, S) and gives an array for each layer.
+"""Running a trunk on batches of uint8 pixels: an engine is called with (N, 3, S, S) and returns one array per layer.
 
-Any number of threads may call an engine; it computes `parallel` batches at a time, and the others wait. What it gives
-for an image never depends on the other images of the batch. Here is torch, for any device; `vino` is OpenVINO.
+Any number of threads may call an engine; it computes `parallel` batches at a time, and the others wait. The features of
+an image never depend on the other images of its batch. This module has torch, for any device; `vino` has OpenVINO.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,8 +21,8 @@ from stages.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CUDA_STREAMS = 2  # one copies while the other computes
-CORES = 8  # that compute a batch each; of more, each batch gets several: memory would grow with the cores
-CORE_BATCH = 8  # images of such a batch: 32 fall out of a core's cache, which costs up to a third
+CORES = 8  # that compute one batch each; of more cores, several share a batch: memory would grow with them
+CORE_BATCH = 8  # images in such a batch: 32 do not fit into a core's cache, which costs up to a third
 T = TypeVar("T")
 
 
@@ -32,30 +32,30 @@ class Engine(Protocol):
     parallel: int
 
     def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
-        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), an array for each layer."""
+        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), one array per layer."""
 
 
 def pick_engine(engine: str, device: torch.device) -> str:
     """`auto` is OpenVINO on a CPU where it is installed, else torch.
 
     Raises:
-        UserError: OpenVINO is asked for and is not installed, or the device is no CPU.
+        UserError: OpenVINO is asked for and is not installed, or the device is not a CPU.
     """
-    there = find_spec("openvino") is not None
-    if engine == "openvino" and not there:
+    installed = find_spec("openvino") is not None
+    if engine == "openvino" and not installed:
         raise UserError("`extract.engine`: openvino is not installed: pip install openvino, or take torch or auto.")
     if engine == "openvino" and device.type != "cpu":
         raise UserError(f"`extract.engine`: openvino computes on the CPU, found device={device}: take torch or auto.")
     if engine != "auto":
         return engine
-    return "openvino" if there and device.type == "cpu" else "torch"
+    return "openvino" if installed and device.type == "cpu" else "torch"
 
 
 def pick_precision(precision: str, device: torch.device) -> str:
     """`auto` is half precision where the hardware computes in it, else float32.
 
     Raises:
-        UserError: the CPU has no float16 arithmetic worth the name.
+        UserError: float16 is asked for on a CPU, which only emulates it.
     """
     if precision == "float16" and device.type == "cpu":
         raise UserError("`extract.precision`: float16 needs a GPU; on a CPU take bfloat16, float32 or auto.")
@@ -65,28 +65,28 @@ def pick_precision(precision: str, device: torch.device) -> str:
 
 
 class Turns(Generic[T]):
-    """A few things that threads use in turn."""
+    """A few objects that threads use in turn."""
 
-    def __init__(self, things: Iterable[T]) -> None:
+    def __init__(self, objects: Iterable[T]) -> None:
         self._idle: SimpleQueue[T] = SimpleQueue()
-        for thing in things:
-            self._idle.put(thing)
+        for item in objects:
+            self._idle.put(item)
 
     @contextmanager
-    def one(self) -> Iterator[T]:
-        """Waits for one that nobody uses."""
-        thing = self._idle.get()
+    def take(self) -> Iterator[T]:
+        """Waits for an object that no other thread uses."""
+        item = self._idle.get()
         try:
-            yield thing
+            yield item
         finally:
-            self._idle.put(thing)
+            self._idle.put(item)
 
 
 class TorchEngine:
     """A trunk on a device: channels_last, autocast, normalisation on the device.
 
-    On CUDA pixels travel from pinned memory, and a batch is copied while another is computed. On a CPU cores compute a
-    batch each, called by `callers`.
+    On CUDA pixels come from pinned memory, and one batch is copied while another is computed. On a CPU each core has
+    a batch of its own; `callers` are the threads for that.
 
     Args:
         trunk: what to run.
@@ -107,12 +107,12 @@ class TorchEngine:
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
-        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), an array for each layer that the trunk gives.
+        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), one array per layer of the trunk.
 
         Raises:
             UserError: the device has no room for one image.
         """
-        with self._streams.one() as stream, stream:
+        with self._streams.take() as stream, stream:
             return self._computed(pixels.permute(0, 2, 3, 1))
 
     def _computed(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
@@ -121,7 +121,9 @@ class TorchEngine:
             return self._run(pixels)
         except torch.OutOfMemoryError:
             if len(pixels) == 1:
-                raise UserError(f"{self.device} has no room for one image: take another device or backbone.") from None
+                raise UserError(
+                    f"{self.device} has no memory for one image: take another device or backbone."
+                ) from None
         halves = [self._computed(piece) for piece in pixels.chunk(2)]
         return [np.concatenate(both) for both in zip(*halves, strict=True)]
 
@@ -139,13 +141,13 @@ def at_a_time() -> int:
 
 
 def callers(parallel: int) -> ThreadPoolExecutor:
-    """Threads to call an engine with, as many as it computes batches at a time; each has its share of torch's."""
+    """Threads to call an engine with, one for each batch that it computes at a time; they share torch's threads."""
     return ThreadPoolExecutor(parallel, initializer=torch.set_num_threads, initargs=(max(1, cores() // parallel),))
 
 
-def images_at_once(wanted: int, device: torch.device) -> int:
-    """How many images an engine gets at once where `extract.batch_size` wants so many."""
-    return min(wanted, CORE_BATCH) if device.type == "cpu" else wanted
+def images_at_once(batch_size: int, device: torch.device) -> int:
+    """The images that an engine gets at once, from `extract.batch_size`: fewer on a CPU."""
+    return min(batch_size, CORE_BATCH) if device.type == "cpu" else batch_size
 
 
 def _stream(device: torch.device) -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""Which backbones exist, told without importing torch: 2-3 s that a check of params.yaml need not pay."""
+"""Which backbones exist. Torch is not imported, which takes 2-3 s: a check of params.yaml should be quick."""
 
 import re
 from functools import cache
@@ -26,36 +26,36 @@ def registered(package: str) -> list[str]:
     return sorted(name for source in sources for name in pattern.findall(source.read_text(encoding="utf-8")))
 
 
-def known() -> list[str]:
-    """Every name that `backbone` takes without a prefix."""
+def unprefixed() -> list[str]:
+    """All names that `backbone` takes without a prefix."""
     return [*PACKAGED, *registered("torchvision")]
 
 
 def joined(backbone: str, weights: str) -> list[tuple[str, str]]:
-    """Name and weights of every network in `a+b`, whose weights are one for all or `x+y`.
+    """Name and weights of every network in `a+b`; the weights are one name for all of them, or `x+y`.
 
     Raises:
-        UserError: there are other numbers of weights than networks.
+        UserError: the numbers of weights and networks differ.
     """
-    backbones, each = backbone.split("+"), weights.split("+")
-    each = each * len(backbones) if len(each) == 1 else each
-    if len(each) != len(backbones):
+    backbones, weights_of = backbone.split("+"), weights.split("+")
+    weights_of = weights_of * len(backbones) if len(weights_of) == 1 else weights_of
+    if len(weights_of) != len(backbones):
         raise UserError(
-            f"`weights`: {weights!r} names {len(each)} weights for the {len(backbones)} networks of {backbone}; give "
-            "one for all or one for each."
+            f"`weights`: {weights!r} names {len(weights_of)} weights for the {len(backbones)} networks of {backbone}; "
+            "give one for all or one for each."
         )
-    return list(zip(backbones, each, strict=True))
+    return list(zip(backbones, weights_of, strict=True))
 
 
-def named(place: str) -> str:
-    """A cut or tap that can be one: one of the named places, or what a module may be called.
+def valid_cut(name: str) -> str:
+    """A cut or tap whose name is possible: one of CUTS, or the name of a module.
 
     Raises:
         ValueError: with the nearest valid name.
     """
-    if place not in CUTS and not _BLOCKS.fullmatch(place) and not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", place):
-        raise ValueError(f"must be {', '.join(CUTS)} or a module's name such as layer3; {nearest(place, [*CUTS])}")
-    return place
+    if name not in CUTS and not _BLOCKS.fullmatch(name) and not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name):
+        raise ValueError(f"must be {', '.join(CUTS)} or a module's name such as layer3; {nearest(name, [*CUTS])}")
+    return name
 
 
 def joined_blocks(cut: str) -> int | None:
@@ -70,7 +70,7 @@ def is_vector(cut: str) -> bool:
 
 
 def check(backbone: str, weights: str) -> None:
-    """Refuses a backbone that does not exist, and weights that cannot be meant.
+    """Refuses a backbone or weights that do not exist.
 
     Raises:
         UserError: with the nearest valid name.
@@ -81,9 +81,9 @@ def check(backbone: str, weights: str) -> None:
             raise UserError(f"`backbone`: timm has no model {name!r}; {nearest(name, registered('timm'))}")
         if tag and tag not in weight_names(backbone):
             raise UserError(f"`backbone`: {name} has no weights {tag!r}; {nearest(tag, weight_names(backbone))}")
-    elif backbone not in known():
+    elif backbone not in unprefixed():
         raise UserError(
-            f"`backbone`: {backbone!r} is unknown; {nearest(backbone, known())} "
+            f"`backbone`: {backbone!r} is unknown; {nearest(backbone, unprefixed())} "
             "(any torchvision classification model, or timm:NAME)"
         )
     if weights in ("default", "random") or paths.resolve(weights).is_file():

@@ -10,10 +10,10 @@ if TYPE_CHECKING:  # torchvision takes 1.5 s to import
 
 
 def depth_groups(rest: "DualGraphModule") -> list[list[nn.Parameter]]:
-    """The parameters of a rest, a group for each block, in the order of their first use.
+    """The parameters of a rest, one group per block, in the order of their first use.
 
-    A block is what the first part of a name with a digit in it tells: `layer4`, `features.5`,
-    `encoder.layers.encoder_layer_3`. A module outside of such parts is one of its own.
+    A block is named by the first part of a name with a digit in it: `layer4`, `features.5`,
+    `encoder.layers.encoder_layer_3`. Any other module is a block of its own.
     """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameters in _in_order(rest):
@@ -22,13 +22,13 @@ def depth_groups(rest: "DualGraphModule") -> list[list[nn.Parameter]]:
 
 
 def parameters_from(rest: "DualGraphModule", module: str) -> list[nn.Parameter]:
-    """The parameters of a module and of all that is used after it, in the order of their first use."""
-    found: list[nn.Parameter] = []
+    """The parameters of a module and of everything that is used after it, in the order of their first use."""
+    parameters_on: list[nn.Parameter] = []
     begun = False
     for name, parameters in _in_order(rest):
         begun = begun or f"{name}.".startswith(f"{module}.")
-        found += parameters if begun else []
-    return found
+        parameters_on += parameters if begun else []
+    return parameters_on
 
 
 def _in_order(rest: "DualGraphModule") -> Iterator[tuple[str, list[nn.Parameter]]]:

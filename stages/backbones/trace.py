@@ -11,7 +11,7 @@ from torchvision.models.feature_extraction import NodePathTracer
 
 from stages.errors import UserError
 
-# Layers that stay whole, their subclasses too: timm's Conv2dSame or LayerNorm2d are not torch.nn and would be traced.
+# Layers that stay whole, like their subclasses: timm's Conv2dSame and LayerNorm2d would be traced otherwise
 LEAVES = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d)
 BATCH = 2  # images that shapes are found with: a first dimension of any other size does not count images
 Finish = Callable[..., Any]  # of tensors, or of fx.Proxies that stand for them
@@ -31,7 +31,7 @@ class Traced(NamedTuple):
 
 
 def trace(model: nn.Module) -> Traced:
-    """The graph of a network in the mode that it is in: what its code decides by `self.training` is decided here."""
+    """The graph of a network in its present mode: what its code decides by `self.training` is decided here."""
     tracer = NodePathTracer(**_tracer_arguments())
     with _recorded_features(model) as features:
         graph = tracer.trace(model)
@@ -43,7 +43,7 @@ def trace(model: nn.Module) -> Traced:
 
 
 def put_shapes(model: nn.Module, graph: fx.Graph, size: int) -> fx.GraphModule:
-    """Runs a graph once on `size` pixels a side, so that `shape` knows each node."""
+    """Runs a graph once on images of `size` pixels per side, so that `shape` knows each node."""
     module = fx.GraphModule(model, graph)
     with torch.inference_mode():
         ShapeProp(module).propagate(torch.zeros(BATCH, 3, size, size))
@@ -51,16 +51,16 @@ def put_shapes(model: nn.Module, graph: fx.Graph, size: int) -> fx.GraphModule:
 
 
 def shape(node: fx.Node) -> tuple[int, ...]:
-    """The shape of a node's value, () where it is no tensor."""
+    """The shape of a node's value, () where that is not a tensor."""
     return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
 
 
 def part(
-    graph: fx.Graph, start: fx.Node, ends: Mapping[str, tuple[Sequence[fx.Node], Finish]], undo: Finish
+    graph: fx.Graph, *, start: fx.Node, ends: Mapping[str, tuple[Sequence[fx.Node], Finish]], undo: Finish
 ) -> fx.Graph:
     """The part of a graph that leads from one node to others.
 
-    What comes in and every end but a single one are copied: networks change values in place.
+    The input is copied, and so are the ends where there are several: networks change values in place.
 
     Args:
         graph: of a whole network.
@@ -119,7 +119,7 @@ def _recorded_features(model: nn.Module) -> Iterator[list[Any]]:
 
 
 def _ancestors(nodes: list[fx.Node], start: fx.Node) -> set[fx.Node]:
-    """The nodes and all that they are computed from, as far as `start`."""
+    """The nodes and everything that they are computed from, back to `start`."""
     needed: set[fx.Node] = set()
     while nodes:
         node = nodes.pop()
@@ -138,8 +138,8 @@ def _tracer_arguments() -> dict[str, Any]:
 
 
 def _follow_writes(graph: fx.Graph) -> None:
-    """After `x.div_(y)`, whoever uses x uses what that returned: otherwise nothing tells that it must be computed."""
-    position = {node: place for place, node in enumerate(graph.nodes)}
+    """After `x.div_(y)`, users of x use its result: otherwise nothing in the graph says that it must be computed."""
+    position = {node: i for i, node in enumerate(graph.nodes)}
     for node in position:
         if node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__"):
             written = node.all_input_nodes[0]
@@ -148,7 +148,7 @@ def _follow_writes(graph: fx.Graph) -> None:
 
 
 def _put_default(argument: fx.Node, graph: fx.Graph) -> None:
-    """An optional argument (timm: attn_mask=None) is used all along: its default takes its place."""
+    """Replaces an optional argument (timm: attn_mask=None) by its default, wherever it is used."""
     default = argument.args[0] if argument.args else None
 
     def replaced(value: fx.Node) -> Any:

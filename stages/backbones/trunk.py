@@ -1,4 +1,4 @@
-"""A backbone up to a cut, and what is told of it: loaded and traced here, or kept beside a converted model."""
+"""A backbone up to a cut, and its description: loaded and traced here, or stored beside a converted model."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -12,14 +12,14 @@ from stages.images.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
-class About:
-    """What the provenance of features says of the trunk that made them.
+class TrunkInfo:
+    """What the provenance of features says of their trunk.
 
     Attributes:
-        weights: their name, `default` resolved.
+        weights: their name; never `default`, but what it stands for.
         weights_sha256: of the whole network's state dict.
-        cut_at: the cut in the network's own words.
-        parameters: how many lie before the cut.
+        cut_at: the module or operation where the network is cut.
+        parameters: number of parameters before the cut.
         layers: layer -> shape of one image's features, in the order in which they come out.
         preprocessing: what the trunk expects.
     """
@@ -32,12 +32,12 @@ class About:
     preprocessing: Preprocessing
 
     def plain(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """A dictionary for JSON."""
         return asdict(self) | {"preprocessing": str(self.preprocessing)}
 
     @classmethod
-    def parse(cls, plain: dict[str, Any]) -> "About":
-        """What `plain` gave."""
+    def parse(cls, plain: dict[str, Any]) -> "TrunkInfo":
+        """The inverse of `plain`."""
         layers = {name: tuple(shape) for name, shape in plain["layers"].items()}
         return cls(**plain | {"layers": layers, "preprocessing": Preprocessing.parse(plain["preprocessing"])})
 
@@ -56,23 +56,30 @@ class Trunk(nn.Module):
 
 
 def load(
-    name: str, weights: str, cut: str, image_size: int | Literal["auto"], resize: Literal["crop", "squash"]
-) -> tuple[Trunk, About]:
+    name: str, weights: str, *, cut: str, image_size: int | Literal["auto"], resize: Literal["crop", "squash"]
+) -> tuple[Trunk, TrunkInfo]:
     """Loads a backbone and cuts it.
 
+    Args:
+        name: of the backbone.
+        weights: their name, or a file.
+        cut: where the features are taken.
+        image_size: pixels per side of the input; `auto` is what the weights were trained with.
+        resize: whether an image is cropped to a square or squashed into one.
+
     Raises:
-        UserError: the backbone, its weights or the cut cannot be had.
+        UserError: the backbone, its weights or the cut is not available.
     """
     backbone = zoo.load(name, weights, image_size)
     preprocessing = backbone.preprocessing.at(image_size, resize)
     network = cuts.Network(backbone.model, preprocessing.crop, name)
     frozen = network.trunk(cut)
-    about = About(
+    info = TrunkInfo(
         weights=backbone.weights,
         weights_sha256=backbone.sha256,
         cut_at=network.describe(cut),
         parameters=sum(parameter.numel() for parameter in frozen.parameters()),
-        layers={layer: place.shape for layer, place in network.layers(cut).items()},
+        layers={layer: end.shape for layer, end in network.layers(cut).items()},
         preprocessing=preprocessing,
     )
-    return Trunk(frozen, preprocessing).eval(), about
+    return Trunk(frozen, preprocessing).eval(), info

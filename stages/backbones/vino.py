@@ -1,7 +1,7 @@
-"""Running a trunk with OpenVINO on the CPU: converted once, then kept under `cache/engine`.
+"""Running a trunk with OpenVINO on the CPU: converted once, then stored under `cache/engine`.
 
-A kept model is one file that is written whole; its zip checksums are verified as it is read, and a damaged one is
-converted anew. Deleting the folder costs the conversions.
+A stored model is one file that is written whole; its zip checksums are verified as it is read, and a damaged one is
+converted again. Deleting the folder costs the conversions.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from stages import files, paths
 from stages.backbones import trunk
 from stages.backbones.device import cores
 from stages.backbones.engine import Turns, at_a_time
-from stages.backbones.trunk import About, Trunk
+from stages.backbones.trunk import Trunk, TrunkInfo
 from stages.errors import UserError
 from stages.images.decode import PIPELINE
 
@@ -37,11 +37,11 @@ class Unconvertible(Exception):
 
 
 class Converted(NamedTuple):
-    """A converted model, in OpenVINO's two files, and what is told of its trunk."""
+    """A converted model as OpenVINO's two files, and the description of its trunk."""
 
     xml: bytes
     weights: bytes
-    about: About
+    info: TrunkInfo
 
 
 class OpenVinoEngine:
@@ -75,18 +75,18 @@ class OpenVinoEngine:
             raise UserError(f"`extract.precision`: OpenVINO computes in {computes} here, found {precision}: take auto.")
         self._batch = compiled.input().shape[0]
         requests = [compiled.create_infer_request() for _ in range(self.parallel)]
-        # The first call makes tables of types: two threads that make it at once wait for each other for ever
+        # The first call makes tables of types: two threads that make it at the same time wait for each other for ever
         self._run(requests[0], np.zeros(compiled.input().shape, np.uint8))
         self._requests = Turns(requests)
 
     def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
-        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), an array for each layer that the trunk gives."""
+        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), one array per layer of the trunk."""
         batch = pixels.permute(0, 2, 3, 1).contiguous().numpy()
-        with self._requests.one() as request:
-            found = [
+        with self._requests.take() as request:
+            pieces = [
                 self._run(request, batch[first : first + self._batch]) for first in range(0, len(batch), self._batch)
             ]
-        return [np.concatenate(pieces) for pieces in zip(*found, strict=True)]
+        return [np.concatenate(layer) for layer in zip(*pieces, strict=True)]
 
     def _run(self, request: Any, pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         """The same of pixels (n, S, S, 3), n at most the model's fixed batch."""
@@ -99,25 +99,38 @@ class OpenVinoEngine:
 
 
 def load(
-    name: str, weights: str, cut: str, image_size: int | Literal["auto"], resize: Literal["crop", "squash"], batch: int
+    name: str,
+    weights: str,
+    *,
+    cut: str,
+    image_size: int | Literal["auto"],
+    resize: Literal["crop", "squash"],
+    batch_size: int,
 ) -> Converted:
-    """The converted trunk of a backbone: the kept one, or made and kept now.
+    """The converted trunk of a backbone: the stored one, or converted and stored now.
 
-    It takes what `trunk.load` takes, and `batch`: how many images are computed at once.
+    Args:
+        name: as `trunk.load` takes it, like all but the last.
+        weights: the same.
+        cut: the same.
+        image_size: the same.
+        resize: the same.
+        batch_size: number of images that are computed at once.
 
     Raises:
-        Unconvertible: OpenVINO cannot have this trunk.
-        UserError: the backbone, its weights or the cut cannot be had, or the disk is full.
+        Unconvertible: OpenVINO cannot run this trunk.
+        UserError: the backbone, its weights or the cut is not available, or the disk is full.
     """
-    path = _path(name, weights, cut, image_size, resize, batch)
-    if kept := _read(path):
-        return kept
-    made = convert(*trunk.load(name, weights, cut, image_size, resize), batch)
-    files.write_bytes(path, _packed(made))
-    return made
+    path = _path(name, weights, cut, image_size, resize, batch_size)
+    if stored := _read(path):
+        return stored
+    network, info = trunk.load(name, weights, cut=cut, image_size=image_size, resize=resize)
+    converted = convert(network, info, batch_size)
+    files.write_bytes(path, _packed(converted))
+    return converted
 
 
-def convert(network: Trunk, about: About, batch: int) -> Converted:
+def convert(network: Trunk, info: TrunkInfo, batch_size: int) -> Converted:
     """Converts a trunk for batches of a fixed size and compares it with torch.
 
     Raises:
@@ -125,36 +138,36 @@ def convert(network: Trunk, about: About, batch: int) -> Converted:
     """
     import openvino
 
-    side = about.preprocessing.crop
-    pixels = torch.randint(256, (batch, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    side, generator = info.preprocessing.crop, torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (batch_size, side, side, 3), dtype=torch.uint8, generator=generator)
     try:
         with torch.inference_mode(), warnings.catch_warnings(action="ignore"):  # that tracing is deprecated
             expected = network(pixels)
             traced = torch.jit.trace(network, pixels, check_trace=False)  # type: ignore[no-untyped-call]
         model = openvino.convert_model(traced, example_input=pixels, input=[pixels.shape])
-        made = Converted(*_serialised(model), about)
-        found = OpenVinoEngine(made, "float32")(pixels.permute(0, 3, 1, 2))
+        converted = Converted(*_serialised(model), info)
+        computed = OpenVinoEngine(converted, "float32")(pixels.permute(0, 3, 1, 2))
     except Exception as error:  # whatever the tracer, a network's own code or the converter raises
         raise Unconvertible(_reason(error)) from error
-    for layer, ours, theirs in zip(about.layers, found, expected, strict=True):
+    for layer, ours, theirs in zip(info.layers, computed, expected, strict=True):
         difference, largest = np.abs(ours - theirs.numpy()).max(), np.abs(theirs.numpy()).max()
         if not difference <= TOLERANCE * largest:
             raise Unconvertible(f"{layer} differs from torch's by {difference:.1e} of {largest:.1e}")
-    return made
+    return converted
 
 
 def _reason(error: Exception) -> str:
-    """The line of a message that tells most."""
+    """The most telling line of a message."""
     lines = (str(error).strip() or type(error).__name__).splitlines()
     return next((line.removeprefix("-- ") for line in lines if "No conversion rule" in line), lines[0])
 
 
-def _path(*of: object) -> Path:
-    """Where a converted trunk is kept: its name stands for all that it depends on."""
-    file = paths.resolve(str(of[1]))
+def _path(name: str, weights: str, *settings: object) -> Path:
+    """Where a converted trunk is stored: the file name is a hash of everything that it depends on."""
+    file = paths.resolve(weights)
     content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
-    known = [*of, content, PIPELINE, *(version(library) for library in LIBRARIES)]
-    return paths.engine() / f"{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]}.zip"
+    key = [name, weights, *settings, content, PIPELINE, *(version(library) for library in LIBRARIES)]
+    return paths.engine() / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.zip"
 
 
 def _serialised(model: Any) -> tuple[bytes, bytes]:
@@ -167,23 +180,23 @@ def _serialised(model: Any) -> tuple[bytes, bytes]:
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
-def _packed(made: Converted) -> bytes:
+def _packed(converted: Converted) -> bytes:
     stream = streams.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("about.json", json.dumps(made.about.plain()))
-        archive.writestr("model.xml", made.xml)
-        archive.writestr("model.bin", made.weights)
+        archive.writestr("about.json", json.dumps(converted.info.plain()))
+        archive.writestr("model.xml", converted.xml)
+        archive.writestr("model.bin", converted.weights)
     return stream.getvalue()
 
 
 def _read(path: Path) -> Converted | None:
-    """A kept model; None where there is none, or it is damaged."""
+    """A stored model; None where there is none, or it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:  # reading a member to its end verifies its checksum
-            about = About.parse(json.loads(archive.read("about.json")))
-            return Converted(archive.read("model.xml"), archive.read("model.bin"), about)
+            info = TrunkInfo.parse(json.loads(archive.read("about.json")))
+            return Converted(archive.read("model.xml"), archive.read("model.bin"), info)
     except FileNotFoundError:
         return None
     except Exception as error:  # zipfile raises a dozen kinds on flipped bits
-        print(f"{path} is damaged ({error}): converted anew.", file=sys.stderr)
+        print(f"{path} is damaged ({error}): converted again.", file=sys.stderr)
         return None

@@ -33,7 +33,7 @@ class Backbone:
     """A network in eval mode and what its weights expect.
 
     Attributes:
-        weights: the name of the weights, `default` resolved.
+        weights: the name of the weights; never `default`, but what it stands for.
         sha256: of the state dict: names, shapes and bytes.
     """
 
@@ -85,7 +85,7 @@ def architecture(name: str, weights: str = "default", image_size: ImageSize = "a
 
 
 def preprocessing(name: str, weights: str = "default") -> Preprocessing:
-    """What the weights of a backbone expect, without the weights."""
+    """What the weights of a backbone expect; the weights are not loaded."""
     if name in PACKAGED or name.startswith(TIMM):
         import timm
 
@@ -114,7 +114,7 @@ State = dict[str, torch.Tensor] | None
 
 
 def _packaged(name: str, weights: str, state: State) -> Built:
-    """Timm's network with the weights of the package, which lists them in the same order under other names."""
+    """Timm's network with the weights of the package, which has them in the same order under other names."""
     import timm
 
     model = timm.create_model(_timm_name(name, weights), pretrained=False)
@@ -127,7 +127,7 @@ def _packaged(name: str, weights: str, state: State) -> Built:
                 values = torch.load(file, map_location="cpu", weights_only=True).values()
         state, weights = dict(zip(model.state_dict(), values, strict=True)), package
     if state is not None:
-        _fill(model, state, name, weights)
+        _fill(model, state, name=name, weights=weights)
     return model, preprocessing(name, weights), weights
 
 
@@ -140,7 +140,7 @@ def _torchvision(name: str, weights: str, state: State) -> Built:
         return models.get_model(name, weights=None, **extra), expected, weights
     if state is not None:
         model = _empty(name, transform_input=True)
-        _fill(model, state, name, weights)
+        _fill(model, state, name=name, weights=weights)
         return model, expected, weights
     try:
         return models.get_model(name, weights=chosen), expected, chosen.name
@@ -153,7 +153,7 @@ def _torchvision(name: str, weights: str, state: State) -> Built:
 
 
 def _torchvision_weights(name: str, weights: str) -> Any:
-    """The entry of torchvision's list that tells what goes with the weights; its default for a file."""
+    """The entry of torchvision's list of weights; the default entry where the weights are a file."""
     from torchvision import models
 
     enum = models.get_model_weights(name)
@@ -161,7 +161,7 @@ def _torchvision_weights(name: str, weights: str) -> Any:
 
 
 def _empty(name: str, *, transform_input: bool) -> nn.Module:
-    """A torchvision network whose weights are still to come."""
+    """A torchvision network without its weights."""
     from torchvision import models
 
     extra = {"init_weights": False, "transform_input": transform_input} if name in TRANSFORM_INPUT else {}
@@ -253,7 +253,7 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _fill(model: nn.Module, state: Mapping[str, torch.Tensor], name: str, weights: str) -> None:
+def _fill(model: nn.Module, state: Mapping[str, torch.Tensor], *, name: str, weights: str) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

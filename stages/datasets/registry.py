@@ -1,5 +1,8 @@
 """The registry of datasets: one block of params.yaml per dataset module, and what all of them share."""
 
+from collections.abc import Mapping, Sequence
+from math import ceil
+
 from stages.blocks import Block, Fraction
 from stages.datasets import (
     bccd,
@@ -15,12 +18,35 @@ from stages.datasets import (
     voc2007,
     voc2012,
 )
+from stages.datasets.reasons import commonest
+
+ALWAYS_LEFT_OUT = 3  # unreadable images: one of them is no reason to stop a folder of fifty
 
 
 class BadImages(Block):
-    """The share of the images that may be unreadable before a run stops."""
+    """The share of the images that may be unreadable before a run stops; a few are always left out without a stop."""
 
     max_fraction: Fraction
+
+    def limit(self, images: int) -> int:
+        """How many images may be unreadable: none where `max_fraction` is 0, else at least ALWAYS_LEFT_OUT."""
+        return max(ALWAYS_LEFT_OUT, int(self.max_fraction * images)) if self.max_fraction else 0
+
+    def refusal(self, bad: Sequence[Mapping[str, str]], *, images: int, verb: str) -> str:
+        """The message that too many of so many images cannot be read: how many, the first, and how to go on.
+
+        Args:
+            bad: path and reason of each.
+            images: how many there are.
+            verb: what cannot be done with them: `read`, `decoded`.
+        """
+        share = max(ceil(1000 * len(bad) / images) / 1000, self.max_fraction)
+        reasons = commonest((image["reason"], image["path"]) for image in bad)
+        return (
+            f"{len(bad)} of {images} images cannot be {verb}, more than the {self.limit(images)} that "
+            f"`bad_images.max_fraction` ({self.max_fraction:g}) allows: {reasons}. Repair or remove them, or go on "
+            f"without them: dvc exp run -S bad_images.max_fraction={share:g}"
+        )
 
 
 class Datasets(Block):

@@ -1,7 +1,7 @@
-"""Whether feature files, downloads and training runs are whole, wherever copies of them lie, and how to mend them.
+"""Whether feature files, downloads and training runs are whole, wherever copies of them lie, and how to repair them.
 
-DVC never reads its own copies again: it would put a damaged one back in place of an out that was made anew. So what is
-damaged goes under all of its names.
+DVC never reads its own copies again: it would put a damaged one back in place of an out that was made again. So a
+damaged file is removed under all of its names.
 """
 
 import zipfile
@@ -12,33 +12,33 @@ from typing import Any
 from stages import files, paths
 from stages.errors import UserError
 from stages.features import h5
-from stages.features.store import check, place
+from stages.features.store import check, part_path
 from stages.fetching.web import digest
 
 
 def damaged() -> dict[Path, str]:
-    """What is not whole, and why: parts, outs, DVC's copies of them, downloads, training runs.
+    """The files that are not whole, and why: parts, outs, DVC's copies of them, downloads, training runs.
 
     Every byte is read.
     """
-    found = _wrong(parts(), check)
-    found |= _wrong([*outs(), *cached()], h5.read)
-    found |= _wrong(files_below(paths.store() / "downloads"), _check_download)
-    found |= _wrong(files_below(paths.store() / "train", ".pt"), _check_training)
-    inodes = {_inode(path) for path in found}
-    return {path: f"{path} is damaged." for path in _dvc_files() if _inode(path) in inodes} | found
+    problems = _problems(parts(), check)
+    problems |= _problems([*outs(), *cached()], h5.read)
+    problems |= _problems(files_below(paths.store() / "downloads"), _check_download)
+    problems |= _problems(files_below(paths.store() / "train", ".pt"), _check_training)
+    inodes = {_inode(path) for path in problems}
+    return {path: f"{path} is damaged." for path in _dvc_files() if _inode(path) in inodes} | problems
 
 
-def repair(found: Iterable[Path]) -> list[Path]:
+def repair(damaged_files: Iterable[Path]) -> list[Path]:
     """Removes damaged files and takes whole copies of parts from the outs and from DVC's cache.
 
-    A part that is whole but lies elsewhere than its content belongs goes there. Nothing is written into: files are
-    replaced, so that what was linked to them stays as it was.
+    A part that is whole but in the wrong folder or of the wrong name is moved. No file is written into: files are
+    replaced, and other links to them stay as they were.
 
     Returns:
-        What is whole in its place again.
+        The files that are whole again.
     """
-    wrong = set(found)
+    wrong = set(damaged_files)
     moved = {target: path for path in wrong & set(parts()) if (target := _belongs(path)) and target != path}
     aside = {target: files.temp_path(target) for target in moved}
     for target, path in moved.items():
@@ -49,7 +49,7 @@ def repair(found: Iterable[Path]) -> list[Path]:
         files.link(copy, target)
         files.discard(copy)
     for copy in (*outs(), *cached()):
-        if (target := place(h5.read(copy))) in wrong and not target.exists():
+        if (target := part_path(h5.read(copy))) in wrong and not target.exists():
             files.link(copy, target)
     return sorted(path for path in wrong if path.exists())
 
@@ -70,9 +70,9 @@ def cached() -> list[Path]:
 
 
 def files_below(folder: Path, suffix: str = "") -> list[Path]:
-    """The files below a folder, without locks and what is not whole yet."""
-    found = (path for path in folder.rglob(f"*{suffix}") if path.name != files.LOCK and path.suffix != files.TEMPORARY)
-    return sorted(path for path in found if path.is_file())
+    """The files below a folder, without locks and files that are still being written."""
+    listed = (path for path in folder.rglob(f"*{suffix}") if path.name != files.LOCK and path.suffix != files.TEMPORARY)
+    return sorted(path for path in listed if path.is_file())
 
 
 def _dvc_files() -> Iterator[Path]:
@@ -93,26 +93,26 @@ def _starts_as_ours(path: Path) -> bool:
 def _belongs(path: Path) -> Path | None:
     """Where the content of a part belongs; None where it is damaged."""
     try:
-        return place(h5.read(path))
+        return part_path(h5.read(path))
     except h5.Damaged:
         return None
 
 
-def _wrong(some: Iterable[Path], reads: Callable[[Path], Any]) -> dict[Path, str]:
-    """Those of some files that cannot be read as they should be, and why."""
-    found = {}
-    for path in some:
+def _problems(candidates: Iterable[Path], reads: Callable[[Path], Any]) -> dict[Path, str]:
+    """The files that cannot be read as they should be, and why."""
+    problems = {}
+    for path in candidates:
         try:
             reads(path)
         except UserError as error:
-            found[path] = str(error)
-    return found
+            problems[path] = str(error)
+    return problems
 
 
 def _check_download(path: Path) -> None:
     algorithm, _, expected = path.parent.name.partition("-")
     if algorithm in ("sha256", "md5") and digest(path, algorithm) != f"{algorithm}:{expected}":
-        raise UserError(f"{path} is damaged: its {algorithm} is another than its folder's name says.")
+        raise UserError(f"{path} is damaged: its {algorithm} is not the one in the name of its folder.")
 
 
 def _check_training(path: Path) -> None:
@@ -122,7 +122,7 @@ def _check_training(path: Path) -> None:
     except (OSError, zipfile.BadZipFile, ValueError, EOFError, RuntimeError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if broken:
-        raise UserError(f"{path} is damaged: {broken} in it has another checksum.")
+        raise UserError(f"{path} is damaged: the checksum of {broken} in it is wrong.")
 
 
 def _inode(path: Path) -> tuple[int, int]:

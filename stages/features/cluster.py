@@ -27,8 +27,8 @@ from stages.features import extraction, watchdog
 from stages.features.extraction import PARTS, Extractor, Part, Spec
 from stages.features.store import RowStore
 
-MOST_LOST = 10  # workers, to one part
-SUSPECT = 2  # workers lost to a part: one of its images may be at fault
+MOST_LOST = 10  # workers that one part may end
+SUSPECT = 2  # workers that a part has ended: one of its images may be at fault
 LOOK = 5.0  # seconds between looks at the nodes
 CHECKOUT = Path(__file__).parents[2]
 
@@ -37,10 +37,10 @@ class Remote:
     """What runs in a worker, two parts at a time."""
 
     def load(self, spec: Spec, marker: Path) -> tuple[Extractor, str]:
-        """Loads the network; how it computes (without the engine, which does not travel), and the machine's name.
+        """Loads the network; returns how it computes (without the engine, which cannot travel) and the machine's name.
 
         Raises:
-            UserError: this machine does not see the files of the driver, or cannot have the network.
+            UserError: this machine does not see the files of the driver, or cannot load the network.
         """
         if not marker.exists():
             raise UserError(
@@ -51,7 +51,7 @@ class Remote:
         return replace(extraction.load_extractor(spec), engine=None), platform.node()
 
     def compute(self, spec: Spec, part: Part) -> Path:
-        """Computes a part and writes it into the store; where it lies there."""
+        """Computes a part and writes it into the store; returns its path."""
         rows = extraction.compute_part(spec, part.images, part.views)
         return RowStore(extraction.load_extractor(spec).provenance).write(rows, part.sha256, part.views)
 
@@ -61,7 +61,7 @@ class Job:
     """A part to compute; None: the network to load.
 
     Attributes:
-        lost: how many workers ended while they were at it.
+        lost: how many workers ended while they computed it.
     """
 
     part: Part | None
@@ -74,7 +74,7 @@ class Worker:
 
     Attributes:
         actor: Ray's handle.
-        jobs: what it is at, by Ray's references.
+        jobs: what it computes now, by Ray's references.
         where: the name of its machine, known once the network is loaded.
     """
 
@@ -83,9 +83,9 @@ class Worker:
     where: str = ""
 
     def takes(self, job: Job) -> bool:
-        """Whether it may have another job: a second part, but one that was lost only alone."""
+        """Whether it may have another job: a second part, but a lost part only alone."""
         free = PARTS - len(self.jobs)
-        alone = any(one.lost for one in (job, *self.jobs.values()))
+        alone = any(other.lost for other in (job, *self.jobs.values()))
         return bool(self.where) and free >= (PARTS if alone else 1)
 
 
@@ -95,8 +95,8 @@ def connected(address: str, *, cpus: int, gpus: int) -> Iterator["Cluster"]:
 
     Args:
         address: `local` starts a cluster on this machine, `auto` takes the one it belongs to; or host:port.
-        cpus: cores that a worker takes.
-        gpus: GPUs that it takes.
+        cpus: cores per worker.
+        gpus: GPUs per worker.
 
     Raises:
         UserError: there is no such cluster.
@@ -112,7 +112,7 @@ def connected(address: str, *, cpus: int, gpus: int) -> Iterator["Cluster"]:
 
 
 def _connect(address: str) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
     host, _, port = address.rpartition(":")
     try:
         if host:  # Ray would try for five minutes
@@ -148,10 +148,10 @@ class Cluster:
         )(Remote)
 
     def load_extractor(self, spec: Spec) -> Extractor:
-        """How the workers compute, as the first of them tells.
+        """How the workers compute, as reported by the first of them.
 
         Raises:
-            UserError: no node has room for a worker; the worker does not see the store, or cannot have the network.
+            UserError: no node has room for a worker; the worker does not see the store, or cannot load the network.
         """
         for worker in self._workers:
             ray.kill(worker.actor)
@@ -159,12 +159,12 @@ class Cluster:
         print("waiting for the first of Ray's workers", flush=True)
         while True:
             self._hire(spec, 1)
-            for _, found in self._finished(spec, deque()):
-                machine: Extractor = found
-                return machine
+            for _, result in self._finished(spec, deque()):
+                extractor: Extractor = result
+                return extractor
 
     def compute(self, spec: Spec, parts: Iterable[Part], store: RowStore) -> Generator[Part, None, None]:
-        """Computes parts, at most two a worker at a time; each that comes out is in the store.
+        """Computes parts, at most two per worker at a time; each that comes out is in the store.
 
         Raises:
             UserError: workers would compute differently, a part cannot be computed, or it ends every worker.
@@ -175,24 +175,24 @@ class Cluster:
         ):
             self._hire(spec, busy)
             self._hand_out(spec, waiting)
-            for job, found in self._finished(spec, waiting):
+            for job, result in self._finished(spec, waiting):
                 if job.part:
-                    store.take(found)
+                    store.take(result)
                     yield job.part
-                elif found.provenance != store.provenance:
-                    raise UserError(_differences(found.provenance, store.provenance))
+                elif result.provenance != store.provenance:
+                    raise UserError(_differences(result.provenance, store.provenance))
         if self.retried:
             print(f"{self.retried} part(s) were lost with their workers and computed again", flush=True)
 
     def _hire(self, spec: Spec, most: int) -> None:
-        """Starts workers where nodes have room, and lets them load the network."""
+        """Starts workers where nodes have room, and has them load the network."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         room = sum(_room(node, self._cpus, self._gpus) for node in nodes)
         if not room:
-            found = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+            offers = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
             raise UserError(
                 f"`extract.cluster`: no node has {self._cpus} CPUs and {self._gpus} GPUs for a worker "
-                f"(`extract.cluster_cpus`, `extract.cluster_gpus`), found {found or 'no node'}. What is finished stays."
+                f"(`extract.cluster_cpus`, `extract.cluster_gpus`), found {offers or 'none'}. What is finished stays."
             )
         for _ in range(len(self._workers), min(room, most)):
             actor = self._remote.remote()
@@ -205,57 +205,57 @@ class Cluster:
                 worker.jobs[worker.actor.compute.remote(spec, job.part)] = job
 
     def _finished(self, spec: Spec, waiting: deque[Job]) -> Iterator[tuple[Job, Any]]:
-        """Waits a while for a job to end, and gives it with what came out.
+        """Waits a while for jobs to end, and yields each with its result.
 
-        Lost parts wait again: once before all others, then behind them, as they may cost every worker that takes them.
+        Lost parts wait again: the first time before all others, then behind them, as they may end every worker.
         """
-        at = {call: worker for worker in self._workers for call in worker.jobs}
-        for call in ray.wait(list(at), timeout=LOOK)[0]:
-            worker = at[call]
+        worker_of = {call: worker for worker in self._workers for call in worker.jobs}
+        for call in ray.wait(list(worker_of), timeout=LOOK)[0]:
+            worker = worker_of[call]
             job = worker.jobs.pop(call)
             try:
-                found = ray.get(call)
+                result = ray.get(call)
             except RayTaskError as error:
                 raise error.cause if isinstance(error.cause, UserError) else error from None
             except RayError as error:
-                for lost in self._lost(spec, worker, [job, *worker.jobs.values()], error):
+                for lost in self._lost(spec, worker, jobs=[job, *worker.jobs.values()], error=error):
                     (waiting.appendleft if lost.lost < SUSPECT else waiting.append)(lost)
                 continue
             if job is self._loading:
                 self._loading.lost = 0
-                found, worker.where = found
-            yield job, found
+                result, worker.where = result
+            yield job, result
 
-    def _lost(self, spec: Spec, worker: Worker, jobs: list[Job], error: RayError) -> list[Job]:
-        """Gives a worker up; the parts that it was at."""
+    def _lost(self, spec: Spec, worker: Worker, *, jobs: list[Job], error: RayError) -> list[Job]:
+        """Gives a worker up; returns the parts that it was computing."""
         self._workers.remove(worker)
         ray.kill(worker.actor)  # it may only be out of reach
         parts = [job for job in jobs if job.part]
         self.retried += len(parts)
         where = f" on {worker.where}" if worker.where else ""
-        tqdm.write(f"A worker{where} ended, {len(parts)} part(s) with it: they are computed again.", sys.stderr)
+        tqdm.write(f"A worker{where} ended with {len(parts)} part(s), which are computed again.", sys.stderr)
         for job in jobs:
             job.lost += 1
             if job.lost == MOST_LOST:
                 raise UserError(f"{_described(job)} has ended {MOST_LOST} workers. {_reason(error)}")
             if job.lost == SUSPECT and job.part:
                 for image in job.part.images:
-                    extraction.decoded(spec, image)
+                    extraction.try_decode(spec, image)
         return parts
 
 
 def _room(node: Mapping[str, float], cpus: int, gpus: int) -> int:
-    """How many workers a node with these resources holds."""
-    rooms = [node.get("CPU", 0) // cpus, *([node.get("GPU", 0) // gpus] if gpus else [])]
-    return int(min(rooms))
+    """How many workers fit on a node with these resources."""
+    fitting = [node.get("CPU", 0) // cpus, *([node.get("GPU", 0) // gpus] if gpus else [])]
+    return int(min(fitting))
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    keys = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
-    listed = "; ".join(f"{key}: {found.get(key)} and {wanted.get(key)}" for key in keys)
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    keys = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+    listed = "; ".join(f"{key}: {theirs.get(key)} and {ours.get(key)}" for key in keys)
     return (
         f"`extract.cluster`: workers would compute differently ({listed}). Their machines must be of one kind and have "
-        "the same environment; where `auto` finds different things, name one (`device`, `extract.engine`, "
+        "the same environment; where `auto` means different things on them, name one (`device`, `extract.engine`, "
         "`extract.precision`)."
     )
 

@@ -1,10 +1,11 @@
 """Extraction: which rows are missing, compute them part by part, assemble the file.
 
-The unit of work is a part: `compute_part(spec, images)` is pure and idempotent, so the same function serves a loop in
-this process and many machines (`cluster`). Two parts are computed at a time, so that the engine never waits for one to
-end.
+The unit of work is a part: `compute_part(spec, images, views)` is pure and idempotent, so the same
+function serves a loop in this process and many machines (`cluster`). Two parts are computed at a time, and so the
+engine never waits for one to end.
 """
 
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,13 +24,13 @@ from stages import files
 from stages.backbones import trunk, vino, zoo
 from stages.backbones.device import cores, pick_device
 from stages.backbones.engine import Engine, TorchEngine, callers, images_at_once, pick_engine, pick_precision
-from stages.backbones.trunk import About
+from stages.backbones.trunk import TrunkInfo
 from stages.datasets import source
 from stages.errors import UserError
 from stages.features import forecast, h5, watchdog
 from stages.features.store import RowStore
 from stages.images import views
-from stages.images.decode import KEPT_RATIO, PIPELINE, decode, keep, kept_side
+from stages.images.decode import KEPT_RATIO, PIPELINE, decode, kept_side, shrink
 from stages.images.header import BadImage
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
@@ -39,14 +40,15 @@ PART_VIEWS = 512
 PART_BYTES = 64 << 20
 PARTS = 2  # computed at a time: one fills the engine while the other ends and is written
 THREADS = cores()
-Image = tuple[str, str]  # path below the folder, sha256
-In = TypeVar("In")
-Out = TypeVar("Out")
+BAD_IMAGES_NAMED = 5  # on the console, while they are found
+ImageRef = tuple[str, str]  # path below the folder, sha256
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """All that a part's features depend on, and where the images lie. Plain values, so that it can travel.
+    """All that the features of a part depend on, and where the images lie. Plain values, which can travel.
 
     `scaled` says that the values of some images are scaled (`stages.images.scaling`): only then is the version of that
     rule part of the provenance, so that features of ordinary images stay as they are.
@@ -70,13 +72,13 @@ class Spec:
 
 @dataclass(frozen=True)
 class Extractor:
-    """What makes the rows of a part, and the provenance of what comes out.
+    """What computes the rows of a part, and their provenance.
 
     Attributes:
-        engine: a trunk ready to run; None where images are kept as they are, or others compute.
+        engine: a trunk ready to run; None where images are stored as they are, or other processes compute.
         layers: layer -> shape of one view of one image (of images: the largest) and dtype, in the engine's order.
         batch_size: images that the engine computes at once; the last bits of a feature depend on it.
-        parallel: batches that it computes at a time.
+        parallel: number of batches that it computes at a time.
     """
 
     engine: Engine | None
@@ -89,19 +91,19 @@ class Extractor:
 
 @cache
 def load_extractor(spec: Spec) -> Extractor:
-    """Loads the backbone, cuts it and describes the features; once a process. `cut: input` needs no backbone.
+    """Loads the backbone, cuts it and describes the features; once per process. `cut: input` needs no backbone.
 
     Raises:
-        UserError: the backbone, its weights, the cut, the device or the precision cannot be had.
+        UserError: the backbone, its weights, the cut, the device or the precision is not available.
     """
-    return _keeper(spec) if spec.cut == h5.INPUT else _runner(spec)
+    return _image_extractor(spec) if spec.cut == h5.INPUT else _network_extractor(spec)
 
 
-def _keeper(spec: Spec) -> Extractor:
+def _image_extractor(spec: Spec) -> Extractor:
     if len(spec.views) > 1:
         raise UserError(
-            f"`views`: cut=input keeps each image once, found views={len(spec.views)}: what `augment` allows is drawn "
-            "anew while training; take views=1."
+            f"`views`: expected views=1 with cut=input, found views={len(spec.views)}: each image is stored once, and "
+            "training augments it anew in every epoch."
         )
     preprocessing = zoo.preprocessing(spec.backbone, spec.weights).at(spec.image_size, spec.resize)
     side = kept_side(preprocessing)
@@ -112,14 +114,14 @@ def _keeper(spec: Spec) -> Extractor:
         "kept": kept,
         "parameters": 0,
         "dtype": "uint8",
-        **_described(spec, preprocessing),
+        **_common_provenance(spec, preprocessing),
     }
     largest = (3, KEPT_RATIO * side, KEPT_RATIO * side)
     return Extractor(None, preprocessing, {h5.INPUT: (largest, "u1")}, provenance, spec.batch_size)
 
 
-def _described(spec: Spec, preprocessing: Preprocessing) -> dict[str, Any]:
-    """The provenance that images and features share."""
+def _common_provenance(spec: Spec, preprocessing: Preprocessing) -> dict[str, Any]:
+    """The part of the provenance that stored images and features share."""
     return {
         "backbone": spec.backbone,
         "cut": spec.cut,
@@ -132,94 +134,108 @@ def _described(spec: Spec, preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def _runner(spec: Spec) -> Extractor:
+def _network_extractor(spec: Spec) -> Extractor:
     device = pick_device(spec.device)
-    engine = pick_engine(spec.engine, device)
+    library = pick_engine(spec.engine, device)
     precision = pick_precision(spec.precision, device)
     batch_size = images_at_once(spec.batch_size, device)
-    made = _openvino(spec, precision, batch_size) if engine == "openvino" else None
-    ready, about = made or _torch(spec, device, precision)
-    name = "openvino" if made else "torch"
-    described = _described(spec, about.preprocessing)
-    provenance = described | {
-        "weights": about.weights,
-        "weights_sha256": about.weights_sha256,
-        "cut_at": about.cut_at,
-        "parameters": about.parameters,
+    openvino = _openvino_engine(spec, precision, batch_size) if library == "openvino" else None
+    engine, trunk_info = openvino or _torch_engine(spec, device, precision)
+    library = "openvino" if openvino else "torch"
+    common = _common_provenance(spec, trunk_info.preprocessing)
+    provenance = common | {
+        "weights": trunk_info.weights,
+        "weights_sha256": trunk_info.weights_sha256,
+        "cut_at": trunk_info.cut_at,
+        "parameters": trunk_info.parameters,
         "dtype": spec.dtype,
-        "engine": name,
+        "engine": library,
         "device": device.type,
         "precision": precision,
         "batch_size": batch_size,
-        "versions": described["versions"] | {name: version(name)},
+        "versions": common["versions"] | {library: version(library)},
     }
-    layers = {layer: (shape, spec.dtype) for layer, shape in about.layers.items()}
-    return Extractor(ready, about.preprocessing, layers, provenance, batch_size, ready.parallel)
+    layers = {layer: (shape, spec.dtype) for layer, shape in trunk_info.layers.items()}
+    return Extractor(engine, trunk_info.preprocessing, layers, provenance, batch_size, engine.parallel)
 
 
-def _torch(spec: Spec, device: torch.device, precision: str) -> tuple[Engine, About]:
-    network, about = trunk.load(spec.backbone, spec.weights, spec.cut, spec.image_size, spec.resize)
-    return TorchEngine(network, device, precision), about
+def _torch_engine(spec: Spec, device: torch.device, precision: str) -> tuple[Engine, TrunkInfo]:
+    network, trunk_info = trunk.load(
+        spec.backbone, spec.weights, cut=spec.cut, image_size=spec.image_size, resize=spec.resize
+    )
+    return TorchEngine(network, device, precision), trunk_info
 
 
-def _openvino(spec: Spec, precision: str, batch_size: int) -> tuple[Engine, About] | None:
-    """OpenVINO's engine; None where it cannot have the network and torch may take its place."""
+def _openvino_engine(spec: Spec, precision: str, batch_size: int) -> tuple[Engine, TrunkInfo] | None:
+    """OpenVINO's engine; None where it cannot run the network and torch may take its place."""
     try:
-        converted = vino.load(spec.backbone, spec.weights, spec.cut, spec.image_size, spec.resize, batch=batch_size)
+        converted = vino.load(
+            spec.backbone,
+            spec.weights,
+            cut=spec.cut,
+            image_size=spec.image_size,
+            resize=spec.resize,
+            batch_size=batch_size,
+        )
     except vino.Unconvertible as error:
         if spec.engine == "openvino":
             raise UserError(
-                f"`extract.engine`: openvino cannot take {spec.backbone} ({error}); take torch or auto."
+                f"`extract.engine`: openvino cannot run {spec.backbone} ({error}); take torch or auto."
             ) from error
-        print(f"OpenVINO cannot take {spec.backbone} ({error}): torch computes.", flush=True)
+        print(f"OpenVINO cannot run {spec.backbone} ({error}): torch computes.", flush=True)
         return None
-    return vino.OpenVinoEngine(converted, precision), converted.about
+    return vino.OpenVinoEngine(converted, precision), converted.info
 
 
-def compute_part(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dict[str, h5.Array]:
+def compute_part(spec: Spec, images: Sequence[ImageRef], view_names: Sequence[str]) -> dict[str, h5.Array]:
     """The rows of some images: member -> (n, …), without `sha256`. Images that cannot be decoded get a zero row, ok 0.
 
     Each image is decoded once for all of its views, while the engine computes those before it. Batches are padded to a
     fixed size: a row never depends on its neighbours.
 
     Args:
-        spec: how.
-        part: which images.
-        names: which views of each.
+        spec: how features are computed.
+        images: n of them.
+        view_names: the views of each image.
 
     Raises:
         UserError: a feature is not finite in the chosen dtype.
     """
-    ready = load_extractor(spec)
-    if ready.engine is None:
-        return _images(spec, ready.preprocessing, part)
-    size, count, step = ready.preprocessing.crop, len(part) * len(names), ready.batch_size
-    layers = [np.zeros((len(part), len(names), *shape), dtype) for shape, dtype in ready.layers.values()]
-    affine = np.zeros((len(part), len(names), 2, 3), np.float32)
-    ok = np.zeros(len(part), np.uint8)
+    extractor = load_extractor(spec)
+    if extractor.engine is None:
+        return _image_rows(spec, extractor.preprocessing, images)
+    size, count, step = extractor.preprocessing.crop, len(images) * len(view_names), extractor.batch_size
+    layers = [np.zeros((len(images), len(view_names), *shape), dtype) for shape, dtype in extractor.layers.values()]
+    affine = np.zeros((len(images), len(view_names), 2, 3), np.float32)
+    ok = np.zeros(len(images), np.uint8)
 
-    def load(place: int) -> list[torch.Tensor]:
-        image = decoded(spec, part[place])
+    def load_views(i: int) -> list[torch.Tensor]:
+        image = try_decode(spec, images[i])
         if image is None:
-            return [torch.zeros((3, size, size), dtype=torch.uint8)] * len(names)
-        ok[place] = 1
-        made = [views.view(image, name, part[place][1], ready.preprocessing, spec.augment) for name in names]
-        affine[place] = [found for _, found in made]
-        return [pixels for pixels, _ in made]
+            return [torch.zeros((3, size, size), dtype=torch.uint8)] * len(view_names)
+        ok[i] = 1
+        _, sha256 = images[i]
+        drawn = [
+            views.view(image, name, sha256=sha256, preprocessing=extractor.preprocessing, augment=spec.augment)
+            for name in view_names
+        ]
+        affine[i] = [view_map for _, view_map in drawn]
+        return [pixels for pixels, _ in drawn]
 
     def batch(rows: range) -> torch.Tensor:
-        filled = torch.zeros((step, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+        pixels = torch.zeros((step, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
         for slot in range(len(rows)):
-            filled[slot] = next(loading)
-        return filled
+            pixels[slot] = next(loading)
+        return pixels
 
     flat = [layer.reshape(-1, *layer.shape[2:]) for layer in layers]  # the same memory as (images x views, …)
     batches = [range(first, min(first + step, count)) for first in range(0, count, step)]
-    with ThreadPoolExecutor(THREADS) as decoding, callers(ready.parallel) as computing:
-        loading = (pixels for made in _ahead(decoding, load, range(len(part)), spec.batch_size) for pixels in made)
-        computed = _ahead(computing, ready.engine, map(batch, batches), ready.parallel)
-        for rows, found in zip(batches, computed, strict=True):
-            for layer, values in zip(flat, found, strict=True):
+    with ThreadPoolExecutor(THREADS) as decoding, callers(extractor.parallel) as computing:
+        loaded = _prefetch(decoding, load_views, range(len(images)), ahead=spec.batch_size)
+        loading = (pixels for image_views in loaded for pixels in image_views)
+        computed = _prefetch(computing, extractor.engine, map(batch, batches), ahead=extractor.parallel)
+        for rows, features in zip(batches, computed, strict=True):
+            for layer, values in zip(flat, features, strict=True):
                 if not np.isfinite(values[: len(rows)]).all():
                     raise UserError(
                         f"{spec.backbone} computes values that are not finite: -S extract.precision=float32."
@@ -230,19 +246,19 @@ def compute_part(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dic
         layer[ok == 0] = 0
         if not np.isfinite(layer).all():
             raise UserError(f"A feature of {spec.backbone} does not fit into {spec.dtype}: -S extract.dtype=float32.")
-    return {h5.LAYER + name: layer for name, layer in zip(ready.layers, layers, strict=True)} | {
-        "ok": ok,
-        "views": affine,
-    }
+    named = {h5.LAYER + name: layer for name, layer in zip(extractor.layers, layers, strict=True)}
+    return named | {"ok": ok, "views": affine}
 
 
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Iterable[In], count: int) -> Iterator[Out]:
-    """`function` of each item, in order, computed by a pool that is at most `count` items ahead of who asks."""
-    waiting: deque[Future[Out]] = deque()
+def _prefetch(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
+) -> Iterator[Result]:
+    """`function` of each item, in order, computed by a pool that is at most `ahead` items ahead of the caller."""
+    waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > count:
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -251,36 +267,36 @@ def _ahead(pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Itera
             future.cancel()
 
 
-def _images(spec: Spec, how: Preprocessing, part: Sequence[Image]) -> dict[str, h5.Array]:
-    """The rows of some images where these themselves are kept: padded to the largest of them, with `sizes`."""
+def _image_rows(spec: Spec, preprocessing: Preprocessing, images: Sequence[ImageRef]) -> dict[str, h5.Array]:
+    """The rows of some images where these themselves are stored: padded to the largest of them, with `sizes`."""
 
-    def load(image: Image) -> tuple[torch.Tensor, views.Affine] | None:
-        pixels = decoded(spec, image)
-        return None if pixels is None else keep(pixels, how)
+    def load(image: ImageRef) -> tuple[torch.Tensor, views.Affine] | None:
+        pixels = try_decode(spec, image)
+        return None if pixels is None else shrink(pixels, preprocessing)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        loaded = list(pool.map(load, part))
-    sizes = np.array([made[0].shape[1:] if made else (0, 0) for made in loaded], np.int32)
-    kept = np.zeros((len(part), 1, 3, *h5.padded(sizes)), np.uint8)
-    affine = np.zeros((len(part), 1, 2, 3), np.float32)
-    for place, made in enumerate(loaded):
-        if made:
-            height, width = sizes[place]
-            kept[place, 0, :, :height, :width] = made[0].numpy()
-            affine[place, 0] = made[1]
-    ok = np.array([made is not None for made in loaded], np.uint8)
-    return {h5.LAYER + h5.INPUT: kept, "ok": ok, "views": affine, "sizes": sizes}
+        loaded = list(pool.map(load, images))
+    sizes = np.array([pair[0].shape[1:] if pair else (0, 0) for pair in loaded], np.int32)
+    rows = np.zeros((len(images), 1, 3, *h5.padded(sizes)), np.uint8)
+    affine = np.zeros((len(images), 1, 2, 3), np.float32)
+    for i, pair in enumerate(loaded):
+        if pair:
+            height, width = sizes[i]
+            rows[i, 0, :, :height, :width] = pair[0].numpy()
+            affine[i, 0] = pair[1]
+    ok = np.array([pair is not None for pair in loaded], np.uint8)
+    return {h5.LAYER + h5.INPUT: rows, "ok": ok, "views": affine, "sizes": sizes}
 
 
-def decoded(spec: Spec, image: Image) -> torch.Tensor | None:
-    """The pixels of an image; None where it cannot be decoded."""
+def try_decode(spec: Spec, image: ImageRef) -> torch.Tensor | None:
+    """The pixels of an image, uint8 (3, H, W); None where it cannot be decoded."""
     try:
         return _decode(spec, image)
     except BadImage:
         return None
 
 
-def _decode(spec: Spec, image: Image) -> torch.Tensor:
+def _decode(spec: Spec, image: ImageRef) -> torch.Tensor:
     path, sha256 = image
     data = source.read(spec.folder, path, sha256)
     with watchdog.decoding(spec.folder / path, sha256):
@@ -288,7 +304,7 @@ def _decode(spec: Spec, image: Image) -> torch.Tensor:
 
 
 class Workers(Protocol):
-    """Who computes: this process (`Here`), or others (`cluster.Cluster`)."""
+    """Where rows are computed: in this process (`LocalWorkers`), or in others (`cluster.Cluster`)."""
 
     def load_extractor(self, spec: Spec) -> Extractor:
         """How they compute."""
@@ -304,7 +320,7 @@ class LocalWorkers:
         return load_extractor(spec)
 
     def compute(self, spec: Spec, parts: Iterable["Part"], store: RowStore) -> Generator["Part", None, None]:
-        with closing(computed_parts(spec, parts)) as computed:
+        with closing(compute_parts(spec, parts)) as computed:
             for part, rows in computed:
                 store.add(rows, part.sha256, part.views)
                 yield part
@@ -313,47 +329,87 @@ class LocalWorkers:
 LOCAL = LocalWorkers()
 
 
-def extract(spec: Spec, wanted: Sequence[Image], out: Path, workers: Workers = LOCAL) -> tuple[int, list[int]]:
-    """Computes the rows that the store lacks and writes all rows, in order, to `out`; says before what it will cost.
+class Extracted(NamedTuple):
+    """What an extraction did.
+
+    Attributes:
+        computed: how many images had a view computed.
+        bad: positions of the images that cannot be decoded.
+        speed: views per second, as the progress bar shows it; None where nothing was computed.
+    """
+
+    computed: int
+    bad: list[int]
+    speed: float | None
+
+
+def extract(spec: Spec, images: Sequence[ImageRef], out: Path, *, workers: Workers = LOCAL) -> Extracted:
+    """Computes the rows that the store lacks and writes all rows, in order, to `out`; says beforehand what it costs.
 
     Args:
-        spec: how.
-        wanted: which images.
+        spec: how features are computed.
+        images: whose rows are wanted.
         out: the feature file.
-        workers: who computes.
-
-    Returns:
-        How many images had a view computed, and the positions of the images that cannot be decoded.
+        workers: where the rows are computed.
 
     Raises:
         UserError: the disk cannot hold it, or fails.
     """
-    ready = workers.load_extractor(spec)
-    sha256 = [image for _, image in wanted]
-    with RowStore(ready.provenance).locked() as store:
+    extractor = workers.load_extractor(spec)
+    sha256 = [checksum for _, checksum in images]
+    with RowStore(extractor.provenance).locked() as store:
         missing = store.missing(sha256, spec.views)
         computed = sum(map(len, missing.values()))
-        print(f"{len(wanted):,} images, {len(wanted) - computed:,} in the store, {computed:,} to compute", flush=True)
-        total = sum(len(names) * len(places) for names, places in missing.items())
-        kept, speed = len(wanted) * len(spec.views), forecast.last_speed(spec.backbone, spec.cut)
-        print(
-            forecast.describe(ready.layers, images=len(wanted), views=len(spec.views), missing=total, speed=speed),
-            flush=True,
-        )
-        assembled = 0 if store.has_file(sha256, spec.views) else kept
-        forecast.refuse_where_full(store.home / files.LOCK, ready.layers, rows=total + assembled)
-        progress = tqdm(total=total, unit=" views" if len(spec.views) > 1 else " images", disable=not missing)
-        with progress, closing(workers.compute(spec, parts_of(spec, ready, wanted, missing), store)) as parts:
-            for part in parts:
-                progress.update(len(part.images) * len(part.views))
+        print(f"{len(images):,} images, {len(images) - computed:,} in the store, {computed:,} to compute", flush=True)
+        total = sum(len(names) * len(positions) for names, positions in missing.items())
+        _announce(spec, extractor, store, images=sha256, missing=total)
+        speed = None
+        if total:
+            parts = parts_of(spec, extractor, images=images, missing=missing)
+            speed = _compute(spec, parts, total=total, store=store, workers=workers)
         store.assemble(sha256, spec.views, out)
-        return computed, store.bad(sha256, spec.views[0])
+        return Extracted(computed, store.bad(sha256, spec.views[0]), speed)
+
+
+def _announce(spec: Spec, extractor: Extractor, store: RowStore, *, images: Sequence[str], missing: int) -> None:
+    """Says what an extraction costs, and stops where the disk cannot hold it."""
+    speed = forecast.last_speed(spec.backbone, spec.cut)
+    print(
+        forecast.describe(extractor.layers, images=len(images), views=len(spec.views), missing=missing, speed=speed),
+        flush=True,
+    )
+    assembled = 0 if store.has_file(images, spec.views) else len(images) * len(spec.views)
+    forecast.refuse_where_full(store.home / files.LOCK, extractor.layers, rows=missing + assembled)
+
+
+def _compute(spec: Spec, parts: Iterator["Part"], *, total: int, store: RowStore, workers: Workers) -> float:
+    """Computes parts of `total` views together; names the first images that cannot be decoded at once.
+
+    Returns:
+        Views per second.
+    """
+    bad = 0
+    watchdog.report_progress(0, total)
+    unit = " views" if len(spec.views) > 1 else " images"
+    # smoothing=0: the bar shows the mean speed, which is what the stage reports at its end
+    with (
+        tqdm(total=total, unit=unit, smoothing=0) as progress,
+        closing(workers.compute(spec, parts, store)) as computed,
+    ):
+        for part in computed:
+            progress.update(len(part.images) * len(part.views))
+            watchdog.report_progress(int(progress.n), total)
+            for i in store.bad(part.sha256, part.views[0]):
+                if (bad := bad + 1) <= BAD_IMAGES_NAMED:
+                    path, _ = image = part.images[i]
+                    tqdm.write(f"{path}: {decoding_error(spec, image)}. It is left out.", sys.stderr)
+    return float(progress.format_dict["n"] / progress.format_dict["elapsed"])
 
 
 class Part(NamedTuple):
     """Images and the views that they lack."""
 
-    images: list[Image]
+    images: list[ImageRef]
     views: tuple[str, ...]
 
     @property
@@ -363,32 +419,43 @@ class Part(NamedTuple):
 
 
 def parts_of(
-    spec: Spec, ready: Extractor, wanted: Sequence[Image], missing: Mapping[tuple[str, ...], Sequence[int]]
+    spec: Spec,
+    extractor: Extractor,
+    *,
+    images: Sequence[ImageRef],
+    missing: Mapping[tuple[str, ...], Sequence[int]],
 ) -> Iterator[Part]:
-    """The work, cut in parts: for each choice of views the positions of the images that lack them."""
-    for names, places in missing.items():
-        step = part_images(spec, ready, len(names))
-        for first in range(0, len(places), step):
-            yield Part([wanted[place] for place in places[first : first + step]], names)
+    """The work, cut into parts.
+
+    Args:
+        spec: how features are computed.
+        extractor: what computes them.
+        images: all images.
+        missing: for each choice of views the positions of the images that lack them.
+    """
+    for names, positions in missing.items():
+        step = part_images(extractor, len(names))
+        for first in range(0, len(positions), step):
+            yield Part([images[i] for i in positions[first : first + step]], names)
 
 
-def computed_parts(spec: Spec, parts: Iterable[Part]) -> Generator[tuple[Part, dict[str, h5.Array]], None, None]:
+def compute_parts(spec: Spec, parts: Iterable[Part]) -> Generator[tuple[Part, dict[str, h5.Array]], None, None]:
     """The rows of parts, in order; the next ones are computed while one is written."""
 
     def compute(part: Part) -> tuple[Part, dict[str, h5.Array]]:
         return part, compute_part(spec, part.images, part.views)
 
     with ThreadPoolExecutor(PARTS) as pool:
-        yield from _ahead(pool, compute, parts, PARTS)
+        yield from _prefetch(pool, compute, parts, ahead=PARTS)
 
 
-def part_images(spec: Spec, ready: Extractor, views: int) -> int:
+def part_images(extractor: Extractor, views: int) -> int:
     """How many images make a part: a few hundred views, fewer when they are large, whole batches."""
-    most = min(PART_VIEWS, PART_BYTES // forecast.view_bytes(ready.layers)) // views
-    return max(1, most // ready.batch_size) * ready.batch_size
+    most = min(PART_VIEWS, PART_BYTES // forecast.view_bytes(extractor.layers)) // views
+    return max(1, most // extractor.batch_size) * extractor.batch_size
 
 
-def reason(spec: Spec, image: Image) -> str:
+def decoding_error(spec: Spec, image: ImageRef) -> str:
     """Why an image cannot be decoded."""
     try:
         _decode(spec, image)

@@ -1,4 +1,4 @@
-"""What an extraction is going to cost, before it starts: bytes, seconds, and whether the disk can hold it."""
+"""What an extraction will cost, before it starts: bytes, seconds, and whether the disk can hold it."""
 
 import json
 from math import prod
@@ -26,44 +26,44 @@ def describe(layers: h5.Shapes, *, images: int, views: int, missing: int, speed:
         layers: layer -> shape of one view of one image, and dtype.
         images: all of them.
         views: of each image.
-        missing: views of images that must be computed.
-        speed: of the last run, in views of images a second; None where it is not known.
+        missing: number of views that must be computed.
+        speed: of the last run, in views per second; None where it is not known.
     """
     shapes = " + ".join(" × ".join(f"{side:,}" for side in shape) for shape, _ in layers.values())
     dtype = np.dtype(next(iter(layers.values()))[1]).name
-    each = f"{views} views × " if views > 1 else ""
+    per_image = f"{views} views × " if views > 1 else ""
     most = "at most " if h5.INPUT in layers else ""
-    size = f"{images:,} images × {each}{shapes} × {dtype} = {most}{in_bytes(images * views * view_bytes(layers))}"
+    size = f"{images:,} images × {per_image}{shapes} × {dtype} = {most}{in_bytes(images * views * view_bytes(layers))}"
     unit = "views" if views > 1 else "images"
     time = f", about {missing / speed:.0f} s at {speed:.0f} {unit}/s" if speed and missing else ""
     return f"{size}{time}; {missing:,} {'views' if views > 1 else 'rows'} missing"
 
 
 def refuse_where_full(path: Path, layers: h5.Shapes, *, rows: int) -> None:
-    """Stops before the work where the disk cannot hold it; images are of many sizes, for these it cannot be told.
+    """Stops before the work where the disk cannot hold it; for stored images of many sizes nobody knows beforehand.
 
     Args:
         path: a file on the disk in question.
         layers: as above.
-        rows: views of images, in all files that are going to be written.
+        rows: views of images, in all files that will be written.
 
     Raises:
         UserError: with the bytes that are needed.
     """
-    needed, there = rows * view_bytes(layers), files.free(path)
-    if needed > there and h5.INPUT not in layers:
+    needed, free = rows * view_bytes(layers), files.free(path)
+    if needed > free and h5.INPUT not in layers:
         raise UserError(
             f"{path.parent} has no room for the features: {needed:,} bytes are needed (the file, and its parts while "
-            f"they are computed), {there:,} are free. Make room (`python -m stages.store gc --dry-run`) and run again."
+            f"they are computed), {free:,} are free. Make room (`python -m stages.store gc --dry-run`) and run again."
         )
 
 
 def last_speed(backbone: str, cut: str) -> float | None:
-    """About how many views a second the last extraction of this checkout made, where it was of the same network."""
+    """Views per second of the last extraction in this checkout; None where that was of another network."""
     try:
-        found = json.loads((paths.main_checkout() / paths.TIMINGS / "extract.json").read_text())
-        same = (found["of"]["backbone"], found["of"]["cut"]) == (backbone, cut)
-        return found["images/s"] * found.get("views", 1) or None if same else None
+        timing = json.loads((paths.main_checkout() / paths.TIMINGS / "extract.json").read_text())
+        same = (timing["of"]["backbone"], timing["of"]["cut"]) == (backbone, cut)
+        return float(timing.get("views/s") or timing["images/s"]) or None if same else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

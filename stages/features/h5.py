@@ -31,7 +31,7 @@ from stages import files
 from stages.errors import UserError
 
 USER_BLOCK = 512
-MENDED = "`python -m stages.store verify --repair`, then `dvc repro`"
+REPAIR = "`python -m stages.store verify --repair`, then `dvc repro`"
 MAGIC = b"coldcut features, sha256 of all bytes after the first 512: "
 BLOCK = 1 << 22
 HEAP = b"GCOL\1\0\0\0"  # HDF5's global heap begins so
@@ -50,12 +50,12 @@ Shapes = Mapping[str, tuple[tuple[int, ...], str]]  # member -> (shape, dtype)
 
 
 class Damaged(UserError):
-    """A feature file whose checksum or members are not what they should be."""
+    """A feature file with a wrong checksum or wrong members."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """A feature file that was checked.
+    """A checked feature file.
 
     Attributes:
         members: name -> rows, memory-mapped.
@@ -135,20 +135,20 @@ def write(
 
 
 def read(path: Path) -> Features:
-    """Opens a feature file after its checksum was found to hold, and checks its members.
+    """Opens a feature file whose checksum holds, and checks its members.
 
     Raises:
         Damaged: the file is not there, not whole, or not one of ours.
         UserError: the disk fails; the file may be good.
     """
     if not verify(path):
-        raise Damaged(f"{path} is missing or damaged: {MENDED}.")
+        raise Damaged(f"{path} is missing or damaged: {REPAIR}.")
     try:
         with h5py.File(path, "r") as file:
             members = {name: _member(file, name, path) for name in _names(file)}
             provenance = _provenance(file, _beside(path, members))
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise Damaged(f"{path} is no feature file of coldcut: {error}") from None
+        raise Damaged(f"{path} is not a feature file of coldcut: {error}") from None
     _check_shapes(members, path)
     return Features(members, provenance)
 
@@ -215,13 +215,13 @@ def _skeleton(members: Shapes, provenance: str) -> tuple[list[tuple[int, bytes]]
 
 def _names(file: h5py.File) -> list[str]:
     """The datasets: at the top or in the group `features`, reached by hard links, nothing else beside them."""
-    found: list[str] = []
+    names: list[str] = []
     for name, item in _links(file):
         below = [(f"{LAYER}{leaf}", layer) for leaf, layer in _links(item)] if f"{name}/" == LAYER else [(name, item)]
         if others := [other for other, dataset in below if not isinstance(dataset, h5py.Dataset)]:
-            raise ValueError(f"{others[0]!r} is no dataset")
-        found += [dataset for dataset, _ in below]
-    return found
+            raise ValueError(f"{others[0]!r} is not a dataset")
+        names += [dataset for dataset, _ in below]
+    return names
 
 
 def _links(group: h5py.Group) -> Iterator[tuple[str, Any]]:
@@ -247,22 +247,22 @@ def _provenance(file: h5py.File, beside: bytes) -> dict[str, Any]:
     end = 32 + size + -size % 8
     if number != 1 or end > min(room, len(heap)) or any(heap[end : min(end + 2, room)]):
         raise ValueError("its attribute is damaged")
-    found = json.loads(heap[32 : 32 + size].rstrip(b"\0"))
-    if not isinstance(found, dict):
-        raise ValueError("its provenance is no object of JSON")
-    return found
+    stored = json.loads(heap[32 : 32 + size].rstrip(b"\0"))
+    if not isinstance(stored, dict):
+        raise ValueError("its provenance is not a JSON object")
+    return stored
 
 
 def _beside(path: Path, members: Mapping[str, Array]) -> bytes:
-    """What of a file is no rows: HDF5's own bytes, some kB."""
+    """The bytes of a file that are not rows: HDF5's own, some kB."""
     rows = sorted((rows.offset, rows.offset + rows.nbytes) for rows in members.values() if isinstance(rows, np.memmap))
-    found, end = b"", USER_BLOCK
+    own, end = b"", USER_BLOCK
     with path.open("rb") as stream:
         for first, last in [*rows, (path.stat().st_size,) * 2]:
             stream.seek(end)
-            found += stream.read(min(MOST_BESIDE, max(0, first - end)))
+            own += stream.read(min(MOST_BESIDE, max(0, first - end)))
             end = max(end, last)
-    return found
+    return own
 
 
 def _check_shapes(members: Mapping[str, Array], path: Path) -> None:
@@ -270,12 +270,12 @@ def _check_shapes(members: Mapping[str, Array], path: Path) -> None:
     layers = {name.removeprefix(LAYER) for name in members if name.startswith(LAYER)}
     expected = layout(0, 0, dict.fromkeys(layers, ((), "")))
     if not layers or members.keys() != expected.keys():
-        raise Damaged(f"{path} is no feature file of coldcut: it holds {', '.join(sorted(members))}.")
+        raise Damaged(f"{path} is not a feature file of coldcut: it holds {', '.join(sorted(members))}.")
     rows, views = (*members["views"].shape, 0, 0)[:2]
-    wanted = layout(rows, views, {name: (members[LAYER + name].shape[2:], "") for name in layers})
-    if wrong := [name for name, (shape, _) in wanted.items() if members[name].shape != shape]:
-        found = ", ".join(f"{name} {members[name].shape}" for name in ("views", *wrong))
-        raise Damaged(f"{path} is no feature file of coldcut: shapes disagree, {found}.")
+    expected_shapes = layout(rows, views, {name: (members[LAYER + name].shape[2:], "") for name in layers})
+    if wrong := [name for name, (shape, _) in expected_shapes.items() if members[name].shape != shape]:
+        shapes = ", ".join(f"{name} {members[name].shape}" for name in ("views", *wrong))
+        raise Damaged(f"{path} is not a feature file of coldcut: shapes disagree, {shapes}.")
 
 
 def _member(file: h5py.File, name: str, path: Path) -> Array:

@@ -1,6 +1,6 @@
 """Several backbones as one: their vectors side by side, from the rows that each of them has in the store.
 
-`efficientnet_lite0+efficientnet_lite2` computes nothing that either computed before.
+`efficientnet_lite0+efficientnet_lite2` computes nothing that was computed for either before.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,29 +11,30 @@ import numpy as np
 
 from stages import files
 from stages.features import h5
-from stages.features.extraction import LOCAL, Image, Spec, Workers, extract
+from stages.features.extraction import LOCAL, Extracted, ImageRef, Spec, Workers, extract
 
 LAYER = "pooled"
 BLOCK = 1024  # rows joined at a time
 
 
 def extract_joined(
-    specs: Sequence[Spec], wanted: Sequence[Image], out: Path, workers: Workers = LOCAL
-) -> tuple[int, list[int]]:
-    """Extracts with each spec in turn and writes the vectors of all of them to `out`.
+    specs: Sequence[Spec], images: Sequence[ImageRef], out: Path, *, workers: Workers = LOCAL
+) -> Extracted:
+    """Extracts with each spec in turn and writes the vectors of all of them to `out`; arguments as for `extract`.
 
     Returns:
-        How many images had a view computed by any of them, and the positions of the images that cannot be decoded.
+        What `extract` returns; `computed` is the largest count of any backbone, `speed` that of the slowest.
     """
     files.remove_leftovers(out)
     single = [out.with_name(f"{out.name}.{number}{files.TEMPORARY}") for number in range(len(specs))]
     try:
-        found = [extract(spec, wanted, path, workers) for spec, path in zip(specs, single, strict=True)]
+        results = [extract(spec, images, path, workers=workers) for spec, path in zip(specs, single, strict=True)]
         _join([h5.read(path) for path in single], out)
     finally:
         for path in single:
             path.unlink(missing_ok=True)
-    return max(computed for computed, _ in found), found[0][1]
+    speeds = [result.speed for result in results if result.speed]
+    return Extracted(max(result.computed for result in results), results[0].bad, min(speeds, default=None))
 
 
 def _join(files: Sequence[h5.Features], out: Path) -> None:
@@ -51,9 +52,10 @@ def _join(files: Sequence[h5.Features], out: Path) -> None:
     h5.write(out, members=members, provenance=_provenance([file.provenance for file in files]), pieces=pieces())
 
 
-def _provenance(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What all have in common, then each in full under `joined`."""
-    shared = {key: value for key, value in each[0].items() if all(other.get(key) == value for other in each)}
-    summed = {"parameters": sum(one["parameters"] for one in each)}
-    names = {key: "+".join(one[key] for one in each) for key in ("backbone", "weights")}
-    return shared | summed | names | {"joined": list(each)}
+def _provenance(provenances: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What all of them have in common, and each of them in full under `joined`."""
+    first, *others = provenances
+    shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    summed = {"parameters": sum(provenance["parameters"] for provenance in provenances)}
+    names = {key: "+".join(provenance[key] for provenance in provenances) for key in ("backbone", "weights")}
+    return shared | summed | names | {"joined": list(provenances)}

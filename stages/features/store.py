@@ -2,7 +2,7 @@
 
 `cache/store/<fingerprint>/` of the main checkout belongs to one provenance. While features are computed it fills with
 small parts; once a whole file is assembled it is hard-linked here as one big part, and the parts it contains go. A row
-is found by the sha256 of its image and the name of its view.
+is looked up by the sha256 of its image and the name of its view.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from stages import files, paths
 from stages.errors import UserError
 from stages.features import h5
 
-GATHER_BYTES = 8 << 20  # copied at a time while assembling, three times over
-PER_IMAGE = ("ok", "sha256", "sizes")  # members without a column for each view
+GATHER_BYTES = 8 << 20  # copied at a time while assembling; three copies are in memory
+PER_IMAGE = ("ok", "sha256", "sizes")  # members that have no column per view
 
 
 class RowStore:
-    """Rows of one provenance: each a view of an image.
+    """Rows of one provenance; each is a view of an image.
 
     Use it inside `locked()`: two runs of one extraction take turns.
     """
@@ -38,7 +38,7 @@ class RowStore:
 
     @contextmanager
     def locked(self) -> Iterator["RowStore"]:
-        """Waits for any other run of the same extraction; the lock of a killed run is gone with it."""
+        """Waits for any other run of the same extraction; the lock of a killed run ends with it."""
         with files.locked(self.home, "another run computes these features: waiting for it"):
             for leftover in self.home.glob(f"*{files.TEMPORARY}"):
                 files.discard(leftover)
@@ -47,31 +47,31 @@ class RowStore:
             yield self
 
     def has_file(self, sha256: Sequence[str], views: Sequence[str]) -> bool:
-        """Whether one file holds just these images and views, so that nothing is left to assemble."""
+        """Whether one file holds exactly these images and views: then nothing is left to assemble."""
         return self._path(sha256, views) in self._files
 
     def missing(self, sha256: Sequence[str], views: Sequence[str]) -> dict[tuple[str, ...], list[int]]:
         """The positions of the images that lack views, by the views they lack."""
         lacking: dict[tuple[str, ...], list[int]] = {}
-        for place, image in enumerate(sha256):
+        for position, image in enumerate(sha256):
             if lacks := tuple(view for view in views if (image, view) not in self._where):
-                lacking.setdefault(lacks, []).append(place)
+                lacking.setdefault(lacks, []).append(position)
         return lacking
 
     def add(self, arrays: dict[str, h5.Array], sha256: Sequence[str], views: Sequence[str]) -> None:
-        """Keeps a part, whole or not at all: `write`, then `take`."""
+        """Stores a part, whole or not at all: `write`, then `take`."""
         self.take(self.write(arrays, sha256, views))
 
     def write(self, arrays: dict[str, h5.Array], sha256: Sequence[str], views: Sequence[str]) -> Path:
-        """Writes a part, whole or not at all; needs no lock, so that any process may do it for the one that holds it.
+        """Writes a part, whole or not at all; any process may do it for the one that holds the lock.
 
         Args:
             arrays: member -> rows, without `sha256`.
-            sha256: of the images, a row each.
-            views: their names, a column each.
+            sha256: of the images, one per row.
+            views: their names, one per column.
 
         Returns:
-            Where it lies, for `take`.
+            Its path, for `take`.
 
         Raises:
             UserError: the disk is full or fails.
@@ -83,14 +83,14 @@ class RowStore:
         return path
 
     def take(self, path: Path) -> None:
-        """Counts the rows of a part that was written as its own.
+        """Adds the rows of a part that was written to those of this store.
 
         Raises:
-            UserError: they are not there.
+            UserError: the part cannot be read back.
         """
         self._open(path)
         if path not in self._files:
-            raise UserError(f"{path} does not come back as it was written: the disk fails.")
+            raise UserError(f"{path} is not on the disk as it was written: the disk fails.")
 
     def assemble(self, sha256: Sequence[str], views: Sequence[str], out: Path) -> None:
         """Writes the rows of the given images and views, in their order, to `out`.
@@ -115,16 +115,16 @@ class RowStore:
 
     def bad(self, sha256: Sequence[str], view: str) -> list[int]:
         """Positions of the images that could not be decoded."""
-        found = [(place, *self._where[image, view]) for place, image in enumerate(sha256)]
-        return [place for place, path, row, _ in found if not self._files[path].ok[row]]
+        cells = [self._where[image, view] for image in sha256]
+        return [position for position, (path, row, _) in enumerate(cells) if not self._files[path].ok[row]]
 
     def _layers(self, sha256: Sequence[str], views: Sequence[str]) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Layer -> shape of a view of an image, and dtype; images are padded to the largest of those asked for."""
+        """Layer -> shape of a view of an image, and dtype; images are padded to the largest of these."""
         sample = next(iter(self._files.values()))
         layers = {name: (rows.shape[2:], rows.dtype.str[1:]) for name, rows in sample.layers.items()}
         if h5.INPUT in layers:
-            found = (self._where[image, views[0]] for image in sha256)
-            sizes = [self._files[path].sizes[row] for path, row, _ in found]
+            cells = (self._where[image, views[0]] for image in sha256)
+            sizes = [self._files[path].sizes[row] for path, row, _ in cells]
             layers[h5.INPUT] = ((3, *h5.padded(np.array(sizes))), "u1")
         return layers
 
@@ -140,22 +140,22 @@ class RowStore:
             yield first, images | {name: np.stack([c[name] for c in columns], 1) for name in members.keys() - images}
 
     def _column(self, sha256: Sequence[str], view: str, members: h5.Shapes) -> dict[str, h5.Array]:
-        """Member -> rows of one view of some images, images with the padding that `members` has room for."""
-        wanted: dict[Path, list[tuple[int, int, int]]] = {}
-        for place, image in enumerate(sha256):
+        """Member -> rows of one view of some images, padded to the shapes of `members`."""
+        cells: dict[Path, list[tuple[int, int, int]]] = {}
+        for position, image in enumerate(sha256):
             path, row, column = self._where[image, view]
-            wanted.setdefault(path, []).append((place, row, column))
+            cells.setdefault(path, []).append((position, row, column))
         out = {
             name: np.zeros((len(sha256), *shape[1 if name in PER_IMAGE else 2 :]), dtype)
             for name, (shape, dtype) in members.items()
         }
-        for path, where in wanted.items():
-            places, rows, columns = (list(numbers) for numbers in zip(*where, strict=True))
+        for path, cells_of_file in cells.items():
+            positions, rows, columns = (list(numbers) for numbers in zip(*cells_of_file, strict=True))
             for name, member in self._files[path].members.items():
                 values = member[rows] if name in PER_IMAGE else member[rows, columns]
                 sides = zip(values.shape[1:], out[name].shape[1:], strict=True)
-                common: list[Any] = [slice(min(found, room)) for found, room in sides]
-                out[name][(places, *common)] = values[(slice(None), *common)]
+                common: list[Any] = [slice(min(stored, room)) for stored, room in sides]
+                out[name][(positions, *common)] = values[(slice(None), *common)]
         return out
 
     def _open(self, path: Path) -> None:
@@ -177,10 +177,10 @@ class RowStore:
 
 
 def check(path: Path) -> h5.Features:
-    """A part that is whole and lies where its content belongs.
+    """Reads a part that must be whole and lie where its content belongs.
 
     Raises:
-        Damaged: its bytes, its provenance or its rows are not those that its place and name stand for.
+        Damaged: its bytes, its provenance or its rows do not fit its folder and name.
     """
     try:
         file = h5.read(path)
@@ -188,19 +188,19 @@ def check(path: Path) -> h5.Features:
         raise h5.Damaged(f"{path} is damaged.") from None
     views = _views(file)
     if path.stem != _name(file.sha256, views) or file.members["views"].shape[1] != len(views):
-        raise h5.Damaged(f"{path} holds other rows than its name stands for.")
+        raise h5.Damaged(f"{path} holds other rows than its name says.")
     if path.parent.name != fingerprint(common(file.provenance)):
         raise h5.Damaged(f"{path} holds features of another provenance than its folder.")
     return file
 
 
-def place(file: h5.Features) -> Path:
-    """Where a feature file lies in the store, were it a part."""
+def part_path(file: h5.Features) -> Path:
+    """The path that a feature file has in the store when it is a part."""
     return _home(common(file.provenance)) / f"{_name(file.sha256, _views(file))}.h5"
 
 
 def common(provenance: dict[str, Any]) -> dict[str, Any]:
-    """The provenance that the parts of one folder share: all but the views."""
+    """The provenance that the parts of one folder share: everything but the views."""
     return {key: value for key, value in provenance.items() if key != "views"}
 
 
@@ -224,8 +224,8 @@ def _within(less: Held, more: Held) -> bool:
 
 
 def _views(file: h5.Features) -> list[str]:
-    found = file.provenance.get("views")
-    return [str(view) for view in found] if isinstance(found, list) else []
+    names = file.provenance.get("views")
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def fingerprint(provenance: dict[str, Any]) -> str:

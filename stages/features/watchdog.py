@@ -1,10 +1,10 @@
-"""Decoding that cannot take a run down: the work goes on in a child process, and an image that ends it is left out.
+"""Decoding that cannot end a run: the work is done in a child process, and an image that ends it is left out.
 
-Decoders are C code that reads whatever lies in a folder: one may crash, or take for ever. The process that was started
-stays behind without torch and watches which images its child decodes. One that takes too long is at fault. After a
-crash each of those that were being decoded is tried alone. What is at fault is remembered in the store as a bad image,
-and a new child goes on from the finished parts. A worker on another machine has nobody who watches: it ends when an
-image takes too long, and who gave it the work finds out which.
+Decoders are C code that reads whatever is in a folder: one may crash, or take for ever. The process that was started
+does not import torch; it watches which images its child decodes. An image that takes too long is at fault. After a
+crash each image that was being decoded is tried alone. Images at fault are remembered in the store as bad images, and a
+new child goes on from the finished parts. A worker on another machine is not watched: it ends when an image takes too
+long, and the process that gave it the work finds out which image it was.
 """
 
 import itertools
@@ -34,9 +34,10 @@ POLL = 0.2  # seconds
 THREADS = 256  # that may decode at once
 ENDED_BY_SOMEONE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SLOT = struct.Struct("@Q64s4096s")  # the number of the decode (0: none), sha256, path
+PROGRESS = struct.Struct("@QQ")  # views that are computed, of how many
 
 
-class Image(NamedTuple):
+class ImageInWork(NamedTuple):
     """An image that is being decoded."""
 
     path: Path
@@ -44,18 +45,19 @@ class Image(NamedTuple):
 
 
 class Notes:
-    """What each thread decodes now, in memory that a process shares with its children."""
+    """What each thread decodes now, and how far the work is, in memory that a process shares with its children."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, THREADS * SLOT.size)
+        self._progress = mmap.mmap(-1, PROGRESS.size)
         self._free: queue.LifoQueue[int] = queue.LifoQueue()
         self._numbers = itertools.count(1)
         for slot in reversed(range(THREADS)):
             self._free.put(slot * SLOT.size)
 
     @contextmanager
-    def noted(self, image: Image) -> Iterator[None]:
-        """Says that this thread decodes an image until the block ends."""
+    def noted(self, image: ImageInWork) -> Iterator[None]:
+        """Notes that this thread decodes an image, until the block ends."""
         at = self._free.get()
         SLOT.pack_into(self._memory, at, next(self._numbers), image.sha256.encode(), os.fsencode(image.path))
         try:
@@ -64,16 +66,26 @@ class Notes:
             self._memory[at : at + 8] = bytes(8)
             self._free.put(at)
 
-    def now(self) -> dict[int, Image]:
+    def now(self) -> dict[int, ImageInWork]:
         """The images that are being decoded, by the number of the decode."""
         return {
-            number: Image(Path(os.fsdecode(path.rstrip(b"\0"))), sha256.decode())
+            number: ImageInWork(Path(os.fsdecode(path.rstrip(b"\0"))), sha256.decode())
             for number, sha256, path in SLOT.iter_unpack(self._memory)
             if number
         }
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many views are computed and stored, and how many there were to compute."""
+        done, total = PROGRESS.unpack(self._progress[:])
+        return done, total
+
+    @progress.setter
+    def progress(self, done_and_total: tuple[int, int]) -> None:
+        self._progress[:] = PROGRESS.pack(*done_and_total)
+
     def clear(self) -> None:
-        """Forgets what a child that ended was at."""
+        """Forgets what a child that ended was decoding."""
         for at in range(0, THREADS * SLOT.size, SLOT.size):
             self._memory[at : at + 8] = bytes(8)
 
@@ -84,7 +96,7 @@ class Patience:
     def __init__(self) -> None:
         self._looks = dict[int, int]()
 
-    def overdue(self, at_work: dict[int, Image]) -> list[Image]:
+    def overdue(self, at_work: dict[int, ImageInWork]) -> list[ImageInWork]:
         """The images that take too long, of those that are being decoded now."""
         self._looks = {number: self._looks.get(number, 0) + 1 for number in at_work}
         return [image for number, image in at_work.items() if self._looks[number] * POLL > LIMIT]
@@ -100,8 +112,8 @@ class Ended(NamedTuple):
     """
 
     code: int
-    overdue: list[Image]
-    in_work: list[Image]
+    overdue: list[ImageInWork]
+    in_work: list[ImageInWork]
 
 
 _notes: Notes | None = None  # None: nobody watches
@@ -110,21 +122,27 @@ _at_fault: dict[str, str] = {}  # sha256 -> reason
 
 @contextmanager
 def decoding(path: Path, sha256: str) -> Iterator[None]:
-    """Goes round the decoding of an image, so that whoever watches knows of it.
+    """Notes that an image is being decoded, for the process that watches.
 
     Raises:
         BadImage: the image has ended a process before.
     """
     if sha256 in _at_fault:
         raise BadImage(_at_fault[sha256])
-    with _notes.noted(Image(path, sha256)) if _notes else nullcontext():
+    with _notes.noted(ImageInWork(path, sha256)) if _notes else nullcontext():
         yield
+
+
+def report_progress(done: int, total: int) -> None:
+    """Tells the process that watches how many views of how many are computed and stored."""
+    if _notes:
+        _notes.progress = (done, total)
 
 
 def start() -> None:
     """Returns in a child process, and again in another one when an image has ended the last.
 
-    The caller never returns: it ends as its last child ends, and a child ends with it, however that comes.
+    The caller never returns: it ends with the exit code of its last child, and a child ends when the caller does.
     """
     global _notes
     _notes = Notes()
@@ -140,11 +158,17 @@ def start() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        command.stop("extract", "the parts that are finished are kept")
+        command.stop("extract", _stored(_notes))
+
+
+def _stored(notes: Notes) -> str:
+    """What stays after Ctrl-C."""
+    done, total = notes.progress
+    return f"{done:,} of the {total:,} missing rows are computed and kept" if total else "the row store is kept"
 
 
 def end_when_stuck() -> None:
-    """Lets this process, which nobody watches, end when a decode takes too long; images that are known are left out."""
+    """Lets this process, which is not watched, end when a decode takes too long; images known to do so are left out."""
     global _notes
     _at_fault.update(_remembered())
     if not _notes:
@@ -160,14 +184,14 @@ def _end_if_stuck(notes: Notes) -> None:
 
 
 class Child(NamedTuple):
-    """A process, and the line to it, which hangs up when it ends."""
+    """A process, and a socket to it, which closes when it ends."""
 
     process: int
     line: int
 
 
 def _forked() -> Child | None:
-    """A child, which has no more than this process (so no torch) and ends with it; None in the child itself."""
+    """A child, which starts without torch, as this process, and ends with it; None in the child itself."""
     ours, its = (end.detach() for end in socket.socketpair())
     if process := os.fork():
         os.close(its)
@@ -187,7 +211,7 @@ def _end_with(line: int) -> None:
 
 def _watched(child: Child, notes: Notes) -> Ended:
     """Waits for a child, and ends it when a decode takes longer than `LIMIT`."""
-    patience, overdue = Patience(), list[Image]()
+    patience, overdue = Patience(), list[ImageInWork]()
     try:
         while not overdue and not select.select([child.line], [], [], POLL)[0]:
             overdue = patience.overdue(notes.now())
@@ -204,28 +228,28 @@ def _watched(child: Child, notes: Notes) -> Ended:
 
 
 def _blamed(ended: Ended, notes: Notes) -> dict[str, str]:
-    """The images for which a child ended: sha256 -> reason.
+    """The images that ended a child: sha256 -> reason.
 
     Raises:
-        UserError: it was none of them.
+        UserError: no image did.
     """
     print(file=sys.stderr)  # after the progress bar
     if ended.overdue:
-        found = dict.fromkeys(ended.overdue, _too_long())
+        at_fault = dict.fromkeys(ended.overdue, _too_long())
     else:
-        found = {image: reason for image in ended.in_work if (reason := _fatal(image, notes))}
-    for image, reason in found.items():
+        at_fault = {image: reason for image in ended.in_work if (reason := _fatal(image, notes))}
+    for image, reason in at_fault.items():
         print(f"{image.path}: {reason}. It is left out; what is finished stays.", file=sys.stderr, flush=True)
-    if not found:
+    if not at_fault:
         raise UserError(
             f"extraction was ended by {signal.Signals(-ended.code).name} and no image is at fault: out of memory? A "
-            "smaller `extract.batch_size` takes less. What is finished stays: `dvc repro` goes on from there."
+            "smaller `extract.batch_size` needs less. What is finished stays: `dvc repro` goes on from there."
         )
-    return {image.sha256: reason for image, reason in found.items()}
+    return {image.sha256: reason for image, reason in at_fault.items()}
 
 
-def _fatal(image: Image, notes: Notes) -> str | None:
-    """How a process ends that decodes this image and no other; None where nothing happens to it."""
+def _fatal(image: ImageInWork, notes: Notes) -> str | None:
+    """How a process that decodes only this image ends; None where it ends well."""
     child = _forked() or _decode_alone(image, notes)
     ended = _watched(child, notes)
     if ended.overdue:
@@ -237,8 +261,8 @@ def _too_long() -> str:
     return f"decoding took longer than {LIMIT:g} s"
 
 
-def _decode_alone(image: Image, notes: Notes) -> NoReturn:
-    from stages.images.decode import decode  # imports torch, which the process that watches does without
+def _decode_alone(image: ImageInWork, notes: Notes) -> NoReturn:
+    from stages.images.decode import decode  # imports torch, which the process that watches does not need
 
     with suppress(BadImage, OSError), notes.noted(image):
         decode(image.path.read_bytes())
@@ -246,16 +270,16 @@ def _decode_alone(image: Image, notes: Notes) -> NoReturn:
 
 
 def _remembered() -> dict[str, str]:
-    """The images that ended a process with these decoders: sha256 -> reason."""
+    """The images that ended a process with the installed decoders: sha256 -> reason."""
     try:
-        found = json.loads(_list().read_text())
-        return dict(found["images"]) if found["decoders"] == _decoders() else {}
+        stored = json.loads(_list().read_text(encoding="utf-8"))
+        return dict(stored["images"]) if stored["decoders"] == _decoders() else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
 def _remember(images: dict[str, str]) -> None:
-    """Keeps images that are at fault, for the children and the runs to come."""
+    """Stores images that are at fault, for later children and runs."""
     _at_fault.update(images)
     kept = {"decoders": _decoders(), "images": _remembered() | images}
     files.write_json(_list(), kept, indent=1)

@@ -1,9 +1,9 @@
-"""Images while training: crops, flips, rotation and lighting drawn on whole batches, on any device.
+"""Images while training: random crops, flips, rotations and lighting of whole batches, on any device.
 
-What may be drawn follows `stages.images.views`. One bilinear sampling does crop, flip and rotation at once. It needs
-no antialiasing: kept images have a short side of 1.15 input sizes, so that it shrinks a square one 1.15 times and the
-long side of a crop of the longest less than twice. Where a rotation reaches beyond a crop the image goes on, and grey
-begins where it ends.
+Their ranges are those of `stages.images.views`. One bilinear sampling does crop, flip and rotation at once. It needs
+no antialiasing: stored images have a short side of 1.15 input sizes, so a square one shrinks 1.15 times, and the long
+side of a crop of the longest one less than twice. Where a rotation shows more than the crop, it shows the image around
+it, and grey outside of the image.
 """
 
 import torch
@@ -13,71 +13,74 @@ from stages.images.crops import NUMBERS_PER_VIEW, BatchCropParams, random_crops
 from stages.images.options import Augment
 from stages.images.preprocessing import FILL, Preprocessing
 
-GREY = (0.2989, 0.587, 0.114)  # shares of red, green and blue, as torchvision's lighting takes them
+GREY = (0.2989, 0.587, 0.114)  # weights of red, green and blue, as in torchvision
 
 
 def draw(sizes: torch.Tensor, augment: Augment, generator: torch.Generator) -> BatchCropParams:
-    """Draws a view of each image.
+    """Random choices for a view of each image.
 
     Args:
         sizes: (N, 2) heights and widths.
-        augment: what may be drawn.
-        generator: on the CPU, whatever the device: the same everywhere.
+        augment: the range of each choice.
+        generator: on the CPU whatever the device, which makes the choices the same everywhere.
     """
     uniform = torch.rand((len(sizes), NUMBERS_PER_VIEW), generator=generator)
     return random_crops(uniform, sizes.cpu(), augment, whole_pixels=False)
 
 
-def view(images: torch.Tensor, sizes: torch.Tensor, drawn: BatchCropParams, size: int) -> torch.Tensor:
-    """The views that were drawn.
+def view(images: torch.Tensor, sizes: torch.Tensor, *, crops: BatchCropParams, size: int) -> torch.Tensor:
+    """One view of each image.
 
     Args:
         images: uint8 (N, 3, H, W), padded at the right and the bottom; on any device.
         sizes: (N, 2) heights and widths without padding.
-        drawn: for each image.
-        size: pixels a side of a view.
+        crops: one per image.
+        size: of a view, in pixels per side.
 
     Returns:
         float32 (N, 3, size, size), 0 to 255, on the device of the images.
     """
     device, (height, width) = images.device, images.shape[-2:]
-    grid = F.affine_grid(drawn.source().to(device), [len(images), 3, size, size], align_corners=False)
+    grid = F.affine_grid(crops.source().to(device), [len(images), 3, size, size], align_corners=False)
     ends = sizes.to(device).float().flip(1)[:, None, None]
     inside = ((grid >= 0) & (grid <= ends)).all(-1)[:, None]
     centres = torch.minimum(grid.clamp(min=0.5), ends - 0.5)  # between these no pixel of the padding has a share
     sampled = F.grid_sample(images.float(), 2 * centres / centres.new_tensor([width, height]) - 1, align_corners=False)
     pixels = torch.where(inside, sampled, FILL)
-    brightness, contrast = (factor.to(device)[:, None, None, None] for factor in (drawn.brightness, drawn.contrast))
+    brightness, contrast = (factor.to(device)[:, None, None, None] for factor in (crops.brightness, crops.contrast))
     pixels = (pixels * brightness).clamp(0, 255)
     grey = (pixels * pixels.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True).mean((2, 3), keepdim=True)
     return (grey + contrast * (pixels - grey)).clamp(0, 255)
 
 
 def augmented(
-    images: torch.Tensor, sizes: torch.Tensor, augment: Augment, size: int, generator: torch.Generator
+    images: torch.Tensor, sizes: torch.Tensor, *, augment: Augment, size: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """A new view of each image: (N, 3, size, size) float32, 0 to 255; arguments as `draw` and `view` take them."""
-    return view(images, sizes, draw(sizes, augment, generator), size)
+    """A random view of each image: (N, 3, size, size) float32, 0 to 255; arguments as for `draw` and `view`."""
+    return view(images, sizes, crops=draw(sizes, augment, generator), size=size)
 
 
-def evaluation(images: torch.Tensor, sizes: torch.Tensor, how: Preprocessing) -> torch.Tensor:
-    """The view that the weights expect: as much of the centre as `how` crops, all of the image where it squashes.
+def evaluation(images: torch.Tensor, sizes: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """The view that the weights expect: the centre of each image, or all of it where `preprocessing` squashes.
 
     Args:
         images: uint8 (N, 3, H, W), padded at the right and the bottom; on any device.
         sizes: (N, 2) heights and widths without padding.
-        how: size and crop.
+        preprocessing: size and crop.
 
     Returns:
         float32 (N, 3, S, S), 0 to 255, on the device of the images.
     """
-    return view(images, sizes, centred(sizes, how), how.crop)
+    return view(images, sizes, crops=centred(sizes, preprocessing), size=preprocessing.crop)
 
 
-def centred(sizes: torch.Tensor, how: Preprocessing) -> BatchCropParams:
+def centred(sizes: torch.Tensor, preprocessing: Preprocessing) -> BatchCropParams:
     """The evaluation views of images of these sizes (N, 2)."""
     room = sizes.cpu().float().flip(1)
-    crop = room if how.resize is None else room.amin(1, keepdim=True).expand(-1, 2) * how.crop / how.resize
+    if preprocessing.resize is None:
+        crop = room
+    else:
+        crop = room.amin(1, keepdim=True).expand(-1, 2) * preprocessing.crop / preprocessing.resize
     same = torch.ones(len(sizes))
     flip = torch.zeros(len(sizes), dtype=torch.bool)
     return BatchCropParams(torch.cat([(room - crop) / 2, crop], 1), flip, 0 * same, same, same)

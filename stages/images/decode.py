@@ -18,7 +18,7 @@ from stages.images.loading import load
 from stages.images.preprocessing import Preprocessing
 
 PIPELINE = 1
-KEPT_SIZE = 1.15  # short side of an image kept for training, in input sizes: room for crops, nearly no antialiasing due
+KEPT_SIZE = 1.15  # short side of an image stored for training, in input sizes: room for crops, hardly any antialiasing
 KEPT_RATIO = 2  # of its sides: padding stays bounded
 MAX_RATIO = 16  # of the sides: of a longer image only the middle is resized, or 1 x 10,000 would become 256 x 2,560,000
 
@@ -26,7 +26,7 @@ MAX_RATIO = 16  # of the sides: of a longer image only the middle is resized, or
 def decode(data: bytes) -> torch.Tensor:
     """An image as uint8 RGB (3, H, W).
 
-    Plain JPEG goes through torchvision (0.5 ms against Pillow's 2.5 for the whole pipeline), all else through Pillow.
+    Plain JPEG goes through torchvision (0.5 ms instead of 2.5 for the whole pipeline), other files through Pillow.
 
     Raises:
         BadImage: with the reason.
@@ -43,54 +43,54 @@ def decode(data: bytes) -> torch.Tensor:
     return torch.from_numpy(np.asarray(load(data)[0]).copy()).permute(2, 0, 1)
 
 
-def prepare(image: torch.Tensor, how: Preprocessing) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
+def prepare(image: torch.Tensor, preprocessing: Preprocessing) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
     """The evaluation view of an image.
 
     Args:
         image: uint8 (3, H, W).
-        how: size, crop, interpolation.
+        preprocessing: size, crop, interpolation.
 
     Returns:
         uint8 (3, S, S), and the affine map (2, 3) from pixels of the image to pixels of the view.
     """
     image, cut_left, cut_top = _middle(image, MAX_RATIO)
     height, width = image.shape[-2:]
-    if how.resize is None:
-        new_height = new_width = how.crop
+    if preprocessing.resize is None:
+        new_height = new_width = preprocessing.crop
     else:  # the long side is cut off, not rounded, as torchvision and timm do
-        new_height = how.resize if height <= width else int(how.resize * height / width)
-        new_width = how.resize if width <= height else int(how.resize * width / height)
-    view = F.center_crop(_resize(image, new_height, new_width, how), [how.crop, how.crop])
+        new_height = preprocessing.resize if height <= width else int(preprocessing.resize * height / width)
+        new_width = preprocessing.resize if width <= height else int(preprocessing.resize * width / height)
+    view = F.center_crop(_resize(image, new_height, new_width, preprocessing), [preprocessing.crop, preprocessing.crop])
     scale_x, scale_y = new_width / width, new_height / height
-    left = round((new_width - how.crop) / 2.0) + scale_x * cut_left
-    top = round((new_height - how.crop) / 2.0) + scale_y * cut_top
+    left = round((new_width - preprocessing.crop) / 2.0) + scale_x * cut_left
+    top = round((new_height - preprocessing.crop) / 2.0) + scale_y * cut_top
     return view, np.array([[scale_x, 0, -left], [0, scale_y, -top]], dtype=np.float32)
 
 
-def kept_side(how: Preprocessing) -> int:
-    """The short side, in pixels, of images that are kept for training."""
-    return round(KEPT_SIZE * how.crop)
+def kept_side(preprocessing: Preprocessing) -> int:
+    """The short side, in pixels, of images that are stored for training."""
+    return round(KEPT_SIZE * preprocessing.crop)
 
 
-def keep(image: torch.Tensor, how: Preprocessing) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
-    """What training draws its crops from: the middle, at most 1:2, shrunk to `kept_side`.
+def shrink(image: torch.Tensor, preprocessing: Preprocessing) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
+    """The image that training takes its crops from: the middle, at most 1:2, shrunk to `kept_side`.
 
-    A smaller image stays as it is: enlarging it adds bytes and no detail, and training resizes its crops anyway.
+    A smaller image stays as it is: enlarging would add bytes and no detail, and training resizes its crops anyway.
 
     Args:
         image: uint8 (3, H, W).
-        how: input size, interpolation.
+        preprocessing: input size, interpolation.
 
     Returns:
-        uint8 (3, h, w), and the affine map (2, 3) from pixels of the image to pixels of what is kept.
+        uint8 (3, h, w), and the affine map (2, 3) from pixels of the image to pixels of the result.
     """
     image, left, top = _middle(image, KEPT_RATIO)
     height, width = image.shape[-2:]
-    scale = min(1.0, kept_side(how) / min(height, width))
+    scale = min(1.0, kept_side(preprocessing) / min(height, width))
     new_height, new_width = round(scale * height), round(scale * width)
     scale_x, scale_y = new_width / width, new_height / height
-    kept = image if scale == 1 else _resize(image, new_height, new_width, how)
-    return kept.contiguous(), np.array([[scale_x, 0, -scale_x * left], [0, scale_y, -scale_y * top]], dtype=np.float32)
+    small = image if scale == 1 else _resize(image, new_height, new_width, preprocessing)
+    return small.contiguous(), np.array([[scale_x, 0, -scale_x * left], [0, scale_y, -scale_y * top]], dtype=np.float32)
 
 
 def kept_shape(sizes: Iterable[tuple[int, int]], how: Preprocessing) -> tuple[int, int, int]:
@@ -112,7 +112,7 @@ def _middle(image: torch.Tensor, ratio: int) -> tuple[torch.Tensor, int, int]:
     return middle, round((width - middle.shape[-1]) / 2.0), round((height - middle.shape[-2]) / 2.0)
 
 
-def _resize(image: torch.Tensor, height: int, width: int, how: Preprocessing) -> torch.Tensor:
-    mode = InterpolationMode(how.interpolation)
+def _resize(image: torch.Tensor, height: int, width: int, preprocessing: Preprocessing) -> torch.Tensor:
+    mode = InterpolationMode(preprocessing.interpolation)
     resized: torch.Tensor = F.resize(image, [height, width], mode, antialias=mode != InterpolationMode.NEAREST)
     return resized

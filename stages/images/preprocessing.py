@@ -1,6 +1,6 @@
-"""What is done to an image, in words and numbers: without torchvision, whose import takes a second and a half.
+"""What happens to an image before a network sees it, as numbers and as text.
 
-`stages.images.decode` and `stages.images.views` do it.
+`stages.images.decode` and `stages.images.views` do it. This module goes without torchvision, whose import takes 1.5 s.
 """
 
 import json
@@ -17,7 +17,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 class Preprocessing:
     """What the weights expect: short side to `resize`, the centre `crop`, then (x / 255 - mean) / std.
 
-    With `resize` None all of the image is squashed to `crop` × `crop`.
+    Where `resize` is None the whole image is squashed to `crop` × `crop`.
     """
 
     resize: int | None
@@ -34,17 +34,17 @@ class Preprocessing:
 
     @classmethod
     def parse(cls, text: str) -> "Preprocessing":
-        """What `str` gave."""
+        """The inverse of `str`."""
         pattern = r"decode\|resize\((\d+)(?:x\d+)?,(\w+)\)(?:\|center_crop\((\d+)\))?\|normalize\((\[.*?\]),(\[.*?\])\)"
-        found = re.fullmatch(pattern, text)
-        if not found:
-            raise ValueError(f"no preprocessing: {text!r}")
-        size, mode, crop, mean, std = found.groups()
+        match = re.fullmatch(pattern, text)
+        if not match:
+            raise ValueError(f"{text!r} does not describe a preprocessing")
+        size, mode, crop, mean, std = match.groups()
         resize = None if crop is None else int(size)
         return cls(resize, int(crop or size), interpolation(mode), tuple(json.loads(mean)), tuple(json.loads(std)))
 
     def at(self, image_size: int | Literal["auto"], resize: Literal["crop", "squash"]) -> "Preprocessing":
-        """The same for another input size, the share that the crop keeps unchanged."""
+        """The same for another input size; the crop keeps its share of the image."""
         crop = self.crop if image_size == "auto" else image_size
         if resize == "squash" or self.resize is None:
             return replace(self, resize=None, crop=crop)
@@ -52,12 +52,12 @@ class Preprocessing:
 
 
 def interpolation(name: str) -> Interpolation:
-    """The name as this module knows it.
+    """An interpolation by its name in any case.
 
     Raises:
         ValueError: there is no such interpolation.
     """
-    for known in get_args(Interpolation):
-        if known == name.lower():
-            return known  # type: ignore[no-any-return]
+    for mode in get_args(Interpolation):
+        if mode == name.lower():
+            return mode  # type: ignore[no-any-return]
     raise ValueError(f"interpolation {name!r} is not one of {get_args(Interpolation)}")

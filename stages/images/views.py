@@ -1,7 +1,7 @@
-"""The views of an image: view 0 is the evaluation transform, the others are drawn.
+"""The views of an image: view 0 is the evaluation transform, the others are random.
 
-A drawn view is a function of (seed, image, number of the view) alone: never of the order of work, the batch or the
-workers. Its name says all that it depends on beside the image, so a store can keep views of many kinds side by side.
+A random view is a function of (seed, image, number of the view) alone: never of the order of work, the batch or the
+workers. Its name says everything else that it depends on, so the row store can hold views of many kinds.
 """
 
 import hashlib
@@ -27,20 +27,20 @@ Affine = npt.NDArray[np.float32]
 def names(count: int, augment: Augment, seed: int) -> list[str]:
     """The names of views 0 to count - 1."""
     parts = [f"crop({augment.crop})", "flip" if augment.flip else "", f"rotate({augment.rotate})"]
-    how = "|".join([*filter(None, parts), f"lighting({augment.lighting})", f"seed({seed})"])
-    return [EVALUATION, *(f"{how}|view({number})" for number in range(1, count))]
+    prefix = "|".join([*filter(None, parts), f"lighting({augment.lighting})", f"seed({seed})"])
+    return [EVALUATION, *(f"{prefix}|view({number})" for number in range(1, count))]
 
 
 def settings(name: str) -> Augment:
-    """What may be drawn in a view, as its name tells."""
-    found = dict(re.findall(r"(crop|rotate|lighting)\(([^)]*)\)", name))
-    values = {key: float(value) for key, value in found.items()}
+    """The range of the random choices of a view, from its name."""
+    ranges = dict(re.findall(r"(crop|rotate|lighting)\(([^)]*)\)", name))
+    values = {key: float(value) for key, value in ranges.items()}
     return Augment(flip="flip" in name.split("|"), **({"crop": 1.0, "rotate": 0.0, "lighting": 0.0} | values))
 
 
 @dataclass(frozen=True)
 class CropParams:
-    """What was drawn for one view of one image."""
+    """The random choices for one view of one image."""
 
     box: tuple[int, int, int, int]  # left, top, width, height in pixels of the image
     flip: bool
@@ -49,8 +49,16 @@ class CropParams:
     contrast: float
 
 
-def draw(name: str, sha256: str, width: int, height: int, augment: Augment) -> CropParams:
-    """Draws a view of an image from its name and the image's sha256."""
+def draw(name: str, sha256: str, *, width: int, height: int, augment: Augment) -> CropParams:
+    """The random choices for a view, from its name and the image's sha256.
+
+    Args:
+        name: of the view.
+        sha256: of the image's file.
+        width: of the image, in pixels.
+        height: the same.
+        augment: the range of each choice.
+    """
     digest = hashlib.sha256(f"{name} {sha256}".encode()).digest()
     generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
     uniform = torch.from_numpy(generator.random((1, NUMBERS_PER_VIEW)))
@@ -66,7 +74,7 @@ def draw(name: str, sha256: str, width: int, height: int, augment: Augment) -> C
 
 
 def view(
-    image: torch.Tensor, name: str, sha256: str, how: Preprocessing, augment: Augment
+    image: torch.Tensor, name: str, *, sha256: str, preprocessing: Preprocessing, augment: Augment
 ) -> tuple[torch.Tensor, Affine]:
     """One view of a decoded image.
 
@@ -74,32 +82,32 @@ def view(
         image: uint8 (3, H, W).
         name: as `names` gives it.
         sha256: of the image's file.
-        how: input size and interpolation.
-        augment: what may be drawn.
+        preprocessing: input size and interpolation.
+        augment: the range of each random choice.
 
     Returns:
         uint8 (3, S, S), and the affine map (2, 3) from pixels of the image to pixels of the view.
     """
     if name == EVALUATION:
-        return prepare(image, how)
-    drawn = draw(name, sha256, image.shape[2], image.shape[1], augment)
-    left, top, width, height = drawn.box
-    size = how.crop
-    pixels = F.resized_crop(image, top, left, height, width, [size, size], InterpolationMode(how.interpolation), True)
-    pixels = F.horizontal_flip(pixels) if drawn.flip else pixels
-    if drawn.angle:
-        pixels = F.rotate(pixels, drawn.angle, InterpolationMode.BILINEAR, fill=[FILL])
-    if drawn.brightness != 1 or drawn.contrast != 1:
-        pixels = F.adjust_contrast(F.adjust_brightness(pixels, drawn.brightness), drawn.contrast)
-    return pixels, affine(drawn, size)
+        return prepare(image, preprocessing)
+    crop = draw(name, sha256, width=image.shape[2], height=image.shape[1], augment=augment)
+    left, top, width, height = crop.box
+    size, mode = preprocessing.crop, InterpolationMode(preprocessing.interpolation)
+    pixels = F.resized_crop(image, top, left, height, width, [size, size], mode, antialias=True)
+    pixels = F.horizontal_flip(pixels) if crop.flip else pixels
+    if crop.angle:
+        pixels = F.rotate(pixels, crop.angle, InterpolationMode.BILINEAR, fill=[FILL])
+    if crop.brightness != 1 or crop.contrast != 1:
+        pixels = F.adjust_contrast(F.adjust_brightness(pixels, crop.brightness), crop.contrast)
+    return pixels, affine(crop, size)
 
 
-def affine(drawn: CropParams, size: int) -> Affine:
-    """The map (2, 3) from pixels of the image to pixels of a drawn view of `size` pixels a side."""
-    left, top, width, height = drawn.box
-    crop = np.array([[size / width, 0, -left * size / width], [0, size / height, -top * size / height], [0, 0, 1]])
-    flip = np.array([[-1, 0, size], [0, 1, 0], [0, 0, 1]]) if drawn.flip else np.eye(3)
-    c, s, middle = cos(radians(drawn.angle)), sin(radians(drawn.angle)), size / 2
+def affine(crop: CropParams, size: int) -> Affine:
+    """The map (2, 3) from pixels of the image to pixels of a random view of `size` pixels per side."""
+    left, top, width, height = crop.box
+    scale = np.array([[size / width, 0, -left * size / width], [0, size / height, -top * size / height], [0, 0, 1]])
+    flip = np.array([[-1, 0, size], [0, 1, 0], [0, 0, 1]]) if crop.flip else np.eye(3)
+    c, s, middle = cos(radians(crop.angle)), sin(radians(crop.angle)), size / 2
     turn = np.array([[c, s, middle - c * middle - s * middle], [-s, c, middle + s * middle - c * middle], [0, 0, 1]])
-    found: Affine = (turn @ flip @ crop)[:2].astype(np.float32)
-    return found
+    view_map: Affine = (turn @ flip @ scale)[:2].astype(np.float32)
+    return view_map

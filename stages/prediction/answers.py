@@ -8,7 +8,7 @@ from typing import Any
 from stages.boxes.geometry import Detections
 from stages.command import shown
 from stages.errors import UserError
-from stages.features.extraction import Image, reason
+from stages.features.extraction import ImageRef, decoding_error
 from stages.prediction import image_files
 from stages.prediction.image_files import ImageFile
 from stages.prediction.predictor import Prediction, Predictor
@@ -34,7 +34,7 @@ def _predict(predictor: Predictor, usable: Sequence[ImageFile]) -> list[Predicti
     """Predictions and reasons; where one image stops them all (a file that has just changed), each is tried alone."""
     if not usable:
         return []
-    images: list[Image] = [(os.path.abspath(file.path), file.sha256) for file in usable]
+    images: list[ImageRef] = [(os.path.abspath(file.path), file.sha256) for file in usable]
     try:
         predictions = predictor.predict(images, [file.extent for file in usable])
     except UserError as error:
@@ -42,7 +42,9 @@ def _predict(predictor: Predictor, usable: Sequence[ImageFile]) -> list[Predicti
             return [str(error)]
         return [prediction for file in usable for prediction in _predict(predictor, [file])]
     pairs = zip(images, predictions, strict=True)
-    return [reason(predictor.specs[0], image) if prediction is None else prediction for image, prediction in pairs]
+    return [
+        decoding_error(predictor.specs[0], image) if prediction is None else prediction for image, prediction in pairs
+    ]
 
 
 def confident(detections: Detections, confidence: float, count: int | None) -> Detections:

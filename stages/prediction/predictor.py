@@ -23,7 +23,7 @@ from stages.boxes.geometry import Detections
 from stages.errors import UserError
 from stages.evaluation.options import Decide
 from stages.features import h5, joined
-from stages.features.extraction import Image, Spec, compute_part, load_extractor
+from stages.features.extraction import ImageRef, Spec, compute_part, load_extractor
 from stages.heads.options import LargestOptions
 from stages.heads.registry import HEADS
 from stages.images import views
@@ -84,7 +84,7 @@ class Predictor:
         """The params of its training; other params are missing."""
         return Params.model_construct(**self.described["params"] | {"augment": self.specs[0].augment})
 
-    def predict(self, images: Sequence[Image], extents: Sequence[tuple[int, int]]) -> list[Prediction | None]:
+    def predict(self, images: Sequence[ImageRef], extents: Sequence[tuple[int, int]]) -> list[Prediction | None]:
         """Predicts images; None stands for an image that cannot be decoded.
 
         Args:
@@ -102,7 +102,7 @@ class Predictor:
         predictions = iter(self._predict(features, torch.tensor(extents)[torch.from_numpy(decoded)]))
         return [next(predictions) if ok else None for ok in decoded]
 
-    def _features(self, images: Sequence[Image]) -> dict[str, h5.Array]:
+    def _features(self, images: Sequence[ImageRef]) -> dict[str, h5.Array]:
         """The features of N images as a part file has them; those of several backbones joined to one vector."""
         per_backbone = [compute_part(spec, images, spec.views) for spec in self.specs]
         if len(per_backbone) == 1:

@@ -80,7 +80,10 @@ class Album:
 
         how = Preprocessing.parse(provenance.get("joined", [provenance])[0]["preprocessing"])
         image = decode(source.read(self.folder, row.path, row.sha256))
-        made = [views.view(image, name, row.sha256, how, views.settings(name))[0] for name in provenance["views"]]
+        made = [
+            views.view(image, name, sha256=row.sha256, preprocessing=how, augment=views.settings(name))[0]
+            for name in provenance["views"]
+        ]
         small = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in made]
         for view in small:
             view.thumbnail((SIDE, SIDE))

@@ -207,9 +207,9 @@ def times(run: RunResults) -> list[tuple[str, Time]]:
     """Seconds, speed and counts of each stage whose time was kept."""
     found = []
     for stage, values in run.timings.items():
-        counts = {name: value for name, value in values.items() if name not in ("seconds", "images/s")}
+        counts = {name: value for name, value in values.items() if name not in ("seconds", "images/s", "views/s")}
         images = {"index": "images", "extract": "computed"}.get(stage)
-        speed = values.get("images/s")
+        speed = values.get("views/s", values.get("images/s"))
         if speed is None and images and values.get(images) and values["seconds"]:
             speed = values[images] / values["seconds"]
         text = ", ".join(f"{value(count)} {name}" for name, count in counts.items())

@@ -50,7 +50,7 @@ class Pixels:
     def training(self, x: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The same, drawn anew, and the maps (n, 2, 3) from pixels of what is kept to pixels of the view."""
         drawn = batch_views.draw(self.sizes[images], self.augment, torch.default_generator)
-        return batch_views.view(x, self.sizes[images], drawn, self.how.crop), drawn.affine(self.how.crop)
+        return batch_views.view(x, self.sizes[images], crops=drawn, size=self.how.crop), drawn.affine(self.how.crop)
 
     def affines(self, images: torch.Tensor) -> torch.Tensor:
         """The maps (n, 2, 3) of evaluation views."""

@@ -198,7 +198,7 @@ def test_the_names_of_clean_modules_are_in_order_and_the_outermost_comes_first(r
 
 
 def test_a_module_beside_which_something_passes_is_refused(resnet: Network) -> None:
-    message = r"`cut`: not all passes through layer2.0.conv2 of resnet18 .*nearest clean ones are layer1 and layer2.0\."
+    message = r"`cut`: not everything passes through layer2.0.conv2 of resnet18 .* are layer1 and layer2.0\."
     with pytest.raises(UserError, match=message):
         resnet.cut("layer2.0.conv2")
 

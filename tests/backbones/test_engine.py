@@ -59,7 +59,7 @@ def cosine(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
     ],
 )
 def test_openvino_gives_what_torch_gives(workplace: Path, name: str, cut: str, size: int) -> None:
-    loaded, about = trunk.load(name, "random", cut, size, "crop")
+    loaded, about = trunk.load(name, "random", cut=cut, image_size=size, resize="crop")
     batch = pixels(5, size)
     theirs = TorchEngine(loaded, CPU, "float32")(batch)
     converted = vino.convert(loaded, about, 4)
@@ -74,7 +74,7 @@ def test_openvino_gives_what_torch_gives(workplace: Path, name: str, cut: str, s
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_row_depends_on_its_image_alone(workplace: Path, precision: str) -> None:
-    converted = vino.load("squeezenet1_1", "random", "pooled", 64, "crop", batch=32)
+    converted = vino.load("squeezenet1_1", "random", cut="pooled", image_size=64, resize="crop", batch_size=32)
     run, batch = vino.OpenVinoEngine(converted, precision), pixels(40)
     (together,) = run(batch)
     assert len(np.unique(together, axis=0)) == 40
@@ -101,7 +101,7 @@ def test_engines_share_no_row(workplace: Path, class_folder: Folder) -> None:
     folder = class_folder(1)
     found = {}
     for name in ("torch", "openvino"):
-        assert extract(spec_of(folder, engine=name), listed(folder), OUT) == (3, [])
+        assert extract(spec_of(folder, engine=name), listed(folder), OUT)[:2] == (3, [])
         found[name] = h5.read(OUT).provenance
     assert {name: one["engine"] for name, one in found.items()} == {"torch": "torch", "openvino": "openvino"}
     assert "openvino" in found["openvino"]["versions"] and "openvino" not in found["torch"]["versions"]
@@ -115,7 +115,7 @@ def test_a_kept_model_needs_no_network(workplace: Path, class_folder: Folder, mo
     spec, part = spec_of(class_folder(1), engine="openvino"), listed(class_folder(1))
     before, provenance = compute_part(spec, part, spec.views), load_extractor(spec).provenance
     load_extractor.cache_clear()
-    monkeypatch.setattr(trunk, "load", lambda *_: pytest.fail("it is kept"))
+    monkeypatch.setattr(trunk, "load", lambda *_, **__: pytest.fail("it is stored"))
     assert load_extractor(spec).provenance == provenance and list(load_extractor(spec).layers) == ["pooled"]
     for member, rows in compute_part(spec, part, spec.views).items():
         np.testing.assert_array_equal(rows, before[member])
@@ -126,7 +126,7 @@ def conversions(monkeypatch: pytest.MonkeyPatch) -> list[vino.Converted]:
     """The models that are made from here on; they hold next to nothing."""
     made: list[vino.Converted] = []
 
-    def convert(_: trunk.Trunk, about: trunk.About, batch: int) -> vino.Converted:
+    def convert(_: trunk.Trunk, about: trunk.TrunkInfo, batch: int) -> vino.Converted:
         made.append(vino.Converted(b"<net/>", 1000 * bytes([batch]), about))
         return made[-1]
 
@@ -135,7 +135,7 @@ def conversions(monkeypatch: pytest.MonkeyPatch) -> list[vino.Converted]:
 
 
 def load(weights: str = "random", batch: int = 4) -> vino.Converted:
-    return vino.load("squeezenet1_1", weights, "pooled", 64, "crop", batch)
+    return vino.load("squeezenet1_1", weights, cut="pooled", image_size=64, resize="crop", batch_size=batch)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "of something else"])
@@ -170,7 +170,7 @@ def test_what_a_model_depends_on_gives_it_another_name(workplace: Path, conversi
         load("weights.pth", batch=2)
     load("weights.pth", batch=CORE_BATCH)
     assert len(conversions) == len(list(paths.engine().iterdir())) == 5
-    assert len({made.about.weights_sha256 for made in conversions}) == 2
+    assert len({made.info.weights_sha256 for made in conversions}) == 2
 
 
 class Wrong(nn.Module):
@@ -188,10 +188,10 @@ class Impossible(nn.Module):
 def patched(monkeypatch: pytest.MonkeyPatch, module: nn.Module) -> None:
     real = trunk.load
 
-    def load(*of: Any) -> tuple[trunk.Trunk, trunk.About]:
-        whole, about = real(*of)
+    def load(*args: Any, **kwargs: Any) -> tuple[trunk.Trunk, trunk.TrunkInfo]:
+        whole, info = real(*args, **kwargs)
         whole.frozen = module
-        return whole, about
+        return whole, info
 
     monkeypatch.setattr(trunk, "load", load)
 
@@ -202,7 +202,7 @@ def test_what_openvino_cannot_take_torch_computes(
     module: nn.Module, reason: str,
 ) -> None:  # fmt: skip
     patched(monkeypatch, module)
-    with pytest.raises(UserError, match=rf"`extract.engine`: openvino cannot take squeezenet1_1 \(.*{reason}"):
+    with pytest.raises(UserError, match=rf"`extract.engine`: openvino cannot run squeezenet1_1 \(.*{reason}"):
         load_extractor(spec_of(workplace, engine="openvino"))
     found = load_extractor(spec_of(workplace, engine="auto"))
     said = [line for line in capsys.readouterr().out.splitlines() if "OpenVINO" in line]
@@ -223,7 +223,7 @@ def test_which_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_told_to_the_makers_of_openvino(workplace: Path) -> None:
-    vino.load("squeezenet1_1", "random", "pooled", 64, "crop", batch=2)
+    vino.load("squeezenet1_1", "random", cut="pooled", image_size=64, resize="crop", batch_size=2)
     from openvino.tools.ovc import convert_impl, telemetry_utils
 
     assert sys.modules["openvino_telemetry"] is None
@@ -241,13 +241,13 @@ class Scarce(nn.Module):
 
 def test_a_batch_without_room_is_halved(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patched(monkeypatch, Scarce())
-    loaded, _ = trunk.load("squeezenet1_1", "random", "pooled", 64, "crop")
+    loaded, _ = trunk.load("squeezenet1_1", "random", cut="pooled", image_size=64, resize="crop")
     batch = pixels(9)
     (found,) = TorchEngine(loaded, CPU, "float32")(batch)
     single = [TorchEngine(loaded, CPU, "float32")(batch[place : place + 1])[0] for place in range(9)]
     np.testing.assert_allclose(found, np.concatenate(single), rtol=1e-5)
     monkeypatch.setattr(Scarce, "forward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
-    with pytest.raises(UserError, match=r"cpu has no room for one image"):
+    with pytest.raises(UserError, match=r"cpu has no memory for one image"):
         TorchEngine(loaded, CPU, "float32")(batch)
 
 
@@ -273,7 +273,8 @@ FIRST_CALLS = """
 import faulthandler, sys, threading
 import torch
 from stages.backbones import vino
-engine = vino.OpenVinoEngine(vino.load("squeezenet1_1", "random", "pooled", 64, "crop", batch=2), "float32")
+converted = vino.load("squeezenet1_1", "random", cut="pooled", image_size=64, resize="crop", batch_size=2)
+engine = vino.OpenVinoEngine(converted, "float32")
 faulthandler.dump_traceback_later(30, exit=True)
 sys.setswitchinterval(1e-6)
 def spin():
@@ -291,7 +292,9 @@ print("all came back", flush=True)
 
 
 def test_the_first_calls_of_several_threads_come_back(workplace: Path, repository: Path) -> None:
-    vino.load("squeezenet1_1", "random", "pooled", 64, "crop", batch=2)  # kept: converting it would be the first call
+    vino.load(
+        "squeezenet1_1", "random", cut="pooled", image_size=64, resize="crop", batch_size=2
+    )  # stored: converting it would be the first call
     environment = os.environ | {"PYTHONPATH": str(repository), "PYTHON_CPU_COUNT": "4"}
     done = subprocess.run(
         [sys.executable, "-c", FIRST_CALLS], env=environment, capture_output=True, text=True, check=False

@@ -21,8 +21,8 @@ def test_timm_names_are_those_that_timm_lists() -> None:
 
 
 def test_the_packaged_ones_come_first() -> None:
-    assert names.known()[:3] == ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
-    assert len(set(names.known())) == len(names.known())
+    assert names.unprefixed()[:3] == ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
+    assert len(set(names.unprefixed())) == len(names.unprefixed())
 
 
 def test_telling_names_needs_no_torch(repository: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_package_that_is_not_installed() -> None:
 
 @pytest.mark.parametrize("place", [*names.CUTS, "cls+avg@4", "layer3", "features.5", "blocks.4.0", "Mixed_7c"])
 def test_what_a_cut_may_be(place: str) -> None:
-    assert names.named(place) == place
+    assert names.valid_cut(place) == place
 
 
 @pytest.mark.parametrize(
@@ -111,4 +111,4 @@ def test_what_a_cut_may_be(place: str) -> None:
 )
 def test_what_no_cut_can_be(place: str, near: str) -> None:
     with pytest.raises(ValueError, match=rf"must be pooled, .* or a module's name such as layer3; .*{near}"):
-        names.named(place)
+        names.valid_cut(place)

@@ -156,11 +156,13 @@ def test_tokens_without_a_class_token_are_laid_out_and_back() -> None:
 def test_what_a_cut_has_lost_is_told_with_the_module_that_has_it() -> None:
     model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2)
     network = Network(model, 64, "vit")
-    message = r"`cut`: map of vit is not all that passes there, .*; for tap=pooled take cut=norm\."
+    message = r"`cut`: the features at map of vit are not complete, .*; for tap=pooled take cut=norm\."
     with pytest.raises(UserError, match=message):
         network.rest("map", "pooled")
     squeezenet = Network(models.squeezenet1_1(), 64, "squeezenet1_1")
-    with pytest.raises(UserError, match=r"pooled of squeezenet1_1 is not all .*tap=classifier.2 take cut=classifier.0"):
+    with pytest.raises(
+        UserError, match=r"pooled of squeezenet1_1 are not complete, .*tap=classifier.2 take cut=classifier.0"
+    ):
         squeezenet.rest("pooled", "classifier.2")
 
 

@@ -27,7 +27,7 @@ from ray.cluster_utils import Cluster as Nodes
 
 from stages import paths
 from stages.features import cluster, extraction
-from stages.features.extraction import Image, Part, Spec, Workers
+from stages.features.extraction import ImageRef, Part, Spec, Workers
 from stages.features.store import RowStore
 from stages.images import views
 from tests.bench.extract import AUGMENT, BATCH, listed, machine_in_words, made_up
@@ -70,13 +70,13 @@ def main() -> None:
     )
 
 
-def measure(spec: Spec, wanted: Sequence[Image], way: str) -> dict[str, Any]:
+def measure(spec: Spec, wanted: Sequence[ImageRef], way: str) -> dict[str, Any]:
     """Images a second in the second half of an extraction, and the seconds until its first part."""
     shutil.rmtree(paths.store(), ignore_errors=True)
     started = time.perf_counter()
     with who(WAYS.index(way)) as workers, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         clocked = Clocked(workers)
-        extraction.extract(spec, wanted, paths.main_checkout() / "features.h5", clocked)
+        extraction.extract(spec, wanted, paths.main_checkout() / "features.h5", workers=clocked)
     times = clocked.times
     half, last = times[len(times) // 2 - 1], times[-1]
     content = hashlib.sha256((paths.main_checkout() / "features.h5").read_bytes()).hexdigest()

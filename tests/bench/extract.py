@@ -44,7 +44,7 @@ from stages.backbones import cuts, zoo
 from stages.backbones.device import half
 from stages.backbones.engine import callers
 from stages.features import extraction
-from stages.features.extraction import Extractor, Image, Spec
+from stages.features.extraction import Extractor, ImageRef, Spec
 from stages.images import views
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
@@ -105,14 +105,14 @@ def made_up(folder: Path, count: int) -> Path:
     return folder
 
 
-def listed(folder: Path, count: int) -> list[Image]:
+def listed(folder: Path, count: int) -> list[ImageRef]:
     """Path and sha256 of some images, evenly from all below a folder."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     chosen = files[:: max(1, len(files) // count)][:count]
     return [(str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()) for path in chosen]
 
 
-def measure(folder: Path, wanted: Sequence[Image], name: str, rounds: int) -> dict[str, Any]:
+def measure(folder: Path, wanted: Sequence[ImageRef], name: str, rounds: int) -> dict[str, Any]:
     """What -> medians of images a second and CPU milliseconds an image, and the ratios taken round by round."""
     spec = Spec(
         folder, name, "random", "pooled", "auto", "crop", "float32", "float16", BATCH, "cpu", (views.EVALUATION,),
@@ -173,7 +173,7 @@ def cpu_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def ours(spec: Spec, wanted: Sequence[Image]) -> Work:
+def ours(spec: Spec, wanted: Sequence[ImageRef]) -> Work:
     """Everything that the stage does once the network is loaded."""
 
     def work() -> None:
@@ -198,14 +198,14 @@ def alone(ready: Extractor, count: int) -> Work:
     return work
 
 
-def decoding(spec: Spec, wanted: Sequence[Image]) -> Work:
+def decoding(spec: Spec, wanted: Sequence[ImageRef]) -> Work:
     """Files to pixels."""
     how = extraction.load_extractor(spec).preprocessing
 
-    def one(image: Image) -> None:
-        pixels = extraction.decoded(spec, image)
+    def one(image: ImageRef) -> None:
+        pixels = extraction.try_decode(spec, image)
         assert pixels is not None
-        views.view(pixels, views.EVALUATION, image[1], how, AUGMENT)
+        views.view(pixels, views.EVALUATION, sha256=image[1], preprocessing=how, augment=AUGMENT)
 
     def work() -> None:
         with ThreadPoolExecutor(CORES) as pool:
@@ -217,7 +217,7 @@ def decoding(spec: Spec, wanted: Sequence[Image]) -> Work:
 class Files(Dataset[torch.Tensor]):
     """Images as torchvision's tutorials read them."""
 
-    def __init__(self, folder: Path, wanted: Sequence[Image], how: Preprocessing) -> None:
+    def __init__(self, folder: Path, wanted: Sequence[ImageRef], how: Preprocessing) -> None:
         self.files = [folder / path for path, _ in wanted]
         self.transform = transforms.Compose(
             [
@@ -236,7 +236,7 @@ class Files(Dataset[torch.Tensor]):
         return pixels
 
 
-def plain(spec: Spec, wanted: Sequence[Image]) -> Work:
+def plain(spec: Spec, wanted: Sequence[ImageRef]) -> Work:
     """A loop as one writes it by hand."""
     backbone = zoo.load(spec.backbone, "random")
     files = Files(spec.folder, wanted, backbone.preprocessing)

@@ -26,7 +26,7 @@ from stages import paths
 from stages.backbones.device import pick_device
 from stages.datasets import index_file, source
 from stages.extract import spec
-from stages.features.extraction import Image, Spec, compute_part
+from stages.features.extraction import ImageRef, Spec, compute_part
 from stages.params import Params, load
 from stages.training import data, loop, tasks
 from stages.training.data import HeadData
@@ -93,7 +93,7 @@ def main() -> None:
     OUT.write_text(json.dumps({"epochs": given.epochs, "images": images_of_train, "rounds": rounds}, indent=1) + "\n")
 
 
-def on_made_up(params: Params, home: Path) -> tuple[Spec, list[Image]]:
+def on_made_up(params: Params, home: Path) -> tuple[Spec, list[ImageRef]]:
     """How the images of a made-up folder are extracted, and which."""
     make_up(home / "images")
     files = sorted((home / "images").rglob("*.jpg"))
@@ -101,7 +101,7 @@ def on_made_up(params: Params, home: Path) -> tuple[Spec, list[Image]]:
     return spec(params, home / "images", params.backbone, "random"), some
 
 
-def on_what_is_there(params: Params, found: HeadData) -> tuple[Spec, list[Image]]:
+def on_what_is_there(params: Params, found: HeadData) -> tuple[Spec, list[ImageRef]]:
     """How the dataset's images of train are extracted, and which."""
     rows = index_file.read(params.dataset)
     some = [(rows[place].path, rows[place].sha256) for place in found.splits["train"].index_positions]

@@ -68,20 +68,20 @@ class Faulty:
 
 
 @pytest.fixture
-def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[extraction.Image]:
+def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[extraction.ImageRef]:
     """Images in `photos`, and an extraction of three parts."""
     monkeypatch.setattr(extraction, "load_extractor", toy.load_extractor(3))
     monkeypatch.setattr(extraction, "PART_VIEWS", PART)
     return toy.photos(workplace / "photos", IMAGES)
 
 
-def run(wanted: Sequence[extraction.Image]) -> int:
+def run(wanted: Sequence[extraction.ImageRef]) -> int:
     """How many images were computed."""
-    computed, _ = extract(toy.spec(Path("photos").resolve(), PART), wanted, OUT)
+    computed, _, _ = extract(toy.spec(Path("photos").resolve(), PART), wanted, OUT)
     return computed
 
 
-def faulty_run(wanted: Sequence[extraction.Image], faulty: Faulty) -> int:
+def faulty_run(wanted: Sequence[extraction.ImageRef], faulty: Faulty) -> int:
     with pytest.MonkeyPatch.context() as patch:
         for name in OPERATIONS:
             patch.setattr(os, name, faulty.wrap(name))
@@ -92,13 +92,13 @@ def faulty_run(wanted: Sequence[extraction.Image], faulty: Faulty) -> int:
     return FINISHED
 
 
-def count_operations(wanted: Sequence[extraction.Image]) -> list[str]:
+def count_operations(wanted: Sequence[extraction.ImageRef]) -> list[str]:
     faulty = Faulty(None, "")
     assert faulty_run(wanted, faulty) == FINISHED
     return faulty.names
 
 
-def violations(truth: Rows, reference: bytes, code: int, wanted: Sequence[extraction.Image]) -> list[str]:
+def violations(truth: Rows, reference: bytes, code: int, wanted: Sequence[extraction.ImageRef]) -> list[str]:
     """What a faulty run has broken; ends with a run without faults."""
     found = []
     if code not in (FINISHED, KILLED, REFUSED):
@@ -128,7 +128,7 @@ def violations(truth: Rows, reference: bytes, code: int, wanted: Sequence[extrac
 
 
 @pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), pytest.param(9, id="every ninth")])
-def test_every_operation_fails_in_every_way(wanted: list[extraction.Image], stride: int) -> None:
+def test_every_operation_fails_in_every_way(wanted: list[extraction.ImageRef], stride: int) -> None:
     names = count_operations(wanted)
     reference = OUT.read_bytes()
     file = h5.read(OUT)

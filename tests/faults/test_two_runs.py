@@ -21,7 +21,7 @@ PART, IMAGES = 4, 9
 
 
 @pytest.fixture
-def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[extraction.Image]:
+def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[extraction.ImageRef]:
     """An extraction of three parts, each of which takes a while and leaves a line in `computed`."""
     compute = extraction.compute_part
 
@@ -37,7 +37,7 @@ def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[extraction.
     return toy.photos(workplace / "photos", IMAGES)
 
 
-def run(wanted: list[extraction.Image], out: Path = toy.OUT) -> int:
+def run(wanted: list[extraction.ImageRef], out: Path = toy.OUT) -> int:
     extraction.extract(toy.spec(Path("photos").resolve(), PART), wanted, out)
     return toy.FINISHED
 
@@ -54,7 +54,7 @@ def kept() -> int:
 
 
 @pytest.mark.parametrize("out", [toy.OUT, Path("elsewhere/toy.h5")], ids=["the same out", "in another experiment"])
-def test_two_runs_at_once_compute_each_part_once(wanted: list[extraction.Image], out: Path) -> None:
+def test_two_runs_at_once_compute_each_part_once(wanted: list[extraction.ImageRef], out: Path) -> None:
     codes: list[int] = []
     runs = [
         threading.Thread(target=lambda o=o: codes.append(toy.forked(lambda: run(wanted, o)))) for o in (toy.OUT, out)
@@ -71,7 +71,7 @@ def test_two_runs_at_once_compute_each_part_once(wanted: list[extraction.Image],
     assert toy.OUT.read_bytes() == Path("before", *toy.OUT.parts[1:]).read_bytes()
 
 
-def test_who_waits_for_a_run_that_is_killed_goes_on_from_its_parts(wanted: list[extraction.Image]) -> None:
+def test_who_waits_for_a_run_that_is_killed_goes_on_from_its_parts(wanted: list[extraction.ImageRef]) -> None:
     first = os.fork()
     if not first:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.features.extraction import Extractor, Image, Spec
+from stages.features.extraction import Extractor, ImageRef, Spec
 from stages.images import views
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
@@ -31,7 +31,7 @@ def load_extractor(numbers: int) -> Callable[[Spec], Extractor]:
     return lambda spec: Extractor(features, how, layers, {"backbone": "toy"}, spec.batch_size)  # type: ignore[arg-type]
 
 
-def photos(folder: Path, count: int) -> list[Image]:
+def photos(folder: Path, count: int) -> list[ImageRef]:
     """Distinct small JPEGs, and how an extraction asks for them."""
     folder.mkdir()
     found = []

@@ -18,7 +18,7 @@ from stages import extract as stage
 from stages import paths
 from stages.errors import UserError
 from stages.features import extraction, h5
-from stages.features.extraction import LOCAL, Image, Part, Spec, extract
+from stages.features.extraction import LOCAL, ImageRef, Part, Spec, extract
 from stages.features.store import RowStore
 from tests.features.test_extraction import listed, spec_of
 
@@ -44,8 +44,8 @@ watchdog.start()
 address, spec, wanted = pickle.loads(Path("given").read_bytes())
 cluster.Remote, extraction.PART_VIEWS = workers.Crashing, spec.batch_size
 with cluster.connected(address, cpus=1, gpus=0) as many:
-    _, bad = extraction.extract(spec, wanted, Path("cluster.h5"), many)
-print(json.dumps([[place, extraction.reason(spec, wanted[place])] for place in bad]))
+    _, bad, _ = extraction.extract(spec, wanted, Path("cluster.h5"), workers=many)
+print(json.dumps([[place, extraction.decoding_error(spec, wanted[place])] for place in bad]))
 """
 
 
@@ -65,7 +65,7 @@ def spec(workplace: Path, class_folder: Callable[..., Path], monkeypatch: pytest
     extraction.load_extractor.cache_clear()
 
 
-def wanted(spec: Spec) -> list[Image]:
+def wanted(spec: Spec) -> list[ImageRef]:
     return listed(spec.folder)[:IMAGES]
 
 
@@ -79,7 +79,7 @@ def in_process(spec: Spec) -> bytes:
 def test_workers_compute_the_same_bytes(spec: Spec, nodes: Any) -> None:
     expected = in_process(spec)
     with cluster.connected(nodes.address, cpus=1, gpus=0) as many:
-        assert extract(spec, wanted(spec), OUT, many) == (IMAGES, [])
+        assert extract(spec, wanted(spec), OUT, workers=many)[:2] == (IMAGES, [])
         assert many.retried == 0
     assert OUT.read_bytes() == expected
     assert not list(paths.store().rglob("*.partial"))
@@ -93,7 +93,7 @@ def test_what_workers_cannot_do_is_an_error(spec: Spec, nodes: Any, monkeypatch:
     with cluster.connected(nodes.address, cpus=1, gpus=0) as many:
         file.write_bytes(b"another")
         with pytest.raises(UserError, match=r"ant/000.jpg has changed since it was indexed") as caught:
-            extract(spec, given, OUT, many)
+            extract(spec, given, OUT, workers=many)
         assert "Traceback" not in str(caught.value)
         file.write_bytes(whole)
     monkeypatch.setattr(cluster, "Remote", workers.Different)
@@ -101,12 +101,12 @@ def test_what_workers_cannot_do_is_an_error(spec: Spec, nodes: Any, monkeypatch:
         cluster.connected(nodes.address, cpus=1, gpus=0) as many,
         pytest.raises(UserError, match=r"workers would compute differently \(device: cuda and cpu\)"),
     ):
-        extract(spec, given, OUT, many)
+        extract(spec, given, OUT, workers=many)
     with (
         cluster.connected(nodes.address, cpus=4, gpus=1) as many,
         pytest.raises(UserError, match=r"no node has 4 CPUs and 1 GPUs .*, found 2 CPUs and 0 GPUs"),
     ):
-        extract(spec, given, OUT, many)
+        extract(spec, given, OUT, workers=many)
     assert not OUT.exists()
 
 
@@ -126,7 +126,7 @@ def test_a_node_that_dies_in_a_part_costs_what_it_was_at(
 
     threading.Thread(target=kill, daemon=True).start()
     with cluster.connected(nodes.address, cpus=1, gpus=0) as many:
-        assert extract(spec, wanted(spec), OUT, many) == (IMAGES, [])
+        assert extract(spec, wanted(spec), OUT, workers=many)[:2] == (IMAGES, [])
         assert 1 <= many.retried <= extraction.PARTS
         assert f"{many.retried} part(s) were lost with their workers and computed again" in capsys.readouterr().out
         while any(node["Alive"] and node["NodeID"] == doomed.node_id for node in ray.nodes()):
@@ -138,7 +138,7 @@ def test_a_node_that_dies_in_a_part_costs_what_it_was_at(
 def test_a_node_that_joins_gets_a_worker(spec: Spec, nodes: Any) -> None:
     with cluster.connected(nodes.address, cpus=1, gpus=0) as many:
         ready = many.load_extractor(spec)
-        parts = list(extraction.parts_of(spec, ready, wanted(spec), {spec.views: range(IMAGES)}))
+        parts = list(extraction.parts_of(spec, ready, images=wanted(spec), missing={spec.views: range(IMAGES)}))
         with RowStore(ready.provenance).locked() as store:
             computed = many.compute(spec, parts, store)
             done, joined = [next(computed)], nodes.add_node(num_cpus=1)
@@ -159,7 +159,7 @@ def test_a_part_that_ends_every_worker_is_named_and_the_others_stay(
         cluster.connected(nodes.address, cpus=1, gpus=0) as many,
         pytest.raises(UserError, match=rf"The part of {PART} images from {fatal} to {last} has ended 10 workers\."),
     ):
-        extract(spec, wanted(spec), OUT, many)
+        extract(spec, wanted(spec), OUT, workers=many)
     assert Path("killed").read_text() == 10 * "."
     assert extract(spec, wanted(spec), OUT)[0] == PART
 

@@ -24,10 +24,10 @@ from stages.datasets import index_file
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.features import extraction, h5
-from stages.features.extraction import Image, Spec, compute_part, extract, load_extractor
+from stages.features.extraction import ImageRef, Spec, compute_part, extract, load_extractor
 from stages.features.store import fingerprint
 from stages.images import views
-from stages.images.decode import decode, keep
+from stages.images.decode import decode, shrink
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
 
@@ -61,12 +61,12 @@ def spec_of(folder: Path, **changes: Any) -> Spec:
     return replace(spec, **changes)
 
 
-def rows_of(spec: Spec, part: Sequence[Image]) -> dict[str, h5.Array]:
+def rows_of(spec: Spec, part: Sequence[ImageRef]) -> dict[str, h5.Array]:
     """All of a spec's views of some images."""
     return compute_part(spec, part, spec.views)
 
 
-def listed(folder: Path) -> list[Image]:
+def listed(folder: Path) -> list[ImageRef]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [(str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
 
@@ -152,7 +152,7 @@ def test_a_file_that_changed_since_it_was_indexed_stops_the_run(workplace: Path,
     folder = class_folder(1)
     part = listed(folder)
     truncate(folder / "ant/000.jpg")
-    with pytest.raises(UserError, match=r"ant/000.jpg has changed since it was indexed: `dvc repro`"):
+    with pytest.raises(UserError, match=r"ant/000.jpg has changed since it was indexed: run `dvc repro`"):
         rows_of(spec_of(folder), part)
     (folder / "ant/000.jpg").unlink()
     with pytest.raises(UserError, match=r"ant/000.jpg cannot be read"):
@@ -193,7 +193,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The images of every part that is computed from here on."""
     made: list[list[str]] = []
 
-    def counted(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dict[str, h5.Array]:
+    def counted(spec: Spec, part: Sequence[ImageRef], names: Sequence[str]) -> dict[str, h5.Array]:
         made.append([path for path, _ in part])
         return compute_part(spec, part, names)
 
@@ -211,14 +211,14 @@ def test_twice_gives_the_same_file_whatever_the_parts(
 ) -> None:
     folder = class_folder(4)
     spec, wanted = spec_of(folder), listed(folder)
-    assert extract(spec, wanted, OUT) == (12, [])
+    assert extract(spec, wanted, OUT)[:2] == (12, [])
     assert [len(part) for part in calls] == [12]
     expected = OUT.read_bytes()
-    assert extract(spec, wanted, OUT) == (0, [])
+    assert extract(spec, wanted, OUT)[:2] == (0, [])
     assert OUT.read_bytes() == expected
     forget_store()
     monkeypatch.setattr(extraction, "PART_VIEWS", 4)
-    assert extract(spec, wanted, OUT) == (12, [])
+    assert extract(spec, wanted, OUT)[:2] == (12, [])
     assert [len(part) for part in calls[1:]] == [4, 4, 4]
     assert OUT.read_bytes() == expected
 
@@ -229,7 +229,7 @@ def test_the_next_part_is_computed_while_one_is_written(
     folder, begun = class_folder(4), threading.Event()
     wanted, add = listed(folder), extraction.RowStore.add
 
-    def noticed(spec: Spec, part: Sequence[Image], names: Sequence[str]) -> dict[str, h5.Array]:
+    def noticed(spec: Spec, part: Sequence[ImageRef], names: Sequence[str]) -> dict[str, h5.Array]:
         if part[0] == wanted[4]:
             begun.set()
         return compute_part(spec, part, names)
@@ -241,7 +241,7 @@ def test_the_next_part_is_computed_while_one_is_written(
     monkeypatch.setattr(extraction, "compute_part", noticed)
     monkeypatch.setattr(extraction.RowStore, "add", late)
     monkeypatch.setattr(extraction, "PART_VIEWS", 4)
-    assert extract(spec_of(folder), wanted, OUT) == (12, [])
+    assert extract(spec_of(folder), wanted, OUT)[:2] == (12, [])
 
 
 def test_a_part_that_fails_ends_the_run_and_the_parts_before_it_are_kept(
@@ -287,7 +287,7 @@ def test_added_images_alone_are_computed(workplace: Path, class_folder: Folder, 
     folder = class_folder(2)
     extract(spec_of(folder), listed(folder), OUT)
     class_folder(3)
-    assert extract(spec_of(folder), listed(folder), OUT) == (3, [])
+    assert extract(spec_of(folder), listed(folder), OUT)[:2] == (3, [])
     assert calls[1:] == [["ant/002.jpg", "bee/002.jpg", "cat/002.jpg"]]
     incremental = OUT.read_bytes()
     forget_store()
@@ -301,10 +301,10 @@ def test_bad_images_are_told_and_not_computed_again(
     folder = class_folder(2)
     truncate(folder / "bee/000.jpg")
     wanted = listed(folder)
-    assert extract(spec_of(folder), wanted, OUT) == (6, [2])
+    assert extract(spec_of(folder), wanted, OUT)[:2] == (6, [2])
     assert h5.read(OUT).ok.tolist() == [True, True, False, True, True, True]
-    assert extract(spec_of(folder), wanted, OUT) == (0, [2])
-    assert "truncated" in extraction.reason(spec_of(folder), wanted[2])
+    assert extract(spec_of(folder), wanted, OUT)[:2] == (0, [2])
+    assert "truncated" in extraction.decoding_error(spec_of(folder), wanted[2])
 
 
 WRAPPER = """
@@ -383,7 +383,7 @@ def test_a_kill_costs_the_parts_in_flight(
     assert kept == len(wanted) - (7 if lost else 0)
     assert all(h5.read(part).provenance["views"] == list(spec.views) for part in home.glob("*.h5"))
     assert not OUT.exists()
-    computed, bad = extract(spec, wanted, OUT)
+    computed, bad, _ = extract(spec, wanted, OUT)
     assert (computed, bad) == (len(wanted) - kept, [])
     assert list(home.glob("*.partial")) == []
     after_kill = OUT.read_bytes()
@@ -401,9 +401,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     made: list[tuple[str, str]] = []
     make = views.view
 
-    def counted(image: torch.Tensor, name: str, sha256: str, how: Preprocessing, augment: Augment) -> Any:
+    def counted(image: torch.Tensor, name: str, *, sha256: str, preprocessing: Preprocessing, augment: Augment) -> Any:
         made.append((name, sha256))
-        return make(image, name, sha256, how, augment)
+        return make(image, name, sha256=sha256, preprocessing=preprocessing, augment=augment)
 
     monkeypatch.setattr(views, "view", counted)
     return made
@@ -452,8 +452,8 @@ def test_a_bad_image_is_zero_in_every_view(workplace: Path, class_folder: Folder
     assert not found[MEMBER][2].any() and not found["views"][2].any()
     for member in (MEMBER, "views"):
         np.testing.assert_array_equal(np.delete(found[member], 2, 0), np.delete(good[member], 2, 0))
-    assert extract(spec, listed(folder), OUT) == (6, [2])
-    assert extract(spec, listed(folder), OUT) == (0, [2])
+    assert extract(spec, listed(folder), OUT)[:2] == (6, [2])
+    assert extract(spec, listed(folder), OUT)[:2] == (0, [2])
 
 
 def test_two_more_views_are_two_computed(
@@ -461,19 +461,19 @@ def test_two_more_views_are_two_computed(
 ) -> None:
     folder = class_folder(2)
     four, six, wanted = (*(spec_of(folder, views=views_of(count)) for count in (4, 6)), listed(folder))
-    assert extract(four, wanted, OUT) == (6, [])
+    assert extract(four, wanted, OUT)[:2] == (6, [])
     assert sorted(drawn) == sorted((name, sha256) for name in four.views for _, sha256 in wanted)
     drawn.clear()
-    assert extract(six, wanted, OUT) == (6, [])
+    assert extract(six, wanted, OUT)[:2] == (6, [])
     assert sorted(drawn) == sorted((name, sha256) for name in six.views[4:] for _, sha256 in wanted)
     assert len(calls) == 2
     added = OUT.read_bytes()
     forget_store()
-    assert extract(six, wanted, OUT) == (6, [])
+    assert extract(six, wanted, OUT)[:2] == (6, [])
     assert OUT.read_bytes() == added
     drawn.clear()
     for count in (1, 4, 6):  # and back
-        assert extract(spec_of(folder, views=views_of(count)), wanted, OUT) == (0, [])
+        assert extract(spec_of(folder, views=views_of(count)), wanted, OUT)[:2] == (0, [])
     assert drawn == [] and OUT.read_bytes() == added
 
 
@@ -487,7 +487,7 @@ def test_one_view_after_three_computes_nothing(
     forget_store()
     extract(three, wanted, OUT)
     drawn.clear()
-    assert extract(one, wanted, OUT) == (0, [])
+    assert extract(one, wanted, OUT)[:2] == (0, [])
     assert OUT.read_bytes() == alone and drawn == []
 
 
@@ -501,14 +501,14 @@ def test_another_augmentation_adds_views_and_keeps_the_old(
     extract(before, wanted, OUT)
     straight, kept = columns(OUT), OUT.read_bytes()
     drawn.clear()
-    assert extract(after, wanted, OUT) == (6, [])
+    assert extract(after, wanted, OUT)[:2] == (6, [])
     assert sorted(drawn) == sorted((name, sha256) for name in after.views[1:] for _, sha256 in wanted)
     tilted = columns(OUT)
     np.testing.assert_array_equal(straight["evaluation"], tilted["evaluation"])
     assert not set(before.views[1:]) & set(after.views[1:])
     assert all(not np.array_equal(straight[b], tilted[a]) for b in before.views[1:] for a in after.views[1:])
     drawn.clear()
-    assert extract(before, wanted, OUT) == (0, [])
+    assert extract(before, wanted, OUT)[:2] == (0, [])
     assert drawn == [] and OUT.read_bytes() == kept
     forget_store()
     extract(after, wanted, OUT)
@@ -537,7 +537,7 @@ def test_added_images_with_added_views(workplace: Path, class_folder: Folder, dr
     class_folder(2)
     wanted, names = listed(folder), views_of(3)
     drawn.clear()
-    assert extract(spec_of(folder, views=names), wanted, OUT) == (6, [])
+    assert extract(spec_of(folder, views=names), wanted, OUT)[:2] == (6, [])
     lacking = [(names[2], sha256) for _, sha256 in old]
     lacking += [(name, sha256) for path, sha256 in wanted if (path, sha256) not in old for name in names]
     assert sorted(drawn) == sorted(lacking)
@@ -574,7 +574,7 @@ def test_the_provenance_of_rows_says_nothing_of_views(workplace: Path) -> None:
 def test_a_pyramid_has_a_layer_for_each_stride(workplace: Path, class_folder: Folder) -> None:
     folder = class_folder(2)
     spec, wanted = spec_of(folder, backbone="resnet18", cut="pyramid"), listed(folder)
-    assert extract(spec, wanted, OUT) == (6, [])
+    assert extract(spec, wanted, OUT)[:2] == (6, [])
     found = h5.read(OUT)
     shapes = {name: rows.shape for name, rows in found.layers.items()}
     assert shapes == {
@@ -583,7 +583,7 @@ def test_a_pyramid_has_a_layer_for_each_stride(workplace: Path, class_folder: Fo
     single = rows_of(replace(spec, cut="map@16"), wanted)["features/map@16"]
     np.testing.assert_array_equal(found.layers["pyramid@16"], single)
     assert found.provenance["cut_at"] == "layer2.1.relu_1, layer3.1.relu_1, layer4.1.relu_1"
-    assert extract(spec, wanted[::-1], OUT) == (0, [])
+    assert extract(spec, wanted[::-1], OUT)[:2] == (0, [])
 
 
 def test_a_module_is_kept_under_its_name(workplace: Path, class_folder: Folder) -> None:
@@ -604,7 +604,7 @@ def test_tokens_are_kept_as_they_are(workplace: Path, class_folder: Folder) -> N
 def test_another_cut_shares_no_row(workplace: Path, class_folder: Folder) -> None:
     folder = class_folder(1)
     for cut in ("features.7", "features.8"):
-        assert extract(spec_of(folder, cut=cut), listed(folder), OUT) == (3, [])
+        assert extract(spec_of(folder, cut=cut), listed(folder), OUT)[:2] == (3, [])
         assert h5.read(OUT).layers.keys() == {cut}
 
 
@@ -624,7 +624,7 @@ def test_images_themselves_are_kept_padded_with_their_sizes(
     monkeypatch.setattr("stages.backbones.zoo.load", lambda *_: pytest.fail("weights are not needed"))
     folder = class_folder(3)  # 40, 48 and 56 by 48
     spec, wanted = spec_of(folder, cut="input", image_size=32), listed(folder)
-    assert extract(spec, wanted, OUT) == (9, [])
+    assert extract(spec, wanted, OUT)[:2] == (9, [])
     found = h5.read(OUT)
     images, sizes = found.layers["input"], found.sizes
     assert images.dtype == np.uint8 and images.shape == (9, 1, 3, 44, 43)  # 48 x 40 becomes 44 x 37
@@ -632,7 +632,7 @@ def test_images_themselves_are_kept_padded_with_their_sizes(
     for (path, _), kept, (height, width), affine in zip(
         wanted, images[:, 0], sizes, found.members["views"], strict=True
     ):
-        expected, matrix = keep(decode((folder / path).read_bytes()), load_extractor(spec).preprocessing)
+        expected, matrix = shrink(decode((folder / path).read_bytes()), load_extractor(spec).preprocessing)
         np.testing.assert_array_equal(kept[:, :height, :width], expected)
         assert not kept[:, height:].any() and not kept[:, :, width:].any()
         np.testing.assert_array_equal(affine[0], matrix)
@@ -648,18 +648,18 @@ def test_images_come_out_the_same_whatever_came_before(
     folder = class_folder(3)
     truncate(folder / "bee/001.jpg")
     spec, wanted = spec_of(folder, cut="input"), listed(folder)
-    assert extract(spec, wanted, OUT) == (9, [4])
+    assert extract(spec, wanted, OUT)[:2] == (9, [4])
     expected = OUT.read_bytes()
     assert h5.read(OUT).sizes[4].tolist() == [0, 0] and not h5.read(OUT).layers["input"][4].any()
     forget_store()
     monkeypatch.setattr(extraction, "PART_VIEWS", 4)
     extract(spec, wanted[5:], Path("some.h5"))
-    assert extract(spec, wanted, OUT) == (5, [4])
+    assert extract(spec, wanted, OUT)[:2] == (5, [4])
     assert OUT.read_bytes() == expected
 
 
 def test_images_are_kept_once(workplace: Path, class_folder: Folder) -> None:
-    with pytest.raises(UserError, match=r"`views`: cut=input keeps each image once, found views=3: .* drawn"):
+    with pytest.raises(UserError, match=r"`views`: expected views=1 with cut=input, found views=3: .* stored once"):
         load_extractor(spec_of(workplace, cut="input", views=views_of(3)))
 
 
@@ -703,14 +703,19 @@ def test_the_stage_lists_images_that_fail(class_folder: Folder, staged: Callable
     assert "truncated" in bad["reason"]
 
 
-def test_the_stage_stops_at_too_many_bad_images(class_folder: Folder, staged: Callable[..., Any]) -> None:
-    folder = class_folder(2)
-    truncate(folder / "cat/001.jpg")
-    chosen = staged(folder, bad_images={"max_fraction": 0.1})
-    with pytest.raises(
-        UserError, match=r"1 of 6 images cannot be decoded, more than `bad_images.max_fraction` \(0.1\)"
-    ):
-        stage.main(chosen)
+@pytest.mark.parametrize(("max_fraction", "allowed"), [(0.1, 3), (0.0, 0), (0.75, 4)])
+def test_the_stage_stops_at_too_many_bad_images(
+    class_folder: Folder, staged: Callable[..., Any], max_fraction: float, allowed: int
+) -> None:
+    folder, chosen = class_folder(2), {"max_fraction": max_fraction}
+    broken = sorted(folder.rglob("*.jpg"))[:5]
+    for path in broken[:allowed]:
+        truncate(path)
+    assert stage.main(staged(folder, bad_images=chosen))["bad"] == allowed
+    for path in broken:
+        truncate(path)
+    with pytest.raises(UserError, match=r"5 of 6 images cannot be decoded, more than the \d .*-S bad_images.\S+=0.834"):
+        stage.main(staged(folder, bad_images=chosen))
     assert not paths.features("folder", "squeezenet1_1", "pooled").exists()
 
 
@@ -738,5 +743,5 @@ def test_the_stage_keeps_images(class_folder: Folder, staged: Callable[..., Any]
     found = stage.main(staged(folder, cut="input"))
     out = paths.features("folder", "squeezenet1_1", "input")
     assert found["images"] == found["computed"] == 6 and h5.read(out).layers["input"].shape == (6, 1, 3, 48, 48)
-    with pytest.raises(UserError, match=r"`views`: cut=input keeps each image once, found views=2"):
+    with pytest.raises(UserError, match=r"`views`: expected views=1 with cut=input, found views=2"):
         stage.main(staged(folder, cut="input", views=2))

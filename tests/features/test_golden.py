@@ -106,7 +106,13 @@ def images() -> dict[str, bytes]:
 
 def make(data: bytes, drawn: str) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
     """A drawn view of an image."""
-    return view(decode(data), drawn, hashlib.sha256(data).hexdigest(), VIEWS["crop bilinear"], AUGMENT)
+    return view(
+        decode(data),
+        drawn,
+        sha256=hashlib.sha256(data).hexdigest(),
+        preprocessing=VIEWS["crop bilinear"],
+        augment=AUGMENT,
+    )
 
 
 def pooled_of(pixels: torch.Tensor) -> npt.NDArray[np.float32]:

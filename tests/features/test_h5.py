@@ -118,7 +118,7 @@ def test_a_damaged_heap_is_refused(tmp_path: Path, at: int, value: bytes) -> Non
     data = path.read_bytes()
     place, size = data.index(h5.HEAP) + at, 8 if at in (8, 24) else 1
     path.write_bytes(data[:place] + value.ljust(size, b"\0") + data[place + size :])
-    with pytest.raises(h5.Damaged, match="no feature file of coldcut"):
+    with pytest.raises(h5.Damaged, match="not a feature file of coldcut"):
         h5.read(sealed(path))
 
 
@@ -353,14 +353,14 @@ def test_other_storage_is_refused(
     monkeypatch.chdir(tmp_path)
     with h5py.File("other.h5", "w") as file:
         file["x"] = np.ones((ROWS, 1, 5), "f2")
-    with pytest.raises(h5.Damaged, match=r"not stored as coldcut stores it|no feature file of coldcut|is of object"):
+    with pytest.raises(h5.Damaged, match=r"not stored as coldcut stores it|not a feature file of coldcut|is of object"):
         h5.read(crafted(tmp_path / "f.h5", leaf))
 
 
 def test_what_is_no_hdf5_after_a_checksum_that_holds_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "f.h5"
     path.write_bytes(bytes(h5.USER_BLOCK) + b"no HDF5 at all")
-    with pytest.raises(h5.Damaged, match="no feature file of coldcut"):
+    with pytest.raises(h5.Damaged, match="not a feature file of coldcut"):
         h5.read(sealed(path))
 
 
@@ -397,7 +397,7 @@ def test_images_come_with_their_sizes(tmp_path: Path) -> None:
 def test_images_without_sizes_and_sizes_without_images_are_refused(tmp_path: Path) -> None:
     found = images()
     sizes = found.pop("sizes")
-    with pytest.raises(h5.Damaged, match="no feature file of coldcut: it holds features/input, ok, sha256, views"):
+    with pytest.raises(h5.Damaged, match="not a feature file of coldcut: it holds features/input, ok, sha256, views"):
         put(tmp_path / "f.h5", found)
     with pytest.raises(h5.Damaged, match="it holds features/pooled, ok, sha256, sizes, views"):
         put(tmp_path / "g.h5", arrays(3) | {"sizes": sizes})

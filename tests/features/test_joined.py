@@ -52,7 +52,7 @@ def test_the_vectors_stand_side_by_side(workplace: Path, class_folder: Folder) -
     specs, wanted = specs_of(class_folder(2), views=views_of(2)), listed(class_folder(2))
     for number, spec in enumerate(specs):
         extract(spec, wanted, Path(f"{number}.h5"))
-    computed, bad = extract_joined(specs, wanted, OUT)
+    computed, bad, _ = extract_joined(specs, wanted, OUT)
     first, second, both = (h5.read(path) for path in (Path("0.h5"), Path("1.h5"), OUT))
     expected = np.concatenate([first.layers["pooled"], second.layers["pooled"]], 2)
     np.testing.assert_array_equal(both.layers["pooled"], expected)

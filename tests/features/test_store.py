@@ -56,7 +56,7 @@ def run(
     computed = []
     with RowStore(PROVENANCE).locked() as store:
         for lacking, places in store.missing(shas(numbers), views).items():
-            missing = [numbers[place] for place in places]
+            missing = [numbers[part_path] for part_path in places]
             missing = [number for number in order if number in missing] if order else missing
             if log is not None:
                 log.append((lacking, missing))
@@ -387,9 +387,9 @@ def images_of(numbers: Sequence[int]) -> dict[str, h5.Array]:
     """Images of many sizes, padded as far as these need."""
     sizes = np.array([size_of(number) for number in numbers], "i4")
     kept = np.zeros((len(numbers), 1, 3, *h5.padded(sizes)), "u1")
-    for place, number in enumerate(numbers):
+    for part_path, number in enumerate(numbers):
         height, width = size_of(number)
-        kept[place, 0, :, :height, :width] = number + np.arange(1, width + 1)
+        kept[part_path, 0, :, :height, :width] = number + np.arange(1, width + 1)
     ok = np.array([number != BAD for number in numbers], "u1")
     affine = np.array([[np.full((2, 3), number)] for number in numbers], "f4")
     return {"features/input": kept, "ok": ok, "views": affine, "sizes": sizes}

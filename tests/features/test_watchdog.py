@@ -19,7 +19,7 @@ import pytest
 from PIL import Image as Picture
 
 from stages.features import extraction, h5, watchdog
-from stages.features.extraction import Image
+from stages.features.extraction import ImageRef
 from stages.images import decode as decoding
 from tests.faults import toy
 
@@ -33,7 +33,7 @@ CLEAN.set_forkserver_preload([__name__])
 class Run:
     """An extraction of the photos, watched over, in a process of its own."""
 
-    def __init__(self, wanted: list[Image], harm: Harm, limit: float = 600.0) -> None:
+    def __init__(self, wanted: list[ImageRef], harm: Harm, limit: float = 600.0) -> None:
         for stream in ("out", "err"):
             Path(stream).unlink(missing_ok=True)
         work = CLEAN.Process(target=_work, args=(Path.cwd(), wanted, harm, limit))
@@ -52,7 +52,7 @@ class Run:
         return psutil.Process(self.process.pid).children()[0]
 
 
-def _work(folder: Path, wanted: list[Image], harm: Harm, limit: float) -> None:
+def _work(folder: Path, wanted: list[ImageRef], harm: Harm, limit: float) -> None:
     os.setsid()
     os.chdir(folder)
     faulthandler.disable()
@@ -88,8 +88,8 @@ def _work(folder: Path, wanted: list[Image], harm: Harm, limit: float) -> None:
             print(ended.code, file=sys.stderr, flush=True)
         os._exit(ended.code if isinstance(ended.code, int) else 1)
     spec = toy.spec(Path("photos").resolve(), PART)
-    computed, bad = extraction.extract(spec, wanted, toy.OUT)
-    print(json.dumps([computed, [[place, extraction.reason(spec, wanted[place])] for place in bad]]))
+    computed, bad, _ = extraction.extract(spec, wanted, toy.OUT)
+    print(json.dumps([computed, [[place, extraction.decoding_error(spec, wanted[place])] for place in bad]]))
 
 
 def alive(process: psutil.Process) -> bool:
@@ -104,7 +104,7 @@ def result(out: str) -> Any:
 
 
 @pytest.fixture
-def wanted(workplace: Path) -> list[Image]:
+def wanted(workplace: Path) -> list[ImageRef]:
     """Photos that differ in the number of their bytes, by which the tests tell them apart."""
     found = toy.photos(workplace / "photos", IMAGES)
     for place, (name, _) in enumerate(found):
@@ -113,7 +113,7 @@ def wanted(workplace: Path) -> list[Image]:
     return [(name, hashlib.sha256((workplace / "photos" / name).read_bytes()).hexdigest()) for name, _ in found]
 
 
-def test_images_that_crash_or_hang_are_bad_and_the_others_do_not_notice(wanted: list[Image]) -> None:
+def test_images_that_crash_or_hang_are_bad_and_the_others_do_not_notice(wanted: list[ImageRef]) -> None:
     code, out, _ = Run(wanted, {}).end()
     assert code == 0 and result(out) == [IMAGES, []]
     undisturbed = h5.read(toy.OUT)
@@ -139,7 +139,7 @@ def test_images_that_crash_or_hang_are_bad_and_the_others_do_not_notice(wanted: 
     assert code == 0 and result(out) == [0, reasons] and "decode" not in out.splitlines() and err == ""
 
 
-def test_a_small_jpeg_that_takes_minutes_is_bad(wanted: list[Image]) -> None:
+def test_a_small_jpeg_that_takes_minutes_is_bad(wanted: list[ImageRef]) -> None:
     stream = io.BytesIO()
     Picture.new("L", (7000, 7000), 77).save(stream, "JPEG", progressive=True, quality=90)
     data = stream.getvalue()
@@ -151,7 +151,7 @@ def test_a_small_jpeg_that_takes_minutes_is_bad(wanted: list[Image]) -> None:
     assert result(out)[1] == [[6, "decoding took longer than 2 s"]]
 
 
-def test_a_crash_that_is_no_image_s_fault_is_an_error_and_what_was_done_stays(wanted: list[Image]) -> None:
+def test_a_crash_that_is_no_image_s_fault_is_an_error_and_what_was_done_stays(wanted: list[ImageRef]) -> None:
     code, _, err = Run(wanted, {23: "crash once"}).end()
     assert code == 1
     assert err.splitlines()[-1].startswith("error: extraction was ended by SIGABRT and no image is at fault")
@@ -161,7 +161,7 @@ def test_a_crash_that_is_no_image_s_fault_is_an_error_and_what_was_done_stays(wa
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_the_child_ends_with_who_watches_it(wanted: list[Image], how: int) -> None:
+def test_the_child_ends_with_who_watches_it(wanted: list[ImageRef], how: int) -> None:
     running = Run(wanted, {5: "hang"})
     child = running.child()
     os.kill(running.process.pid, how)
@@ -179,7 +179,7 @@ def test_the_child_ends_with_who_watches_it(wanted: list[Image], how: int) -> No
     assert code == 0 and result(out)[0] <= IMAGES
 
 
-def test_a_stopped_run_goes_on(wanted: list[Image]) -> None:
+def test_a_stopped_run_goes_on(wanted: list[ImageRef]) -> None:
     running = Run(wanted, {0: "pause"}, limit=0.5)
     child = running.child()
     for process in (running.process.pid, child.pid):

@@ -49,14 +49,16 @@ def plain(box: list[float], **changes: list[float]) -> BatchCropParams:
 def test_without_augmentation_a_square_is_resized(side: int) -> None:
     images, sizes = padded([smooth(side, side, seed) for seed in range(3)])
     expected = F.resize(images.float(), [64, 64], antialias=False)
-    found = augmented(images, sizes, NOTHING, 64, seeded())
+    found = augmented(images, sizes, augment=NOTHING, size=64, generator=seeded())
     assert found.dtype == torch.float32 and found.shape == (3, 3, 64, 64)
     torch.testing.assert_close(found, expected, rtol=0, atol=0.1)
 
 
 def test_flip_flips() -> None:
     images, sizes = padded([smooth(64, 64)])
-    straight, flipped = (view(images, sizes, plain([0.0, 0.0, 64.0, 64.0], flip=[f]), 64) for f in (0.0, 1.0))
+    straight, flipped = (
+        view(images, sizes, crops=plain([0.0, 0.0, 64.0, 64.0], flip=[f]), size=64) for f in (0.0, 1.0)
+    )
     torch.testing.assert_close(flipped, straight.flip(-1), rtol=0, atol=1e-2)
     torch.testing.assert_close(straight, images.float(), rtol=0, atol=1e-2)
 
@@ -70,7 +72,7 @@ def test_about_half_are_flipped() -> None:
 @pytest.mark.parametrize("angle", [90.0, -90.0, 180.0, 25.0])
 def test_a_rotation_turns_as_that_of_a_cached_view(angle: float) -> None:
     images, sizes = padded([smooth(64, 64)])
-    found = view(images, sizes, plain([0.0, 0.0, 64.0, 64.0], angle=[angle]), 64)
+    found = view(images, sizes, crops=plain([0.0, 0.0, 64.0, 64.0], angle=[angle]), size=64)
     expected = F.rotate(images.float(), angle, F.InterpolationMode.BILINEAR, fill=[float(FILL)])
     differ = ((found - expected).abs().amax(1) > 3).float().mean()  # along the edges the two fill otherwise
     assert float(differ) < 0.03
@@ -78,7 +80,7 @@ def test_a_rotation_turns_as_that_of_a_cached_view(angle: float) -> None:
 
 def test_lighting_is_that_of_a_cached_view() -> None:
     images, sizes = padded([smooth(64, 64)])
-    found = view(images, sizes, plain([0.0, 0.0, 64.0, 64.0], brightness=[1.2], contrast=[0.7]), 64)
+    found = view(images, sizes, crops=plain([0.0, 0.0, 64.0, 64.0], brightness=[1.2], contrast=[0.7]), size=64)
     expected = F.adjust_contrast(F.adjust_brightness(images, 1.2), 0.7).float()
     torch.testing.assert_close(found, expected, rtol=0, atol=2.5)  # that one rounds three times
 
@@ -95,7 +97,10 @@ def test_padding_is_never_seen(sizes: list[tuple[int, int]], crop: float, rotate
     batch, true = padded([torch.full((3, *size), 200, dtype=torch.uint8) for size in sizes], padding=7)
     batch = torch.nn.functional.pad(batch, (0, 3, 0, 5), value=7)
     augment = Augment(crop=crop, flip=True, rotate=rotate, lighting=0.0)
-    for found in (augmented(batch, true, augment, 16, seeded(seed)), evaluation(batch, true, HOW)):
+    for found in (
+        augmented(batch, true, augment=augment, size=16, generator=seeded(seed)),
+        evaluation(batch, true, HOW),
+    ):
         shown = ((found - 200).abs() < 0.1) | (found == FILL)
         assert shown.all()
         assert rotate or (found != FILL).all()
@@ -119,7 +124,7 @@ def test_a_crop_lies_within_its_image_and_is_as_large_as_asked(size: tuple[int, 
 
 def test_each_image_has_its_own_draw_and_the_generator_decides() -> None:
     images, sizes = padded([smooth(70, 90)] * 3)
-    one, again, other = (augmented(images, sizes, ALL, 32, seeded(seed)) for seed in (1, 1, 2))
+    one, again, other = (augmented(images, sizes, augment=ALL, size=32, generator=seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other)
     assert len({tuple(image.flatten().tolist()) for image in one}) == 3
     assert one.min() >= 0 and one.max() <= 255
@@ -129,7 +134,7 @@ def test_each_image_has_its_own_draw_and_the_generator_decides() -> None:
 @pytest.mark.parametrize("size", [(200, 300), (300, 200), (56, 60), (240, 240)])
 def test_the_evaluation_view_is_that_of_cached_features(size: tuple[int, int], how: Preprocessing) -> None:
     image = smooth(*size)
-    kept, _ = decode.keep(image, how)
+    kept, _ = decode.shrink(image, how)
     expected, _ = decode.prepare(image, how)
     found = evaluation(*padded([kept, smooth(80, 90)]), how)[0]
     assert float((found - expected.float()).abs().mean()) < 2
@@ -139,7 +144,7 @@ def test_the_evaluation_view_is_that_of_cached_features(size: tuple[int, int], h
 def test_all_is_done_where_the_images_are() -> None:
     """On a device without memory nothing can be computed beside it unnoticed."""
     images, sizes = torch.zeros((2, 3, 40, 50), dtype=torch.uint8, device="meta"), torch.tensor([[40, 50], [30, 30]])
-    for found in (augmented(images, sizes, ALL, 32, seeded()), evaluation(images, sizes, HOW)):
+    for found in (augmented(images, sizes, augment=ALL, size=32, generator=seeded()), evaluation(images, sizes, HOW)):
         assert found.device.type == "meta" and found.shape[:2] == (2, 3)
         assert Normalize(HOW).to(found.device)(found).device.type == "meta"
 

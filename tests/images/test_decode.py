@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torchvision import models
 from torchvision.transforms.functional import InterpolationMode
 
-from stages.images.decode import MAX_RATIO, decode, keep, kept_shape, kept_side, prepare
+from stages.images.decode import MAX_RATIO, decode, kept_shape, kept_side, prepare, shrink
 from stages.images.header import BadImage
 from stages.images.preprocessing import Preprocessing, interpolation
 
@@ -150,14 +150,14 @@ def test_one_pixel(format: str) -> None:  # noqa: A002
         assert affine[0, 0] == (64 if how.resize else 56)
 
 
-@pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP"])
-def test_truncated_images_are_refused(format: str, keep: float) -> None:  # noqa: A002
+def test_truncated_images_are_refused(format: str, share: float) -> None:  # noqa: A002
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
     data = saved(noise, format)
     decode(data)
     with pytest.raises(BadImage, match=r"."):
-        decode(data[: int(keep * len(data))])
+        decode(data[: int(share * len(data))])
 
 
 def test_a_jpeg_without_its_last_byte_is_refused(jpeg: Encoder) -> None:
@@ -326,7 +326,7 @@ def test_an_unknown_interpolation_is_refused() -> None:
 @given(height=st.integers(1, 400), width=st.integers(1, 400))
 def test_what_is_kept_is_no_larger_than_training_needs(height: int, width: int) -> None:
     image = torch.zeros((3, height, width), dtype=torch.uint8)
-    kept, affine = keep(image, HOW)
+    kept, affine = shrink(image, HOW)
     short, long = sorted(kept.shape[1:])
     assert short == min(kept_side(HOW), height, width) and kept_side(HOW) == 64
     assert long <= 2 * short and kept.dtype == torch.uint8
@@ -338,7 +338,7 @@ def test_what_is_kept_is_no_larger_than_training_needs(height: int, width: int) 
 
 def test_a_small_image_is_kept_as_it_is() -> None:
     image = torch.randint(0, 256, (3, 30, 50), dtype=torch.uint8)
-    kept, affine = keep(image, HOW)
+    kept, affine = shrink(image, HOW)
     assert torch.equal(kept, image)
     np.testing.assert_array_equal(affine, [[1, 0, 0], [0, 1, 0]])
 
@@ -347,7 +347,7 @@ def test_a_small_image_is_kept_as_it_is() -> None:
 def test_of_a_long_image_the_middle_is_kept(height: int, width: int) -> None:
     ramp = torch.linspace(0, 255, max(height, width))
     image = (ramp[None, :] if width > height else ramp[:, None]).expand(3, height, width).to(torch.uint8)
-    kept, affine = keep(image, HOW)
+    kept, affine = shrink(image, HOW)
     short, long = sorted(kept.shape[1:])
     assert long == 2 * short
     assert abs(float(kept.float().mean()) - 127.5) < 2
@@ -364,11 +364,11 @@ def test_of_a_long_image_the_middle_is_kept(height: int, width: int) -> None:
 def test_what_is_kept_is_resized_with_antialiasing() -> None:
     stripes = torch.zeros((3, 256, 256), dtype=torch.uint8)
     stripes[:, :, ::2] = 255
-    kept, _ = keep(stripes, HOW)
+    kept, _ = shrink(stripes, HOW)
     assert kept.shape == (3, 64, 64) and 110 < kept[:, 2:-2, 2:-2].min() <= kept[:, 2:-2, 2:-2].max() < 145
 
 
 @pytest.mark.parametrize("sizes", [[(28, 28)], [(300, 200), (90, 600)], [(640, 480), (480, 640), (31, 1000), (7, 5)]])
 def test_the_shape_of_kept_images_is_known_beforehand(sizes: list[tuple[int, int]]) -> None:
-    kept = [keep(torch.zeros((3, height, width), dtype=torch.uint8), HOW)[0].shape for width, height in sizes]
+    kept = [shrink(torch.zeros((3, height, width), dtype=torch.uint8), HOW)[0].shape for width, height in sizes]
     assert kept_shape(sizes, HOW) == (3, max(shape[1] for shape in kept), max(shape[2] for shape in kept))

@@ -63,7 +63,9 @@ def test_the_first_view_is_the_evaluation_transform() -> None:
         for preprocessing in (HOW, HOW.at("auto", "squash")):
             expected = prepare(noise(*shape), preprocessing)
             for augment in (PLAIN, WILD):
-                found = view(noise(*shape), names(1, augment, 3)[0], sha(0), preprocessing, augment)
+                found = view(
+                    noise(*shape), names(1, augment, 3)[0], sha256=sha(0), preprocessing=preprocessing, augment=augment
+                )
                 assert torch.equal(found[0], expected[0])
                 np.testing.assert_array_equal(found[1], expected[1])
 
@@ -103,7 +105,7 @@ def test_a_view_does_not_depend_on_order_neighbours_or_workers() -> None:
     wanted = [(number, name) for number in range(8) for name in names(4, WILD, 0)]
 
     def make(pair: tuple[int, str]) -> tuple[torch.Tensor, Any]:
-        return view(noise(seed=pair[0]), pair[1], sha(pair[0]), HOW, WILD)
+        return view(noise(seed=pair[0]), pair[1], sha256=sha(pair[0]), preprocessing=HOW, augment=WILD)
 
     expected = {pair: make(pair) for pair in wanted}
     torch.manual_seed(77)
@@ -119,7 +121,7 @@ def test_a_view_does_not_depend_on_order_neighbours_or_workers() -> None:
 def test_a_view_leaves_the_random_state_and_the_image_alone() -> None:
     image, states = noise(), (torch.get_rng_state(), np.random.get_state()[1].tolist())  # type: ignore[index,union-attr]
     before = image.clone()
-    view(image, names(2, WILD, 0)[1], sha(0), HOW, WILD)
+    view(image, names(2, WILD, 0)[1], sha256=sha(0), preprocessing=HOW, augment=WILD)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[index,union-attr]
     assert torch.equal(image, before)
@@ -132,7 +134,12 @@ def test_a_view_does_not_depend_on_the_number_of_threads(size: int) -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append([view(image, name, sha(1), preprocessing, WILD)[0] for name in names(9, WILD, 0)])
+            found.append(
+                [
+                    view(image, name, sha256=sha(1), preprocessing=preprocessing, augment=WILD)[0]
+                    for name in names(9, WILD, 0)
+                ]
+            )
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
@@ -150,7 +157,9 @@ def test_a_view_is_the_same_in_another_process(repository: Path) -> None:
         pixels, names, sha256, how, augment = json.loads(sys.stdin.read())
         image = torch.tensor(pixels, dtype=torch.uint8)
         for name in reversed(names):
-            made, affine = view(image, name, sha256, Preprocessing(**how), Augment(**augment))
+            made, affine = view(
+                image, name, sha256=sha256, preprocessing=Preprocessing(**how), augment=Augment(**augment)
+            )
             print(hashlib.sha256(made.numpy().tobytes() + affine.tobytes()).hexdigest())
     """
     image, wanted = noise(40, 30), names(4, WILD, 2)
@@ -160,7 +169,7 @@ def test_a_view_is_the_same_in_another_process(repository: Path) -> None:
         env=os.environ | {"PYTHONPATH": str(repository), "PYTHONHASHSEED": "5"},
         input=sent, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    made = [view(image, name, sha(3), HOW, WILD) for name in reversed(wanted)]
+    made = [view(image, name, sha256=sha(3), preprocessing=HOW, augment=WILD) for name in reversed(wanted)]
     expected = [hashlib.sha256(pixels.numpy().tobytes() + affine.tobytes()).hexdigest() for pixels, affine in made]
     assert done.stdout.split() == expected
 
@@ -168,20 +177,23 @@ def test_a_view_is_the_same_in_another_process(repository: Path) -> None:
 @given(seed=st.integers(-(2**63), 2**63), number=st.integers(0, 10**6))
 def test_seeds_images_and_numbers_draw_differently(seed: int, number: int) -> None:
     base = names(3, WILD, seed)
-    plain = draw(base[1], sha(number), 300, 200, WILD)
-    assert plain == draw(base[1], sha(number), 300, 200, WILD)
+    plain = draw(base[1], sha(number), width=300, height=200, augment=WILD)
+    assert plain == draw(base[1], sha(number), width=300, height=200, augment=WILD)
     others = [(base[2], sha(number)), (names(2, WILD, seed + 1)[1], sha(number)), (base[1], sha(number + 1))]
-    assert all(draw(name, sha256, 300, 200, WILD) != plain for name, sha256 in others)
+    assert all(draw(name, sha256, width=300, height=200, augment=WILD) != plain for name, sha256 in others)
 
 
 def test_pixels_differ_as_the_draws_do() -> None:
-    made = [view(noise(), name, sha(0), HOW, PLAIN)[0] for name in names(6, PLAIN, 0) + names(6, PLAIN, 1)[1:]]
-    made += [view(noise(), names(2, PLAIN, 0)[1], sha(1), HOW, PLAIN)[0]]
+    made = [
+        view(noise(), name, sha256=sha(0), preprocessing=HOW, augment=PLAIN)[0]
+        for name in names(6, PLAIN, 0) + names(6, PLAIN, 1)[1:]
+    ]
+    made += [view(noise(), names(2, PLAIN, 0)[1], sha256=sha(1), preprocessing=HOW, augment=PLAIN)[0]]
     assert all(not torch.equal(a, b) for place, a in enumerate(made) for b in made[:place])
 
 
 def test_draws_spread_over_all_that_is_allowed() -> None:
-    found = [draw(names(2, WILD, 0)[1], sha(number), 400, 400, WILD) for number in range(2000)]
+    found = [draw(names(2, WILD, 0)[1], sha(number), width=400, height=400, augment=WILD) for number in range(2000)]
     boxes = np.array([drawn.box for drawn in found], float)
     share, ratio = boxes[:, 2] * boxes[:, 3] / 160_000, boxes[:, 2] / boxes[:, 3]
     whole = (boxes[:, 2] == 400) | (boxes[:, 3] == 400)  # cut off at a side of the image
@@ -213,7 +225,7 @@ def ratios(width: int, height: int) -> tuple[float, float]:
 @settings(max_examples=400, deadline=None)
 @given(width=sides, height=sides, number=st.integers(0, 10**6), augment=augments)
 def test_a_crop_is_as_large_and_as_long_as_it_may(width: int, height: int, number: int, augment: Augment) -> None:
-    left, top, w, h = draw(names(2, augment, 0)[1], sha(number), width, height, augment).box
+    left, top, w, h = draw(names(2, augment, 0)[1], sha(number), width=width, height=height, augment=augment).box
     assert left >= 0 and top >= 0 and w >= 1 and h >= 1 and left + w <= width and top + h <= height
     if augment.crop == 1:
         assert w == h == min(width, height)
@@ -238,7 +250,7 @@ def test_a_crop_is_as_large_and_as_long_as_it_may(width: int, height: int, numbe
 def test_a_square_that_is_not_cut_off_keeps_share_and_ratio(side: int, number: int, crop: float) -> None:
     """Of a square, crops up to 3/4 of the area always fit."""
     augment = how(crop=crop)
-    drawn = draw(names(2, augment, 0)[1], sha(number), side, side, augment)
+    drawn = draw(names(2, augment, 0)[1], sha(number), width=side, height=side, augment=augment)
     w, h = drawn.box[2:]
     assume(w < side and h < side)
     low, high = ratios(w, h)
@@ -250,7 +262,7 @@ def test_a_square_that_is_not_cut_off_keeps_share_and_ratio(side: int, number: i
 def test_crop_1_is_the_largest_square(width: int, height: int) -> None:
     places = set()
     for name in names(40, how(), 0)[1:]:
-        left, top, w, h = draw(name, sha(0), width, height, how()).box
+        left, top, w, h = draw(name, sha(0), width=width, height=height, augment=how()).box
         assert w == h == min(width, height)
         places.add((left, top))
     assert (len(places) > 5) == (width != height)
@@ -261,8 +273,10 @@ def test_what_is_turned_off_is_left_out() -> None:
     image, side = noise(50, 50), 50
     preprocessing = Preprocessing(None, side, "bilinear", (0, 0, 0), (1, 1, 1))
     for number, name in enumerate(names(12, how(), 0)[1:]):
-        assert draw(name, sha(number), side, side, how()) == CropParams((0, 0, side, side), False, 0, 1, 1)
-        pixels, affine = view(image, name, sha(number), preprocessing, how())
+        assert draw(name, sha(number), width=side, height=side, augment=how()) == CropParams(
+            (0, 0, side, side), False, 0, 1, 1
+        )
+        pixels, affine = view(image, name, sha256=sha(number), preprocessing=preprocessing, augment=how())
         assert torch.equal(pixels, image)  # a square image in its own size, nothing drawn
         np.testing.assert_array_equal(affine, np.eye(2, 3))
 
@@ -270,7 +284,7 @@ def test_what_is_turned_off_is_left_out() -> None:
 @pytest.mark.parametrize("off", ["flip", "rotate", "lighting"])
 def test_each_switch_is_its_own(off: str) -> None:
     augment = how(0.5, True, 20, 0.3).model_copy(update={off: False if off == "flip" else 0.0})
-    found = [draw(name, sha(0), 90, 70, augment) for name in names(30, augment, 0)[1:]]
+    found = [draw(name, sha(0), width=90, height=70, augment=augment) for name in names(30, augment, 0)[1:]]
     assert any(drawn.flip for drawn in found) == (off != "flip")
     assert any(drawn.angle for drawn in found) == (off != "rotate")
     assert any(drawn.brightness != 1 or drawn.contrast != 1 for drawn in found) == (off != "lighting")
@@ -282,8 +296,8 @@ def test_a_flip_alone_is_the_mirror_image() -> None:
     preprocessing = Preprocessing(None, 50, "bilinear", (0, 0, 0), (1, 1, 1))
     flipped = 0
     for name in names(20, augment, 0)[1:]:
-        pixels, affine = view(image, name, sha(0), preprocessing, augment)
-        flips = draw(name, sha(0), 50, 50, augment).flip
+        pixels, affine = view(image, name, sha256=sha(0), preprocessing=preprocessing, augment=augment)
+        flips = draw(name, sha(0), width=50, height=50, augment=augment).flip
         assert torch.equal(pixels, image.flip(2) if flips else image)
         np.testing.assert_array_equal(affine, [[-1, 0, 50], [0, 1, 0]] if flips else np.eye(2, 3))
         flipped += bool(flips)
@@ -294,8 +308,8 @@ def test_lighting_alone_moves_brightness_and_contrast() -> None:
     augment, image = how(lighting=0.4), noise(50, 50) // 2 + 40
     preprocessing = Preprocessing(None, 50, "bilinear", (0, 0, 0), (1, 1, 1))
     for name in names(10, augment, 0)[1:]:
-        pixels, affine = view(image, name, sha(0), preprocessing, augment)
-        drawn = draw(name, sha(0), 50, 50, augment)
+        pixels, affine = view(image, name, sha256=sha(0), preprocessing=preprocessing, augment=augment)
+        drawn = draw(name, sha(0), width=50, height=50, augment=augment)
         bright = (image.double() * drawn.brightness).clamp(0, 255)
         grey = (0.2989 * bright[0] + 0.587 * bright[1] + 0.114 * bright[2]).mean()
         expected = (drawn.contrast * bright + (1 - drawn.contrast) * grey).clamp(0, 255)
@@ -306,15 +320,16 @@ def test_lighting_alone_moves_brightness_and_contrast() -> None:
 
 def test_a_rotation_fills_with_grey_and_turns_about_the_middle() -> None:
     augment = how(rotate=45)
-    name = next(
-        name for name in names(50, augment, 0)[1:] if draw(name, sha(0), 60, 60, augment).angle > 30
-    )  # fmt: skip
-    pixels, affine = view(torch.zeros(3, 60, 60, dtype=torch.uint8), name, sha(0), HOW, augment)
+    drawn = {name: draw(name, sha(0), width=60, height=60, augment=augment) for name in names(50, augment, 0)[1:]}
+    name = next(name for name, crop in drawn.items() if crop.angle > 30)
+    pixels, affine = view(
+        torch.zeros(3, 60, 60, dtype=torch.uint8), name, sha256=sha(0), preprocessing=HOW, augment=augment
+    )
     assert [pixels[:, y, x].tolist() for y in (0, -1) for x in (0, -1)] == [[FILL] * 3] * 4
     assert not pixels[:, 16:48, 16:48].any()
     np.testing.assert_allclose(affine @ [30, 30, 1], [SIZE / 2, SIZE / 2], atol=1e-4)
     angle = np.degrees(np.arctan2(-affine[1, 0], affine[0, 0]))  # y points down: counter-clockwise is negative
-    assert angle == pytest.approx(draw(name, sha(0), 60, 60, augment).angle, abs=1e-3)
+    assert angle == pytest.approx(draw(name, sha(0), width=60, height=60, augment=augment).angle, abs=1e-3)
 
 
 # --- where things land
@@ -349,14 +364,14 @@ def test_the_affine_map_says_where_a_dot_lands(
     augment = augment.model_copy(update={"lighting": 0.0})  # the dot is told from the rest by its brightness
     preprocessing = Preprocessing(size, size, interpolation, (0, 0, 0), (1, 1, 1))
     name = names(2, augment, 0)[1]
-    left, top, w, h = draw(name, sha(number), width, height, augment).box
+    left, top, w, h = draw(name, sha(number), width=width, height=height, augment=augment).box
     radius = max(1, round(1.5 * max(w, h) / size))  # some pixels of the view, and of the image
     assume(2 * radius + 3 < min(w, h))
     x, y = (round(low + radius + share * (length - 2 * radius)) for low, share, length in
             ((left, across, w), (top, down, h)))  # fmt: skip
     image = torch.full((3, height, width), FILL, dtype=torch.uint8)  # as dark as what a rotation brings in
     image[:, y - radius : y + radius, x - radius : x + radius] = 255
-    made = view(image, name, sha(number), preprocessing, augment)
+    made = view(image, name, sha256=sha(number), preprocessing=preprocessing, augment=augment)
     reach = radius * 1.5 * size / min(w, h) + 1.5
     expected = made[1] @ [x, y, 1]
     assume((expected >= reach).all() and (expected <= size - reach).all())  # all of the dot is in the view
@@ -366,7 +381,7 @@ def test_the_affine_map_says_where_a_dot_lands(
 @pytest.mark.parametrize("augment", [how(), how(crop=0.3), how(flip=True), how(rotate=90), how(0.3, True, 180)])
 def test_corners_of_a_crop_are_corners_of_the_view(augment: Augment) -> None:
     for name in names(12, augment, 0)[1:]:
-        drawn = draw(name, sha(0), 200, 150, augment)
+        drawn = draw(name, sha(0), width=200, height=150, augment=augment)
         left, top, w, h = drawn.box
         affine = views.affine(drawn, SIZE).astype(float)
         corners = [(left, top), (left + w, top), (left, top + h), (left + w, top + h)]
@@ -388,7 +403,7 @@ def test_corners_of_a_crop_are_corners_of_the_view(augment: Augment) -> None:
 def test_odd_images_have_views(width: int, height: int, augment: Augment) -> None:
     image = torch.full((3, height, width), 200, dtype=torch.uint8)
     for name in names(4, augment, 0)[1:]:
-        pixels, affine = view(image, name, sha(0), HOW, augment)
+        pixels, affine = view(image, name, sha256=sha(0), preprocessing=HOW, augment=augment)
         assert pixels.shape == (3, SIZE, SIZE) and pixels.dtype == torch.uint8 and pixels.is_contiguous()
         assert affine.shape == (2, 3) and affine.dtype == np.float32 and np.isfinite(affine).all()
         assert abs(np.linalg.det(affine[:, :2].astype(float))) > 0
@@ -400,8 +415,8 @@ def test_odd_images_have_views(width: int, height: int, augment: Augment) -> Non
 def test_every_interpolation_works(interpolation: Any) -> None:
     preprocessing = Preprocessing(73, SIZE, interpolation, (0, 0, 0), (1, 1, 1))
     name = names(2, how(0.5), 0)[1]
-    pixels, _ = view(noise(), name, sha(0), preprocessing, how(0.5))
-    left, top, w, h = draw(name, sha(0), 80, 60, how(0.5)).box
+    pixels, _ = view(noise(), name, sha256=sha(0), preprocessing=preprocessing, augment=how(0.5))
+    left, top, w, h = draw(name, sha(0), width=80, height=60, augment=how(0.5)).box
     part = noise()[:, top : top + h, left : left + w]
     expected = F.resize(
         part, [SIZE, SIZE], views.InterpolationMode(interpolation), antialias=interpolation != "nearest"
@@ -414,5 +429,5 @@ def distinct(rows: Sequence[Any]) -> int:
 
 
 def test_no_two_of_64_views_of_an_image_are_the_same() -> None:
-    drawn = [draw(name, sha(0), 500, 375, PLAIN) for name in names(64, PLAIN, 0)[1:]]
+    drawn = [draw(name, sha(0), width=500, height=375, augment=PLAIN) for name in names(64, PLAIN, 0)[1:]]
     assert distinct([(d.box, bool(d.flip), d.brightness, d.contrast) for d in drawn]) == 63

@@ -51,7 +51,9 @@ def seen_through(kind: str, seed: int, width: int, height: int, rotate: float = 
         how = Preprocessing.parse(f"decode|{EVALUATION[kind]}|normalize([0.5, 0.5, 0.5],[0.5, 0.5, 0.5])")
         return torch.from_numpy(prepare(torch.zeros(3, height, width, dtype=torch.uint8), how)[1])
     if kind == "drawn":
-        return torch.from_numpy(views.affine(views.draw(str(seed), "", width, height, augment), SIZE))
+        return torch.from_numpy(
+            views.affine(views.draw(str(seed), "", width=width, height=height, augment=augment), SIZE)
+        )
     generator = torch.Generator().manual_seed(seed)
     return batch_views.draw(torch.tensor([[height, width]]), augment, generator).affine(SIZE)[0]
 
