@@ -42,7 +42,7 @@ ALIASES = {  # what other programs call a knob
     **dict.fromkeys(("patience", "early_stopping"), "early_stopping_patience"),
     **dict.fromkeys(("threshold", "conf"), "decide.confidence"),
 }
-LayerName = Annotated[str, AfterValidator(names.valid_cut)]  # a cut or a tap; whether a network has it, only torch can tell
+LayerName = Annotated[str, AfterValidator(names.valid_cut)]  # a cut or a tap; only torch can tell if a network has it
 
 
 class Params(Block):
@@ -270,7 +270,7 @@ def _check_head(params: Params, path: str) -> None:
 
 def _right_head(name: str) -> str:
     """What to write in place of a head that does not exist; people name a network where a head is meant."""
-    networks = [backbone for backbone in names.known() if backbone.startswith(name.lower())]
+    networks = [backbone for backbone in names.unprefixed() if backbone.startswith(name.lower())]
     if networks and name.lower() not in HEADS:
         network = min(networks, key=lambda backbone: (len(backbone), backbone))
         return f"it is the name of a network: backbone={network}? Heads are {', '.join(HEADS)}."
