@@ -24,10 +24,9 @@ BLOCK = re.compile(r"^( *)```python\n\1# (stages/\S+\.py)\n(.*?)^\1```", re.MULT
 
 def code(path: str) -> str:
     """The block of the page that belongs into a file."""
-    (block,) = [
+    ((indent, text),) = [
         (indent, text) for indent, name, text in BLOCK.findall(PAGE.read_text(encoding="utf-8")) if name == path
     ]
-    indent, text = block
     return "\n".join(line.removeprefix(indent) for line in text.splitlines()) + "\n"
 
 

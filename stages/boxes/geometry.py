@@ -86,12 +86,12 @@ def to_image(boxes: torch.Tensor, affine: torch.Tensor, size: int, width: int, h
     return clip(back, width, height)[0]
 
 
-def suppress(found: Detections, iou: float, most: int) -> Detections:
+def suppress(detections: Detections, iou: float, most: int) -> Detections:
     """Class-wise non-maximum suppression: the `most` best boxes, none of which overlaps a better one by more than IoU.
 
     Boxes should be in pixels: float32 tells classes apart by moving their boxes, which costs small boxes digits.
     """
-    return found.pick(ops.batched_nms(found.boxes, found.scores, found.labels, iou)[:most])
+    return detections.pick(ops.batched_nms(detections.boxes, detections.scores, detections.labels, iou)[:most])
 
 
 def fuse(each: Sequence[Detections], iou: float, most: int) -> Detections:
@@ -127,11 +127,11 @@ def _overlap(box: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[Any
     common = np.maximum(sides[:, 0], 0) * np.maximum(sides[:, 1], 0)
     areas = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
     either = areas + (box[2] - box[0]) * (box[3] - box[1]) - common
-    found: npt.NDArray[Any] = common / np.maximum(either, np.finfo(either.dtype).tiny)  # boxes may have no area
-    return found
+    detections: npt.NDArray[Any] = common / np.maximum(either, np.finfo(either.dtype).tiny)  # boxes may have no area
+    return detections
 
 
-def firsts(keys: torch.Tensor) -> torch.Tensor:
+def first_occurrences(keys: torch.Tensor) -> torch.Tensor:
     """(n,) bool: where a value occurs for the first time."""
     same = keys[:, None] == keys[None, :]
     return ~same.tril(-1).any(1)

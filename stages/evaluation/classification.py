@@ -1,6 +1,7 @@
-"""Judging a head that names the class of an image."""
+"""Evaluation of a head that names the class of an image."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -17,31 +18,43 @@ from stages.params import Params
 from stages.training import model
 from stages.training.data import HeadData, SplitData
 
-SPREAD = ("top1", "top5", "macro_accuracy", "cross_entropy")  # what several seeds are compared by
+SPREAD = ("top1", "top5", "macro_accuracy", "cross_entropy")  # metrics with a mean and a deviation over seeds
 
 
-def evaluate(params: Params, found: HeadData, head: nn.Module, described: Mapping[str, Any]) -> dict[str, object]:
-    """Writes metrics, plots, and the probabilities of every val and test image."""
+def evaluate(params: Params, data: HeadData, head: nn.Module, described: Mapping[str, Any]) -> dict[str, object]:
+    """Writes metrics, plots, and the probabilities of every val and test image.
+
+    Args:
+        params: `views` and `decide`, and what metrics.json says of the run.
+        data: the splits, on the device of the head.
+        head: the trained head.
+        described: the contents of head.json.
+
+    Returns:
+        How many images were judged, and top-1.
+    """
     views = params.views if params.decide.tta else 1
-    logits = {name: model.averaged_logits(head, found.splits[name], views) for name in ("val", "test")}
-    judged = "test" if len(found.splits["test"].y) else "val"
-    metrics = common.about("classification", params, found, described) | common.sizes(head, found, described)
+    logits = {name: model.averaged_logits(head, data.splits[name], views) for name in ("val", "test")}
+    judged = "test" if len(data.splits["test"].y) else "val"
+    metrics = common.run_facts("classification", params, data, described) | common.parameter_counts(
+        head, data, described
+    )
     if judged == "test":
-        metrics |= classification.scores(logits["test"], found.splits["test"].y)
-    validation = classification.scores(_chosen(head, logits["val"], found, views), found.splits["val"].y)
+        metrics |= classification.scores(logits["test"], data.splits["test"].y)
+    validation = classification.scores(_chosen_by_validation(logits["val"], data, views), data.splits["val"].y)
     metrics |= {f"val_{name}": value for name, value in validation.items()}
-    metrics |= _spread(head, found.splits[judged], views)
-    metrics |= _baselines(found, judged, views)
+    metrics |= _spread(head, data.splits[judged], views)
+    metrics |= _baselines(data, judged, views)
     probabilities = {name: values.softmax(1) for name, values in logits.items()}
-    answers = found.splits[judged].y
-    share, accuracy = classification.confident(probabilities[judged], answers, params.decide.confidence)
+    labels = data.splits[judged].y
+    share, accuracy = classification.confident(probabilities[judged], labels, params.decide.confidence)
     written = common.write_metrics(metrics | {"confident_share": share, "confident_accuracy": accuracy})
-    _write_predictions(params, found, probabilities)
-    files.write_bytes(paths.PREDICTIONS / "nearest.safetensors", save_arrays(nearest.find(found, judged)))
-    accuracies = [_accuracy(head, found.splits[judged], count) for count in range(1, params.views + 1)]
+    _write_predictions(params, data, probabilities)
+    files.write_bytes(paths.PREDICTIONS / "nearest.safetensors", save_arrays(nearest.find(data, judged)))
+    accuracies = [_accuracy(head, data.splits[judged], count) for count in range(1, params.views + 1)]
     views_rows = [{"views": count, "accuracy": f"{value:.6f}"} for count, value in enumerate(accuracies, 1)]
-    common.write_plots({"views": views_rows, **_plots(found, probabilities[judged], judged)})
-    return {f"{judged} images": len(answers), "top1": written.get("top1", written["val_top1"])}
+    common.write_plots({"views": views_rows, **_plots(data, probabilities[judged], judged)})
+    return {f"{judged} images": len(labels), "top1": written.get("top1", written["val_top1"])}
 
 
 def _accuracy(head: nn.Module, split: SplitData, views: int) -> float:
@@ -49,77 +62,77 @@ def _accuracy(head: nn.Module, split: SplitData, views: int) -> float:
     return float((model.averaged_logits(head, split, views).argmax(1) == split.y).double().mean())
 
 
-def _chosen(head: nn.Module, logits: torch.Tensor, found: HeadData, views: int) -> torch.Tensor:
-    """Validation logits of the head as validation has chosen it: after a refit the kept head has trained on them."""
+def _chosen_by_validation(logits: torch.Tensor, data: HeadData, views: int) -> torch.Tensor:
+    """Val logits of the head that validation has chosen; after a refit the final head has trained on val."""
     folder = paths.HEAD / "chosen"
-    return model.averaged_logits(_restored(folder, found), found.splits["val"], views) if folder.is_dir() else logits
+    return model.averaged_logits(_load(folder, data), data.splits["val"], views) if folder.is_dir() else logits
 
 
-def _restored(folder: Any, found: HeadData) -> nn.Module:
-    return model.load_head(folder)[0].to(found.splits["val"].y.device)
+def _load(folder: Path, data: HeadData) -> nn.Module:
+    return model.load_head(folder)[0].to(data.splits["val"].y.device)
 
 
 def _spread(head: nn.Module, split: SplitData, views: int) -> dict[str, float]:
-    """Mean and standard deviation of the scores over heads of several seeds; nothing where there is one."""
+    """Mean and standard deviation of the scores over heads of several seeds; nothing if there is one seed."""
     folders = sorted(paths.HEAD.glob("seed-*"))
     if not folders:
         return {}
     heads = [model.load_head(folder)[0].to(split.y.device) for folder in folders]
-    each = [classification.scores(model.averaged_logits(one, split, views), split.y) for one in (*heads, head)]
-    found: dict[str, float] = {"seeds": len(each)}
+    runs = [classification.scores(model.averaged_logits(seed, split, views), split.y) for seed in (*heads, head)]
+    spread: dict[str, float] = {"seeds": len(runs)}
     for name in SPREAD:
-        values = [scores[name] for scores in each if name in scores]
+        values = [scores[name] for scores in runs if name in scores]
         if values:
-            found |= {f"{name}_mean": mean(values), f"{name}_sd": stdev(values)}
-    return found
+            spread |= {f"{name}_mean": mean(values), f"{name}_sd": stdev(values)}
+    return spread
 
 
-def _baselines(found: HeadData, judged: str, views: int) -> dict[str, float]:
-    """What needs no training: a guess, the most frequent class of train, and ridge regression on the same features."""
-    split, ridge = found.splits[judged], _restored(paths.HEAD / "ridge", found)
-    frequent = int(torch.bincount(found.splits["train"].y, minlength=len(found.classes)).argmax())
+def _baselines(data: HeadData, judged: str, views: int) -> dict[str, float]:
+    """Baselines: a guess, the most frequent class of train, and ridge regression on the same features."""
+    split, ridge = data.splits[judged], _load(paths.HEAD / "ridge", data)
+    frequent = int(torch.bincount(data.splits["train"].y, minlength=len(data.classes)).argmax())
     return {
-        "chance": 1 / len(found.classes),
+        "chance": 1 / len(data.classes),
         "majority": float((split.y == frequent).double().mean()),
         "ridge_top1": float((model.averaged_logits(ridge, split, views).argmax(1) == split.y).double().mean()),
     }
 
 
-def _write_predictions(params: Params, found: HeadData, probabilities: Mapping[str, torch.Tensor]) -> None:
+def _write_predictions(params: Params, data: HeadData, probabilities: Mapping[str, torch.Tensor]) -> None:
     rows = index_file.read(params.dataset)
-    images = {name: [rows[row] for row in found.splits[name].index_positions] for name in probabilities}
-    prediction_list.write_classes(images, probabilities, found.classes)
+    images = {name: [rows[row] for row in data.splits[name].index_positions] for name in probabilities}
+    prediction_list.write_classes(images, probabilities, data.classes)
     checksums = {name: [row.sha256 for row in split] for name, split in images.items()}
-    values = {name: each.cpu().contiguous() for name, each in probabilities.items()}
-    files.write_bytes(paths.PREDICTIONS / "probabilities.safetensors", save(values))
-    described = {"classes": found.classes, "decide": params.decide.model_dump(), "images": checksums}
+    tensors = {name: values.cpu().contiguous() for name, values in probabilities.items()}
+    files.write_bytes(paths.PREDICTIONS / "probabilities.safetensors", save(tensors))
+    described = {"classes": data.classes, "decide": params.decide.model_dump(), "images": checksums}
     files.write_json(paths.PREDICTIONS / "predictions.json", described, sort_keys=True)
 
 
-def _plots(found: HeadData, probabilities: torch.Tensor, judged: str) -> dict[str, list[dict[str, object]]]:
-    split, classes, chosen = found.splits[judged], found.classes, probabilities.argmax(1)
+def _plots(data: HeadData, probabilities: torch.Tensor, judged: str) -> dict[str, list[dict[str, object]]]:
+    split, classes, chosen = data.splits[judged], data.classes, probabilities.argmax(1)
     confusion: list[dict[str, object]] = [
         {"actual": classes[actual], "predicted": classes[predicted]}
         for actual, predicted in zip(split.y, chosen, strict=True)
     ]
     bins: list[dict[str, object]] = [
-        {"confidence": f"{one.confidence:.4f}", "accuracy": f"{one.accuracy:.4f}", "count": one.images}
-        for one in classification.reliability(probabilities, split.y)
+        {"confidence": f"{row.confidence:.4f}", "accuracy": f"{row.accuracy:.4f}", "count": row.images}
+        for row in classification.reliability(probabilities, split.y)
     ]
-    per_class = list(_per_class(found, chosen, judged))
+    per_class = list(_per_class(data, chosen, judged))
     return {"confusion": confusion, "calibration": bins, "per_class": per_class}
 
 
-def _per_class(found: HeadData, chosen: torch.Tensor, judged: str) -> Iterator[dict[str, object]]:
-    split, classes = found.splits[judged], len(found.classes)
-    counts = {name: torch.bincount(found.splits[name].y, minlength=classes) for name in found.splits}
-    right = torch.bincount(split.y[chosen == split.y], minlength=classes)
+def _per_class(data: HeadData, chosen: torch.Tensor, judged: str) -> Iterator[dict[str, object]]:
+    split, classes = data.splits[judged], len(data.classes)
+    counts = {name: torch.bincount(data.splits[name].y, minlength=classes) for name in data.splits}
+    correct = torch.bincount(split.y[chosen == split.y], minlength=classes)
     predicted = torch.bincount(chosen, minlength=classes)
-    for number, name in enumerate(found.classes):
-        total, hits = int(counts[judged][number]), int(right[number])
+    for label, name in enumerate(data.classes):
+        total, hits = int(counts[judged][label]), int(correct[label])
         yield {
             "class": name,
-            **{f"n_{one}": int(counts[one][number]) for one in ("train", "val", "test")},
+            **{f"n_{split_name}": int(counts[split_name][label]) for split_name in ("train", "val", "test")},
             "accuracy": f"{hits / total:.4f}" if total else "",
-            "precision": f"{hits / int(predicted[number]):.4f}" if predicted[number] else "",
+            "precision": f"{hits / int(predicted[label]):.4f}" if predicted[label] else "",
         }

@@ -19,17 +19,17 @@ PLOTS = {  # the header of every plot that dvc.yaml names; a task without one wr
 }
 
 
-def about(task: str, params: Params, found: HeadData, described: Mapping[str, Any]) -> dict[str, Any]:
-    """What was judged, on how many images."""
-    named = {"task": task, "dataset": params.dataset, "backbone": params.backbone, "cut": params.cut}
-    counts = {f"n_{name}": len(split.y) for name, split in found.splits.items()}
-    return named | {"tap": params.tap, "head": described["head"], "classes": len(found.classes)} | counts
+def run_facts(task: str, params: Params, data: HeadData, described: Mapping[str, Any]) -> dict[str, Any]:
+    """What was evaluated, on how many images: the first entries of metrics.json."""
+    names = {"task": task, "dataset": params.dataset, "backbone": params.backbone, "cut": params.cut}
+    counts = {f"n_{name}": len(split.y) for name, split in data.splits.items()}
+    return names | {"tap": params.tap, "head": described["head"], "classes": len(data.classes)} | counts
 
 
-def sizes(head: nn.Module, found: HeadData, described: Mapping[str, Any]) -> dict[str, int]:
+def parameter_counts(model: nn.Module, data: HeadData, described: Mapping[str, Any]) -> dict[str, int]:
     """The parameters of trunk, rest and head, and how many of them trained."""
-    own = sum(parameter.numel() for parameter in head.parameters())
-    return {"parameters_total": own + found.provenance["parameters"], "parameters_trainable": described["trained"]}
+    own = sum(parameter.numel() for parameter in model.parameters())
+    return {"parameters_total": own + data.provenance["parameters"], "parameters_trainable": described["trained"]}
 
 
 def write_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from stages.boxes import dense, ops
-from stages.boxes.geometry import Detections, firsts
+from stages.boxes.geometry import Detections, first_occurrences
 from stages.boxes.options import DenseOptions
 
 Shape = tuple[int, int, int]
@@ -92,6 +92,6 @@ def _assign(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
     row = (centre[:, 1] * height).long().clamp(0, height - 1)
     cells = row * width + column
     assigned = torch.full((height * width,), dense.BACKGROUND)
-    first = firsts(cells)
+    first = first_occurrences(cells)
     assigned[cells[first]] = order[first]
     return assigned

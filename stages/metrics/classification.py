@@ -12,7 +12,7 @@ CALIBRATION_BINS = 15
 LEVEL = 0.95
 
 
-class Bin(NamedTuple):
+class ReliabilityBin(NamedTuple):
     """One bin of a reliability diagram."""
 
     confidence: float  # mean of the bin's predictions
@@ -54,7 +54,9 @@ def interval(hits: int, count: int, level: float = LEVEL) -> tuple[float, float]
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def reliability(probabilities: torch.Tensor, labels: torch.Tensor, bins: int = CALIBRATION_BINS) -> Iterator[Bin]:
+def reliability(
+    probabilities: torch.Tensor, labels: torch.Tensor, bins: int = CALIBRATION_BINS
+) -> Iterator[ReliabilityBin]:
     """The bins of a reliability diagram that hold anything, by the confidence of the first choice."""
     confidence, chosen = probabilities.max(1)
     which = (confidence * bins).ceil().long().clamp(1, bins)
@@ -62,7 +64,7 @@ def reliability(probabilities: torch.Tensor, labels: torch.Tensor, bins: int = C
         inside = which == number
         if count := int(inside.sum()):
             right = (chosen[inside] == labels[inside]).double().mean()
-            yield Bin(float(confidence[inside].mean()), float(right), count)
+            yield ReliabilityBin(float(confidence[inside].mean()), float(right), count)
 
 
 def confident(probabilities: torch.Tensor, labels: torch.Tensor, threshold: float) -> tuple[float, float]:

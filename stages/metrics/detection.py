@@ -10,7 +10,7 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 
 from stages.boxes import ops
-from stages.boxes.geometry import Detections, GroundTruth, firsts
+from stages.boxes.geometry import Detections, GroundTruth, first_occurrences
 
 FLOOR = 0.001
 MOST = 100
@@ -47,24 +47,24 @@ class Curve(NamedTuple):
     truths: int
 
 
-def scores(truths: Sequence[GroundTruth], found: Sequence[Detections], classes: int) -> dict[str, float]:
+def scores(truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: int) -> dict[str, float]:
     """map_50 (area), map_50_voc07 (11 points), map_50_95, map_75, map_small, map_medium, map_large.
 
     VOC's means are over the classes with objects. A number without objects, such as map_small where none is small, is
     left out.
     """
-    seen = [curve for curve in curves(truths, found, classes) if curve.truths]
+    seen = [curve for curve in curves(truths, detections, classes) if curve.truths]
     voc = {"map_50": _mean([area(curve) for curve in seen]), "map_50_voc07": _mean([eleven(curve) for curve in seen])}
-    return {name: value for name, value in (coco(truths, found, classes) | voc).items() if value >= 0}
+    return {name: value for name, value in (coco(truths, detections, classes) | voc).items() if value >= 0}
 
 
-def kept(found: Detections) -> Detections:
+def scored(detections: Detections) -> Detections:
     """The boxes that are scored: MOST at most, the highest score first, none below FLOOR."""
-    order = found.scores.argsort(descending=True, stable=True)[:MOST]
-    return found.pick(order[found.scores[order] >= FLOOR])
+    order = detections.scores.argsort(descending=True, stable=True)[:MOST]
+    return detections.pick(order[detections.scores[order] >= FLOOR])
 
 
-def match(truth: GroundTruth, found: Detections) -> Match:
+def match(truth: GroundTruth, detections: Detections) -> Match:
     """Pascal VOC's matching of one image.
 
     Each box looks at the object of its class that it overlaps most. At an IoU of HIT or more it hits that object, if no
@@ -73,30 +73,30 @@ def match(truth: GroundTruth, found: Detections) -> Match:
 
     Args:
         truth: n objects.
-        found: m boxes, the highest score first, as `kept` gives them.
+        detections: m boxes, the highest score first, as `scored` returns them.
     """
-    nothing = torch.full_like(found.labels, -1)
-    same = found.labels[:, None] == truth.labels[None, :]
-    in_crowd = (_inside(found.boxes, truth.boxes) * (same & truth.crowd) >= HIT).any(1)
+    nothing = torch.full_like(detections.labels, -1)
+    same = detections.labels[:, None] == truth.labels[None, :]
+    in_crowd = (_inside(detections.boxes, truth.boxes) * (same & truth.crowd) >= HIT).any(1)
     if truth.crowd.all():
         return Match(nothing, ~in_crowd)
-    best, which = (overlaps(found, truth) * (same & ~truth.crowd)).max(1)
+    best, which = (overlaps(detections, truth) * (same & ~truth.crowd)).max(1)
     near = best >= HIT
     ignored = near & truth.ignored[which]
     places = torch.where(near, which, -1 - torch.arange(len(which)))  # those that are near nothing: all different
-    hit = near & ~ignored & firsts(places)
+    hit = near & ~ignored & first_occurrences(places)
     return Match(torch.where(hit, which, nothing), hit | ~(ignored | in_crowd))
 
 
-def overlaps(found: Detections, truth: GroundTruth) -> torch.Tensor:
+def overlaps(detections: Detections, truth: GroundTruth) -> torch.Tensor:
     """IoU (boxes found, objects) in float64."""
-    iou: torch.Tensor = ops.box_iou(found.boxes.double(), truth.boxes.double())
+    iou: torch.Tensor = ops.box_iou(detections.boxes.double(), truth.boxes.double())
     return iou
 
 
-def curves(truths: Sequence[GroundTruth], found: Sequence[Detections], classes: int) -> list[Curve]:
+def curves(truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: int) -> list[Curve]:
     """Precision and recall of every class."""
-    best = [kept(item) for item in found]
+    best = [scored(item) for item in detections]
     matches = [match(truth, item) for truth, item in zip(truths, best, strict=True)]
     counted = torch.cat([matched.counted for matched in matches])
     hits = torch.cat([matched.truth >= 0 for matched in matches])[counted]
@@ -120,10 +120,10 @@ def eleven(curve: Curve) -> float:
     return float(best[torch.searchsorted(curve.recall, levels)].mean())
 
 
-def coco(truths: Sequence[GroundTruth], found: Sequence[Detections], classes: int) -> dict[str, float]:
+def coco(truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: int) -> dict[str, float]:
     """The six average precisions of COCO by their names here; -1 where no object counts."""
     reference = COCO(_dataset(truths, classes), print_function=_silent)
-    boxes = reference.loadRes(_results([kept(item) for item in found]))
+    boxes = reference.loadRes(_results([scored(item) for item in detections]))
     evaluation = COCOeval_faster(reference, boxes, "bbox", print_function=_silent)
     evaluation.run()
     return dict(zip(COCO_NAMES, evaluation.stats[:6].tolist(), strict=True))
@@ -145,10 +145,10 @@ def _dataset(truths: Sequence[GroundTruth], classes: int) -> dict[str, Any]:
     return {"images": images, "categories": [{"id": label} for label in range(classes)], "annotations": annotations}
 
 
-def _results(found: Sequence[Detections]) -> list[dict[str, Any]]:
+def _results(detections: Sequence[Detections]) -> list[dict[str, Any]]:
     return [
         {"image_id": image, "category_id": label, "bbox": box, "score": score}
-        for image, item in enumerate(found)
+        for image, item in enumerate(detections)
         for box, label, score in zip(
             _corner_and_size(item.boxes), item.labels.tolist(), item.scores.tolist(), strict=True
         )

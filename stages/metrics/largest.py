@@ -7,25 +7,25 @@ from stages.boxes import ops
 from stages.metrics.detection import HIT
 
 
-def box_scores(found: torch.Tensor, truth: torch.Tensor, size: int) -> dict[str, float]:
+def box_scores(predicted: torch.Tensor, truth: torch.Tensor, size: int) -> dict[str, float]:
     """mean_iou, box_smooth_l1 (beta 1, of centre and size) and box_l1_px (of the corners).
 
     Args:
-        found: (N, 4) corners in [0, 1] of the view.
+        predicted: (N, 4) corners in [0, 1] of the view.
         truth: the same.
         size: of the view, in pixels a side.
     """
-    centres = (ops.box_convert(boxes, "xyxy", "cxcywh") for boxes in (found, truth))
+    centres = (ops.box_convert(boxes, "xyxy", "cxcywh") for boxes in (predicted, truth))
     return {
-        "mean_iou": float(_iou(found, truth).mean()),
+        "mean_iou": float(_iou(predicted, truth).mean()),
         "box_smooth_l1": float(F.smooth_l1_loss(*centres)),
-        "box_l1_px": float(F.l1_loss(found, truth)) * size,
+        "box_l1_px": float(F.l1_loss(predicted, truth)) * size,
     }
 
 
-def class_scores(found: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
+def class_scores(predicted: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
     """Accuracy of labels (N,)."""
-    return {"accuracy": float((found == truth).double().mean())}
+    return {"accuracy": float((predicted == truth).double().mean())}
 
 
 def both_scores(

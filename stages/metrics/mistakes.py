@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from stages.boxes.geometry import Detections, GroundTruth, firsts
-from stages.metrics.detection import HIT, area, curves, kept, match, overlaps
+from stages.boxes.geometry import Detections, GroundTruth, first_occurrences
+from stages.metrics.detection import HIT, area, curves, match, overlaps, scored
 
 BACKGROUND = 0.1  # at an IoU below this a box touches nothing
 Kind = Literal["class", "place", "both", "double", "background", "missed"]
@@ -17,19 +17,19 @@ class Mistakes(NamedTuple):
     """The mistakes in one image.
 
     Attributes:
-        found: the boxes that are scored, the highest score first.
+        detections: the boxes that are scored, the highest score first.
         kinds: for each of them the position in KINDS, or -1 where it hits or counts neither way.
-        meant: for each of them the object that it hits, or would were its class or place mended, or -1.
-        missed: (objects,) bool, objects that no box hits and no box would hit were it mended.
+        meant: for each of them the object that it hits, or would hit with the right class or place, or -1.
+        missed: (objects,) bool, objects that no box hits, nor would hit with the right class or place.
     """
 
-    found: Detections
+    detections: Detections
     kinds: torch.Tensor
     meant: torch.Tensor
     missed: torch.Tensor
 
 
-def sort(truth: GroundTruth, found: Detections) -> Mistakes:
+def sort(truth: GroundTruth, detections: Detections) -> Mistakes:
     """Sorts the mistakes in an image, each into the first kind that fits.
 
     - place: touches an object of its class (IoU from BACKGROUND to HIT);
@@ -38,16 +38,16 @@ def sort(truth: GroundTruth, found: Detections) -> Mistakes:
     - background: touches nothing;
     - both: touches an object of another class.
     """
-    found = kept(found)
-    matched = match(truth, found)
+    detections = scored(detections)
+    matched = match(truth, detections)
     objects = ~(truth.ignored | truth.crowd)
-    kinds = torch.full_like(found.labels, -1)
+    kinds = torch.full_like(detections.labels, -1)
     wrong = matched.counted & (matched.truth < 0)
     if not objects.any():
         kinds[wrong] = KINDS.index("background")
-        return Mistakes(found, kinds, matched.truth, objects)
-    same = found.labels[:, None] == truth.labels[None, :]
-    overlap = overlaps(found, truth) * objects
+        return Mistakes(detections, kinds, matched.truth, objects)
+    same = detections.labels[:, None] == truth.labels[None, :]
+    overlap = overlaps(detections, truth) * objects
     iou_same, nearest_same = (overlap * same).max(1)
     iou_other, nearest_other = (overlap * ~same).max(1)
     fits: dict[Kind, torch.Tensor] = {
@@ -63,21 +63,21 @@ def sort(truth: GroundTruth, found: Detections) -> Mistakes:
     meant = torch.where(_is(kinds, "place"), nearest_same, meant)
     missed = objects.clone()
     missed[meant[meant >= 0]] = False
-    return Mistakes(found, kinds, meant, missed)
+    return Mistakes(detections, kinds, meant, missed)
 
 
-def counts(truths: Sequence[GroundTruth], found: Sequence[Detections]) -> dict[Kind, int]:
+def counts(truths: Sequence[GroundTruth], detections: Sequence[Detections]) -> dict[Kind, int]:
     """How many mistakes of each kind."""
-    images = [sort(truth, item) for truth, item in zip(truths, found, strict=True)]
+    images = [sort(truth, item) for truth, item in zip(truths, detections, strict=True)]
     kinds = torch.cat([image.kinds for image in images])
     number = {kind: int(_is(kinds, kind).sum()) for kind in KINDS}
     return number | {"missed": sum(int(image.missed.sum()) for image in images)}
 
 
-def costs(truths: Sequence[GroundTruth], found: Sequence[Detections], classes: int) -> dict[Kind, float]:
+def costs(truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: int) -> dict[Kind, float]:
     """How far map_50 would rise were all mistakes of one kind mended, and nothing else."""
-    images = [sort(truth, item) for truth, item in zip(truths, found, strict=True)]
-    now = _map_50(truths, found, classes)
+    images = [sort(truth, item) for truth, item in zip(truths, detections, strict=True)]
+    now = _map_50(truths, detections, classes)
     risen = {}
     for kind in KINDS:
         pairs = [fix_errors_of_kind(truth, image, kind) for truth, image in zip(truths, images, strict=True)]
@@ -92,26 +92,26 @@ def fix_errors_of_kind(truth: GroundTruth, mistakes: Mistakes, kind: Kind) -> tu
     place becomes that object. All other mistakes go.
     """
     if kind == "missed":
-        return truth._replace(ignored=truth.ignored | mistakes.missed), mistakes.found
+        return truth._replace(ignored=truth.ignored | mistakes.missed), mistakes.detections
     mistaken = _is(mistakes.kinds, kind)
     becomes = _first_on_free_objects(mistakes, mistaken)
-    boxes, labels = mistakes.found.boxes.clone(), mistakes.found.labels.clone()
+    boxes, labels = mistakes.detections.boxes.clone(), mistakes.detections.labels.clone()
     boxes[becomes] = truth.boxes[mistakes.meant[becomes]].to(boxes)
     labels[becomes] = truth.labels[mistakes.meant[becomes]]
-    return truth, mistakes.found._replace(boxes=boxes, labels=labels).pick(~mistaken | becomes)
+    return truth, mistakes.detections._replace(boxes=boxes, labels=labels).pick(~mistaken | becomes)
 
 
 def _first_on_free_objects(mistakes: Mistakes, mistaken: torch.Tensor) -> torch.Tensor:
     """(boxes,) bool: of the mistaken boxes meant for an object that nothing hits, the one with the highest score."""
     taken = mistakes.meant[mistakes.kinds < 0]
     free = mistaken & (mistakes.meant >= 0) & ~torch.isin(mistakes.meant, taken)
-    return free & firsts(torch.where(free, mistakes.meant, -1 - torch.arange(len(free))))
+    return free & first_occurrences(torch.where(free, mistakes.meant, -1 - torch.arange(len(free))))
 
 
 def _is(kinds: torch.Tensor, kind: Kind) -> torch.Tensor:
     return kinds == KINDS.index(kind)
 
 
-def _map_50(truths: Sequence[GroundTruth], found: Sequence[Detections], classes: int) -> float:
-    seen = [area(curve) for curve in curves(truths, found, classes) if curve.truths]
+def _map_50(truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: int) -> float:
+    seen = [area(curve) for curve in curves(truths, detections, classes) if curve.truths]
     return sum(seen) / len(seen) if seen else 0.0

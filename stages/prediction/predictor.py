@@ -118,7 +118,7 @@ class Predictor:
             return list(averaged_logits(self.head, split, count).softmax(1).cpu())
         name, classes = self.described["head"], len(self.classes)
         task = tasks.DetectionTask(name, self.head, self.options, classes=classes, params=self.params)
-        return task.find(self.head, split, self.decide.nms_iou, count, self.decide.merge)
+        return task.detect(self.head, split, iou=self.decide.nms_iou, views=count, merge=self.decide.merge)
 
 
 def load(folder: Path = paths.HEAD) -> Predictor:

@@ -78,7 +78,8 @@ def fit(head: str, data: HeadData, params: Params, device: torch.device, *, last
         torch.manual_seed(params.seed)
         module, shaped = start(head, data, train, params, device)
         trained = _trained(module, params)
-        task, checkpoint = tasks.of(head, module, shaped, data, params), Checkpoint(inputs(head, data, params, device))
+        task = tasks.task_of(head, module, shaped, data=data, params=params)
+        checkpoint = Checkpoint(inputs(head, data, params, device))
         run, progress, saved = TrainingRun(module, train, val, params, task, checkpoint), Progress(), checkpoint.load()
         if saved:
             progress = Progress(**saved["progress"])
@@ -260,7 +261,7 @@ def _one_epoch(
         loss_sum += loss * len(chosen)
         if right is not None:
             hits.append(right)
-    return float(loss_sum) / len(train.y), tasks.share(hits)
+    return float(loss_sum) / len(train.y), tasks.share_of_true(hits)
 
 
 def _state(

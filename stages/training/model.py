@@ -226,7 +226,7 @@ def embed(module: HeadModel, split: SplitData) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def outputs(module: nn.Module, split: SplitData, view: int = 0) -> Iterator[Any]:
+def batch_outputs(module: nn.Module, split: SplitData, view: int = 0) -> Iterator[Any]:
     """What a head gives for one view of every image, a batch of the split at a time, in eval mode."""
     module.eval()
     batches = tqdm(split.batches(view), total=len(split.image_batches()), unit=" batches", leave=False, delay=2)
@@ -236,7 +236,7 @@ def outputs(module: nn.Module, split: SplitData, view: int = 0) -> Iterator[Any]
 
 def logits(module: nn.Module, split: SplitData, view: int = 0) -> torch.Tensor:
     """Logits (N, C) of one view of every image, in eval mode."""
-    return torch.cat(list(outputs(module, split, view)))
+    return torch.cat(list(batch_outputs(module, split, view)))
 
 
 def averaged_logits(module: nn.Module, split: SplitData, views: int) -> torch.Tensor:

@@ -51,7 +51,7 @@ def range_test(head: str, data: HeadData, params: Params, device: torch.device) 
         groups = loop.unfreeze(module, phase, params.model_copy(update={"lr": BASE_LR}))
         optimizer = loop.make_optimizer(groups, params)
         shares = [group["lr"] / groups[0]["lr"] for group in groups]
-        task = tasks.of(head, module, shaped, data, params)
+        task = tasks.task_of(head, module, shaped, data=data, params=params)
         module.train()
         mean = lowest = math.inf
         running = 0.0

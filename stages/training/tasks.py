@@ -1,9 +1,9 @@
-"""What a head is asked for, and how it is judged: the label of an image, or the boxes of its objects.
+"""The two tasks of heads, with targets, loss and scores: the label of an image, or the boxes of its objects.
 
-The trainer knows no more of a task than `targets`, `loss`, `right` and `judge`.
+The training loop knows of a task only what the protocol `Task` has.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -19,10 +19,10 @@ from stages.params import Params
 from stages.training import losses
 from stages.training.data import HeadData, SplitData
 from stages.training.ground_truth import merge_views
-from stages.training.model import HeadModel, outputs
+from stages.training.model import HeadModel, batch_outputs
 
-NMS_IOU = 0.45  # of boxes that are scored while training: no threshold of `decide` may change a head
-KEPT_TARGETS = 1 << 29  # bytes: targets of views that come again are computed once
+NMS_IOU = 0.45  # for scores while training; fixed, since no threshold of `decide` may change a head
+CACHED_TARGETS = 1 << 29  # bytes; targets of a view that is seen again are computed once
 
 
 class EpochScores(NamedTuple):
@@ -34,52 +34,59 @@ class EpochScores(NamedTuple):
 
 
 class Task(Protocol):
-    """One of the two below."""
+    """What the training loop knows of a task."""
 
     def targets(self, split: SplitData, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
-        """What the head should give for some images in these views."""
+        """What the outputs should be.
 
-    def loss(self, found: Any, targets: Any) -> torch.Tensor:
+        Args:
+            split: the images belong to it.
+            images: (n,) indices of images.
+            views: (n,) the view of each image.
+            affine: (n, 2, 3) from pixels of each image to pixels of its view; None without ground truth.
+        """
+
+    def loss(self, outputs: Any, targets: Any) -> torch.Tensor:
         """The mean loss of a batch."""
 
-    def correct(self, found: Any, targets: Any) -> torch.Tensor | None:
-        """Which of the images of a batch that have a class were told it: (n,) bool; None where none is predicted."""
+    def correct(self, outputs: Any, targets: Any) -> torch.Tensor | None:
+        """Which images of a batch have the right class, (n,) bool; None if no class per image is predicted."""
 
-    def evaluate(self, net: nn.Module, split: SplitData) -> EpochScores:
+    def evaluate(self, model: nn.Module, split: SplitData) -> EpochScores:
         """The scores of a split on its evaluation views."""
 
 
 class ClassificationTask:
-    """The label of each image."""
+    """Predicting the label of each image."""
 
     def __init__(self, params: Params, weights: torch.Tensor | None) -> None:
         self.params, self.weights = params, weights
 
     def targets(self, split: SplitData, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
-        """(n,) int64."""
+        """The labels, (n,) int64."""
         return split.y[images.to(split.y.device)]
 
-    def loss(self, found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy or focal loss."""
-        return losses.loss(found, targets, self.params, self.weights)
+        return losses.loss(outputs, targets, self.params, self.weights)
 
-    def correct(self, found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Whose label is the most probable class."""
-        return found.argmax(1) == targets
+    def correct(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Whether the most probable class is the label."""
+        return outputs.argmax(1) == targets
 
-    def evaluate(self, net: nn.Module, split: SplitData) -> EpochScores:
+    def evaluate(self, model: nn.Module, split: SplitData) -> EpochScores:
         """Cross-entropy, without smoothing or weights, and accuracy."""
-        found = torch.cat(list(outputs(net, split)))
-        loss = float(F.cross_entropy(found, split.y))
-        return EpochScores(loss, float((found.argmax(1) == split.y).float().mean()))
+        logits = torch.cat(list(batch_outputs(model, split)))
+        loss = float(F.cross_entropy(logits, split.y))
+        return EpochScores(loss, float((logits.argmax(1) == split.y).float().mean()))
 
 
 class DetectionTask:
-    """The boxes and classes of the objects of each image.
+    """Predicting the boxes and classes of the objects of each image.
 
     Args:
         head: the name of a head that finds objects.
-        model: the head itself, for the shape of what it takes.
+        model: the head with its layers, for the shape of the features that it takes.
         options: of the head.
         classes: how many.
         params: `monitor`.
@@ -88,97 +95,118 @@ class DetectionTask:
     def __init__(self, head: str, model: HeadModel, options: HeadOptions, *, classes: int, params: Params) -> None:
         self.head, self.shape = cast("ObjectHead", module_of(head)), model.shape
         self.options, self.classes, self.params = options, classes, params
-        self._kept: dict[tuple[int, int], Any] = {}
-        self._bytes = 0
+        self._target_cache: dict[tuple[int, int], Any] = {}
+        self._cached_bytes = 0
 
     def targets(self, split: SplitData, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
-        """As the head's own `targets` makes them, stacked over images."""
+        """The targets of the head, stacked over images."""
         assert affine is not None
-        each = [self._targets(split, *place) for place in zip(images.tolist(), views.tolist(), affine, strict=True)]
-        return _to(_stack(each), split.y.device)
+        arguments = zip(images.tolist(), views.tolist(), affine, strict=True)
+        return _to(_stack([self._targets(split, *image) for image in arguments]), split.y.device)
 
-    def loss(self, found: Any, targets: Any) -> torch.Tensor:
-        """The head's own."""
-        return self.head.loss(found, targets, self.options)
+    def loss(self, outputs: Any, targets: Any) -> torch.Tensor:
+        """The loss of the head."""
+        return self.head.loss(outputs, targets, self.options)
 
-    def correct(self, found: Any, targets: Any) -> torch.Tensor | None:
-        """Of a head that names one class an image."""
+    def correct(self, outputs: Any, targets: Any) -> torch.Tensor | None:
+        """Which images have the right class, if the head names one class per image."""
         classified = getattr(self.head, "classified", None)
-        return classified(found, targets, self.options) if classified else None
+        return classified(outputs, targets, self.options) if classified else None
 
     @torch.inference_mode()
-    def evaluate(self, net: nn.Module, split: SplitData) -> EpochScores:
-        """The loss; accuracy of a head that names one class an image; map_50 where `monitor` asks for it."""
-        total, right, seen = 0.0, list[torch.Tensor](), list[Detections]()
-        scored = self.params.monitor == "val_map_50"
-        for places, found in zip(split.image_batches(), outputs(net, split), strict=True):
-            wanted = self.targets(split, places, torch.zeros_like(places), split.affines(places))
-            total += float(self.loss(found, wanted)) * len(places)
-            if (hits := self.correct(found, wanted)) is not None:
-                right.append(hits)
-            if scored:
-                seen += [merge_views([one], NMS_IOU) for one in self._back(split, places, 0, found)]
-        score = self.map_50(split, seen) if scored else None
-        return EpochScores(total / len(split.y), share(right), score)
+    def evaluate(self, model: nn.Module, split: SplitData) -> EpochScores:
+        """The loss; accuracy if the head names one class per image; map_50 if `monitor` asks for it."""
+        total, hits, detections = 0.0, list[torch.Tensor](), list[Detections]()
+        with_map = self.params.monitor == "val_map_50"
+        for images, outputs in zip(split.image_batches(), batch_outputs(model, split), strict=True):
+            targets = self.targets(split, images, torch.zeros_like(images), split.affines(images))
+            total += float(self.loss(outputs, targets)) * len(images)
+            if (correct := self.correct(outputs, targets)) is not None:
+                hits.append(correct)
+            if with_map:
+                in_images = self._in_images(split, images, 0, outputs)
+                detections += [merge_views([image_detections], NMS_IOU) for image_detections in in_images]
+        score = self.map_50(split, detections) if with_map else None
+        return EpochScores(total / len(split.y), share_of_true(hits), score)
 
-    def map_50(self, split: SplitData, found: Sequence[Detections]) -> float:
+    def map_50(self, split: SplitData, detections: Sequence[Detections]) -> float:
         """The mean over classes with objects of the average precision at an IoU of 0.5."""
         assert split.ground_truth is not None
-        seen = [area(curve) for curve in curves(split.ground_truth.truths, found, self.classes) if curve.truths]
-        return sum(seen) / len(seen) if seen else 0.0
+        class_curves = curves(split.ground_truth.truths, detections, self.classes)
+        precisions = [area(curve) for curve in class_curves if curve.truths]
+        return sum(precisions) / len(precisions) if precisions else 0.0
 
     @torch.inference_mode()
-    def find(self, net: nn.Module, split: SplitData, iou: float, views: int = 1, how: str = "nms") -> list[Detections]:
-        """What is found in the first so many views of each image, in its pixels, merged at this IoU."""
-        each = [list[Detections]() for _ in split.index_positions]
-        for view in range(views):
-            for places, found in zip(split.image_batches(), outputs(net, split, view), strict=True):
-                for image, one in zip(places.tolist(), self._back(split, places, view, found), strict=True):
-                    each[image].append(one)
-        return [merge_views(found, iou, how) for found in each]
+    def detect(
+        self, model: nn.Module, split: SplitData, *, iou: float, views: int = 1, merge: str = "nms"
+    ) -> list[Detections]:
+        """The detections in each image, in its pixels.
 
-    def _back(self, split: SplitData, images: torch.Tensor, view: int, found: Any) -> Iterator[Detections]:
-        """What the head found in a view of some images, in pixels of each, before suppression."""
-        affine = split.affines(images, view)
-        assert affine is not None and split.ground_truth is not None
-        decoded = self.head.decode(_to(found, torch.device("cpu")), self.options)
-        for image, one, way in zip(images.tolist(), decoded, affine, strict=True):
-            yield split.ground_truth.to_image(image, one, way)
+        Args:
+            model: the head with its layers.
+            split: the images.
+            iou: of two boxes of a class that overlap more than this, one is dropped.
+            views: how many views of each image are merged.
+            merge: `nms` or `fusion`.
+        """
+        per_image = [list[Detections]() for _ in split.index_positions]
+        for view in range(views):
+            for images, outputs in zip(split.image_batches(), batch_outputs(model, split, view), strict=True):
+                in_images = self._in_images(split, images, view, outputs)
+                for image, detections in zip(images.tolist(), in_images, strict=True):
+                    per_image[image].append(detections)
+        return [merge_views(image_detections, iou, merge) for image_detections in per_image]
+
+    def _in_images(self, split: SplitData, images: torch.Tensor, view: int, outputs: Any) -> Iterator[Detections]:
+        """The detections in a view of some images, in pixels of each image, before suppression."""
+        affines = split.affines(images, view)
+        assert affines is not None and split.ground_truth is not None
+        decoded = self.head.decode(_to(outputs, torch.device("cpu")), self.options)
+        for image, detections, affine in zip(images.tolist(), decoded, affines, strict=True):
+            yield split.ground_truth.to_image(image, detections, affine)
 
     def _targets(self, split: SplitData, image: int, view: int, affine: torch.Tensor) -> Any:
         key = split.index_positions[image], view
-        if key in self._kept:
-            return self._kept[key]
+        if key in self._target_cache:
+            return self._target_cache[key]
         assert split.ground_truth is not None
         boxes, labels = split.ground_truth.in_view(image, affine)
-        made = self.head.targets(boxes, labels, self.options, shape=self.shape)
-        size = sum(tensor.nbytes for tensor in (made if isinstance(made, tuple) else (made,)))
-        if split.pixels is None and self._bytes + size <= KEPT_TARGETS:
-            self._kept[key] = made
-            self._bytes += size
-        return made
+        targets = self.head.targets(boxes, labels, self.options, shape=self.shape)
+        size = sum(tensor.nbytes for tensor in (targets if isinstance(targets, tuple) else (targets,)))
+        if split.pixels is None and self._cached_bytes + size <= CACHED_TARGETS:
+            self._target_cache[key] = targets
+            self._cached_bytes += size
+        return targets
 
 
-def share(right: Sequence[torch.Tensor]) -> float | None:
-    """The share of all that are right; None of nothing."""
-    each = torch.cat([torch.zeros(0, dtype=torch.bool), *(one.cpu() for one in right)])
-    return float(each.double().mean()) if len(each) else None
+def share_of_true(masks: Sequence[torch.Tensor]) -> float | None:
+    """The share of True in some masks together; None if they are empty."""
+    together = torch.cat([torch.zeros(0, dtype=torch.bool), *(mask.cpu() for mask in masks)])
+    return float(together.double().mean()) if len(together) else None
 
 
-def of(head: str, whole: HeadModel, knobs: dict[str, Any], data: HeadData, params: Params) -> Task:
-    """The task that a head is for."""
+def task_of(head: str, model: HeadModel, knobs: Mapping[str, Any], *, data: HeadData, params: Params) -> Task:
+    """The task of a head.
+
+    Args:
+        head: its name.
+        model: the head with its layers.
+        knobs: stored with it.
+        data: the classes, and the labels of train, by which classes may be weighted.
+        params: the loss.
+    """
     if HEADS[head].finds_objects:
-        return DetectionTask(head, whole, HEADS[head].read(knobs), classes=len(data.classes), params=params)
+        return DetectionTask(head, model, HEADS[head].read(knobs), classes=len(data.classes), params=params)
     train = data.splits["train"]
-    device = next(iter(whole.state_dict().values())).device
+    device = next(iter(model.state_dict().values())).device
     weights = losses.class_weights(train.y.to(device), len(data.classes), params.class_weights)
     return ClassificationTask(params, weights)
 
 
-def _stack(each: Sequence[Any]) -> Any:
-    if isinstance(each[0], tuple):
-        return tuple(torch.stack(level) for level in zip(*each, strict=True))
-    return torch.stack(list(each))
+def _stack(targets: Sequence[Any]) -> Any:
+    if isinstance(targets[0], tuple):
+        return tuple(torch.stack(level) for level in zip(*targets, strict=True))
+    return torch.stack(list(targets))
 
 
 def _to(values: Any, device: torch.device) -> Any:

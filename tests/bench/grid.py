@@ -105,7 +105,7 @@ def measure(train: Callable[[HeadData, Params], nn.Module], found: HeadData, par
     spent = {"seconds": time.perf_counter() - clock, "cpu": time.process_time() - cpu}
     task = task_of(module, found, params)
     test = found.splits["test"]
-    return spent | {"map_50": task.map_50(test, task.find(module, test, params.decide.nms_iou))}
+    return spent | {"map_50": task.map_50(test, task.detect(module, test, iou=params.decide.nms_iou))}
 
 
 def ours(found: HeadData, params: Params) -> nn.Module:

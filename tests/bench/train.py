@@ -121,7 +121,7 @@ def plain(found: HeadData, params: Params, path: Path) -> None:
     """The same head, trained on shuffled rows from a DataLoader."""
     device, train = pick_device(params.device), found.splits["train"]
     module, shaped = loop.start(params.head, found, train, params, device)
-    task = tasks.of(params.head, module, shaped, found, params)
+    task = tasks.task_of(params.head, module, shaped, data=found, params=params)
     optimizer = loop.make_optimizer([{"params": list(module.head.parameters()), "lr": params.lr}], params)
     loader: Any = DataLoader(Rows(path), params.batch_size, shuffle=True, num_workers=WORKERS, persistent_workers=True)
     module.train()

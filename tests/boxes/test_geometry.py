@@ -8,7 +8,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.boxes.geometry import VISIBLE, Detections, clip, firsts, fuse, inverse, suppress, through, to_image, to_view
+from stages.boxes.geometry import (
+    VISIBLE,
+    Detections,
+    clip,
+    first_occurrences,
+    fuse,
+    inverse,
+    suppress,
+    through,
+    to_image,
+    to_view,
+)
 from stages.images.views import CropParams, affine
 from tests.boxes.drawing import boxes_at_random, plain_iou
 
@@ -147,4 +158,4 @@ def test_fusion_keeps_boxes_without_an_area_apart() -> None:
 @given(st.lists(st.integers(0, 5)))
 def test_first_occurrences(keys: list[int]) -> None:
     expected = [key not in keys[:place] for place, key in enumerate(keys)]
-    assert firsts(torch.tensor(keys, dtype=torch.long)).tolist() == expected
+    assert first_occurrences(torch.tensor(keys, dtype=torch.long)).tolist() == expected

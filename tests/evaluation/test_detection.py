@@ -91,7 +91,7 @@ def test_a_kept_head_finds_identical_boxes(run: Make, monkeypatch: pytest.Monkey
     for whole in (module, restored):
         options = registry.HEADS[chosen.head].read(described["knobs"])
         task = tasks.DetectionTask(chosen.head, whole, options, classes=2, params=chosen)
-        each.append(task.find(whole, found.splits["test"], 0.45))
+        each.append(task.detect(whole, found.splits["test"], iou=0.45))
     for one, two in zip(*each, strict=True):
         assert all(torch.equal(*pair) for pair in zip(one, two, strict=True))
 
@@ -249,16 +249,16 @@ BOX = {
 )
 def test_the_scores_of_the_largest_object_by_hand(predict: str, expected: dict[str, float]) -> None:
     made, found = by_hand()
-    assert judging._largest(made.splits["test"], found, made, predict) == pytest.approx(expected)
+    assert judging._largest_scores(made.splits["test"], found, made, predict) == pytest.approx(expected)
 
 
 def test_a_wrong_class_or_a_box_beside_is_not_correct() -> None:
     made, found = by_hand()
     other = [found[0]._replace(labels=torch.tensor([0])), found[1], found[2]]
-    scores = judging._largest(made.splits["test"], other, made, "both")
+    scores = judging._largest_scores(made.splits["test"], other, made, "both")
     assert (scores["accuracy"], scores["correct_at_iou50"]) == (0.5, 0.5)
     aside = [found[0], found[1], found[2]._replace(boxes=torch.tensor([[50.0, 25, 150, 48]]))]
-    assert judging._largest(made.splits["test"], aside, made, "both")["correct_at_iou50"] == 0.5
+    assert judging._largest_scores(made.splits["test"], aside, made, "both")["correct_at_iou50"] == 0.5
 
 
 def test_what_needs_no_training_is_the_mean_box_and_the_commonest_class() -> None:

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from stages.boxes.geometry import Detections, GroundTruth
-from stages.metrics.detection import COCO_NAMES, FLOOR, MOST, area, coco, curves, eleven, kept, match, scores
+from stages.metrics.detection import COCO_NAMES, FLOOR, MOST, area, coco, curves, eleven, match, scored, scores
 from tests.boxes.drawing import plain_iou
 from tests.metrics.scenes import FAR, SQUARE, found, scene, truth
 
@@ -99,9 +99,9 @@ def test_the_best_hundred_above_the_floor_are_scored() -> None:
     boxes = [[float(place), 0.0, place + 5.0, 5.0] for place in range(MOST + 20)]
     order = torch.randperm(len(boxes), generator=torch.Generator().manual_seed(0))
     confidence = torch.linspace(0.2, 0.9, len(boxes))[order]
-    best = kept(found(boxes, confidence.tolist()))
+    best = scored(found(boxes, confidence.tolist()))
     assert torch.equal(best.scores, confidence.sort(descending=True).values[:MOST])
-    assert kept(found([SQUARE] * 3, [FLOOR / 2, 2 * FLOOR, FLOOR / 2])).scores.tolist() == pytest.approx([2 * FLOOR])
+    assert scored(found([SQUARE] * 3, [FLOOR / 2, 2 * FLOOR, FLOOR / 2])).scores.tolist() == pytest.approx([2 * FLOOR])
 
 
 class WithIgnored(COCOeval):  # type: ignore[misc]

@@ -66,7 +66,7 @@ def test_the_cost_of_false_alarms_by_hand() -> None:
 def test_every_box_is_a_hit_or_set_aside_or_one_mistake(seed: int, classes: int) -> None:
     for objects, item in zip(*scene(seed, classes), strict=True):
         mistakes = sort(objects, item)
-        matched = match(objects, mistakes.found)
+        matched = match(objects, mistakes.detections)
         assert torch.equal(mistakes.kinds >= 0, matched.counted & (matched.truth < 0))
         assert not mistakes.missed[matched.truth[matched.truth >= 0]].any()
         assert not (mistakes.missed & (objects.ignored | objects.crowd)).any()

@@ -105,7 +105,7 @@ def test_a_head_learns_its_scenes_by_heart(turned: Make, head: str) -> None:
     scores = [epoch.val_map_50 for epoch in found.history]
     assert scores[found.best_epoch - 1] == max(score for score in scores if score is not None)
     task = boxes_task(found, head, data, chosen)
-    seen = task.find(found.module, data.splits["train"], tasks.NMS_IOU)
+    seen = task.detect(found.module, data.splits["train"], iou=tasks.NMS_IOU)
     assert task.map_50(data.splits["train"], seen) == scores[found.best_epoch - 1]
     if head != "largest":  # which finds one object an image
         assert max(score for score in scores if score is not None) > 0.8
@@ -301,7 +301,7 @@ def test_what_the_views_of_an_image_find_is_merged_in_its_pixels(turned: Make) -
     raw = torch.full((1, 2, 1, SIDE, 8), -20.0)  # object, box, three classes
     raw[:, :, 0, 0, :] = torch.tensor([9.0, 0.0, 0.0, -1.0, -1.0, 9.0, 0.0, 0.0])
     made = split(raw, [scene(0)])
-    one, both = (task.find(Fixed(), made, 0.5, views)[0] for views in (1, 2))
+    one, both = (task.detect(Fixed(), made, iou=0.5, views=views)[0] for views in (1, 2))
     sure = [found.pick(found.scores > 0.5) for found in (one, both)]
     assert [len(found.boxes) for found in sure] == [1, 2]
     mirrored = sure[0].boxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([SIZE, 0, SIZE, 0])
@@ -312,7 +312,7 @@ def test_what_the_views_of_an_image_find_is_merged_in_its_pixels(turned: Make) -
 def test_views_that_agree_give_each_object_once(turned: Make) -> None:
     task = task_of("largest", turned(head="largest", boxes={"box_sigmoid": False}))
     sees = torch.tensor([[0.25, 0.5, 0.2, 0.2, 5, 0, 0], [0.75, 0.5, 0.2, 0.2, 4, 0, 0]])  # mirror images
-    (found,) = task.find(Fixed(), split(sees[None], [scene(0)]), 0.5, 2)
+    (found,) = task.detect(Fixed(), split(sees[None], [scene(0)]), iou=0.5, views=2)
     assert len(found.boxes) == 1 and found.boxes[0].tolist() == pytest.approx([9.6, 25.6, 22.4, 38.4], abs=1e-4)
 
 
@@ -326,7 +326,7 @@ def test_a_part_without_any_object_trains_and_is_judged(turned: Make, head: str)
     found = loop.fit(head, empty, chosen, CPU)
     assert found.history[0].val_map_50 == 0 and found.history[0].val_accuracy is None
     task = boxes_task(found, head, empty, chosen)
-    assert len(task.find(found.module, empty.splits["val"], 0.5)) == VAL
+    assert len(task.detect(found.module, empty.splits["val"], iou=0.5)) == VAL
 
 
 @pytest.mark.parametrize("head", OBJECT_HEADS)
@@ -338,5 +338,5 @@ def test_three_hundred_objects_in_an_image(turned: Make, head: str) -> None:
     found = loop.fit(head, data, chosen, CPU)
     assert found.history and all(epoch.val_loss < float("inf") for epoch in found.history)
     module: HeadModel = found.module
-    (first, *_) = boxes_task(found, head, data, chosen).find(module, data.splits["train"], 0.99)
+    (first, *_) = boxes_task(found, head, data, chosen).detect(module, data.splits["train"], iou=0.99)
     assert isinstance(first, Detections) and len(first.boxes) <= 100
