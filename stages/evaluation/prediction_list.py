@@ -104,6 +104,8 @@ def _detection_rows(
 def write_largest(images: Images, tensors: Mapping[str, torch.Tensor], *, classes: Sequence[str], predict: str) -> None:
     """Writes one row per image: the class of its largest object, and the class and box predicted for it.
 
+    Where several views give several boxes, the one with the highest score counts, which stands first.
+
     Args:
         images: of each split.
         tensors: the contents of boxes.safetensors.
@@ -112,13 +114,15 @@ def write_largest(images: Images, tensors: Mapping[str, torch.Tensor], *, classe
     """
     rows = []
     for split, split_images in images.items():
-        names = ("boxes", "scores", "labels", "asked_labels")
-        columns = zip(split_images, *(tensors[f"{split}_{name}"].tolist() for name in names), strict=True)
-        for image, corners, score, label, asked in columns:
-            row: Row = {"path": image.path, "split": split, "label": classes[asked] if asked >= 0 else ""}
-            if predict != "box":
-                row |= {"predicted": classes[label], "probability": score}
-            if predict != "class":
-                row |= dict(zip(CORNERS, corners, strict=True))
+        columns = [tensors[f"{split}_{name}"].tolist() for name in ("images", "boxes", "scores", "labels")]
+        detections = list(zip(*columns, strict=True))
+        best = {number: detection for number, *detection in reversed(detections)}  # the first of an image overrules
+        for number, true_label in enumerate(tensors[f"{split}_asked_labels"].tolist()):
+            label = classes[true_label] if true_label >= 0 else ""
+            row: Row = {"path": split_images[number].path, "split": split, "label": label}
+            if number in best:
+                corners, score, predicted = best[number]
+                row |= {"predicted": classes[predicted], "probability": score} if predict != "box" else {}
+                row |= dict(zip(CORNERS, corners, strict=True)) if predict != "class" else {}
             rows.append(row)
     files.write_csv(PATH, BOX_COLUMNS[:-1], rows, digits=DIGITS)
