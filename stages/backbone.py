@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stages import command
 from stages.backbones import cuts, names, zoo
+from stages.backbones.untraced import UntracedNetwork
 from stages.errors import UserError
 from stages.images.decode import KEPT_RATIO, kept_side
 from stages.images.preprocessing import Preprocessing
@@ -26,15 +27,18 @@ def describe(name: str, image_size: int | Literal["auto"] = "auto") -> str:
     names.check(name, "random")
     backbone = zoo.load(name, "random", image_size)
     preprocessing = backbone.preprocessing.at(image_size, "crop")
-    network = cuts.Network(backbone.model, preprocessing.crop, name)
-    spent = _Meter(network.module).measure(preprocessing.crop)
-    whole = max(spent.values())
-    modules = list({network.cut(module).node: module for module in reversed(network.names())}.values())[::-1]
+    network = cuts.load_network(backbone.model, preprocessing.crop, name)
+    if isinstance(network, cuts.Network):
+        spent = _Meter(network.module).measure(preprocessing.crop)
+        whole = max(spent.values()) / 2
+        modules = list({network.cut(module).node: module for module in reversed(network.names())}.values())[::-1]
+    else:
+        spent, whole, modules = {}, network.multiply_adds(), []
     named = [cut for cut in names.CUTS if network.layout or cut not in names.TOKEN_CUTS]
     width = max(map(len, [*named, *modules])) + 2
     lines = [
         f"{name}: {sum(weight.numel() for weight in backbone.model.parameters()):,} parameters, "
-        f"{whole / 2e9:.2f} billion multiply-adds an image",
+        f"{whole / 1e9:.2f} billion multiply-adds an image",
         f"{preprocessing}",
         "",
         f"{'cut':{width}}{HEADER}  at",
@@ -47,7 +51,9 @@ def describe(name: str, image_size: int | Literal["auto"] = "auto") -> str:
     return "\n".join(lines)
 
 
-def _row(network: cuts.Network, cut: str, spent: dict[fx.Node, float], preprocessing: Preprocessing) -> str:
+def _row(
+    network: cuts.Network | UntracedNetwork, cut: str, spent: dict[fx.Node, float], preprocessing: Preprocessing
+) -> str:
     """What a cut keeps; of images the size of a square one, which is a byte a value."""
     if cut == "input":
         side = kept_side(preprocessing)
@@ -57,7 +63,8 @@ def _row(network: cuts.Network, cut: str, spent: dict[fx.Node, float], preproces
     layers = network.layers(cut).values()
     shapes = [_times(place.shape) for place in layers]
     size = 2 * sum(prod(place.shape) for place in layers)
-    saved = max(spent[place.node] for place in layers) / max(spent.values())
+    nodes = [layer.node for layer in layers if isinstance(layer, cuts.Cut)]
+    saved = max(spent[node] for node in nodes) / max(spent.values()) if nodes else 1.0
     at = network.describe(cut)
     if len(shapes) > 1:
         return _columns(f"{len(shapes)} maps", size, saved, f"{at}: {', '.join(shapes)}")

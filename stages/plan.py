@@ -16,6 +16,7 @@ import numpy as np
 
 from stages import command, files, paths
 from stages.backbones import cuts, names, zoo
+from stages.backbones.untraced import UntracedNetwork
 from stages.datasets import index_file, source
 from stages.errors import UserError
 from stages.extract import spec as specify
@@ -136,7 +137,7 @@ def parts(spec: Spec, count: int, sizes: Sequence[tuple[int, int]]) -> str:
 def alternatives(spec: Spec, sizes: Sequence[tuple[int, int]]) -> list[Kept]:
     """What could be kept instead: the other cuts, dtypes and numbers of views, one changed at a time."""
     backbone = zoo.load(spec.backbone, "random", spec.image_size)
-    network = cuts.Network(backbone.model, load_extractor(spec).preprocessing.crop, spec.backbone)
+    network = cuts.load_network(backbone.model, load_extractor(spec).preprocessing.crop, spec.backbone)
     own = len(spec.views)
     choices = [(cut, own, spec.dtype) for cut in dict.fromkeys([spec.cut, *names.CUTS])]
     choices += [(spec.cut, count, spec.dtype) for count in (1, 6) if count != own]
@@ -153,7 +154,12 @@ def _row_bytes(extractor: Extractor, sizes: Sequence[tuple[int, int]]) -> int:
 
 
 def _size(
-    spec: Spec, network: cuts.Network, cut: str, count: int, dtype: str, sizes: Sequence[tuple[int, int]]
+    spec: Spec,
+    network: cuts.Network | UntracedNetwork,
+    cut: str,
+    count: int,
+    dtype: str,
+    sizes: Sequence[tuple[int, int]],
 ) -> int | None:
     if cut == h5.INPUT:
         return _row_bytes(load_extractor(replace(spec, cut=cut, views=(views.EVALUATION,))), sizes)

@@ -32,10 +32,11 @@ from torch import fx, nn
 from torchvision.models.feature_extraction import DualGraphModule
 
 from stages.backbones import tokens, trace
-from stages.backbones.headless import without_classifier
+from stages.backbones.headless import headless, without_classifier
 from stages.backbones.names import CUTS, TOKEN_CUTS, joined_blocks
 from stages.backbones.tokens import Square, TokenLayout, Vectors
 from stages.backbones.trace import BATCH, Finish, shape
+from stages.backbones.untraced import UntracedNetwork
 from stages.errors import UserError, nearest
 
 STRIDES = (8, 16, 32)
@@ -66,6 +67,10 @@ class Cut(NamedTuple):
         return self.nodes[-1]
 
 
+class UntraceableError(UserError):
+    """A network cannot be traced, or does not take a size."""
+
+
 class Network:
     """A traced network.
 
@@ -75,21 +80,22 @@ class Network:
         name: for messages.
 
     Raises:
-        UserError: the network cannot be traced or does not take this size.
+        UntraceableError: the network cannot be traced or does not take this size.
+        UserError: its patches do not divide the size.
     """
 
     def __init__(self, model: nn.Module, size: int, name: str) -> None:
         self.name, self.size = name, size
         self.layout = tokens.layout(model)
         tokens.check_size(self.layout, size, name)
-        bare = without_classifier(model.eval())
+        bare = headless(model.eval())
         self._model, self._headless = bare or model, bare is not None
         try:
             traced = trace.trace(self._model)
             self.module = trace.put_shapes(self._model, traced.graph, size)
         except Exception as error:  # whatever a network's own code raises
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"`backbone`: {name} cannot be cut at {size} x {size} pixels: {reason}") from None
+            raise UntraceableError(f"`backbone`: {name} cannot be cut at {size} x {size} pixels: {reason}") from None
         self._graph, self._qualified, self._features = traced
         self._nodes = list(traced.graph.nodes)
         self._position = {node: i for i, node in enumerate(self._nodes)}
@@ -375,6 +381,20 @@ class Network:
             parts = inside.split(".")
             outputs.update({".".join(parts[:depth]): node for depth in range(1, len(parts) + 1) if inside})
         return outputs
+
+
+def load_network(model: nn.Module, size: int, name: str) -> Network | UntracedNetwork:
+    """A network that can be cut, by its graph or else by its own interface; it takes what `Network` takes.
+
+    Raises:
+        UserError: neither is possible, or the network does not take this size.
+    """
+    try:
+        return Network(model, size, name)
+    except UntraceableError as error:
+        if not hasattr(model, "get_classifier"):
+            raise
+        return UntracedNetwork(without_classifier(model), size, name, str(error).partition("pixels: ")[2])
 
 
 def _ends(layers: dict[str, Cut]) -> dict[str, tuple[tuple[fx.Node, ...], Finish]]:

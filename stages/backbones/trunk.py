@@ -72,7 +72,7 @@ def load(
     """
     backbone = zoo.load(name, weights, image_size)
     preprocessing = backbone.preprocessing.at(image_size, resize)
-    network = cuts.Network(backbone.model, preprocessing.crop, name)
+    network = cuts.load_network(backbone.model, preprocessing.crop, name)
     frozen = network.trunk(cut)
     info = TrunkInfo(
         weights=backbone.weights,

@@ -102,4 +102,4 @@ def preprocessing(spec: Spec) -> Preprocessing:
 
 def _trunk(spec: Spec) -> NormalizedTrunk:
     how, backbone = preprocessing(spec), zoo.load(spec.backbone, spec.weights, spec.image_size)
-    return NormalizedTrunk(cuts.Network(backbone.model, how.crop, spec.backbone).trunk(spec.cut), how)
+    return NormalizedTrunk(cuts.load_network(backbone.model, how.crop, spec.backbone).trunk(spec.cut), how)

@@ -131,11 +131,11 @@ def build(features: Mapping[str, Any], tap: str, weights: str | None = None) -> 
     if tap == "same":
         return Rest(None, how) if how else None
     from stages.backbones import zoo  # imports torchvision, 1.5 s: only where there is a rest
-    from stages.backbones.cuts import Network
+    from stages.backbones.cuts import load_network
 
     size = features["image_size"]
     if weights is None:
-        return Rest(Network(zoo.architecture(name, features["weights"], size), size, name).rest(cut, tap), how)
+        return Rest(load_network(zoo.architecture(name, features["weights"], size), size, name).rest(cut, tap), how)
     backbone = zoo.load(name, weights, size)
     made_with = features.get("weights_sha256", backbone.sha256)
     if made_with != backbone.sha256:
@@ -143,4 +143,4 @@ def build(features: Mapping[str, Any], tap: str, weights: str | None = None) -> 
             f"The features were made with other weights of {name} ({made_with[:12]}) than are here "
             f"({backbone.sha256[:12]}): `dvc repro -f -s extract`, then `dvc repro`."
         )
-    return Rest(Network(backbone.model, size, name).rest(cut, tap), how)
+    return Rest(load_network(backbone.model, size, name).rest(cut, tap), how)
