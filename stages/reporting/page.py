@@ -158,14 +158,20 @@ def mean_sizes(rows: Sequence[IndexRow]) -> dict[str, tuple[float, float]]:
 
 
 def data_lists(index: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What of the data is not used, or counts once, as lists of lines."""
+    """What of the data is not used, counts once or was scaled, as lists of lines."""
     conflicts = (
         " = ".join(f"{copy['path']} ({', '.join(copy['labels'])})" for copy in copies)
         for copies in index.get("conflicts", ())
     )
     repeated = (f"{item['path']}: {item['label']} at {item['box']}" for item in index.get("repeated_objects", ()))
     left_out = (f"{item['path']}: {item['reason']}" for item in index.get("excluded", ()))
-    return {"conflicts": list(conflicts), "left_out": list(left_out), "repeated": list(repeated)}
+    scaled = (f"{item['path']}: {item['scaling']}" for item in index.get("scaled", ()))
+    return {
+        "conflicts": list(conflicts),
+        "left_out": list(left_out),
+        "repeated": list(repeated),
+        "scaled": list(scaled),
+    }
 
 
 def across(pair: Mapping[str, str]) -> str:

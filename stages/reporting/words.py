@@ -182,6 +182,8 @@ def files(run: RunResults) -> list[tuple[str, int, str]]:
     ]
     if contradicted:
         rows.append(("Under several classes", contradicted, "copies of one image, all left out"))
+    if scaled := len(index.get("scaled", ())):
+        rows.append(("Scaled", scaled, "of the used: values of more than 8 bits, listed below"))
     if left_out := len(index.get("excluded", ())):
         rows.append(("Left out", left_out, "for the reasons below"))
     return rows
