@@ -148,7 +148,7 @@ def _refuse_unusable(summary: Summary, params: Params) -> None:
     reasons = summary.reasons()
     why = f" Of {summary.files} file(s): {reasons}." if reasons else ""
     if not rows:
-        notes = "".join(f" {text[0].upper()}{text[1:]}." for text in summary.notes())
+        notes = f" {'; '.join(summary.notes())}." if summary.notes() else ""
         if params.dataset == "folder" and not any(entry.is_dir() for entry in Path(params.root).expanduser().iterdir()):
             notes += f" If it is one of the classes, give the folder above it: root={Path(params.root).parent}."
         raise UserError(

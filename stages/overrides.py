@@ -1,6 +1,7 @@
 """Values of knobs as `dvc exp run -S` takes them."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,11 @@ def hydra(value: Any) -> str:
         return text
     # Hydra: backslashes count only where they stand before a quote.
     return "'" + re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text) + "'"
+
+
+def argument(knob: str, value: Any) -> str:
+    """A knob and its value as a shell takes them."""
+    return f"-S {shlex.quote(f'{knob}={hydra(value)}')}"
 
 
 def flatten(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -2,13 +2,19 @@
 
 from stages import paths
 from stages.datasets import index_file, splits
+from stages.errors import UserError
+from stages.overrides import argument
 from stages.params import Params
 from stages.stage import run
 
 
 def main(params: Params) -> dict[str, object]:
     """Assigns every image of the index to train, val or test."""
-    images, source = splits.draw(index_file.read(params.dataset), params.split, dataset=params.dataset)
+    try:
+        images, source = splits.draw(index_file.read(params.dataset), params.split)
+    except splits.UnusableClasses as error:
+        leave_out = argument(f"datasets.{params.dataset}.exclude", error.labels)
+        raise UserError(f"{error} Add images, or leave the classes out: {leave_out}") from None
     splits.write(paths.split(params.dataset), images, source, params.split)
     print(f"split: {source}", flush=True)
     return {name: len(part) for name, part in images.items()}

@@ -13,6 +13,7 @@ from stages.datasets.base import DatasetOptions, EmptyClass, Item, LeftOut, Note
 from stages.datasets.layout import IMAGES, MASKS, split_named, splits_of
 from stages.datasets.tree import Folder
 from stages.errors import UserError, listed
+from stages.overrides import argument
 
 LOOSE = "it lies in no class folder"
 
@@ -72,27 +73,46 @@ def _lists(top: Folder, lists: dict[str, str], root: Path) -> Iterator[Item]:
         inside = top.folders[name]
         if name in lists:
             yield from _list(inside, lists[name], root)
-        elif inside.image_folders:
-            raise UserError(
-                f"`root`: {root / top.path} holds {', '.join(sorted(lists))}, which are lists, beside {name}, which is "
-                f"not: move it elsewhere, or leave it out: -S 'datasets.folder.exclude=[{name}]'."
-            )
-        else:
+        elif _is_loose(inside):
             yield from _loose(inside, inside.below())
+        else:
+            raise UserError(
+                f"`root`: {root / top.path} holds {listed(sorted(lists))}, which are lists, beside {name}, which is "
+                f"not: move it elsewhere, or leave it out: {_exclude(inside)}"
+            )
 
 
 def _list(inside: Folder, split: str, root: Path) -> Iterator[Item]:
     """The images of one list; a folder that is there twice (`seg_train/seg_train`) counts once."""
+    if _is_loose(inside):
+        yield from _loose(inside, inside.below())
+        return
     name = inside.path.rpartition("/")[2]
-    home = _unwrapped(inside, lambda inner: inner == name or split_named(inner) in ((split, ""), split_named(name)))
-    home = _unwrapped(home, lambda inner: inner.casefold() in (*IMAGES, "data"))
+    home = _unwrapped(inside, lambda inner: split_named(inner) == (split, "") or _holder_of(name)(inner))
     yield from _loose(home, sorted(set(inside.files + home.files)))
     yield from _classes(home, split, root)
 
 
+def _is_loose(folder: Folder) -> bool:
+    """Whether all images of a folder lie in it, or in one below that is only called like it or like images."""
+    name = folder.path.rpartition("/")[2]
+    home = _unwrapped(folder, _holder_of(name))
+    return all(_holder_of(name)(inner) and not below.image_folders for inner, below in home.image_folders.items())
+
+
+def _holder_of(name: str) -> Callable[[str], bool]:
+    """Whether a folder inside of one of this name is the same again, or called like images."""
+    return lambda inner: inner == name or inner.casefold() in (*IMAGES, "data")
+
+
+def _exclude(folder: Folder) -> str:
+    """How a folder is left out."""
+    return argument("datasets.folder.exclude", [folder.path])
+
+
 def _loose(folder: Folder, files: list[str], reason: str = LOOSE) -> Iterator[Item]:
     """Files that no class folder holds, with a word where they are images."""
-    yield from (LeftOut(path, reason) for path in files)
+    yield from (LeftOut(path, reason, told=True) for path in files)
     if count := sum(map(tree.named_as_image, files)):
         yield Note(
             f"{folder.path or 'root'} holds {count} image(s) in no class folder: they are left out", warning=True
@@ -146,8 +166,8 @@ def _doubtful(top: Folder, second: set[str], root: Path) -> Iterator[Note]:
         lacking = f"{listed(others)} {'does' if len(others) == 1 else 'do'} not" if others else "none is a train list"
         raise UserError(
             f"`root`: in {root / top.path} {listed(like_lists)} look(s) like a list of images of several classes, and "
-            f"{lacking}. Expected class folders, or train beside val or test; leave folders out with "
-            f"-S 'datasets.folder.exclude=[{(others or like_lists)[0]}]', or give the folder of the classes as root."
+            f"{lacking}. Expected class folders, or train beside val or test. Give the folder of the classes as root, "
+            f"or leave folders out: {_exclude(top.folders[(others or like_lists)[0]])}"
         )
     same = len(names) > 1 and all(set(folder.image_folders) == second for folder in top.image_folders.values())
     if same and len(second) > 1 and not _masks(top):
@@ -160,17 +180,17 @@ def _doubtful(top: Folder, second: set[str], root: Path) -> Iterator[Note]:
 
 def _odd_classes(top: Folder, root: Path) -> Iterator[Note]:
     """A word, or an error, where folders of images are not called as classes are."""
-    names = sorted(top.image_folders)
-    kinds = {name.casefold() for name in names}
-    if len(names) > 1 and kinds & MASKS and kinds <= {*IMAGES, *MASKS}:
+    kinds = {name.casefold() for name in top.folders}
+    if kinds & MASKS and kinds & set(IMAGES) and kinds <= {*IMAGES, *MASKS}:
         raise UserError(
-            f"`root`: {root / top.path} holds {listed(names)}, which are images and their masks, not classes. Expected "
-            "class folders; boxes in files are read by the datasets voc, coco and csv."
+            f"`root`: {root / top.path} has {listed(sorted(top.folders))}, which are images and what belongs to them, "
+            "not classes. Expected class folders; boxes in files are read by the datasets voc, coco and csv."
         )
+    names = sorted(top.image_folders)
     for name in names:
         if (named := split_named(name)) and not named[1]:
             yield Note(
                 f"{name} is read as a class, as it holds images beside {len(names) - 1} other class(es). If it is a "
-                f"list, leave it out: -S 'datasets.folder.exclude=[{name}]'",
+                f"list, leave it out: {_exclude(top.folders[name])}",
                 warning=True,
             )

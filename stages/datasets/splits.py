@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +39,19 @@ class Split(Block):
         return self
 
 
-def draw(rows: Sequence[IndexRow], choices: Split, *, dataset: str = "<dataset>") -> tuple[SplitImages, str]:
+class UnusableClasses(UserError):
+    """Classes that cannot be in every split that needs them.
+
+    Attributes:
+        labels: their names.
+    """
+
+    def __init__(self, message: str, labels: Sequence[str]) -> None:
+        super().__init__(message)
+        self.labels = list(labels)
+
+
+def draw(rows: Sequence[IndexRow], choices: Split) -> tuple[SplitImages, str]:
     """Assigns every image to a split.
 
     Where images have objects their labels, the classes of the largest ones, only keep the splits alike: a label too
@@ -51,7 +62,6 @@ def draw(rows: Sequence[IndexRow], choices: Split, *, dataset: str = "<dataset>"
         choices: `protocol` fractions draws all of them; published keeps the dataset's lists as they are; auto takes the
             lists where there are any, cuts a missing val from train, and where there is no test lets val be the test
             and cuts a new val from train.
-        dataset: its name, for messages.
 
     Returns:
         The splits, and a sentence that says where they come from.
@@ -62,15 +72,13 @@ def draw(rows: Sequence[IndexRow], choices: Split, *, dataset: str = "<dataset>"
     listed_splits = {row.split for row in rows if row.split}
     if choices.protocol == "fractions" or (choices.protocol == "auto" and not listed_splits):
         shares = (("test", choices.test), ("val", choices.val))
-        images = _cut(rows, shares, seed=choices.seed, dataset=dataset)
+        images = _cut(rows, shares, seed=choices.seed)
         sizes = f"{choices.train:.0%} / {choices.val:.0%} / {choices.test:.0%}"
         return images, f"{sizes} of every class, at least one image each, seed {choices.seed}"
-    return _published(rows, listed_splits, choices, dataset=dataset)
+    return _published(rows, listed_splits, choices)
 
 
-def _published(
-    rows: Sequence[IndexRow], listed_splits: set[str], choices: Split, *, dataset: str
-) -> tuple[SplitImages, str]:
+def _published(rows: Sequence[IndexRow], listed_splits: set[str], choices: Split) -> tuple[SplitImages, str]:
     """The dataset's own lists, completed where a list is missing."""
     if "train" not in listed_splits:
         lacking = f"only {listed(sorted(listed_splits))}" if listed_splits else "none"
@@ -83,16 +91,17 @@ def _published(
         source += f"; {unlisted} image(s) are in none and are left out"
     if untrained := sorted(_classes(row for row in rows if row.split) - _classes(lists["train"]), key=natural):
         if not _has_objects(rows):
-            raise UserError(
+            raise UnusableClasses(
                 f"No image of the train list is of {listed([repr(name) for name in untrained])}, so nothing can learn "
-                f"{'it' if len(untrained) == 1 else 'them'}. {_leave_out(untrained, dataset)}"
+                f"{'it' if len(untrained) == 1 else 'them'}.",
+                untrained,
             )
         source += f"; no image of train has {listed(untrained, NAMED)}"
     if not lists["test"] and choices.protocol == "auto" and lists["val"]:
         lists["test"], lists["val"] = lists["val"], []
         source += "; its val list is the test"
     if not lists["val"]:
-        cut = _cut(lists["train"], (("val", choices.val_fraction),), seed=choices.seed, dataset=dataset)
+        cut = _cut(lists["train"], (("val", choices.val_fraction),), seed=choices.seed)
         chosen = set(cut["val"])
         lists["val"] = [row for row in lists["train"] if row.sha256 in chosen]
         share = f"{len(lists['val'])} of {len(lists['train'])} images"
@@ -104,7 +113,7 @@ def _published(
     return {split: [row.sha256 for row in lists[split]] for split in SPLITS}, source
 
 
-def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], *, seed: int, dataset: str) -> SplitImages:
+def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], *, seed: int) -> SplitImages:
     """Cuts splits off every class; train is what remains.
 
     An image's turn depends on its content and the seed alone: adding images moves few others from split to split.
@@ -112,7 +121,7 @@ def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], *, seed:
     split_of: dict[str, str] = {}
     turn: Callable[[IndexRow], bytes] = lambda row: hashlib.sha256(f"{seed} {row.sha256}".encode()).digest()  # noqa: E731
     strata = _strata(rows, len(shares) + 1)
-    _refuse_small(strata, ["train", *(name for name, _ in shares)], dataset)
+    _refuse_small(strata, ["train", *(name for name, _ in shares)])
     for members in strata.values():
         ordered, start = sorted(members, key=turn), 0
         for position, (name, share) in enumerate(shares):
@@ -123,22 +132,16 @@ def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], *, seed:
     return {split: [row.sha256 for row in rows if split_of.get(row.sha256, "train") == split] for split in SPLITS}
 
 
-def _refuse_small(strata: Mapping[str, Sequence[IndexRow]], needed: Sequence[str], dataset: str) -> None:
+def _refuse_small(strata: Mapping[str, Sequence[IndexRow]], needed: Sequence[str]) -> None:
     """Raises an error that names every class with fewer images than there are splits."""
     small = sorted((label for label, members in strata.items() if len(members) < len(needed)), key=natural)
     if small:
         counts = listed([f"{label!r} ({len(strata[label])})" for label in small])
-        raise UserError(
+        raise UnusableClasses(
             f"{len(small)} of {len(strata)} classes have too few images: each of {listed(needed)} needs one, and there "
-            f"are in {counts}. {_leave_out(small, dataset)}"
+            f"are in {counts}.",
+            small,
         )
-
-
-def _leave_out(labels: Sequence[str], dataset: str) -> str:
-    """How classes are left out of data that is only read."""
-    named = all(re.fullmatch(r"[A-Za-z_][\w.-]*", label, re.ASCII) for label in labels)
-    example = f": -S 'datasets.{dataset}.exclude=[{','.join(labels)}]'" if named else f": `datasets.{dataset}.exclude`"
-    return f"Add images, or leave the classes out{example}."
 
 
 def _strata(rows: Sequence[IndexRow], least: int) -> dict[str, list[IndexRow]]:

@@ -170,7 +170,7 @@ class Summary:
         if conflicts := self.contents.conflicts:
             lines.append(f"{len(conflicts)} image(s) stand under several classes; all copies are left out:")
             lines += [f"  {_copies(same)}" for same in conflicts]
-        images = [item for item in self.left_out if named_as_image(item.path)]
+        images = [item for item in self.left_out if named_as_image(item.path) and not item.told]
         if images:
             lines.append(
                 f"{len(images)} image(s) are not used: {commonest((item.reason, item.path) for item in images)}"

@@ -1,14 +1,13 @@
 """The command that makes a result again, from recorded values: params.yaml may have moved on since."""
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from stages import yaml12
-from stages.overrides import flatten, hydra
+from stages.overrides import argument, flatten, hydra
 from stages.reporting.gather import RunResults
 
 COLUMNS = 100
@@ -37,7 +36,7 @@ def shell(chosen: Settings) -> str:
     """A command as a shell takes it, in lines of a readable length."""
     lines = ["dvc exp run"]
     for key, value in chosen:
-        word = f"-S {shlex.quote(f'{key}={hydra(value)}')}"
+        word = argument(key, value)
         if len(lines[-1]) + len(word) < COLUMNS:
             lines[-1] += f" {word}"
         else:

@@ -139,7 +139,9 @@ def test_what_the_classes_are(tmp_path: Path, files: list[str], labels: set[str]
 
 
 def test_images_and_masks_are_not_classes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds images and masks, which are images and their masks, not classes"):
+    with pytest.raises(
+        UserError, match=r"has images and masks, which are images and what belongs to them, not classes"
+    ):
         scanned(tmp_path, "images/1.jpg", "masks/1.png")
 
 
