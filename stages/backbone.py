@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stages import command
 from stages.backbones import cuts, names, zoo
 from stages.backbones.untraced import UntracedNetwork
+from stages.backbones.weights import licence
 from stages.errors import UserError
 from stages.images.decode import KEPT_RATIO, kept_side
 from stages.images.preprocessing import Preprocessing
@@ -40,6 +41,7 @@ def describe(name: str, image_size: int | Literal["auto"] = "auto") -> str:
         f"{name}: {sum(weight.numel() for weight in backbone.model.parameters()):,} parameters, "
         f"{whole / 1e9:.2f} billion multiply-adds an image",
         f"{preprocessing}",
+        f"Weights: {licence(name, 'default')}",
         "",
         f"{'cut':{width}}{HEADER}  at",
     ]

@@ -11,7 +11,7 @@ from stages.errors import UserError
 
 def rows(name: str, image_size: int) -> dict[str, str]:
     """Cut -> the rest of its row."""
-    lines = describe(name, image_size).splitlines()[4:]
+    lines = describe(name, image_size).splitlines()[5:]
     return {line.split()[0]: line.partition(" ")[2].strip() for line in lines}
 
 
@@ -47,6 +47,17 @@ def test_a_cut_that_there_is_not_says_why() -> None:
     found = rows("squeezenet1_1", 64)
     assert "has no map at stride 16" in found["map@16"]
     assert "a pyramid needs two" in found["pyramid"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("timm:test_vit", "Weights: apache-2.0, according to timm."),
+        ("timm:vit_small_patch16_dinov3.lvd1689m", "Weights: dinov3-license, according to timm: not free for all uses"),
+    ],
+)
+def test_the_licence_of_the_weights_is_named(name: str, said: str) -> None:
+    assert said in describe(name, 64)
 
 
 def test_an_unknown_backbone() -> None:

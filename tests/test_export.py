@@ -17,6 +17,7 @@ from PIL import Image
 
 from stages import export, paths
 from stages.backbones import zoo
+from stages.backbones.weights import licence
 from stages.errors import UserError
 from stages.exporting import card, check, formats
 from stages.exporting.network import ExportedNetwork
@@ -217,12 +218,12 @@ def test_the_card_says_what_matters(run: Make, write: Make) -> None:
         ("timm:vit_tiny_patch16_224", "default", "apache-2.0, according to timm"),
         ("efficientnet_lite0", "default", "Apache 2.0"),
         ("resnet18", "random", "nobody"),
-        ("resnet18", "params.yaml", "its licence is not known here"),
+        ("resnet18", "params.yaml", "their licence is not known here"),
     ],
 )
 def test_whose_weights_they_are(backbone: str, weights: str, said: str, repository: Path) -> None:
     chosen = str(repository / weights) if weights == "params.yaml" else weights
-    assert said in card.licence(backbone, chosen)
+    assert said in licence(backbone, chosen)
 
 
 def test_the_suffix_must_fit_the_format(run: Make, write: Make) -> None:

@@ -86,7 +86,7 @@ def check(backbone: str, weights: str) -> None:
             f"`backbone`: {backbone!r} is unknown; {nearest(backbone, unprefixed())} "
             "(any torchvision classification model, or timm:NAME)"
         )
-    if weights in ("default", "random") or paths.resolve(weights).is_file():
+    if weights in ("default", "random") or paths.resolve(weights).exists():
         return
     if "/" in weights or Path(weights).suffix:
         raise UserError(f"`weights`: there is no file {weights!r} ({paths.resolve(weights)}).")

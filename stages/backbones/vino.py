@@ -24,6 +24,7 @@ from stages.backbones import trunk
 from stages.backbones.device import cores
 from stages.backbones.engine import Turns, at_a_time
 from stages.backbones.trunk import Trunk, TrunkInfo
+from stages.backbones.weights import weights_file
 from stages.errors import UserError
 from stages.images.decode import PIPELINE
 
@@ -164,8 +165,8 @@ def _reason(error: Exception) -> str:
 
 def _path(name: str, weights: str, *settings: object) -> Path:
     """Where a converted trunk is stored: the file name is a hash of everything that it depends on."""
-    file = paths.resolve(weights)
-    content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    file = weights_file(name, weights)
+    content = hashlib.sha256(file.read_bytes()).hexdigest() if file else None
     key = [name, weights, *settings, content, PIPELINE, *(version(library) for library in LIBRARIES)]
     return paths.engine() / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.zip"
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from stages import paths
 from stages.backbones.names import PACKAGED, TIMM
+from stages.backbones.weights import cached_file, first_line, how_to_fetch, read_state, weights_file
 from stages.blocks import Source
 from stages.errors import UserError
 from stages.fetching.fetch import fetch
@@ -49,13 +50,15 @@ def load(name: str, weights: str = "default", image_size: ImageSize = "auto") ->
 
     Args:
         name: `efficientnet_lite0|1|2`, a torchvision classification model, or `timm:NAME`.
-        weights: `default`, a named one, a file (a state dict, .pth or .safetensors), or `random` (for tests).
+        weights: `default`, a named one, a file (a state dict: .safetensors, .pth, .bin), a folder that huggingface_hub
+            filled, or `random` (for tests).
         image_size: pixels a side. Networks of timm whose positions are made for one size resample them.
 
     Raises:
         UserError: the weights cannot be fetched or do not fit; the message says which file to put where.
     """
-    state = _read_state(paths.resolve(weights)) if weights not in ("default", "random") and _is_file(weights) else None
+    file = weights_file(name, weights)
+    state = read_state(file) if file else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         if name.startswith(TIMM):
@@ -174,7 +177,8 @@ def _timm(name: str, weights: str, state: State, image_size: ImageSize) -> Built
 
     architecture = _timm_name(name, "default" if state is not None else weights)
     try:
-        overlay = {"state_dict": state} if state is not None else None
+        cached = cached_file(architecture) if state is None and weights != "random" else None
+        overlay = {"state_dict": state} if state is not None else {"file": str(cached)} if cached else None
         model = timm.create_model(
             architecture,
             pretrained=weights != "random",
@@ -183,8 +187,7 @@ def _timm(name: str, weights: str, state: State, image_size: ImageSize) -> Built
         )
     except Exception as error:  # the hub's client raises a dozen kinds when there is no network
         raise UserError(
-            f"The weights of {name} cannot be loaded ({_first_line(error)}). Fetch model.safetensors by hand from "
-            f"https://huggingface.co/{_hub(architecture)} and pass the file: -S weights=/path/to/model.safetensors"
+            f"The weights of {name} cannot be loaded ({first_line(error)}). {how_to_fetch(TIMM + architecture)}"
         ) from None
     config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     resolved = config.get("tag") or "default" if weights == "default" else weights
@@ -206,17 +209,9 @@ def _timm_name(name: str, weights: str) -> str:
     if name in PACKAGED:
         return f"tf_{name}"
     architecture = name.removeprefix(TIMM)
-    if weights in ("default", "random") or _is_file(weights):
+    if weights in ("default", "random") or paths.resolve(weights).exists():
         return architecture
     return f"{architecture.partition('.')[0]}.{weights}"
-
-
-def _hub(architecture: str) -> str:
-    """Where timm would fetch the weights of an architecture from."""
-    import timm
-
-    config = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
-    return str(getattr(config, "hf_hub_id", None) or f"timm/{architecture}")
 
 
 def _of_timm(config: Any) -> Preprocessing:
@@ -233,33 +228,9 @@ def _of_timm(config: Any) -> Preprocessing:
     )
 
 
-def _is_file(weights: str) -> bool:
-    return paths.resolve(weights).is_file()
-
-
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    """A state dict from a file; pickles are read with weights_only, and never otherwise."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"`weights`: {path} cannot be read safely: {_first_line(error)}") from None
-    state = loaded.get("state_dict", loaded.get("model", loaded)) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"`weights`: {path} holds no state dict (names and tensors).")
-    return state
-
-
 def _fill(model: nn.Module, state: Mapping[str, torch.Tensor], *, name: str, weights: str) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         shown = " ".join(str(error).split())[:300]
         raise UserError(f"`weights`: {weights} does not fit {name}: {shown} …") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -4,9 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from stages import paths
 from stages.backbones import names
-from stages.backbones.names import PACKAGED, TIMM
+from stages.backbones.weights import licence
 from stages.exporting import example
 from stages.exporting.network import preprocessing
 from stages.features.h5 import INPUT
@@ -191,31 +190,3 @@ def _licences(predictor: Predictor) -> list[str]:
         return ["It contains no pretrained weights."]
     backbones = names.joined(params["backbone"], params["weights"])
     return [f"{name}: {licence(name, weights)}" for name, weights in backbones]
-
-
-def licence(backbone: str, weights: str) -> str:
-    """What is known about the licence of the weights of a backbone.
-
-    Args:
-        backbone: its name in params.yaml.
-        weights: `default`, `random`, a name of torchvision's, or the path of a file.
-    """
-    if weights == "random":
-        return "random weights, which belong to nobody."
-    if paths.resolve(weights).is_file():
-        return f"weights from the file {paths.resolve(weights).name}; its licence is not known here."
-    if backbone in PACKAGED:
-        return "Apache 2.0, the licence of the Python package that contains them; trained on ImageNet-1k."
-    if backbone.startswith(TIMM):
-        import timm
-
-        config = timm.get_pretrained_cfg(backbone.removeprefix(TIMM), allow_unregistered=True)
-        return f"{getattr(config, 'license', None) or 'not stated'}, according to timm."
-    from torchvision.models import get_model_weights
-
-    enum = get_model_weights(backbone)
-    chosen = enum["DEFAULT" if weights == "default" else weights]
-    return (
-        f"{chosen.meta.get('license', 'not stated')}. torchvision itself is BSD 3-clause; its weights may have terms "
-        "of their own that derive from the data they were trained on."
-    )
