@@ -10,6 +10,7 @@ COMMANDS = {
     "recipe --list": "published systems as recipes",
     "recipe NAME": "a recipe as arguments: dvc exp run $({} NAME)",
     "sweep": "64 heads at once on the features of the last run: which lr, which weight decay",
+    "experiments": "the experiments on top of HEAD: main numbers, and the knobs that differ",
     "compare [REV ...]": "experiments and commits side by side, image by image: reports/compare.html",
     "backbone NAME": "where a backbone can be cut: shapes, bytes per image, share of the compute saved",
     "plan": "what the features of so many images would cost here: hours, bytes, alternatives",

@@ -41,7 +41,7 @@ def main(arguments: argparse.Namespace) -> int:
             path = Path(folder) / out.name
             run = formats.write(program, path, format_=format_, metadata=card.metadata(loaded))
             checked = _check(loaded, run, pixels, file=out.name, format_=format_)
-            metrics = card.metrics_of(loaded, results.read_json(paths.REPORTS / "metrics.json"))
+            metrics = card.metrics_of(loaded, results.read_evaluation())
             Path(f"{path}.md").write_text(card.write(loaded, checked, metrics), "utf-8")
             for part in sorted(Path(folder).iterdir(), key=lambda part: part.suffix == suffix):  # the file itself last
                 files.commit(part, out.parent / part.name)

@@ -8,6 +8,8 @@ HEAD = Path("cache/head")
 PREDICTIONS = Path("cache/predictions")
 TIMINGS = Path("cache/timings")
 REPORTS = Path("reports")
+EVALUATION = PREDICTIONS / "evaluation.json"  # all that evaluate measured, and
+METRICS = REPORTS / "metrics.json"  # the few numbers of it that DVC shows
 PLOTS = REPORTS / "plots"
 FIGURES = REPORTS / "figures"
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stages import paths
 from stages.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object that a stage wrote; errors as `read_text` has them."""
     value: dict[str, Any] = read_text(path, json.loads)
     return value
+
+
+def read_evaluation() -> dict[str, Any]:
+    """Reads all that evaluate measured; of a run by older code it stands in metrics.json."""
+    return read_json(paths.EVALUATION if paths.EVALUATION.exists() else paths.METRICS)
 
 
 def read_csv(path: Path, parse: Callable[[dict[str, str]], Parsed]) -> list[Parsed]:

@@ -40,7 +40,7 @@ def run(workplace: Path, repository: Path) -> Run:
         chosen = params_of(name, repository, workplace, archives.knobs(recipes()[name], home) | SMALL)
         for stage in STAGES:
             stage.main(chosen)
-        return chosen, json.loads((paths.REPORTS / "metrics.json").read_text())
+        return chosen, json.loads((paths.EVALUATION).read_text())
 
     return make
 

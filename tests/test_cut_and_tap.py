@@ -52,7 +52,7 @@ def run(workplace: Path, class_folder: Callable[[int], Path], params: Make) -> M
 
 
 def metrics() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((paths.REPORTS / "metrics.json").read_text())
+    found: dict[str, Any] = json.loads((paths.EVALUATION).read_text())
     return found
 
 

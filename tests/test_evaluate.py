@@ -126,7 +126,7 @@ def evaluated(workplace: Path, params: Make) -> Make:
         for folder in (paths.HEAD, paths.HEAD / "ridge"):
             model.save_head(folder, module, described)
         evaluate.main(chosen)
-        metrics = json.loads((paths.REPORTS / "metrics.json").read_text())
+        metrics = json.loads((paths.EVALUATION).read_text())
         return metrics, load_file(paths.PREDICTIONS / "probabilities.safetensors"), x, labels
 
     return make

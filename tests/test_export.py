@@ -206,7 +206,7 @@ def test_the_card_says_what_matters(run: Make, write: Make) -> None:
     ):
         assert said in text
     run("classifier")
-    metrics = json.loads((paths.REPORTS / "metrics.json").read_text())
+    metrics = json.loads((paths.EVALUATION).read_text())
     assert card.metrics_of(predictor.load(), metrics) is not None
     assert card.metrics_of(predictor.load(), metrics | {"head": "ridge"}) is None
 

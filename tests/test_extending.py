@@ -74,7 +74,7 @@ def test_the_head_knob_and_metric_of_the_page_go_through_the_pipeline(
         stage.main(chosen)
     head = json.loads((paths.HEAD / "head.json").read_text())
     assert head["head"] == "prototypes" and head["knobs"]["sharpness"] == head["params"]["sharpness"] == 0.5
-    metrics = json.loads((paths.REPORTS / "metrics.json").read_text())
+    metrics = json.loads((paths.EVALUATION).read_text())
     assert 0 < metrics["brier"] < 2 and metrics["head"] == "prototypes"
     page = (paths.REPORTS / "report.html").read_text(encoding="utf-8")
     assert "Brier score" in page and "prototypes" in page

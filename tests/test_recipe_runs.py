@@ -61,7 +61,7 @@ def on_the_archive(workplace: Path, repository: Path) -> Callable[[str], dict[st
 
 def finished(chosen: Params) -> dict[str, Any]:
     """The metrics; all that a run leaves is there."""
-    found: dict[str, Any] = json.loads((paths.REPORTS / "metrics.json").read_text())
+    found: dict[str, Any] = json.loads((paths.EVALUATION).read_text())
     assert [found[key] for key in ("dataset", "cut", "tap", "head")] == [
         chosen.dataset, chosen.cut, chosen.tap, chosen.head
     ]  # fmt: skip

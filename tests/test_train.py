@@ -49,7 +49,7 @@ def run(workplace: Path, params: Make) -> Make:
         split.main(chosen)
         train.main(chosen)
         evaluate.main(chosen)
-        found: dict[str, Any] = json.loads((paths.REPORTS / "metrics.json").read_text())
+        found: dict[str, Any] = json.loads((paths.EVALUATION).read_text())
         return found
 
     return make

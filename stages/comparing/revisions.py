@@ -18,6 +18,7 @@ from dvc.scm import NoSCMError, RevError, SCMError, resolve_rev
 from stages import paths, results, yaml12
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError, nearest
+from stages.metrics import table
 from stages.reporting import gather
 from stages.reporting.gather import ClassRow, RunResults
 from stages.reporting.predictions import BoxPredictions, ClassPredictions, LargestPredictions
@@ -26,7 +27,7 @@ from stages.stage import seconds_of
 WORKSPACE = "workspace"
 HEAD = "HEAD"
 LOCK = "dvc.lock"
-METRICS = paths.REPORTS / "metrics.json"
+METRICS = paths.METRICS
 CODE = ("stages/", "data/index/")  # dependencies whose differences are listed besides those of parameters
 
 
@@ -145,22 +146,29 @@ def _read_revision(name: str, home: Path, fetch: Callable[[str], None]) -> Revis
     """Reads a revision whose small files lie below `home`; `fetch`, given the dataset, brings the outs there."""
     try:
         lock = yaml12.parse((home / LOCK).read_bytes(), LOCK)["stages"]
-        metrics = json.loads((home / METRICS).read_text(encoding="utf-8"))
-        dataset, _ = metrics["dataset"], metrics["task"]
-    except (OSError, ValueError, TypeError, KeyError, UserError) as error:
+        metrics = _described(json.loads((home / METRICS).read_text(encoding="utf-8")), lock)
+    except (OSError, ValueError, TypeError, LookupError, UserError) as error:
         what = "`dvc repro` makes them" if name == WORKSPACE else "commit dvc.lock and reports with the results"
         raise UserError(f"{name} has no results ({error!r} in {LOCK} or {METRICS}): {what}.") from None
     seconds = seconds_of("train", home / paths.PLOTS / "history.csv")
     try:
-        fetch(dataset)
+        fetch(metrics["dataset"])
         with contextlib.chdir(home):
-            answers = _answers(gather.load(dataset))
+            metrics |= results.read_evaluation()
+            answers = _answers(gather.load(metrics["dataset"]))
     except UserError as error:
         return Revision(name, lock, metrics, seconds, None, str(error))
     except (OSError, LookupError, TypeError, ValueError) as error:
         why = f"They were written by another version of the code ({error!r}): check that commit out to compare there."
         return Revision(name, lock, metrics, seconds, None, why)
     return Revision(name, lock, metrics, seconds, answers)
+
+
+def _described(metrics: dict[str, Any], lock: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a metrics.json, and what they are of: the rest of the evaluation may not be at hand."""
+    task = metrics.get("task") or table.task_of(metrics)
+    dataset = lock["evaluate"]["params"][str(paths.PARAMS)]["dataset"]
+    return {"task": task, "dataset": dataset, "n_test": int(table.headline(task, metrics) in metrics)} | metrics
 
 
 def _fetch_outs(files: DVCFileSystem, dataset: str, home: Path) -> None:

@@ -33,7 +33,10 @@ def parameter_counts(model: nn.Module, data: HeadData, described: Mapping[str, A
 
 
 def write_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes `reports/metrics.json`, floats to six digits, and returns what it holds.
+    """Writes all of an evaluation to `cache/predictions`, and what people compare to `reports/metrics.json`.
+
+    Returns:
+        All of it, floats to six digits.
 
     Raises:
         ValueError: a number has no line in the table of metrics, so that no page would know what to call it.
@@ -41,7 +44,8 @@ def write_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     if unlisted := list(table.unlisted(metrics)):
         raise ValueError(f"Not in stages/metrics/table.py: {', '.join(unlisted)}.")
     rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in metrics.items()}
-    files.write_json(paths.REPORTS / "metrics.json", rounded, indent=2)
+    files.write_json(paths.EVALUATION, rounded, indent=2)
+    files.write_json(paths.METRICS, table.compared(metrics["task"], rounded), indent=2)
     return rounded
 
 

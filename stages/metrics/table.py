@@ -1,11 +1,11 @@
-"""The table of metrics: what each number of metrics.json is called, how it is written, and which way is better.
+"""The table of metrics: what each number of an evaluation is called, how it is written, and which way is better.
 
 evaluate writes no number that is not in this table, and the page, its text, `compare` and the model card take titles
 and formats from here. A new metric is therefore one function beside this module and one line below. Needs no torch.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Task = Literal["classification", "detection", "largest"]
 SHARE = "{:.1%}"
@@ -78,6 +78,7 @@ BASELINES: Mapping[str, Baseline] = {
     "chance": Baseline("a guess", ("top1",)),
     "typical_mean_iou": Baseline("always the typical box", ("mean_iou",)),
 }
+COLUMNS = 12  # numbers in metrics.json
 OTHERS = ("confident_share", "confident_accuracy", "unheld_share")  # numbers that pages tell in sentences of their own
 
 
@@ -90,6 +91,33 @@ def headline(task: str, values: Mapping[str, object]) -> str:
     """The metric that decides between two heads: of those in `values`, the task's first (its very first if none is)."""
     names = list(of_task(task))
     return next((name for name in names if name in values or VAL + name in values), names[0])
+
+
+def task_of(values: Mapping[str, object]) -> Task:
+    """The task whose metrics are among `values`.
+
+    Raises:
+        LookupError: there is no metric among them.
+    """
+    for name in values:
+        if metric := METRICS.get(name.removeprefix(VAL)):
+            return metric.task
+    raise LookupError(f"no metric is among {', '.join(values)}")
+
+
+def compared(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The few numbers that people compare experiments by, for DVC's tables: a column for each.
+
+    Those of the split that was judged, the interval and the spread of the headline, the headline on validation, and
+    baselines.
+    """
+    first = headline(task, values)
+    judged = "" if first in values else VAL
+    wanted = [judged + name for name in of_task(task)]
+    wanted += [f"{judged}{first}{ending}" for ending in DERIVED]
+    wanted += [VAL + first, *BASELINES, *OTHERS]
+    names = [name for name in dict.fromkeys(wanted) if name in values]
+    return {name: values[name] for name in names[:COLUMNS]}
 
 
 def unlisted(values: Mapping[str, object]) -> Iterator[str]:

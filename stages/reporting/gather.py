@@ -12,7 +12,7 @@ from stages import paths
 from stages.datasets import index_file
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
-from stages.results import read_csv, read_json, read_text
+from stages.results import read_csv, read_evaluation, read_json, read_text
 from stages.training.history import Epoch, parse
 
 STAGES = ("download", "index", "split", "extract", "lr_sweep", "train", "evaluate")  # in the order they run
@@ -107,7 +107,7 @@ def load(dataset: str) -> RunResults:
         raise UserError("`cache/predictions` has images that the index has not: `dvc repro`.")
     undecodable = paths.features(dataset, knobs["backbone"], knobs["cut"]).with_suffix(".bad.json")
     return RunResults(
-        metrics=read_json(paths.REPORTS / "metrics.json"),
+        metrics=read_evaluation(),
         head=head,
         index=index,
         split=read_json(paths.split(dataset)),

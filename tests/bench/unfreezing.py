@@ -56,7 +56,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     for file in times.values():
         file.unlink(missing_ok=True)
     subprocess.run(["dvc", "exp", "run", "--quiet", *arguments], check=True, stdout=subprocess.DEVNULL)
-    metrics: dict[str, Any] = json.loads((paths.REPORTS / "metrics.json").read_text())
+    metrics: dict[str, Any] = json.loads((paths.EVALUATION).read_text())
     return metrics | {stage: read(file) for stage, file in times.items()}
 
 

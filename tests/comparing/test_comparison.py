@@ -39,6 +39,7 @@ STAGES = {  # those that matter here, with the names of dvc.yaml; nothing runs t
         "deps": ["data/index/folder.jsonl", "data/split/folder.json"],
         "outs": ["cache/predictions"],
         "metrics": [{"reports/metrics.json": {"cache": False}}],
+        "params": ["dataset"],
     },
 }
 

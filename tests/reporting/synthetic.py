@@ -18,6 +18,7 @@ from stages.datasets import folder, index_file
 from stages.datasets.base import Box
 from stages.datasets.registry import Datasets
 from stages.evaluation.common import PLOTS
+from stages.metrics import table
 from stages.params import Params
 
 HOSTILE = ("<script>alert(1)</script>", '"><img onerror=x>', "a|b", "$x_1$ `code`\nline", "long" * 40, "plain")
@@ -155,7 +156,9 @@ class Made:
         sizes = {"parameters_total": 1_000_000, "parameters_trainable": 5_000}
         validation = {f"val_{name}": value for name, value in scores.items()}
         judged = scores if parts["test"] else {}
-        _json(paths.REPORTS / "metrics.json", about | counts | sizes | judged | validation | late)
+        evaluation = about | counts | sizes | judged | validation | late
+        _json(paths.EVALUATION, evaluation)
+        _json(paths.METRICS, table.compared(self.task, evaluation))
 
     def _write_boxes(self, labels: list[str], parts: dict[str, list[index_file.IndexRow]]) -> None:
         """One box an image, in turns right, of the wrong class, and (of a detector) far away; the object is known."""

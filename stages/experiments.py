@@ -1,0 +1,117 @@
+"""Lists the experiments on top of HEAD in a few columns: the main numbers, and the knobs that differ from HEAD.
+
+`dvc exp show` has every number and every knob in a table of more than a thousand characters. `compare` sets experiments
+against each other image by image.
+"""
+
+import argparse
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stages import command
+from stages.errors import UserError
+from stages.metrics import table
+from stages.overrides import hydra
+from stages.params import Params
+
+EXAMPLES = """\
+  python -m stages.experiments
+  python -m stages.experiments --commits 5"""
+WIDTH = 120  # characters of a line where there is no terminal, and at most
+NUMBERS = 4  # metrics in the table
+Row = Mapping[str, Any]  # of DVC's table: columns of its own, metrics and knobs, each by its flat name
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Prints the table."""
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
+    for line in lines(rows(arguments.commits), width):
+        print(line)
+    return 0
+
+
+def rows(commits: int) -> list[Row]:
+    """The workspace, HEAD and its experiments as DVC knows them, then those of the commits before.
+
+    Raises:
+        UserError: the current folder is not a checkout with a commit.
+    """
+    from dvc.api import exp_show
+    from dvc.exceptions import DvcException
+    from dvc.scm import SCMError
+
+    try:
+        return list(exp_show(num=commits))
+    except (DvcException, SCMError) as error:
+        raise UserError(f"DVC cannot list experiments here ({error}): run this in a checkout with a commit.") from None
+
+
+def lines(shown: Sequence[Row], width: int) -> list[str]:
+    """The lines of the table.
+
+    Args:
+        shown: as `rows` gives them.
+        width: characters of a line at most; what is longer ends in an ellipsis.
+    """
+    names = numbers(shown)
+    base = next((row for row in shown if row["rev"] != "workspace"), {})
+    cells = [["experiment", *names, "differs from HEAD in"]]
+    for row in shown:
+        values = [_text(name, row.get(name)) for name in names]
+        cells.append([row["Experiment"] or row["rev"], *values, ", ".join(_state(row) + changes(row, base))])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    texts = ["  ".join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return [text if len(text) <= width else f"{text[: width - 1]}…" for text in texts]
+
+
+def numbers(shown: Sequence[Row]) -> list[str]:
+    """The metrics in the table: the headline and what is next to it in the table of metrics, then validation."""
+    task = next((task for row in shown if (task := _task(row))), None)
+    if task is None:
+        return []
+    filled = {name: True for row in shown for name, value in row.items() if value is not None}
+    first = table.headline(task, filled)
+    wanted = [first, table.VAL + first, *table.of_task(task)]
+    return [name for name in dict.fromkeys(wanted) if name in filled][:NUMBERS]
+
+
+def changes(row: Row, base: Row) -> list[str]:
+    """`knob=value` for each flat knob, or knob of a block, in which a row differs from `base`."""
+    return [
+        f"{name}={hydra(_whole(value))}"
+        for name, value in row.items()
+        if name.partition(".")[0] in Params.model_fields and name in base and value != base[name] and value is not None
+    ]
+
+
+def _task(row: Row) -> str | None:
+    try:
+        return table.task_of({name: value for name, value in row.items() if value is not None})
+    except LookupError:
+        return None
+
+
+def _state(row: Row) -> list[str]:
+    """Whether it is queued, running or failed, as DVC says it."""
+    return [str(row["State"]).lower()] if row.get("State") not in (None, "Success") else []
+
+
+def _text(name: str, value: float | None) -> str:
+    return table.METRICS[name.removeprefix(table.VAL)].text(value)
+
+
+def _whole(value: object) -> object:
+    """DVC's table has every number as a float."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def run() -> None:
+    """Reads the arguments and lists."""
+    parser = command.parser("experiments", description=__doc__, examples=EXAMPLES)
+    parser.add_argument("--commits", type=int, default=1, metavar="N", help="of the last N commits (default: 1, HEAD)")
+    command.run(main, parser.parse_args())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,57 @@
+"""The list of experiments fits a terminal and says what differs."""
+
+from typing import Any
+
+import pytest
+
+from stages import experiments
+from stages.params import Params
+
+OWN = {"typ": "baseline", "Created": None, "parent": None, "State": None, "Executor": None}
+KNOBS = {
+    "dataset": "logos",
+    "head": "mlp",
+    "lr": 0.001,
+    "hidden": 512.0,
+    "split.seed": 0.0,
+    "datasets.logos.scenes": 40.0,
+}
+SCORES = {"top1": 0.842, "top5": 0.98, "cross_entropy": 0.5, "top1_low": 0.8, "val_top1": 0.855, "ridge_top1": 0.9}
+HEAD: dict[str, Any] = {"Experiment": None, "rev": "main"} | OWN | SCORES | KNOBS
+
+
+def experiment(name: str, **values: Any) -> dict[str, Any]:
+    return HEAD | {"Experiment": name, "rev": "1234567"} | values
+
+
+def test_each_row_has_the_main_numbers_and_what_differs() -> None:
+    shown = [
+        HEAD | {"rev": "workspace", "lr": 0.1},
+        HEAD,
+        experiment("ridge", head="ridge", top1=0.9, hidden=64.0, **{"split.seed": 1.0}),
+        experiment("later", State="Queued", top1=None, val_top1=None, top5=None, cross_entropy=None),
+    ]
+    assert experiments.lines(shown, 120) == [
+        "experiment  top1   val_top1  top5   cross_entropy  differs from HEAD in",
+        "workspace   84.2%  85.5%     98.0%  0.500          lr=0.1",
+        "main        84.2%  85.5%     98.0%  0.500",
+        "ridge       90.0%  85.5%     98.0%  0.500          head=ridge, hidden=64, split.seed=1",
+        "later       –      –         –      –              queued",
+    ]
+
+
+def test_a_line_is_not_wider_than_the_terminal() -> None:
+    knobs = {f"boxes.{name}": 1.0 for name in Params.model_fields}
+    texts = experiments.lines([HEAD | knobs, experiment("x" * 30, **dict.fromkeys(knobs, 2.0))], 100)
+    assert max(map(len, texts)) == 100 and texts[-1].endswith("…")
+
+
+@pytest.mark.parametrize("prefix", ["", "val_"])
+def test_the_numbers_are_those_of_the_task(prefix: str) -> None:
+    row = {"Experiment": None, "rev": "main"} | OWN | {f"{prefix}map_50": 0.5, f"{prefix}map_75": 0.2, "dataset": "x"}
+    assert experiments.numbers([row])[0] == f"{prefix}map_50"
+
+
+def test_without_results_there_are_no_numbers() -> None:
+    row = {"Experiment": None, "rev": "main"} | OWN | KNOBS
+    assert experiments.lines([row], 80)[0] == "experiment  differs from HEAD in"
