@@ -403,7 +403,8 @@ def _compute(spec: Spec, parts: Iterator["Part"], *, total: int, store: RowStore
                 if (bad := bad + 1) <= BAD_IMAGES_NAMED:
                     path, _ = image = part.images[i]
                     tqdm.write(f"{path}: {decoding_error(spec, image)}. It is left out.", sys.stderr)
-    return float(progress.format_dict["n"] / progress.format_dict["elapsed"])
+        seconds: float = progress.format_dict["elapsed"]
+    return total / seconds
 
 
 class Part(NamedTuple):
