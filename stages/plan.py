@@ -1,7 +1,7 @@
 """What the features of so many images would cost on this machine, before anything is computed.
 
-The speed is measured for some seconds, on images of the current dataset, with the code that `dvc repro` runs; nothing
-is written to the store. Sizes are exact.
+The speed is measured for some seconds on images of the current dataset, with the code that `dvc repro` runs; nothing is
+written to the store. Sizes are exact.
 """
 
 import argparse
@@ -40,12 +40,12 @@ EXAMPLES = """\
   python -m stages.plan
   python -m stages.plan --images 1000000 --backbone resnet50 --cut map
   python -m stages.plan --images 1e9 --views 6"""
-SAMPLE = 4096  # images of the dataset to measure on, spread evenly: reading them again would measure the memory
-WARM = 4  # batches
+SAMPLE = 4096  # images to measure on, spread evenly over the dataset: a second reading would come from memory
+WARM_UP = 4  # batches
 
 
-class Measured(NamedTuple):
-    """What a short extraction took: seconds to start, images computed after that, and their seconds."""
+class Measurement(NamedTuple):
+    """A short extraction: seconds until it started, images computed after that, and the seconds these took."""
 
     start: float
     images: int
@@ -53,12 +53,12 @@ class Measured(NamedTuple):
 
     @property
     def speed(self) -> float:
-        """Images a second."""
+        """Images per second."""
         return self.images / self.seconds
 
 
-class Kept(NamedTuple):
-    """A choice of what is kept, and the bytes of one image; None of a cut that the backbone does not have."""
+class Choice(NamedTuple):
+    """What could be kept, and the bytes per image; None where the backbone does not have the cut."""
 
     cut: str
     views: int
@@ -66,75 +66,77 @@ class Kept(NamedTuple):
     size: int | None
 
 
-def main(given: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     """Measures, and prints time, sizes and advice."""
-    arguments = {"backbone": given.backbone, "cut": given.cut, "views": given.views, "extract.dtype": given.dtype}
-    params = with_overrides(load(), {knob: value for knob, value in arguments.items() if value is not None})
+    knobs = {"backbone": options.backbone, "cut": options.cut, "views": options.views, "extract.dtype": options.dtype}
+    params = with_overrides(load(), {knob: value for knob, value in knobs.items() if value is not None})
     folder, rows = source.folder(params.dataset, params.options, params.root), index_file.read(params.dataset)
-    count = int(given.images or len(rows))
-    sample = [rows[place] for place in np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().astype(int)]
-    wanted, seconds = [(row.path, row.sha256) for row in sample], 0.0
-    for backbone, weights in names.joined(params.backbone, params.weights):
-        one = specify(params, folder, (backbone, weights))
-        found = measure(one, wanted, given.seconds)
-        seconds += found.start + count / found.speed
-        print(said(one, found, count))
-    sizes = [(row.width, row.height) for row in rows]
-    size = sum(
-        _row_bytes(load_extractor(specify(params, folder, named)), sizes) * params.views
-        for named in names.joined(params.backbone, params.weights)
-    )
+    count = int(options.images or len(rows))
+    spread = np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().astype(int)
+    sample = [(rows[i].path, rows[i].sha256) for i in spread]
+    image_sizes = [(row.width, row.height) for row in rows]
+    specs = [specify(params, folder, network) for network in names.joined(params.backbone, params.weights)]
+    seconds = 0.0
+    for spec in specs:
+        measurement = measure(spec, sample, options.seconds)
+        seconds += measurement.start + count / measurement.speed
+        print(speed_sentence(spec, measurement, count))
+    size = sum(_row_bytes(load_extractor(spec), image_sizes) * params.views for spec in specs)
     print(f"\n{count:,} images of {params.dataset}: {forecast.duration(seconds)}, {forecast.in_bytes(count * size)}\n")
-    for named in names.joined(params.backbone, params.weights):
-        print(parts(specify(params, folder, named), count, sizes))
-    if "+" not in params.backbone:
-        print(table(alternatives(specify(params, folder, (params.backbone, params.weights)), sizes), count))
+    for spec in specs:
+        print(parts_sentence(spec, count, image_sizes))
+    if len(specs) == 1:
+        print(table(alternatives(specs[0], image_sizes), count))
     print("\n".join(advice(count, count * size, seconds)))
     return 0
 
 
-def measure(spec: Spec, wanted: Sequence[ImageRef], seconds: float) -> Measured:
-    """Computes parts for about so many seconds, after a few batches that warm up and tell how many that will be.
+def measure(spec: Spec, images: Sequence[ImageRef], seconds: float) -> Measurement:
+    """Computes parts for about so many seconds, after a few batches that warm up and tell how many images that will be.
 
     Args:
-        spec: how.
-        wanted: images to compute on, again and again if they are few.
+        spec: how to compute.
+        images: what to compute on, again and again if they are few.
         seconds: how long.
     """
     started = time.perf_counter()
-    ready, endless = load_extractor(spec), cycle(wanted)
+    extractor, endless = load_extractor(spec), cycle(images)
     compute_part(spec, list(islice(endless, spec.batch_size)), spec.views)
-    start, warm = time.perf_counter() - started, list(islice(endless, WARM * spec.batch_size))
-    compute_part(spec, warm, spec.views)
-    guess = len(warm) / (time.perf_counter() - started - start)
-    some = list(islice(endless, max(len(warm), round(seconds * guess))))
+    start, warm_up = time.perf_counter() - started, list(islice(endless, WARM_UP * spec.batch_size))
+    compute_part(spec, warm_up, spec.views)
+    guess = len(warm_up) / (time.perf_counter() - started - start)
+    measured = list(islice(endless, max(len(warm_up), round(seconds * guess))))
     began = time.perf_counter()
-    with closing(
-        compute_parts(spec, parts_of(spec, ready, images=some, missing={spec.views: range(len(some))}))
-    ) as parts:
+    missing = {spec.views: range(len(measured))}
+    with closing(compute_parts(spec, parts_of(spec, extractor, images=measured, missing=missing))) as parts:
         done = sum(len(part.images) for part, _ in parts)
-    return Measured(start, done, time.perf_counter() - began)
+    return Measurement(start, done, time.perf_counter() - began)
 
 
-def said(spec: Spec, found: Measured, count: int) -> str:
-    """What was measured, and what it makes of so many images."""
-    about = load_extractor(spec).provenance
-    how = f"{about['engine']}, {about['device']}, {about['precision']}" if "engine" in about else "kept as they are"
-    several = f" of {len(spec.views)} views" if len(spec.views) > 1 else ""
-    measured = f"{found.speed:,.0f} images/s{several}, measured on {found.images:,} in {found.seconds:.0f} s"
-    takes = forecast.duration(found.start + count / found.speed)
-    return f"{spec.backbone} ({how}): {measured}; {found.start:.1f} s to start. {count:,} take {takes}."
+def speed_sentence(spec: Spec, measurement: Measurement, count: int) -> str:
+    """What was measured, and how long `count` images would take."""
+    provenance = load_extractor(spec).provenance
+    keys = ("engine", "device", "precision")
+    engine = ", ".join(str(provenance[key]) for key in keys) if "engine" in provenance else "kept as they are"
+    views = f" of {len(spec.views)} views" if len(spec.views) > 1 else ""
+    measured = f"{measurement.images:,} in {measurement.seconds:.0f} s"
+    duration = forecast.duration(measurement.start + count / measurement.speed)
+    return (
+        f"{spec.backbone} ({engine}): {measurement.speed:,.0f} images/s{views}, measured on {measured}; "
+        f"{measurement.start:.1f} s to start. {count:,} images take {duration}."
+    )
 
 
-def parts(spec: Spec, count: int, sizes: Sequence[tuple[int, int]]) -> str:
-    """In what pieces the work is done, kept and, where it stops, gone on with."""
-    ready = load_extractor(spec)
-    step = min(count, part_images(ready, len(spec.views)))
-    size = forecast.in_bytes(step * len(spec.views) * _row_bytes(ready, sizes))
-    return f"{spec.backbone}: in parts of {step:,} images, {size} each: {-(-count // step):,}. A finished one is kept."
+def parts_sentence(spec: Spec, count: int, image_sizes: Sequence[tuple[int, int]]) -> str:
+    """The pieces in which the work is done and kept: a run that stops goes on with the next one."""
+    extractor = load_extractor(spec)
+    images = min(count, part_images(extractor, len(spec.views)))
+    size = forecast.in_bytes(images * len(spec.views) * _row_bytes(extractor, image_sizes))
+    parts = f"{-(-count // images):,} part(s) of {images:,} images, {size} each"
+    return f"{spec.backbone}: {parts}. A finished part is kept."
 
 
-def alternatives(spec: Spec, sizes: Sequence[tuple[int, int]]) -> list[Kept]:
+def alternatives(spec: Spec, sizes: Sequence[tuple[int, int]]) -> list[Choice]:
     """What could be kept instead: the other cuts, dtypes and numbers of views, one changed at a time."""
     backbone = zoo.load(spec.backbone, "random", spec.image_size)
     network = cuts.load_network(backbone.model, load_extractor(spec).preprocessing.crop, spec.backbone)
@@ -142,7 +144,7 @@ def alternatives(spec: Spec, sizes: Sequence[tuple[int, int]]) -> list[Kept]:
     choices = [(cut, own, spec.dtype) for cut in dict.fromkeys([spec.cut, *names.CUTS])]
     choices += [(spec.cut, count, spec.dtype) for count in (1, 6) if count != own]
     choices += [(spec.cut, own, dtype) for dtype in ("float16", "float32") if dtype != spec.dtype]
-    return [Kept(cut, count, dtype, _size(spec, network, cut, count, dtype, sizes)) for cut, count, dtype in choices]
+    return [Choice(cut, count, dtype, _size(spec, network, cut, count, dtype, sizes)) for cut, count, dtype in choices]
 
 
 def _row_bytes(extractor: Extractor, sizes: Sequence[tuple[int, int]]) -> int:
@@ -167,45 +169,51 @@ def _size(
         layers = network.layers(cut)
     except UserError:
         return None
-    return count * forecast.view_bytes({name: (place.shape, dtype) for name, place in layers.items()})
+    return count * forecast.view_bytes({name: (layer.shape, dtype) for name, layer in layers.items()})
 
 
-def table(kept: Sequence[Kept], count: int) -> str:
+def table(choices: Sequence[Choice], count: int) -> str:
     """Bytes of each choice, the current one first."""
-    lines = [f"{'cut':10}{'views':>6}  {'dtype':9}{'an image':>12}{'all':>12}"]
-    for one in kept:
-        dtype = "uint8" if one.cut == h5.INPUT else one.dtype
-        if one.size is not None:
-            sizes = f"{forecast.in_bytes(one.size):>12}{forecast.in_bytes(count * one.size):>12}"
-            lines.append(f"{one.cut:10}{1 if one.cut == h5.INPUT else one.views:>6}  {dtype:9}{sizes}")
+    lines = [f"{'cut':10}{'views':>6}  {'dtype':9}{'per image':>12}{'all':>12}"]
+    for choice in choices:
+        dtype = "uint8" if choice.cut == h5.INPUT else choice.dtype
+        if choice.size is not None:
+            sizes = f"{forecast.in_bytes(choice.size):>12}{forecast.in_bytes(count * choice.size):>12}"
+            lines.append(f"{choice.cut:10}{1 if choice.cut == h5.INPUT else choice.views:>6}  {dtype:9}{sizes}")
     return "\n".join(lines)
 
 
 def advice(count: int, size: int, seconds: float) -> list[str]:
-    """What follows from these numbers on this machine."""
-    found, free = list[str](), files.free(paths.store() / files.LOCK)
+    """What these numbers mean on this machine.
+
+    Args:
+        count: images.
+        size: bytes of their features.
+        seconds: that computing them takes.
+    """
+    sentences, free = list[str](), files.free(paths.store() / files.LOCK)
     if size > free:
-        found.append(
-            f"The disk has {forecast.in_bytes(free)} free: a smaller cut, float16, or cache/ on another disk (a link)."
+        sentences.append(
+            f"The disk has {forecast.in_bytes(free)} free: take a smaller cut or float16, or link cache/ elsewhere."
         )
     if size > mapped.room():
-        found.append(
+        sentences.append(
             f"The features take more than {mapped.SHARE:.0%} of the memory: training reads them from the disk in "
             "shuffled blocks; vectors (cut=pooled) are always held in memory."
         )
     if seconds > forecast.DAY:
-        found.append(
+        sentences.append(
             f"In a day: {-(-seconds // forecast.DAY):,.0f} machines like this one, each with its share of the images."
         )
     elif seconds > forecast.HOUR:
-        found.append("A run that is stopped goes on from its finished parts: nothing is computed twice.")
-    return found
+        sentences.append("A run that is stopped goes on from its finished parts: nothing is computed twice.")
+    return sentences
 
 
 def run() -> None:
     """Reads the arguments and plans."""
     parser = command.parser("plan", description=__doc__, examples=EXAMPLES)
-    parser.add_argument("--images", type=float, metavar="N", help="how many (default: those of the dataset)")
+    parser.add_argument("--images", type=float, metavar="N", help="number of images (default: those of the dataset)")
     for name in ("backbone", "cut"):
         parser.add_argument(f"--{name}", help="default: that of params.yaml")
     parser.add_argument("--views", type=int, metavar="K", help="default: that of params.yaml")

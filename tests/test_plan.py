@@ -9,9 +9,13 @@ import pytest
 
 from stages import index, paths, plan
 from stages.datasets import index_file
+from stages.errors import UserError
 from stages.features import forecast
 from stages.features.extraction import load_extractor
+from stages.params import with_overrides
 from tests.trained import SMALL
+
+NETWORK = ("squeezenet1_1", "random")
 
 Make = Callable[..., Any]
 
@@ -34,7 +38,7 @@ def planned(
 def test_sizes_are_those_of_the_features(planned: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     planned(images=1e6, cut="map", views=2)
     said = capsys.readouterr().out
-    spec = plan.specify(plan.load().model_copy(update={"cut": "map", "views": 2}), Path("."), "squeezenet1_1", "random")
+    spec = plan.specify(with_overrides(plan.load(), {"cut": "map", "views": 2}), Path("."), NETWORK)
     size = 2 * forecast.view_bytes(load_extractor(spec).layers)
     rows = [line.split() for line in said.splitlines() if line.startswith("map ")]
     assert " ".join(rows[0][3:]) == f"{forecast.in_bytes(size)} {forecast.in_bytes(1e6 * size)}"
@@ -44,12 +48,12 @@ def test_sizes_are_those_of_the_features(planned: Callable[..., None], capsys: p
 
 def test_the_work_comes_in_parts(planned: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     planned(images=1e9)
-    spec = plan.specify(plan.load(), Path("."), "squeezenet1_1", "random")
-    step = plan.part_images(spec, load_extractor(spec), 1)
+    spec = plan.specify(plan.load(), Path("."), NETWORK)
+    step = plan.part_images(load_extractor(spec), 1)
     size = forecast.in_bytes(step * forecast.view_bytes(load_extractor(spec).layers))
-    assert f"in parts of {step} images, {size} each: {-(-(10**9) // step):,}." in capsys.readouterr().out
+    assert f"{-(-(10**9) // step):,} part(s) of {step} images, {size} each." in capsys.readouterr().out
     planned(images=3)
-    assert "in parts of 3 images" in capsys.readouterr().out
+    assert "1 part(s) of 3 images" in capsys.readouterr().out
 
 
 def test_of_the_dataset_by_default(planned: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,8 +76,19 @@ def test_kept_images_are_as_large_as_those_of_the_dataset(
     assert "at most" not in said
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"views": 65}, "`views` must be less than or equal to 64"), ({"backbone": "resnet81"}, "did you mean resnet18")],
+)
+def test_arguments_are_checked_as_params_are(
+    planned: Callable[..., None], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        planned(**options)
+
+
 def test_the_time_is_that_of_the_measured_speed() -> None:
-    found = plan.Measured(start=2.0, images=500, seconds=5.0)
+    found = plan.Measurement(start=2.0, images=500, seconds=5.0)
     assert found.speed == 100
 
 
