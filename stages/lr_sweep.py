@@ -1,25 +1,26 @@
-"""lr_sweep: a learning-rate range test on a copy of the head; training takes nothing from it."""
+"""lr_sweep: a learning-rate range test on a copy of the head; `lr: auto` takes what it suggests."""
 
 from stages import files, paths
 from stages.backbones.device import pick_device
 from stages.heads.registry import HEADS
 from stages.params import Params
 from stages.stage import run
-from stages.training import data, range_test
+from stages.training import range_test
+from stages.training.data import load_data
 
 
 def main(params: Params) -> dict[str, object]:
-    """Writes the curve to `reports/plots/lr_sweep.csv` and two suggestions to `reports/lr_sweep.json`.
+    """Writes the curve to `reports/plots/lr_sweep.csv` and what it suggests to `reports/lr_sweep.json`.
 
-    A head that is solved has no learning rate: its curve is empty.
+    A head in closed form has no learning rate: its curve is empty.
     """
-    points = []
+    points, content = list[range_test.Point](), dict[str, object]()
     if not HEADS[params.head].closed_form:
-        points = range_test.range_test(params.head, data.load_data(params), params, pick_device(params.device))
-    found = {name: float(f"{lr:.2g}") for name, lr in range_test.suggestions(points).items()}
+        points = range_test.range_test(params.head, load_data(params), params, pick_device(params.device))
+        content = range_test.suggestion(points, params.lr_sweep.steps).as_json()
     range_test.write(paths.PLOTS / "lr_sweep.csv", points)
-    files.write_json(paths.REPORTS / "lr_sweep.json", found)
-    return {"steps": len(points), **{name.replace("_", " "): lr for name, lr in found.items()}}
+    files.write_json(paths.REPORTS / "lr_sweep.json", content)
+    return {"steps": len(points), **{f"suggested {name}": value for name, value in content.items() if value}}
 
 
 def _what(params: Params) -> str:

@@ -27,6 +27,8 @@ from stages.images.options import Augment
 from stages.training.options import LrSweep, Phase
 
 MAX_BYTES = 1 << 20
+AUTO = "literal['auto']"  # how pydantic calls one of two kinds of values
+KINDS = ("constrained-float", "constrained-int", "float", "int")  # and the other
 ALIASES = {  # what other programs call a knob
     **dict.fromkeys(("learning_rate", "rate", "base_lr"), "lr"),
     **dict.fromkeys(("model", "network", "arch", "architecture", "encoder"), "backbone"),
@@ -60,7 +62,7 @@ class Params(Block):
     head: str
     hidden: Annotated[int, Field(ge=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    lr: Annotated[float, Field(gt=0)]
+    lr: Literal["auto"] | Annotated[float, Field(gt=0)]
     lr_backbone: Annotated[float, Field(gt=0)]
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     freeze_batchnorm: bool
@@ -99,6 +101,13 @@ class Params(Block):
     decide: Decide
     bad_images: BadImages
     datasets: Datasets
+
+    @property
+    def learning_rate(self) -> float:
+        """`lr` as a number: whoever trains has replaced `auto` before (training/learning_rate.py)."""
+        if self.lr == "auto":
+            raise ValueError("`lr: auto` is to be replaced by a rate before training.")
+        return self.lr
 
     @property
     def options(self) -> Any:
@@ -149,6 +158,7 @@ def from_tree(tree: Mapping[str, Any], path: str = str(paths.PARAMS)) -> Params:
         errors = sorted(error.errors(), key=lambda item: item["type"] == "missing")
         unknown = any(item["type"] == "extra_forbidden" for item in errors)  # `lr` misspelt is one slip, not two
         shown = [item for item in errors if not (unknown and item["type"] == "missing")]
+        shown = [item for item in shown if item["loc"][-1] != AUTO]  # the other kind of value has an error as well
         raise UserError("\n".join(_explain(item, path) for item in shown)) from None
     _check_across(params, path)
     return params
@@ -178,7 +188,7 @@ def with_overrides(params: Params, overrides: Mapping[str, object]) -> Params:
 
 def _explain(error: Any, path: str) -> str:
     """One line for one pydantic error."""
-    where = [str(part) for part in error["loc"]]
+    where = [str(part) for part in error["loc"] if part not in KINDS]
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
         return f"{path}: `{key}` is not a parameter; {_right_name(where)}"

@@ -17,7 +17,7 @@ from stages.errors import UserError
 from stages.features.h5 import INPUT
 from stages.params import Params, load, with_overrides
 from stages.sweeping import heatmap, many_heads
-from stages.training import data, history
+from stages.training import data, history, learning_rate
 
 EXAMPLES = "  python -m stages.sweep --lr 0.0003,0.001,0.003 --weight-decay 0,0.01,0.1 --seeds 3"
 AXES = ("lr", "weight_decay", "dropout", "label_smoothing")
@@ -89,7 +89,7 @@ def grid(params: Params, axes: Mapping[str, str | None]) -> list[Params]:
     if params.head == "linear" and axes["dropout"] is not None:
         raise UserError("`--dropout` does not matter to head linear: leave it out, or take head: mlp.")
     default = {
-        "lr": [float(f"{factor * params.lr:.3g}") for factor in FACTORS],
+        "lr": [float(f"{factor * params.learning_rate:.3g}") for factor in FACTORS],
         "weight_decay": list(DECAYS),
         "dropout": [params.dropout],
         "label_smoothing": [params.label_smoothing],
@@ -195,7 +195,7 @@ def _print(options: argparse.Namespace) -> int:
     """Sweeps, and prints the best."""
     if options.seeds < 1:
         raise UserError(f"`--seeds` must be at least 1, found {options.seeds}.")
-    params = load()
+    params = learning_rate.taken(load())[0]
     rows = main(params, {name: getattr(options, name) for name in AXES}, options.seeds)
     cells = table(rows[:PRINTED])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -14,7 +14,7 @@ from stages.features.h5 import INPUT
 from stages.heads.registry import HEADS
 from stages.params import Params
 from stages.stage import run
-from stages.training import closed_form, history, loop, model
+from stages.training import closed_form, history, learning_rate, loop, model
 from stages.training.data import HeadData, load_data
 from stages.training.model import TrainResult
 
@@ -23,6 +23,10 @@ NOT_STORED = {"root", "device"}  # with a head: they do not shape it
 
 def main(params: Params) -> dict[str, object]:
     """Trains on the train split, chooses on the validation split, and never looks at the test split."""
+    params, lr_from, words = learning_rate.taken(params)
+    if words:
+        print(words, flush=True)
+    origin = {"lr_from": lr_from} if lr_from else {}
     data = load_data(params)
     train, val = data.splits["train"], data.splits["val"]
     if not len(train.y) or not len(val.y):
@@ -39,7 +43,7 @@ def main(params: Params) -> dict[str, object]:
         results.append((paths.HEAD / "ridge", "ridge", ridge))
     shutil.rmtree(paths.HEAD, ignore_errors=True)  # there may be heads of more seeds than now
     for folder, name, result in results:
-        model.save_head(folder, result.module, describe(name, result, data, params))
+        model.save_head(folder, result.module, describe(name, result, data, params) | origin)
     history.write(paths.PLOTS / "history.csv", head.history)
     best = head.history[head.best_epoch - 1]
     scores = {"val accuracy": best.val_accuracy, "val map_50": best.val_map_50, "val loss": best.val_loss}

@@ -22,6 +22,8 @@ PLOTS = {  # the header of every plot that dvc.yaml names; a task without one wr
 def run_facts(task: str, params: Params, data: HeadData, described: Mapping[str, Any]) -> dict[str, Any]:
     """What was evaluated, on how many images: the first entries of metrics.json."""
     names = {"task": task, "dataset": params.dataset, "backbone": params.backbone, "cut": params.cut}
+    if source := described.get("lr_from"):  # of `lr: auto`, whose rate stands nowhere else
+        names |= {"lr": described["params"]["lr"], "lr_from": source}
     counts = {f"n_{name}": len(split.y) for name, split in data.splits.items()}
     return names | {"tap": params.tap, "head": described["head"], "classes": len(data.classes)} | counts
 

@@ -52,7 +52,6 @@ SCORES = {  # of which there are curves
     "map_50": "Average precision",
     "mean_iou": "Overlap of boxes",
 }
-SUGGESTED = {"lr_steepest": "steepest", "lr_minimum_tenth": "a tenth of the lowest"}
 OF_A_CLASS = {"accuracy": "accuracy", "ap_50": "AP"}
 COLOURED, DASHES = (BLUE, ORANGE, GREEN, RED), ("-", "--", "-.", ":")
 COUNTED, TITLED = 40, 60  # classes up to which cells carry their count, and bars their names
@@ -219,24 +218,24 @@ def learning_rate(history: Sequence[Epoch]) -> Drawing:
         return Drawing(figure, f"Learning rate, from {rates[0]:g} in the first epoch to {rates[-1]:g} in the last.")
 
 
-def range_test(points: Sequence[tuple[float, float, float]], suggested: Mapping[str, float], chosen: float) -> Drawing:
-    """Loss against learning rate, the suggestions and the chosen rate marked."""
+def range_test(points: Sequence[tuple[float, float, float]], suggested: float | None, chosen: float) -> Drawing:
+    """Loss against learning rate, the suggested and the chosen rate marked."""
     with _style():
         figure, axes = _figure(210)
         rates, losses, smoothed = zip(*points, strict=True)
         axes.plot(rates, losses, color=GREY, linewidth=0.8, label="each step")
         axes.plot(rates, smoothed, color=BLUE, label="smoothed")
         axes.axvline(chosen, color=MUTED, linewidth=1, dashes=(2, 2), label=f"chosen: {chosen:g}")
-        for (name, rate), marker in zip(suggested.items(), "v^", strict=False):
-            height = np.interp(np.log(rate), np.log(rates), smoothed)
-            axes.plot(rate, height, marker, color=ORANGE, label=f"{SUGGESTED[name]}: {rate:g}")
+        if suggested:
+            height = np.interp(np.log(suggested), np.log(rates), smoothed)
+            axes.plot(suggested, height, "v", color=ORANGE, label=f"suggested: {suggested:g}")
         low, high = min(smoothed), smoothed[0]
         axes.set(title="Learning rate range test", xlabel="learning rate", xscale="log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_ylim(low - 0.1 * (high - low), high + 0.6 * (high - low) if high > low else high + 1)
         axes.legend(loc="best")
-        compared = ", ".join(f"{SUGGESTED[name]} at {rate:g}" for name, rate in suggested.items())
-        return Drawing(figure, f"Loss while the learning rate grows: {compared}; chosen {chosen:g}.")
+        compared = f"{suggested:g} suggested" if suggested else "no rate suggested"
+        return Drawing(figure, f"Loss while the learning rate grows: {compared}, {chosen:g} chosen.")
 
 
 def by_number(classes: Sequence[ClassRow], what: str, of: str) -> Drawing:

@@ -44,7 +44,8 @@ class RunResults:
         part: what the head is judged on: test, or val where there is no test.
         judged: the images of that part, in the order of the predictions.
         rates: learning rate, loss and smoothed loss of each step of the range test; none for a head that is solved.
-        suggested: learning rates that the range test suggests.
+        suggested: `lr`, the learning rate that the range test suggests, or None and the `reason`; empty for a head that
+            is solved.
         views: scores by name when the first one, two, … views are averaged; `views` is how many.
         undecodable: images whose pixels extraction could not read.
         timings: stage -> seconds and counts, of the last time it ran on this machine.
@@ -60,7 +61,7 @@ class RunResults:
     classes: list[ClassRow]
     history: list[Epoch]
     rates: list[tuple[float, float, float]]
-    suggested: dict[str, float]
+    suggested: dict[str, Any]
     views: list[dict[str, float]]
     rows: list[IndexRow]
     undecodable: list[dict[str, str]]

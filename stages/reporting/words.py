@@ -149,12 +149,14 @@ def kept(run: RunResults) -> str:
 
 def rates(run: RunResults) -> str:
     """What the range test suggests, beside what was chosen."""
-    steepest, tenth = (f"{run.suggested[name]:g}" for name in ("lr_steepest", "lr_minimum_tenth"))
-    return (
-        f"The loss falls most steeply at {steepest}; a tenth of the rate with the lowest loss is {tenth}. "
-        f"This run took lr={run.head['params']['lr']:g}. Both are places to start from: -S lr={steepest}"
-        f"{f' or -S lr={tenth}' if tenth != steepest else ''}."
-    )
+    taken = f"{run.head['params']['lr']:g}"
+    if (suggested := run.suggested["lr"]) is None:
+        text = f"The range test suggests no rate, as {run.suggested['reason']}."
+    else:
+        text = f"The range test suggests {suggested:g}, where the loss falls most steeply over a safety factor."
+    if source := run.head.get("lr_from"):
+        return f"{text} lr: auto took {taken}, the {'suggestion' if suggested else source}."
+    return f"{text} This run took lr={taken}; -S lr=auto takes {'it' if suggested else 'the default of the head'}."
 
 
 def sizes(run: RunResults) -> str:

@@ -87,14 +87,14 @@ class _Head:
     diverged: bool = False
 
     def __post_init__(self) -> None:
-        rate = torch.optim.SGD([torch.zeros(1)], lr=self.params.lr)
+        rate = torch.optim.SGD([torch.zeros(1)], lr=self.params.learning_rate)
         self.plateau = loop.make_schedule(rate, self.params, self.params.epochs, 1)
 
     def lr(self, step: int, steps: int) -> float:
         """The rate of a step, counted over all epochs of so many steps."""
         if isinstance(self.plateau, lr_scheduler.ReduceLROnPlateau):
             return float(self.plateau.optimizer.param_groups[0]["lr"])
-        return self.params.lr * schedules.factor(step, steps, self.params.epochs, self.params)
+        return self.params.learning_rate * schedules.factor(step, steps, self.params.epochs, self.params)
 
     def note(self, epoch: Epoch) -> None:
         """Takes in the result of an epoch."""

@@ -143,7 +143,7 @@ def inputs(head: str, data: HeadData, params: Params, device: torch.device) -> d
 
 def unfreeze(module: HeadModel, phase: Phase, params: Params) -> list[dict[str, Any]]:
     """Freezes what a phase does not train; what it does, in groups with their learning rates, the head first."""
-    groups = [{"params": list(module.head.parameters()), "lr": phase.lr or params.lr}]
+    groups = [{"params": list(module.head.parameters()), "lr": phase.lr or params.learning_rate}]
     if module.rest:
         module.rest.freeze(phase.train_from, batchnorm=params.freeze_batchnorm)
         groups += module.rest.groups(phase, params)
@@ -193,7 +193,8 @@ def _phase(run: TrainingRun, phase: Phase, number: int, progress: Progress, save
         loss, accuracy = _one_epoch(net, train, optimizer, schedule, params, run.task)
         judged = evaluate(net, val, run.task)
         if not math.isfinite(loss) or not math.isfinite(judged.loss):
-            raise UserError(f"The loss is not finite in epoch {epoch}: try a smaller `lr` (now {params.lr:g}).")
+            rate = params.learning_rate
+            raise UserError(f"The loss is not finite in epoch {epoch}: try a smaller `lr` (now {rate:g}).")
         row = Epoch(epoch, number, lr, loss, judged.loss, accuracy, judged.accuracy, judged.map_50)
         progress.add(row, module, params.monitor)
         if isinstance(schedule, lr_scheduler.ReduceLROnPlateau):

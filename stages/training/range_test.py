@@ -9,20 +9,19 @@ from dataclasses import asdict, dataclass, fields
 from itertools import chain, count
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from stages import files
+from stages.heads.registry import HEADS
 from stages.params import Params
 from stages.training import loop, tasks
 from stages.training.data import HeadData
+from stages.training.learning_rate import Suggestion, suggest
 from stages.training.options import Phase
 
 SMOOTHING = 0.95  # of the running mean of the losses
-BASE_LR = 0.001  # of the head, where `lr_backbone` is what it says
 DIVERGED = 4.0  # times the lowest smoothed loss: the test stops there
-SKIPPED = 0.1  # of the points: the running mean has to settle before it can fall steeply
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Point:
 def range_test(head: str, data: HeadData, params: Params, device: torch.device) -> list[Point]:
     """Trains a new head for `lr_sweep.steps` steps, the rate growing evenly on a log scale from `low` to `high`.
 
-    What the first phase trains of the rest trains too, its rates in the proportion that they have to the head's at
-    BASE_LR (or the phase's own rate), so that the curve does not depend on `lr`.
+    What the first phase trains of the rest trains too. Its rates have the proportion to the head's that they would have
+    at the head's default (or the phase's own rate), so that the curve does not depend on `lr`.
 
     Returns:
         A point a step, up to where the loss diverges.
@@ -48,7 +47,7 @@ def range_test(head: str, data: HeadData, params: Params, device: torch.device) 
         torch.manual_seed(params.seed)
         module, shaped = loop.start(head, data, train, params, device)
         phase = params.phases[0] if params.phases else Phase(epochs=1)
-        groups = loop.unfreeze(module, phase, params.model_copy(update={"lr": BASE_LR}))
+        groups = loop.unfreeze(module, phase, params.model_copy(update={"lr": HEADS[head].default_lr}))
         optimizer = loop.make_optimizer(groups, params)
         shares = [group["lr"] / groups[0]["lr"] for group in groups]
         task = tasks.task_of(head, module, shaped, data=data, params=params)
@@ -73,15 +72,10 @@ def range_test(head: str, data: HeadData, params: Params, device: torch.device) 
     return points
 
 
-def suggestions(points: Sequence[Point]) -> dict[str, float]:
-    """Two rates to try: where the smoothed loss falls most steeply, and a tenth of where it is lowest."""
-    if len(points) < 3:
-        return {}
-    smoothed = np.array([point.smoothed for point in points])
-    lowest = max(2, int(smoothed.argmin()))
-    first = min(int(SKIPPED * len(points)), lowest - 1)
-    slope = np.gradient(smoothed)[first : lowest + 1]
-    return {"lr_steepest": points[first + int(slope.argmin())].lr, "lr_minimum_tenth": points[lowest].lr / 10}
+def suggestion(points: Sequence[Point], steps: int) -> Suggestion:
+    """What the points suggest, of a test that was to have so many steps."""
+    rates, losses = [point.lr for point in points], [point.loss for point in points]
+    return suggest(rates, losses, diverged=len(points) < steps)
 
 
 def write(path: Path, points: Sequence[Point]) -> None:

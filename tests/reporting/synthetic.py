@@ -111,7 +111,7 @@ class Made:
         _csv(paths.PLOTS / "history.csv", names, history)
         rates = [(10 ** (n / 5 - 5), abs(n - 15) + 2, abs(n - 15) + 1) for n in range(20)] if lr else []
         _csv(paths.PLOTS / "lr_sweep.csv", ("lr", "loss", "smoothed"), rates)
-        _json(paths.REPORTS / "lr_sweep.json", {"lr_steepest": 1e-3, "lr_minimum_tenth": 1e-3} if lr else {})
+        _json(paths.REPORTS / "lr_sweep.json", {"lr": 1e-3} if lr else {})
 
     def _write_predictions(self, labels: list[str], parts: dict[str, list[index_file.IndexRow]]) -> None:
         probabilities = {}

@@ -135,7 +135,7 @@ def test_without_test_validation_is_judged(made: Made, reported: Reported) -> No
 
 def test_the_range_test_is_drawn_with_the_chosen_rate(standard: tuple[str, str]) -> None:
     page, _ = standard
-    assert "Learning rate range test" in page and "chosen: 1e-05" in page and "-S lr=0.001" in page
+    assert "Learning rate range test" in page and "chosen: 1e-05" in page and "suggests 0.001" in page
     assert "mathdefault" not in page  # matplotlib's own labels of powers, unparsed
 
 

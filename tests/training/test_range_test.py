@@ -9,7 +9,7 @@ import torch
 
 from stages.training import loop, range_test
 from stages.training.data import HeadData, SplitData
-from stages.training.range_test import Point, suggestions
+from stages.training.range_test import Point
 
 Make = Callable[..., Any]
 FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
@@ -68,19 +68,6 @@ def test_training_after_it_is_bit_identical_to_training_without(turned: Make, dr
     assert plain.history == after.history
     for name, tensor in plain.module.state_dict().items():
         assert torch.equal(tensor, after.module.state_dict()[name])
-
-
-def test_suggestions_by_hand() -> None:
-    smoothed = [5.1, 5.0, 4.9, 4.8, 4.7, 4.6, 4.5, 4.4, 3.0, 1.5, 1.0, 0.9, 2.0]
-    points = [Point(10.0 ** (n - 9), 0.0, loss) for n, loss in enumerate(smoothed)]
-    found = suggestions(points)
-    assert found["lr_minimum_tenth"] == pytest.approx(10)  # the lowest loss is at 100
-    assert found["lr_steepest"] == pytest.approx(1e-1)  # (4.4 - 1.5) / 2 is the steepest after the first tenth
-
-
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_too_few_points_suggest_nothing(count: int) -> None:
-    assert suggestions([Point(1.0, 1.0, 1.0)] * count) == {}
 
 
 def test_the_file(tmp_path: Path) -> None:

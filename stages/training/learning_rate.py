@@ -1,0 +1,93 @@
+"""Which learning rate `lr: auto` takes: what a range test suggests, else the default of the head."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages import paths, results
+from stages.heads.registry import HEADS
+from stages.params import Params
+
+WIDTH = 1 / 40  # of the steps: the standard deviation of the bell that smooths the losses
+FEWEST = 10  # steps; fewer tell nothing
+FALL = 0.05  # of the loss at first: the least by which it must fall
+CLEAR = 2.0  # times the noise of single steps: the same
+START = 1 / 8  # of the steps, before any rate matters
+EDGE = 0.1  # of the fall: the valley begins where that much of it is done
+SAFETY = 1.5  # the rate with the steepest descent over the one suggested: the loss there is that of the first steps
+RANGE_TEST = "range test"
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What a range test says.
+
+    Attributes:
+        lr: the rate to take; None where the curve shows none.
+        reason: why there is none, as the end of a sentence.
+    """
+
+    lr: float | None
+    reason: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """What `reports/lr_sweep.json` holds."""
+        return {"lr": self.lr} if self.lr is not None else {"lr": None, "reason": self.reason}
+
+
+def suggest(rates: Sequence[float], losses: Sequence[float], *, diverged: bool) -> Suggestion:
+    """The rate of the steepest descent over SAFETY, where the curve has a valley.
+
+    The losses are smoothed from both sides, so that the curve does not lag behind the rates as a running mean does
+    (by most of a decade).
+
+    Args:
+        rates: of the steps, growing evenly on a log scale.
+        losses: of their batches.
+        diverged: the test stopped early because the loss rose.
+    """
+    if len(rates) < FEWEST:
+        return Suggestion(None, "the loss diverged within a few steps" if diverged else "there are too few steps")
+    width = max(1.0, WIDTH * len(losses))
+    curve = smoothed(np.array(losses), width)
+    lowest = int(curve.argmin())
+    start = float(np.median(losses[: max(3, int(START * len(losses)))]))  # the first steps are far apart by chance
+    fall = start - float(curve[lowest])
+    if fall < max(FALL * abs(start), CLEAR * float(np.std(losses - curve))):
+        return Suggestion(None, "the loss hardly falls at any rate")
+    if lowest >= len(curve) - width and not diverged:
+        return Suggestion(None, "the loss still falls at the highest rate: raise `lr_sweep.high`")
+    slope = np.gradient(curve)
+    begin = int(np.flatnonzero(curve[: lowest + 1] > start - EDGE * fall).max(initial=0))  # of the valley's near side
+    steepest = begin + int(slope[begin : lowest + 1].argmin())
+    return Suggestion(float(f"{rates[steepest] / SAFETY:.2g}"))
+
+
+def smoothed(losses: NDArray[np.float64], width: float) -> NDArray[np.float64]:
+    """Losses averaged under a bell with a standard deviation of so many steps; the ends are continued as they are."""
+    reach = int(4 * width) + 1
+    bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    return np.convolve(np.pad(losses, reach, mode="edge"), bell / bell.sum(), "valid")
+
+
+def taken(params: Params) -> tuple[Params, str | None, str]:
+    """Params with a number for `lr: auto`, where it is from, and the same in words.
+
+    Returns:
+        The params themselves, None and no words where `lr` is a number or the head has no learning rate.
+
+    Raises:
+        UserError: there is no range test to read.
+    """
+    spec = HEADS[params.head]
+    if params.lr != "auto" or spec.closed_form:
+        return params, None, ""
+    suggestion: Mapping[str, Any] = results.read_json(paths.REPORTS / "lr_sweep.json")
+    if lr := suggestion.get("lr"):
+        return params.model_copy(update={"lr": lr}), RANGE_TEST, f"lr: auto takes {lr:g}, what the range test suggests"
+    source, lr = f"default of {params.head}", spec.default_lr
+    words = f"lr: auto takes {lr:g}, the {source}: the range test suggests none, as {suggestion.get('reason')}"
+    return params.model_copy(update={"lr": lr}), source, words
