@@ -14,7 +14,7 @@ import requests
 
 from tests import checkout
 from tests.checkout import Project
-from tests.test_dag import BASE, FROM_HEAD, FROM_TRAIN, IMAGES, draw_images
+from tests.dag.toy import BASE, FROM_HEAD, FROM_TRAIN, IMAGES, draw_images
 
 SHARED = ("index", "split", "extract")  # the stages whose outs a colleague needs
 BUCKET = "features"

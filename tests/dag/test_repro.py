@@ -1,0 +1,95 @@
+"""What DVC runs again: nothing, what comes back from the cache, what is new; and what bad params leave behind."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.checkout import Project, ran
+from tests.dag.toy import CLASSES, FROM_INDEX, digests
+
+
+def test_a_second_run_runs_nothing(project: Project) -> None:
+    project.run("dvc", "repro")
+    assert ran(project.run("dvc", "repro")) == set()
+
+
+def test_switching_back_runs_the_report_at_most(project: Project) -> None:
+    before = digests(project.home)
+    backbone = project.params()["backbone"]
+    other = "squeezenet1_1" if backbone != "squeezenet1_1" else "resnet18"
+    project.experiment({"backbone": other})
+    stages, output = project.experiment({"backbone": backbone})
+    assert stages <= {"report"}, output
+    assert digests(project.home) | {"reports/report.html": ""} == before | {"reports/report.html": ""}
+
+
+def test_ten_images_more_are_ten_computed(project: Project) -> None:
+    project.experiment({"dataset": "folder", "root": project.images})
+    generator = np.random.default_rng(9)
+    for image in range(10):
+        pixels = generator.integers(0, 255, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(project.images / CLASSES[0] / f"new-{image}.png")
+    output = project.run("dvc", "repro")
+    assert " 10 to compute" in output, output
+    assert ran(output) == FROM_INDEX
+
+
+def test_a_temporary_run_reuses_the_store(project: Project) -> None:
+    project.run("dvc", "repro")
+    project.commit("before --temp")
+    _, output = project.experiment({"lr": 0.017, "extract.seed": 3, "views": 1}, "--temp")
+    assert " 0 to compute" in output, output
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("lr: fast", "`lr` must be a valid number, found 'fast'"),
+        ("lrr: 0.1", "`lrr` is not a parameter; did you mean lr?"),
+        ("backbone: resnet81", "did you mean resnet18"),
+        ("cut: map@4", "`cut` must be pooled, map, map@16"),
+        ("root: /nowhere", "there is no folder '/nowhere'"),
+        ("weights: IMAGENET1K_V7", "has no weights 'IMAGENET1K_V7'"),
+        ("dataset: logo", "did you mean logos"),
+    ],
+)
+def test_bad_params_leave_the_results_alone(project: Project, line: str, said: str) -> None:
+    project.run("dvc", "repro")
+    params, before = project.home / "params.yaml", digests(project.home)
+    text = params.read_text()
+    key = line.partition(":")[0]
+    pattern = re.compile(rf"^{key}: .*$", re.MULTILINE)
+    params.write_text(pattern.sub(line, text) if pattern.search(text) else f"{text}{line}\n")
+    try:
+        output = project.run("dvc", "repro", check=False)
+    finally:
+        params.write_text(text)
+    assert said in output
+    assert "Traceback" not in output
+    assert digests(project.home) == before
+
+
+@pytest.mark.parametrize(
+    ("module", "importing"),
+    [
+        ("stages/images/decode.py", {"extract", "report"}),
+        ("stages/training/schedules.py", {"lr_sweep", "train"}),
+        ("stages/heads/knn.py", {"lr_sweep", "train", "evaluate"}),
+        ("stages/datasets/splits.py", {"split", "lr_sweep", "train", "evaluate"}),
+        ("stages/datasets/caltech101.py", set()),
+        ("stages/sweeping/many_heads.py", set()),
+    ],
+)
+def test_a_comment_makes_stale_what_imports_the_module(project: Project, module: str, importing: set[str]) -> None:
+    project.run("dvc", "repro")
+    path = project.home / module
+    text = path.read_text()
+    path.write_text(f"{text}# a comment\n")
+    try:
+        status = json.loads(project.run("dvc", "status", "--json"))
+    finally:
+        path.write_text(text)
+    assert status.keys() == importing
