@@ -1,5 +1,6 @@
 """Which learning rate `lr: auto` takes: what a range test suggests, else the default of the head."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ FALL = 0.05  # of the loss at first: the least by which it must fall
 CLEAR = 2.0  # times the noise of single steps: the same
 START = 1 / 8  # of the steps, before any rate matters
 EDGE = 0.1  # of the fall: the valley begins where that much of it is done
-SAFETY = 1.5  # the rate with the steepest descent over the one suggested: the loss there is that of the first steps
+SAFETY = 1.5  # below the middle of the descent: rates too high cost more than rates too low
 RANGE_TEST = "range test"
 
 
@@ -39,8 +40,10 @@ class Suggestion:
 
 
 def suggest(rates: Sequence[float], losses: Sequence[float], *, diverged: bool) -> Suggestion:
-    """The rate of the steepest descent over SAFETY, where the curve has a valley.
+    """The middle, on the log scale, between the steepest descent and the bottom of the valley, over SAFETY.
 
+    The steepest descent alone is too low where the valley is wide: the grid head on 98 photographs then gets a val
+    map_50 of 0.2, not 0.4, in twelve epochs. A tenth of the bottom is too low where it is narrow.
     The losses are smoothed from both sides, so that the curve does not lag behind the rates as a running mean does
     (by most of a decade).
 
@@ -63,7 +66,7 @@ def suggest(rates: Sequence[float], losses: Sequence[float], *, diverged: bool) 
     slope = np.gradient(curve)
     begin = int(np.flatnonzero(curve[: lowest + 1] > start - EDGE * fall).max(initial=0))  # of the valley's near side
     steepest = begin + int(slope[begin : lowest + 1].argmin())
-    return Suggestion(float(f"{rates[steepest] / SAFETY:.2g}"))
+    return Suggestion(float(f"{math.sqrt(rates[steepest] * rates[lowest]) / SAFETY:.2g}"))
 
 
 def smoothed(losses: NDArray[np.float64], width: float) -> NDArray[np.float64]:

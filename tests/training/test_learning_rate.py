@@ -25,9 +25,12 @@ def curve(noise: float = 0.0, fall: float = 2.0, middle: float = -3.0, rise: flo
 
 @pytest.mark.parametrize("middle", [-4.0, -3.0, -2.0])
 @pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_the_steepest_descent_over_a_safety_factor(middle: float, noise: float) -> None:
-    lr = suggest(RATES, curve(noise, middle=middle), diverged=False).lr
-    assert lr and 10**middle / SAFETY / 2.5 < lr < 10**middle / SAFETY * 2.5
+def test_the_middle_between_steepest_and_lowest_over_a_safety_factor(middle: float, noise: float) -> None:
+    losses = curve(noise, middle=middle)
+    lowest = RATES[int(np.argmin(curve(middle=middle)))]
+    expected = (10**middle * lowest) ** 0.5 / SAFETY
+    lr = suggest(RATES, losses, diverged=False).lr
+    assert lr and expected / 2.5 < lr < expected * 2.5
 
 
 def test_an_unsettled_beginning_is_not_a_descent() -> None:
