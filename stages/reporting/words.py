@@ -153,7 +153,7 @@ def rates(run: RunResults) -> str:
     if (suggested := run.suggested["lr"]) is None:
         text = f"The range test suggests no rate, as {run.suggested['reason']}."
     else:
-        text = f"The range test suggests {suggested:g}, between the steepest descent of the loss and its lowest point, over a safety factor."
+        text = f"The range test suggests {suggested:g}, between the steepest descent of the loss and its lowest point."
     if source := run.head.get("lr_from"):
         return f"{text} lr: auto took {taken}, the {'suggestion' if suggested else source}."
     return f"{text} This run took lr={taken}; -S lr=auto takes {'it' if suggested else 'the default of the head'}."
