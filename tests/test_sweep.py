@@ -35,7 +35,7 @@ def turned(workplace: Path, params: Make, monkeypatch: pytest.MonkeyPatch) -> Ma
         return SplitData(x[:, None], y, list(range(count)))
 
     found = HeadData(["a", "b", "c"], {"train": split(60), "val": split(30), "test": split(3)}, FEATURES)
-    monkeypatch.setattr(loading, "load", lambda params: found)
+    monkeypatch.setattr(loading, "load_data", lambda params: found)
     return lambda **knobs: params(**({"epochs": 3, "hidden": 8, "batch_size": 16} | knobs))
 
 

@@ -42,14 +42,16 @@ def reached(stage: str, dataset: str) -> Mapping[str, tuple[str, ...]]:
 
 def missing(stages: Stages) -> list[str]:
     """What a stage imports and does not depend on: its result would be stale after a change."""
-    found = []
+    chain_to = {}
     for name, stage in stages.items():
         for dataset in DATASETS:
-            chain_to, covered = reached(name, dataset), pipeline.covered(stage, dataset)
-            for module in sorted(chain_to.keys() - covered):
-                chain = " -> ".join(chain_to[module])
-                found.append(f"{name} on {dataset} imports {module}, which its deps in dvc.yaml lack: {chain}")
-    return found
+            imported = reached(name, dataset)
+            for module in imported.keys() - pipeline.covered(stage, dataset):
+                chain_to[name, module] = (dataset, " -> ".join(imported[module]))
+    return [
+        f"{name} imports {module}, which its deps in dvc.yaml lack: on {dataset} {chain}"
+        for (name, module), (dataset, chain) in sorted(chain_to.items())
+    ]
 
 
 def needless(stages: Stages) -> list[str]:
