@@ -47,7 +47,7 @@ def main(params: Params) -> dict[str, object]:
         **summary.values(),
     }
     files.write_json(paths.index(params.dataset).with_suffix(".json"), described, indent=1, ensure_ascii=False)
-    for line in summary.told():
+    for line in summary.console_lines():
         print(f"index: {line}".encode(errors="backslashreplace").decode(), flush=True)
     return summary.counts()
 
@@ -55,11 +55,11 @@ def main(params: Params) -> dict[str, object]:
 def _links(folder: Path, params: Params) -> list[Note]:
     """A word about linked folders below `root`: DVC does not look into them."""
     links = [] if has_source(params.options) else tree.read(folder).links
-    told = (
+    text = (
         f"{listed(links)} {'is a link' if len(links) == 1 else 'are links'} to another folder, where DVC does not see "
         "changes: after one, run `dvc repro -f -s index`, then `dvc repro`"
     )
-    return [Note(told, warning=True)] if links else []
+    return [Note(text, warning=True)] if links else []
 
 
 def _choices(params: Params) -> tuple[list[str], bool]:

@@ -121,13 +121,13 @@ class LeftOut:
         path: below the folder of the images.
         reason: why.
         objects: how many objects are lost by it.
-        told: whether a note tells of it already.
+        in_note: whether a note tells of it already.
     """
 
     path: str
     reason: str
     objects: int = 0
-    told: bool = False
+    in_note: bool = False
 
 
 @dataclass(frozen=True, slots=True)

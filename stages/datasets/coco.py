@@ -179,12 +179,12 @@ def _homes(folder: Path, split: str, file: Path, names: Sequence[str], finder: I
     beside = file.parent.relative_to(folder).as_posix() if file.is_relative_to(folder) else ""
     beside = "" if beside == "." else beside
     for name in names:
-        found = [
+        holding = [
             path.removesuffix(name).rstrip("/") for path in finder.files if path == name or path.endswith(f"/{name}")
         ]
-        if found:
-            called = [home for home in found if split in home]
-            near = [home for home in found if home == beside] or called or found
+        if holding:
+            called = [home for home in holding if split in home]
+            near = [home for home in holding if home == beside] or called or holding
             top = min(len(home.split("/")) if home else 0 for home in near)
             first, *others = sorted(home for home in near if (len(home.split("/")) if home else 0) == top)
             if others:

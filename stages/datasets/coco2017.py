@@ -36,10 +36,10 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
     files = {}
     for part in ("train", "val"):
         name = f"instances_{part}2017.json"
-        found = sorted(folder.rglob(name))
-        if not found:
+        annotation_files = sorted(folder.rglob(name))
+        if not annotation_files:
             raise UserError(
                 f"The archives of coco2017 hold no {name}: is it the official annotations_trainval2017.zip?"
             )
-        files[part] = found[0]
+        files[part] = annotation_files[0]
     return coco.read(folder, files)

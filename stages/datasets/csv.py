@@ -131,18 +131,18 @@ def _row(values: dict[str, str], line: int, table: str, has_boxes: bool) -> Row 
         {key: (values.get(key) or "").strip() for key in (*CORNERS, "split", "width", "height")},
     )
     path, label = (values.get("path") or "").strip(), values.get("label") or ""
-    given = [texts[name] for name in CORNERS if texts[name]]
-    lost = 1 if has_boxes and (label or given) else 0
+    corner_texts = [texts[name] for name in CORNERS if texts[name]]
+    lost = 1 if has_boxes and (label or corner_texts) else 0
     split = SPLIT_OF.get(texts["split"].casefold())
     if not path:
         return AnnotationFault(table, "`path` is empty", where, objects=lost, label=label)
     if texts["split"] and not split:
         detail = f"{where} has {texts['split']!r}"
         return AnnotationFault(table, "`split` must be train, val, test or empty", detail, objects=lost, label=label)
-    if not label and (given or not has_boxes):
+    if not label and (corner_texts or not has_boxes):
         return AnnotationFault(table, "`label` is empty", where, objects=lost)
     corners = None
-    if given:
+    if corner_texts:
         try:
             x1, y1, x2, y2 = (float(texts[name]) for name in CORNERS)
         except ValueError:

@@ -67,8 +67,8 @@ def _lists(top: Folder, lists: dict[str, str], root: Path) -> Iterator[Item]:
     for name, split in lists.items():
         split_of.setdefault(split, []).append(name)
     if any(name.casefold() != split for name, split in lists.items()):
-        told = (f"{listed(sorted(names))} {split}" for split, names in split_of.items())
-        yield Note(f"the folders on top are read as lists: {'; '.join(told)}")
+        sentences = (f"{listed(sorted(names))} {split}" for split, names in split_of.items())
+        yield Note(f"the folders on top are read as lists: {'; '.join(sentences)}")
     for name in sorted(top.folders):
         inside = top.folders[name]
         if name in lists:
@@ -112,7 +112,7 @@ def _exclude(folder: Folder) -> str:
 
 def _loose(folder: Folder, files: list[str], reason: str = LOOSE) -> Iterator[Item]:
     """Files that no class folder holds, with a word where they are images."""
-    yield from (LeftOut(path, reason, told=True) for path in files)
+    yield from (LeftOut(path, reason, in_note=True) for path in files)
     if count := sum(map(tree.named_as_image, files)):
         yield Note(
             f"{folder.path or 'root'} holds {count} image(s) in no class folder: they are left out", warning=True

@@ -47,7 +47,7 @@ def _without_filler(word: str) -> list[str]:
 def splits_of(names: Iterable[str]) -> dict[str, str]:
     """The split of every name that is a list's: where there is one for train and one for another, called alike.
 
-    `train_station` beside `test_tube` are no lists, `seg_train` beside `seg_test` are.
+    `seg_train` beside `seg_test` are lists, `train_station` beside `test_tube` are not.
     """
     alike: dict[str, dict[str, str]] = defaultdict(dict)
     for name in names:

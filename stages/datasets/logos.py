@@ -135,8 +135,8 @@ def build(fetched: Mapping[str, Path], options: Options, out: Path) -> None:
     partial, lines = out / f"{ARCHIVE}.partial", []
     with open(partial, "wb") as stream:
         with zipfile.ZipFile(stream, "w") as archive, process_pool(os.cpu_count() or 1) as pool:
-            drawn = pool.map(draw, names, chunksize=8)
-            scenes = zip(names, drawn, strict=True)
+            encoded = pool.map(draw, names, chunksize=8)
+            scenes = zip(names, encoded, strict=True)
             for (label, number), (jpeg, objects) in tqdm(scenes, desc="draw", total=len(names), unit="scene"):
                 path = f"jpg/{label}/{label}-{number:04d}.jpg"
                 archive.writestr(zipfile.ZipInfo(path), jpeg)  # ZipInfo's time is always 1980-01-01
@@ -152,7 +152,7 @@ def scan(folder: Path, options: Options) -> Iterator[Record]:
     with open(folder / DETECTION, encoding="utf-8") as lines:
         for line in lines:
             scene = json.loads(line)
-            boxes = ((one["label"], one["box"]) for one in scene["objects"])
+            boxes = ((item["label"], item["box"]) for item in scene["objects"])
             objects = tuple(Box(label, (x1, y1, x2, y2)) for label, (x1, y1, x2, y2) in boxes)
             yield Record(scene["path"], scene["label"], objects)
 
@@ -186,8 +186,8 @@ def draw_scene(
         figure = neutral_figure(rng) if name == NO_LOGO else figures[name]
         share = area if index == 0 else area * float(rng.uniform(*OTHER_AREA))
         sign = draw_sign(rng, name, figure, share, size)
-        if place := find_place(rng, sign, size, taken):
-            marks.append(paint_sign(rng, palette, canvas, sign, place))
+        if position := find_position(rng, sign, size, taken):
+            marks.append(paint_sign(rng, palette, canvas, sign, position))
     return finish(rng, canvas), [mark for mark in marks if mark.label != NO_LOGO]
 
 
@@ -198,7 +198,7 @@ def draw_sign(rng: Generator, label: str, figure: Image.Image, share: float, siz
     return Sign(label, fit(figure, tilt, share, size), plate, mount, tilt)
 
 
-def find_place(rng: Generator, sign: Sign, size: int, taken: list[Extent]) -> Point | None:
+def find_position(rng: Generator, sign: Sign, size: int, taken: list[Extent]) -> Point | None:
     """Finds the middle of a place where the sign and its mount cover no other, and takes it; None if none is free."""
     left, top, right, bottom = tight_box(warp(plate_mask(sign, 0), sign.tilt, (size / 2, size / 2), size))
     half = np.array((right - left, bottom - top)) / 2 + size / 40  # with room for frame and shadow
@@ -213,23 +213,23 @@ def find_place(rng: Generator, sign: Sign, size: int, taken: list[Extent]) -> Po
     return None
 
 
-def overlap(one: Extent, other: Extent) -> bool:
+def overlap(first: Extent, second: Extent) -> bool:
     """Whether two boxes share a point."""
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
-def paint_sign(rng: Generator, palette: Palette, canvas: Image.Image, sign: Sign, place: Point) -> Mark:
+def paint_sign(rng: Generator, palette: Palette, canvas: Image.Image, sign: Sign, position: Point) -> Mark:
     """Paints mount, shadow, frame, plate and figure on the canvas."""
     size = canvas.width
-    mask, shift = warp(sign.figure, sign.tilt, place, size), size // 80
+    mask, shift = warp(sign.figure, sign.tilt, position, size), size // 80
     if sign.plate == "bare":
         ink, ground = draw_inks(rng, palette, rgb(ImageStat.Stat(canvas.crop(tight_box(mask))).mean))
         shade(canvas, mask, shift, 0.35)
     else:
         ink, ground = draw_inks(rng, palette)
         frame = int(rng.choice((0, 0, size // 50, size // 32)))
-        inner, outer = (warp(plate_mask(sign, rim), sign.tilt, place, size) for rim in (0, frame))
-        paint_mount(rng, palette, canvas, sign.mount, place)
+        inner, outer = (warp(plate_mask(sign, rim), sign.tilt, position, size) for rim in (0, frame))
+        paint_mount(rng, palette, canvas, sign.mount, position)
         shade(canvas, outer, shift * int(rng.integers(1, 4)), 0.5)
         canvas.paste(ink if rng.random() < 0.5 else draw_paint(rng, palette), mask=outer)
         canvas.paste(ground, mask=inner)
@@ -263,9 +263,9 @@ def rgb(values: Iterable[float]) -> Colour:
     return red, green, blue
 
 
-def contrast(one: Colour, other: Colour) -> float:
+def contrast(first: Colour, second: Colour) -> float:
     """WCAG 2 contrast ratio, 1 to 21."""
-    srgb = np.array([one, other]) / 255
+    srgb = np.array([first, second]) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     dark, light = sorted(linear @ (0.2126, 0.7152, 0.0722))
     return float((light + 0.05) / (dark + 0.05))
@@ -297,13 +297,13 @@ def draw_inks(rng: Generator, palette: Palette, ground: Colour | None = None) ->
 
 def background(rng: Generator, palette: Palette, size: int) -> Image.Image:
     """One of four kinds of place, out of focus."""
-    place = (street, hills, lights, wall)[rng.integers(4)]
+    paint_background = (street, hills, lights, wall)[rng.integers(4)]
     low, high = 0.22 + 0.55 * palette.daylight, 0.30 + 0.62 * palette.daylight
     top = oklch(low, 0.09, palette.hue + rng.uniform(-25, 25))
     bottom = oklch(high, 0.06, palette.hue + rng.uniform(-60, 60))
     canvas = Image.new("RGB", (size, size), top)
     canvas.paste(bottom, mask=Image.linear_gradient("L").resize((size, size)))
-    place(rng, palette, canvas)
+    paint_background(rng, palette, canvas)
     return canvas.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.004, 0.012)) * size))
 
 

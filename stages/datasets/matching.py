@@ -76,7 +76,7 @@ class ImageFinder:
             self._elsewhere_of_other_suffix,
         )
         for strength, likeness in enumerate(likenesses):
-            found = set[str]()
+            matched = set[str]()
             for number, name in enumerate(names):
                 if number not in matches:
                     asked = name if strength == 0 and name in self.files else self._asked(name)
@@ -88,8 +88,8 @@ class ImageFinder:
                     if paths:
                         several = len(paths) > 1
                         matches[number] = Match(name, SEVERAL, listed(paths, 2)) if several else Match(paths[0])
-                        found.update(paths)
-            taken |= found
+                        matched.update(paths)
+            taken |= matched
         return [matches.get(number) or self._none(name) for number, name in enumerate(names)]
 
     def _none(self, name: str) -> Match:
@@ -139,15 +139,15 @@ class ImageFinder:
         named = [path for path in paths if may_be_image(path)]
         if len(paths) == len(named) == 1:
             return named
-        found = list[str]()
+        images = list[str]()
         for path in paths:
             try:
                 with (self.root / path).open("rb") as file:
                     if looks_like_image(file.read(HEAD)):
-                        found.append(path)
+                        images.append(path)
             except OSError:
                 continue
-        return found or named
+        return images or named
 
     def _of_tail(self, name: str, paths: Iterable[str]) -> list[str]:
         """Those files whose last parts are the name's, as many of them as any has.
@@ -181,8 +181,8 @@ def _folder(path: str) -> str:
 
 
 def _of_another_split(path: str, split: str) -> bool:
-    named = [found for part in path.split("/")[:-1] if (found := split_named(part))]
-    return bool(named) and all(found[0] != split for found in named)
+    named = [split_name for part in path.split("/")[:-1] if (split_name := split_named(part))]
+    return bool(named) and all(split_name[0] != split for split_name in named)
 
 
 def slashed(name: str) -> str:

@@ -17,7 +17,7 @@ def commonest(reasons: Iterable[tuple[str, str]], show: int = COMMONEST) -> str:
     for kind, where in reasons:
         counts[kind] += 1
         example.setdefault(kind, where)
-    told = [f"{count} x {kind}" + (f" (such as {example[kind]})" if example[kind] else "")
+    sentences = [f"{count} x {kind}" + (f" (such as {example[kind]})" if example[kind] else "")
             for kind, count in counts.most_common(show)]  # fmt: skip
-    others = len(counts) - len(told)
-    return "; ".join([*told, *([f"{others} other reason(s)"] if others else [])])
+    others = len(counts) - len(sentences)
+    return "; ".join([*sentences, *([f"{others} other reason(s)"] if others else [])])

@@ -1,4 +1,4 @@
-"""Which image is train, val or test: drawn a class at a time, or taken from the dataset's own lists."""
+"""Which image is train, val or test: drawn class by class, or taken from the dataset's own lists."""
 
 import hashlib
 import json

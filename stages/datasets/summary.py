@@ -135,11 +135,11 @@ class Summary:
     def lost(self) -> list[str]:
         """Classes that have no image or object left, but for those that `exclude` names."""
         used = {label for row in self.rows for label in (row.label, *(box.label for box in row.objects))}
-        given = {item.label for item in self.items if isinstance(item, EmptyClass)}
-        given |= {fault.label for fault in self.faults if fault.label}
+        labels = {item.label for item in self.items if isinstance(item, EmptyClass)}
+        labels |= {fault.label for fault in self.faults if fault.label}
         for record in self.records:
-            given |= {label for label in (record.label, *(box.label for box in record.objects)) if label}
-        return sorted(given - used, key=natural)
+            labels |= {name for name in (record.label, *(box.label for box in record.objects)) if name}
+        return sorted(labels - used, key=natural)
 
     def reasons(self) -> str:
         """The commonest reasons for which files and annotations are not used."""
@@ -147,9 +147,9 @@ class Summary:
 
     def dropped_reasons(self) -> str:
         """The commonest reasons for which objects are not used."""
-        told = [f"{count} x {reason}" for reason, count in list(self.dropped.items())[:3]]
+        sentences = [f"{count} x {reason}" for reason, count in list(self.dropped.items())[:3]]
         example = next((f" (such as {fault.path}: {fault.reason})" for fault in self.faults if fault.objects), "")
-        return "; ".join(told) + example
+        return "; ".join(sentences) + example
 
     def _reasons(self) -> Iterable[tuple[str, str]]:
         unread = {(file.record.annotation, file.problem) for file in self.contents.bad + self.contents.not_images}
@@ -163,14 +163,14 @@ class Summary:
             if (fault.path, fault.kind) not in unread
         )
 
-    def told(self) -> list[str]:
+    def console_lines(self) -> list[str]:
         """What is worth a line on the console, the most important first."""
         lines = self.notes()
         lines += [f"no image is left of class {label!r}: {self._why_lost(label)}" for label in self.lost()]
         if conflicts := self.contents.conflicts:
             lines.append(f"{len(conflicts)} image(s) stand under several classes; all copies are left out:")
             lines += [f"  {_copies(same)}" for same in conflicts]
-        images = [item for item in self.left_out if named_as_image(item.path) and not item.told]
+        images = [item for item in self.left_out if named_as_image(item.path) and not item.in_note]
         if images:
             lines.append(
                 f"{len(images)} image(s) are not used: {commonest((item.reason, item.path) for item in images)}"

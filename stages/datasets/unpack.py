@@ -1,4 +1,4 @@
-"""Unpacking archives that nobody vouches for: regular files only, nothing outside the destination, all or nothing.
+"""Unpacking archives from anywhere: regular files only, nothing outside the destination, all or nothing.
 
 `tarfile`'s own `filter="data"` was escaped on Python 3.11.7 by a chain of links, so members are copied out one by one.
 """

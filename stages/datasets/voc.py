@@ -145,8 +145,8 @@ def _set(
     if from_zero:
         yield Note(f"the corners in {home.annotations} count from 0, not from 1 as VOC's do: they are read so")
     yield from _records(folder, home, images, read_annotations, from_zero)
-    known = set(splits)
-    if unlisted := [path for path in annotations if path not in known]:
+    listed_paths = set(splits)
+    if unlisted := [path for path in annotations if path not in listed_paths]:
         yield Note(f"{len(unlisted)} annotation(s) in {home.annotations} are in no list: their images are left out")
 
 
@@ -218,8 +218,8 @@ def _lists(home: Home, files: Sequence[str]) -> list[tuple[str, str]]:
         return []
     texts = [path for path in files if PurePosixPath(path).parent.as_posix() == home.lists and path.endswith(".txt")]
     named = {path: PurePosixPath(path).stem.casefold() for path in texts}
-    known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-    lists = [(path, known[name]) for path, name in named.items() if name in known]
+    split_of = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+    lists = [(path, split_of[name]) for path, name in named.items() if name in split_of]
     if not lists:
         per_class = ((path, split_named(name.rpartition("_")[2])) for path, name in named.items())
         lists = [(path, split[0]) for path, split in per_class if split]
@@ -245,8 +245,8 @@ def _annotation(folder: Path, path: str, classes: Sequence[str]) -> tuple[Annota
         try:
             objects.append(object_of(element, label))
         except ValueError:
-            found = ", ".join(repr(element.findtext(f"bndbox/{name}")) for name in CORNERS)
-            detail = f"object {number} ({label}) has the corners {found}"
+            texts = ", ".join(repr(element.findtext(f"bndbox/{name}")) for name in CORNERS)
+            detail = f"object {number} ({label}) has the corners {texts}"
             faults.append(AnnotationFault(path, "corners must be four numbers", detail, objects=1, label=label))
     image = PurePosixPath(root.findtext("filename", "").strip().replace("\\", "/")).name
     return Annotation(path, tuple(objects), _size(root), image), faults

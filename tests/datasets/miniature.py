@@ -98,7 +98,7 @@ def voc(
     for part, count in lists.items():
         names[part] = [f"{seed + len(names):05}_{number:06}" for number in range(count)]
         for number, name in enumerate(names[part]):
-            first, second = (classes[(number + place) % len(classes)] for place in (0, 1))
+            first, second = (classes[(number + position) % len(classes)] for position in (0, 1))
             xml = voc_xml((first, (5, 9, 44, 48)), (second, (50, 50, 64, 64)), difficult=[1])
             (home / f"Annotations/{name}.xml").write_text(xml)
             (home / f"JPEGImages/{name}.jpg").write_bytes(photograph(zlib.crc32(name.encode())))
@@ -122,11 +122,11 @@ def coco(home: Path, lists: Mapping[str, int], *, annotations: str = "annotation
     Categories have the numbers 1, 18 and 90. The images have none, one, two objects in turn, every fourth a crowd too.
     """
     files = {}
-    for place, (part, count) in enumerate(lists.items()):
+    for position, (part, count) in enumerate(lists.items()):
         described, objects = list[dict[str, Any]](), list[dict[str, Any]]()
         (home / f"{part}2017").mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            name, key = f"{number + 100 * place:012}.jpg", 7 * number + 1000 * place
+            name, key = f"{number + 100 * position:012}.jpg", 7 * number + 1000 * position
             (home / f"{part}2017" / name).write_bytes(photograph(zlib.crc32(f"{part}{number}".encode())))
             described.append({"id": key, "file_name": name, "width": SIDE, "height": SIDE, "license": 1})
             mask, rle = [[1.5, 2, 9, 9]], {"counts": [3, 4], "size": [SIDE, SIDE]}

@@ -30,10 +30,10 @@ def followed(message: str) -> Any:
 
 
 def folders(home: Path, jpeg: Make, *names: str, per_class: int = 4) -> Path:
-    for place, name in enumerate(names):
+    for position, name in enumerate(names):
         (home / name).mkdir(parents=True)
         for number in range(per_class):
-            (home / name / f"{number}.jpg").write_bytes(jpeg(100 * place + number))
+            (home / name / f"{number}.jpg").write_bytes(jpeg(100 * position + number))
     return home
 
 
@@ -117,9 +117,9 @@ def test_the_advice_about_a_changed_image_depends_on_where_it_lies(workplace: Pa
     (home / "a").mkdir(parents=True)
     linked.mkdir()
     (home / "b").symlink_to(linked)
-    for path, said in (("a/1.jpg", "run `dvc repro`"), ("b/1.jpg", "a linked folder, .* `dvc repro -f -s index`")):
+    for path, message in (("a/1.jpg", "run `dvc repro`"), ("b/1.jpg", "a linked folder, .* `dvc repro -f -s index`")):
         (home / path).write_bytes(b"x")
-        with pytest.raises(UserError, match=f"has changed since it was indexed: .*{said}"):
+        with pytest.raises(UserError, match=f"has changed since it was indexed: .*{message}"):
             source.read(home, path, "0" * 64)
     unpacked = paths.unpacked("logos") / "0"
     with pytest.raises(UserError, match=rf"remove {unpacked} and run `dvc repro`"):

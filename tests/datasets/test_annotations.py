@@ -17,13 +17,13 @@ def test_a_fitted_box_has_an_area_inside_the_image(
 ) -> None:
     given_box = Box("ant", box, difficult=True, crowd=True)
     fitted = annotations.fit(Record("a.jpg", None, (given_box,)), width, height)
-    kept, broken = fitted.boxes, fitted.faults
-    for found in kept:
-        x1, y1, x2, y2 = found.box
+    boxes, broken = fitted.boxes, fitted.faults
+    for fitted_box in boxes:
+        x1, y1, x2, y2 = fitted_box.box
         assert 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height
-        assert replace(found, box=box) == given_box
-    assert kept or broken
-    if kept and kept[0].box == box:
+        assert replace(fitted_box, box=box) == given_box
+    assert boxes or broken
+    if boxes and boxes[0].box == box:
         assert not broken
 
 

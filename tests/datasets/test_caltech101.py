@@ -26,9 +26,9 @@ def archive(tmp_path: Path, jpeg: Callable[..., bytes]) -> Path:
     """caltech-101.zip as the owner nests it, with macOS's litter."""
     inner = io.BytesIO()
     with tarfile.open(fileobj=inner, mode="w:gz") as packed:
-        for place, label in enumerate(CLASSES):
+        for position, label in enumerate(CLASSES):
             for number in (1, 2, 3, 4):
-                content = jpeg(10 * place + number)
+                content = jpeg(10 * position + number)
                 member = tarfile.TarInfo(f"101_ObjectCategories/{label}/image_{number:04}.jpg")
                 member.size = len(content)
                 packed.addfile(member, io.BytesIO(content))
@@ -50,10 +50,10 @@ def unpacked(archive: Path, tmp_path: Path) -> Path:
 
 
 def test_the_images_of_every_class(unpacked: Path) -> None:
-    found = list(caltech101.scan(unpacked, options()))
-    assert [record.label for record in found] == [label for label in CLASSES for _ in range(4)]
-    assert found[0].path == "caltech-101/101_ObjectCategories/BACKGROUND_Google/image_0001.jpg"
-    assert all((unpacked / record.path).is_file() and record.split is None for record in found)
+    records = list(caltech101.scan(unpacked, options()))
+    assert [record.label for record in records] == [label for label in CLASSES for _ in range(4)]
+    assert records[0].path == "caltech-101/101_ObjectCategories/BACKGROUND_Google/image_0001.jpg"
+    assert all((unpacked / record.path).is_file() and record.split is None for record in records)
 
 
 def test_another_archive(tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_download_and_index(archive: Path, workplace: Path, params: Callable[...
     source = {"source": {"images": {"url": str(archive), "checksum": None}}, "exclude": ["Faces"]}
     chosen = params(dataset="caltech101", datasets={"caltech101": source})
     download.main(chosen)  # type: ignore[arg-type]
-    kept = paths.raw("caltech101") / "caltech-101.zip"
-    assert kept.read_bytes() == archive.read_bytes() and kept.stat().st_ino != archive.stat().st_ino
+    downloaded = paths.raw("caltech101") / "caltech-101.zip"
+    assert downloaded.read_bytes() == archive.read_bytes() and downloaded.stat().st_ino != archive.stat().st_ino
     index.main(chosen)  # type: ignore[arg-type]
     rows = index_file.read("caltech101")
     assert [row.label for row in rows] == ["BACKGROUND_Google"] * 4 + ["accordion"] * 4

@@ -95,7 +95,7 @@ def test_two_images_of_one_number_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("{", "cannot be read"),
         ("[" * 100_000, "cannot be read"),
@@ -104,9 +104,9 @@ def test_two_images_of_one_number_are_told(tmp_path: Path) -> None:
         ('{"images": [3], "annotations": [], "categories": []}', "expected the lists"),
     ],
 )
-def test_another_file(tmp_path: Path, content: str, said: str) -> None:
+def test_another_file(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "x.json").write_text(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read(tmp_path, all=tmp_path / "x.json")
 
 
@@ -162,7 +162,7 @@ def test_the_official_archives(workplace: Path, params: Callable[..., Any]) -> N
     download.main(chosen)
     index.main(chosen)
     split.main(chosen)
-    drawn, rows = splits.read("coco2017"), index_file.read("coco2017")
-    assert [len(drawn[part]) for part in splits.SPLITS] == [6, 2, 4]
-    assert set(drawn["test"]) == {row.sha256 for row in rows if row.split == "val"}
+    images_of, rows = splits.read("coco2017"), index_file.read("coco2017")
+    assert [len(images_of[part]) for part in splits.SPLITS] == [6, 2, 4]
+    assert set(images_of["test"]) == {row.sha256 for row in rows if row.split == "val"}
     assert json.loads(paths.index("coco2017").with_suffix(".json").read_text())["broken_annotations"] == []

@@ -27,17 +27,17 @@ def records(items: Sequence[object]) -> list[Record]:
 
 
 def test_labels_and_lists(tmp_path: Path) -> None:
-    found = records(scanned(tmp_path, "path,label,split,more\na.jpg,ant,train,x\nb.jpg,bee,Valid,y\n"))
-    assert [(record.path, record.label, record.split) for record in found] == [
+    records_read = records(scanned(tmp_path, "path,label,split,more\na.jpg,ant,train,x\nb.jpg,bee,Valid,y\n"))
+    assert [(record.path, record.label, record.split) for record in records_read] == [
         ("a.jpg", "ant", "train"),
         ("b.jpg", "bee", "val"),
     ]
 
 
 def test_a_row_is_an_object_and_one_without_corners_an_image_without(tmp_path: Path) -> None:
-    found = records(scanned(tmp_path, f"{OURS}a.jpg,ant,1,2,3,4\na.jpg,bee,5,6,7,8.5\nb.jpg,,,,,\n"))
-    assert found[0].objects == (Box("ant", (1, 2, 3, 4)), Box("bee", (5, 6, 7, 8.5)))
-    assert (found[1].path, found[1].label, found[1].objects) == ("b.jpg", None, ())
+    records_read = records(scanned(tmp_path, f"{OURS}a.jpg,ant,1,2,3,4\na.jpg,bee,5,6,7,8.5\nb.jpg,,,,,\n"))
+    assert records_read[0].objects == (Box("ant", (1, 2, 3, 4)), Box("bee", (5, 6, 7, 8.5)))
+    assert (records_read[1].path, records_read[1].label, records_read[1].objects) == ("b.jpg", None, ())
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_rows_of_one_image_that_contradict_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         ("name,label\n", r"lacks the column path: found name, label. Expected path, label .* or filename, class"),
         ("path,label,x1\n", "lacks the column all of x1, y1, x2, y2"),
@@ -100,8 +100,8 @@ def test_rows_of_one_image_that_contradict_each_other(tmp_path: Path) -> None:
         ("version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
     ],
 )
-def test_another_table(tmp_path: Path, table: str | bytes, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_another_table(tmp_path: Path, table: str | bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         scanned(tmp_path, table)
 
 

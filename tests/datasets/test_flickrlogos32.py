@@ -55,8 +55,8 @@ def test_the_notebook_protocol_gives_the_published_numbers(tmp_path: Path) -> No
     """In the proportions of the original, 10, 30 and 30 a brand and a hundredth of the brands' rest."""
     archive = miniature.flickrlogos32(tmp_path / "logos.zip", brands=["a"], train=10, val=30, test=30, no_logo=94)
     items = scanned(archive)
-    found = counts(items, logos=True)
-    assert {part: 32 * count for part, count in found.items()} == {"train": 320 + 480, "val": 480, "test": 960}
+    per_split = counts(items, logos=True)
+    assert {part: 32 * count for part, count in per_split.items()} == {"train": 320 + 480, "val": 480, "test": 960}
     assert counts(items, logos=False) == {"train": 47, "val": 47, "test": 94}
 
 

@@ -25,26 +25,26 @@ def scanned(root: Path, *files: str, exclude: Sequence[str] = ()) -> list[Record
 
 
 def test_every_file_below_a_class_in_path_order(tmp_path: Path) -> None:
-    found = scanned(tmp_path, "b/2.jpg", "b/1.jpg", "a c/x/y/3.png", "a c/note.txt", "ü/ä.jpg")
-    assert [(record.path, record.label) for record in found] == [
+    records = scanned(tmp_path, "b/2.jpg", "b/1.jpg", "a c/x/y/3.png", "a c/note.txt", "ü/ä.jpg")
+    assert [(record.path, record.label) for record in records] == [
         ("a c/note.txt", "a c"),
         ("a c/x/y/3.png", "a c"),
         ("b/1.jpg", "b"),
         ("b/2.jpg", "b"),
         ("ü/ä.jpg", "ü"),
     ]
-    assert all(record.split is None and record.objects == () for record in found)
+    assert all(record.split is None and record.objects == () for record in records)
 
 
 def test_files_at_the_top_and_hidden_folders_are_passed_over(tmp_path: Path) -> None:
-    found = scanned(tmp_path, "top.jpg", ".git/x.jpg", "a/.thumbnails/x.jpg", "a/1.jpg")
-    assert [record.path for record in found] == ["a/1.jpg"]
+    records = scanned(tmp_path, "top.jpg", ".git/x.jpg", "a/.thumbnails/x.jpg", "a/1.jpg")
+    assert [record.path for record in records] == ["a/1.jpg"]
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation"])
 def test_official_splits_on_top(tmp_path: Path, val: str) -> None:
-    found = scanned(tmp_path, "train/a/1.jpg", "train/b/2.jpg", f"{val}/a/3.jpg", "test/b/deep/4.jpg", "train/5.jpg")
-    assert {(record.path, record.label, record.split) for record in found} == {
+    records = scanned(tmp_path, "train/a/1.jpg", "train/b/2.jpg", f"{val}/a/3.jpg", "test/b/deep/4.jpg", "train/5.jpg")
+    assert {(record.path, record.label, record.split) for record in records} == {
         ("train/a/1.jpg", "a", "train"),
         ("train/b/2.jpg", "b", "train"),
         (f"{val}/a/3.jpg", "a", "val"),
@@ -54,8 +54,8 @@ def test_official_splits_on_top(tmp_path: Path, val: str) -> None:
 
 @pytest.mark.parametrize("tops", [("train", "bus"), ("test", "val")])
 def test_a_class_may_be_called_like_a_list_and_is_told(tmp_path: Path, tops: tuple[str, str]) -> None:
-    found = scanned(tmp_path, *(f"{top}/1.jpg" for top in tops))
-    assert {(record.label, record.split) for record in found} == {(top, None) for top in tops}
+    records = scanned(tmp_path, *(f"{top}/1.jpg" for top in tops))
+    assert {(record.label, record.split) for record in records} == {(top, None) for top in tops}
     like_lists = [top for top in tops if top != "bus"]
     assert len(notes(tmp_path)) == len(like_lists)
     assert all("is read as a class" in note and "datasets.folder.exclude" in note for note in notes(tmp_path))
@@ -93,14 +93,16 @@ LISTS = [
 
 @pytest.mark.parametrize("folders", LISTS, ids=lambda folders: " ".join(folders.values()))
 def test_lists_are_known_by_their_usual_names(tmp_path: Path, folders: dict[str, str]) -> None:
-    found = scanned(tmp_path, *(f"{home}/{label}/1.jpg" for home in folders.values() for label in "ab"))
-    assert {(record.label, record.split) for record in found} == {(label, split) for split in folders for label in "ab"}
+    records = scanned(tmp_path, *(f"{home}/{label}/1.jpg" for home in folders.values() for label in "ab"))
+    assert {(record.label, record.split) for record in records} == {
+        (label, split) for split in folders for label in "ab"
+    }
 
 
 def test_lists_beside_other_folders_are_refused_unless_these_hold_no_class(tmp_path: Path) -> None:
     lists = ("train/a/1.jpg", "test/a/2.jpg")
-    found = scanned(tmp_path, *lists, "predict/3.jpg", "predict/4.jpg", "docs/readme.txt")
-    assert {(record.label, record.split) for record in found} == {("a", "train"), ("a", "test")}
+    records = scanned(tmp_path, *lists, "predict/3.jpg", "predict/4.jpg", "docs/readme.txt")
+    assert {(record.label, record.split) for record in records} == {("a", "train"), ("a", "test")}
     assert notes(tmp_path) == ["predict holds 2 image(s) in no class folder: they are left out"]
     with pytest.raises(UserError, match=r"which are lists, beside extra.*-S 'datasets.folder.exclude=\[extra\]'"):
         scanned(tmp_path, "extra/b/5.jpg")
@@ -108,14 +110,16 @@ def test_lists_beside_other_folders_are_refused_unless_these_hold_no_class(tmp_p
 
 
 def test_a_list_of_loose_files_is_told(tmp_path: Path) -> None:
-    found = scanned(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "test/3.jpg", "test/4.jpg")
-    assert {record.split for record in found} == {"train"}
+    records = scanned(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "test/3.jpg", "test/4.jpg")
+    assert {record.split for record in records} == {"train"}
     assert notes(tmp_path) == ["test holds 2 image(s) in no class folder: they are left out"]
 
 
 def test_lists_inside_every_class(tmp_path: Path) -> None:
-    found = scanned(tmp_path, *(f"{label}/{part}/1.jpg" for label in "ab" for part in ("train", "test")), "a/val/2.jpg")
-    assert {(record.label, record.split) for record in found} == {
+    records = scanned(
+        tmp_path, *(f"{label}/{part}/1.jpg" for label in "ab" for part in ("train", "test")), "a/val/2.jpg"
+    )
+    assert {(record.label, record.split) for record in records} == {
         *(("a", split) for split in ("train", "val", "test")), ("b", "train"), ("b", "test")
     }  # fmt: skip
 
@@ -132,9 +136,9 @@ def test_lists_inside_every_class(tmp_path: Path) -> None:
     ],
 )
 def test_what_the_classes_are(tmp_path: Path, files: list[str], labels: set[str]) -> None:
-    found = scanned(tmp_path, *files)
-    assert {record.label for record in found} == labels
-    assert not any("masks" in record.path for record in found)
+    records = scanned(tmp_path, *files)
+    assert {record.label for record in records} == labels
+    assert not any("masks" in record.path for record in records)
     assert bool(notes(tmp_path)) == any(name.startswith(("data", "a/ann", "a/masks", "masks")) for name in files)
 
 
@@ -146,8 +150,8 @@ def test_images_and_masks_are_not_classes(tmp_path: Path) -> None:
 
 
 def test_folders_of_macos_and_hidden_ones_are_skipped(tmp_path: Path) -> None:
-    found = scanned(tmp_path, "train/a/1.jpg", "test/a/2.jpg", "__MACOSX/train/a/._1.jpg", ".ipynb_checkpoints/3.jpg")
-    assert len(found) == 2 and not notes(tmp_path)
+    records = scanned(tmp_path, "train/a/1.jpg", "test/a/2.jpg", "__MACOSX/train/a/._1.jpg", ".ipynb_checkpoints/3.jpg")
+    assert len(records) == 2 and not notes(tmp_path)
 
 
 def test_an_empty_class_is_told(tmp_path: Path) -> None:

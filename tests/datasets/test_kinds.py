@@ -129,8 +129,13 @@ def test_when_no_image_can_be_used_the_reasons_are_told(jpeg: Make, indexed: Mak
     images = [*broken, Annotated("pointer.jpg", LFS), Annotated("text.jpg", b"nothing to be seen")]
     with pytest.raises(UserError) as error:
         indexed(reader, images)
-    said = str(error.value)
-    assert "No image was found" in said and "3 x " in said and "a Git LFS pointer" in said and "not an image" in said
+    message = str(error.value)
+    assert (
+        "No image was found" in message
+        and "3 x " in message
+        and "a Git LFS pointer" in message
+        and "not an image" in message
+    )
 
 
 @pytest.mark.parametrize("reader", BOXES)
@@ -147,8 +152,8 @@ def test_a_class_of_objects_that_loses_all_of_them_is_named(
     images = [*plain(jpeg), Annotated("im9.jpg", jpeg(9), (("owl", (100.0, 100.0, 120.0, 120.0)),))]
     rows, summary = indexed(reader, images)
     assert summary["lost_classes"] == ["owl"] and len(rows) == 5
-    told = capsys.readouterr().out
-    assert "no image is left of class 'owl'" in told and "1 image(s) have lost all of their objects" in told
+    console = capsys.readouterr().out
+    assert "no image is left of class 'owl'" in console and "1 image(s) have lost all of their objects" in console
 
 
 @pytest.mark.parametrize("reader", BOXES)
@@ -159,8 +164,8 @@ def test_classes_of_objects_can_be_left_out(jpeg: Make, indexed: Make, reader: s
 
 
 def in_classes(jpeg: Make, count: int = 3) -> list[Annotated]:
-    return [Annotated(f"{label}/{number}.jpg", jpeg(100 * place + number), ((label, ANT[1]),))
-            for place, label in enumerate(("ant", "bee", "cat")) for number in range(count)]  # fmt: skip
+    return [Annotated(f"{label}/{number}.jpg", jpeg(100 * position + number), ((label, ANT[1]),))
+            for position, label in enumerate(("ant", "bee", "cat")) for number in range(count)]  # fmt: skip
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -219,8 +224,8 @@ def test_one_image_of_two_classes(
     ]
     assert not any("bee1" in path or "bee/1" in path for path in rows)
     assert summary["duplicates"] == [{"path": f"{prefix}ant/copy.jpg", "of": f"{prefix}ant/0.jpg"}]
-    told = capsys.readouterr().out
-    assert all(f"bee/{number}.jpg (bee) = " in told for number in (1, 2))
+    console = capsys.readouterr().out
+    assert all(f"bee/{number}.jpg (bee) = " in console for number in (1, 2))
 
 
 def test_a_row_of_two_classes_for_one_file_is_a_contradiction_too(jpeg: Make, indexed: Make, workplace: Path) -> None:
@@ -242,8 +247,8 @@ def test_classes_that_look_alike_are_asked_about(
         Annotated(f"{label}/{number}.jpg", jpeg(number), ((label, ANT[1]),)) for number, label in enumerate(labels)
     ]
     indexed(reader, images)
-    told = capsys.readouterr().out
-    assert told.count("did you mean one?") == 2 and "'Ant' and 'ant'" in told and r"'sen\u0303al'" in told
+    console = capsys.readouterr().out
+    assert console.count("did you mean one?") == 2 and "'Ant' and 'ant'" in console and r"'sen\u0303al'" in console
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -258,8 +263,8 @@ def test_linked_folders_are_told_to_be_unwatched(
     (home / "owl").symlink_to(other)
     rows, _ = indexed(reader, [*in_classes(jpeg), Annotated("owl/0.jpg", None, (("owl", ANT[1]),))])
     assert len(rows) == 10
-    assert "owl is a link to another folder" in (told := capsys.readouterr().out)
-    assert "`dvc repro -f -s index`" in told
+    assert "owl is a link to another folder" in (console := capsys.readouterr().out)
+    assert "`dvc repro -f -s index`" in console
 
 
 def test_objects_that_count_nowhere_are_told(

@@ -135,10 +135,10 @@ def hold(reader: str, root: Path, images: list[Annotated], console: str) -> None
         used = sum(len(row.objects) for row in rows)
         dropped = sum(summary["dropped_objects"].values())
         assert used + len(summary["repeated_objects"]) + dropped == annotated, summary
-    kept = {label for row in rows for label in (row.label, *(box.label for box in row.objects))}
+    used_labels = {label for row in rows for label in (row.label, *(box.label for box in row.objects))}
     for label in summary["lost_classes"]:
-        assert label not in kept and f"no image is left of class {label!r}: " in console
+        assert label not in used_labels and f"no image is left of class {label!r}: " in console
     if reader != "folder":
         labels = {label for image in images if image.name is not None for label, _ in image.objects}
         labels = {label.strip() for label in labels} if reader == "voc" else labels
-        assert labels - kept <= set(summary["lost_classes"])
+        assert labels - used_labels <= set(summary["lost_classes"])

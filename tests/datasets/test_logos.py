@@ -31,12 +31,12 @@ def font_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def archives(font_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same seed twice with two scenes a class, and once with three."""
-    made = {}
+    archives = {}
     for name, scenes in (("two", 2), ("again", 2), ("three", 3)):
         out = tmp_path_factory.mktemp(name)
         logos.build({"font": font_wheel}, options(scenes), out)
-        made[name] = out / logos.ARCHIVE
-    return made
+        archives[name] = out / logos.ARCHIVE
+    return archives
 
 
 def options(scenes: int) -> logos.Options:
@@ -63,8 +63,8 @@ def test_more_scenes_leave_the_first_ones_as_they_were(archives: dict[str, Path]
 
 
 def test_another_seed_draws_another_scene(font_wheel: Path) -> None:
-    one, other = (logos.draw_scene(logos.glyphs(font_wheel), seed, SIZE, "apple", 1)[0] for seed in (0, 1))
-    assert one.tobytes() != other.tobytes()
+    first, second = (logos.draw_scene(logos.glyphs(font_wheel), seed, SIZE, "apple", 1)[0] for seed in (0, 1))
+    assert first.tobytes() != second.tobytes()
 
 
 def test_scan_reads_what_was_drawn(archives: dict[str, Path], tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_the_largest_mark_is_the_label(archives: dict[str, Path], tmp_path: Path
     with zipfile.ZipFile(archives["three"]) as opened:
         opened.extractall(tmp_path)
     for record in logos.scan(tmp_path, options(3)):
-        boxes = [one.box for one in record.objects]
+        boxes = [box.box for box in record.objects]
         if record.label == logos.NO_LOGO:
             assert not boxes
             continue
@@ -91,7 +91,7 @@ def test_the_largest_mark_is_the_label(archives: dict[str, Path], tmp_path: Path
         assert 0.03 <= areas[0] <= 0.35
         assert record.objects[0].label == record.label
         assert all(area < 0.7 * areas[0] for area in areas[1:])
-        assert len({one.label for one in record.objects}) == len(boxes)
+        assert len({box.label for box in record.objects}) == len(boxes)
 
 
 @pytest.mark.parametrize(("label", "number"), CASES)

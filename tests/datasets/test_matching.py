@@ -50,8 +50,8 @@ def test_the_file_that_is_meant(tmp_path: Path, name: str, files: list[str], pat
 
 
 def test_an_absolute_path_inside_of_the_root(tmp_path: Path) -> None:
-    found = finder(tmp_path, "a/im.jpg")
-    assert found.find_all([str(tmp_path / "a/im.jpg")])[0].path == "a/im.jpg"
+    images = finder(tmp_path, "a/im.jpg")
+    assert images.find_all([str(tmp_path / "a/im.jpg")])[0].path == "a/im.jpg"
 
 
 @pytest.mark.parametrize(
@@ -73,19 +73,19 @@ def test_where_none_or_two_fit(tmp_path: Path, name: str, files: list[str], prob
 
 
 def test_a_file_that_is_meant_exactly_is_not_taken_for_another(tmp_path: Path) -> None:
-    found = finder(tmp_path, "7.jpg", "deep/8.jpg").find_all(["7.png", "7.jpg", "deep/8.jpg", "8.jpg"])
-    assert [match.problem for match in found] == [MISSING, "", "", MISSING]
+    matches = finder(tmp_path, "7.jpg", "deep/8.jpg").find_all(["7.png", "7.jpg", "deep/8.jpg", "8.jpg"])
+    assert [match.problem for match in matches] == [MISSING, "", "", MISSING]
 
 
 def test_a_list_never_means_the_folder_of_another(tmp_path: Path) -> None:
-    found = finder(tmp_path, "val/im.jpg")
-    assert found.find_all(["im.jpg"], split="train")[0].problem == MISSING
-    assert found.find_all(["im.jpg"], split="val")[0].path == "val/im.jpg"
+    images = finder(tmp_path, "val/im.jpg")
+    assert images.find_all(["im.jpg"], split="train")[0].problem == MISSING
+    assert images.find_all(["im.jpg"], split="val")[0].path == "val/im.jpg"
 
 
 def test_homes_are_tried_in_order(tmp_path: Path) -> None:
-    found = finder(tmp_path, "a/im.jpg", "b/im.jpg")
-    assert [match.path for home in ("b", "a") for match in found.find_all(["im.jpg"], [home])] == [
+    images = finder(tmp_path, "a/im.jpg", "b/im.jpg")
+    assert [match.path for home in ("b", "a") for match in images.find_all(["im.jpg"], [home])] == [
         "b/im.jpg",
         "a/im.jpg",
     ]

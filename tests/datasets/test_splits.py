@@ -28,25 +28,25 @@ def rows(split: str | None = None, **counts: int) -> list[IndexRow]:
     return [row(label, number, split) for label, count in counts.items() for number in range(count)]
 
 
-def how(**changes: Any) -> Split:
+def choices(**changes: Any) -> Split:
     plain = {"protocol": "auto", "train": 0.5, "val": 0.25, "test": 0.25, "val_fraction": 0.2, "seed": 0}
     return Split(**(plain | changes))
 
 
-def counts(listed: Sequence[IndexRow], drawn: splits.SplitImages) -> dict[str, Counter[str]]:
+def counts(listed: Sequence[IndexRow], images_of: splits.SplitImages) -> dict[str, Counter[str]]:
     label = {row.sha256: row.label for row in listed}
-    return {part: Counter(label[image] for image in images) for part, images in drawn.items()}
+    return {part: Counter(label[image] for image in images) for part, images in images_of.items()}
 
 
-def is_partition(listed: Sequence[IndexRow], drawn: splits.SplitImages) -> bool:
-    return sorted(image for images in drawn.values() for image in images) == sorted(row.sha256 for row in listed)
+def is_partition(listed: Sequence[IndexRow], images_of: splits.SplitImages) -> bool:
+    return sorted(image for images in images_of.values() for image in images) == sorted(row.sha256 for row in listed)
 
 
 def test_fractions_are_exact_in_every_class() -> None:
     listed = rows(ant=40, bee=8, cat=100)
-    drawn, source = splits.draw(listed, how())
-    assert is_partition(listed, drawn)
-    assert counts(listed, drawn) == {
+    images_of, source = splits.draw(listed, choices())
+    assert is_partition(listed, images_of)
+    assert counts(listed, images_of) == {
         "train": {"ant": 20, "bee": 4, "cat": 50},
         "val": {"ant": 10, "bee": 2, "cat": 25},
         "test": {"ant": 10, "bee": 2, "cat": 25},
@@ -59,37 +59,37 @@ def test_fractions_are_exact_in_every_class() -> None:
        shares=st.sampled_from([(0.5, 0.25, 0.25), (0.8, 0.1, 0.1), (0.1, 0.45, 0.45), (0.34, 0.33, 0.33)]))  # fmt: skip
 def test_no_class_is_without_a_part(sizes: list[int], seed: int, shares: tuple[float, float, float]) -> None:
     listed = rows(**{f"class{number}": size for number, size in enumerate(sizes)})
-    drawn, _ = splits.draw(listed, how(train=shares[0], val=shares[1], test=shares[2], seed=seed))
-    assert is_partition(listed, drawn)
-    found = counts(listed, drawn)
+    images_of, _ = splits.draw(listed, choices(train=shares[0], val=shares[1], test=shares[2], seed=seed))
+    assert is_partition(listed, images_of)
+    numbers = counts(listed, images_of)
     for number, size in enumerate(sizes):
         label = f"class{number}"
-        assert all(found[part][label] >= 1 for part in splits.SPLITS)
+        assert all(numbers[part][label] >= 1 for part in splits.SPLITS)
         if size >= 10:
-            assert abs(found["test"][label] - shares[2] * size) <= 1
-            assert abs(found["val"][label] - shares[1] * size) <= 1
-    order = {row.sha256: place for place, row in enumerate(listed)}
-    for images in drawn.values():
+            assert abs(numbers["test"][label] - shares[2] * size) <= 1
+            assert abs(numbers["val"][label] - shares[1] * size) <= 1
+    order = {row.sha256: position for position, row in enumerate(listed)}
+    for images in images_of.values():
         assert images == sorted(images, key=order.__getitem__)  # in index order
 
 
 def test_the_order_of_the_index_is_nothing() -> None:
     listed = rows(ant=20, bee=20)
-    one, _ = splits.draw(listed, how())
-    other, _ = splits.draw(listed[::-1], how())
+    one, _ = splits.draw(listed, choices())
+    other, _ = splits.draw(listed[::-1], choices())
     assert {part: set(images) for part, images in one.items()} == {part: set(images) for part, images in other.items()}
 
 
 def test_the_seed_changes_the_split() -> None:
     listed = rows(ant=40)
-    assert splits.draw(listed, how()) == splits.draw(listed, how())
-    drawn = {tuple(splits.draw(listed, how(seed=seed))[0]["test"]) for seed in range(5)}
-    assert len(drawn) == 5
+    assert splits.draw(listed, choices()) == splits.draw(listed, choices())
+    images_of = {tuple(splits.draw(listed, choices(seed=seed))[0]["test"]) for seed in range(5)}
+    assert len(images_of) == 5
 
 
 def test_added_images_move_few_others() -> None:
     before, after = rows(ant=100, bee=50), rows(ant=104, bee=50)
-    one, other = (splits.draw(listed, how())[0] for listed in (before, after))
+    one, other = (splits.draw(listed, choices())[0] for listed in (before, after))
     part_before = {image: part for part, images in one.items() for image in images}
     part_after = {image: part for part, images in other.items() for image in images}
     moved = [image for image in part_before if part_after[image] != part_before[image]]
@@ -103,14 +103,14 @@ def test_a_class_that_is_too_small_is_named(size: int) -> None:
     with pytest.raises(
         UserError, match=rf"1 of 2 classes .* each of train, test and val needs one, and there are in 'bee' \({size}\)"
     ):
-        splits.draw(rows(ant=9, bee=size), how())
-    assert counts(rows(bee=3), splits.draw(rows(bee=3), how())[0]) == {part: {"bee": 1} for part in splits.SPLITS}
+        splits.draw(rows(ant=9, bee=size), choices())
+    assert counts(rows(bee=3), splits.draw(rows(bee=3), choices())[0]) == {part: {"bee": 1} for part in splits.SPLITS}
 
 
 def official(*names: str) -> list[IndexRow]:
     listed = []
-    for place, name in enumerate(names):
-        listed += [row(label, 100 * place + number, name) for label in ("ant", "bee") for number in range(10)]
+    for position, name in enumerate(names):
+        listed += [row(label, 100 * position + number, name) for label in ("ant", "bee") for number in range(10)]
     return listed
 
 
@@ -121,27 +121,27 @@ def labels_of(listed: Sequence[IndexRow], split: str) -> set[str]:
 @pytest.mark.parametrize("protocol", ["auto", "published"])
 def test_official_lists_are_kept(protocol: str) -> None:
     listed = official("train", "val", "test")
-    drawn, source = splits.draw(listed, how(protocol=protocol))
+    images_of, source = splits.draw(listed, choices(protocol=protocol))
     for part in splits.SPLITS:
-        assert set(drawn[part]) == labels_of(listed, part)
+        assert set(images_of[part]) == labels_of(listed, part)
     assert source == "the dataset's own lists"
 
 
 def test_fractions_pass_over_official_lists() -> None:
     listed = official("train", "val", "test")
-    drawn, source = splits.draw(listed, how(protocol="fractions"))
-    assert counts(listed, drawn)["test"] == {"ant": 8, "bee": 8}  # of 30
+    images_of, source = splits.draw(listed, choices(protocol="fractions"))
+    assert counts(listed, images_of)["test"] == {"ant": 8, "bee": 8}  # of 30
     assert "50%" in source and "lists" not in source
 
 
 @pytest.mark.parametrize("protocol", ["auto", "published"])
 def test_a_missing_val_is_cut_from_train(protocol: str) -> None:
     listed = official("train", "test")
-    drawn, source = splits.draw(listed, how(protocol=protocol, val_fraction=0.3))
-    assert set(drawn["test"]) == labels_of(listed, "test")
-    assert set(drawn["train"]) | set(drawn["val"]) == labels_of(listed, "train")
-    assert counts(listed, drawn)["val"] == {"ant": 3, "bee": 3}
-    assert counts(listed, drawn)["train"] == {"ant": 7, "bee": 7}
+    images_of, source = splits.draw(listed, choices(protocol=protocol, val_fraction=0.3))
+    assert set(images_of["test"]) == labels_of(listed, "test")
+    assert set(images_of["train"]) | set(images_of["val"]) == labels_of(listed, "train")
+    assert counts(listed, images_of)["val"] == {"ant": 3, "bee": 3}
+    assert counts(listed, images_of)["train"] == {"ant": 7, "bee": 7}
     assert (
         source == "the dataset's own lists; val is cut from train, 30% of every class but at least one image "
         "(6 of 20 images), seed 0"
@@ -150,32 +150,32 @@ def test_a_missing_val_is_cut_from_train(protocol: str) -> None:
 
 def test_auto_takes_the_val_list_as_test_where_there_is_no_test() -> None:
     listed = official("train", "val")
-    drawn, source = splits.draw(listed, how())
-    assert set(drawn["test"]) == labels_of(listed, "val")
-    assert set(drawn["train"]) | set(drawn["val"]) == labels_of(listed, "train")
-    assert counts(listed, drawn)["val"] == {"ant": 2, "bee": 2}
+    images_of, source = splits.draw(listed, choices())
+    assert set(images_of["test"]) == labels_of(listed, "val")
+    assert set(images_of["train"]) | set(images_of["val"]) == labels_of(listed, "train")
+    assert counts(listed, images_of)["val"] == {"ant": 2, "bee": 2}
     assert "its val list is the test" in source
 
 
 def test_published_keeps_lists_without_a_test() -> None:
     listed = official("train", "val")
-    drawn, source = splits.draw(listed, how(protocol="published"))
-    assert (set(drawn["train"]), set(drawn["val"])) == (labels_of(listed, "train"), labels_of(listed, "val"))
-    assert drawn["test"] == []
+    images_of, source = splits.draw(listed, choices(protocol="published"))
+    assert (set(images_of["train"]), set(images_of["val"])) == (labels_of(listed, "train"), labels_of(listed, "val"))
+    assert images_of["test"] == []
     assert source == "the dataset's own lists; there is no test"
 
 
 def test_published_needs_lists() -> None:
     with pytest.raises(UserError, match=r"`split.protocol`: published needs a train list, and this dataset has none"):
-        splits.draw(rows(ant=9), how(protocol="published"))
+        splits.draw(rows(ant=9), choices(protocol="published"))
 
 
 def test_write_and_read(workplace: Any) -> None:
-    drawn, source = splits.draw(rows(ant=8, bee=8), how(seed=4))
-    splits.write(paths.split("toy"), drawn, source, how(seed=4))
-    assert splits.read("toy") == drawn
-    found = json.loads(paths.split("toy").read_text())
-    assert found["source"] == source and found["params"]["seed"] == 4
+    images_of, source = splits.draw(rows(ant=8, bee=8), choices(seed=4))
+    splits.write(paths.split("toy"), images_of, source, choices(seed=4))
+    assert splits.read("toy") == images_of
+    written = json.loads(paths.split("toy").read_text())
+    assert written["source"] == source and written["params"]["seed"] == 4
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"train": [], "val": []}'])
@@ -190,14 +190,14 @@ def test_a_split_that_is_not_whole(workplace: Any, content: str | None) -> None:
 def test_images_in_no_list_are_told(workplace: Any) -> None:
     listed = [*rows("train", ant=4, bee=4), *rows("test", ant=2, bee=2)]
     loose = [row("ant", 90 + number) for number in range(3)]
-    drawn, source = splits.draw([*listed, *loose], how())
+    images_of, source = splits.draw([*listed, *loose], choices())
     assert "3 image(s) are in none and are left out" in source
-    assert not {item.sha256 for item in loose} & {image for images in drawn.values() for image in images}
+    assert not {item.sha256 for item in loose} & {image for images in images_of.values() for image in images}
 
 
 def test_a_class_that_no_list_trains_is_refused() -> None:
     with pytest.raises(UserError, match=r"No image of the train list is of 'bee', so nothing can learn it"):
-        splits.draw([*rows("train", ant=4), *rows("test", bee=2)], how())
+        splits.draw([*rows("train", ant=4), *rows("test", bee=2)], choices())
 
 
 def with_objects(listed: Sequence[IndexRow], *labels: str) -> list[IndexRow]:
@@ -206,21 +206,25 @@ def with_objects(listed: Sequence[IndexRow], *labels: str) -> list[IndexRow]:
 
 def test_rare_labels_of_objects_join_the_commonest() -> None:
     listed = with_objects([*rows(ant=40), *rows(bee=1), *(row("", number) for number in range(2))], "ant")
-    drawn, _ = splits.draw(listed, how())
-    assert is_partition(listed, drawn)
-    assert [len(drawn[part]) for part in splits.SPLITS] == [21, 11, 11]
+    images_of, _ = splits.draw(listed, choices())
+    assert is_partition(listed, images_of)
+    assert [len(images_of[part]) for part in splits.SPLITS] == [21, 11, 11]
 
 
 def test_images_without_objects_are_a_stratum_of_their_own() -> None:
     listed = [*with_objects(rows(ant=8), "ant"), *(row("", number) for number in range(4))]
-    drawn, _ = splits.draw(listed, how())
-    assert counts(listed, drawn) == {"train": {"ant": 4, "": 2}, "val": {"ant": 2, "": 1}, "test": {"ant": 2, "": 1}}
+    images_of, _ = splits.draw(listed, choices())
+    assert counts(listed, images_of) == {
+        "train": {"ant": 4, "": 2},
+        "val": {"ant": 2, "": 1},
+        "test": {"ant": 2, "": 1},
+    }
 
 
 def test_an_object_that_no_list_trains_is_told() -> None:
     train, test = with_objects(rows("train", ant=4), "ant"), with_objects(rows("test", ant=2), "ant", "bee")
-    drawn, source = splits.draw([*train, *test], how())
-    assert len(drawn["test"]) == 2
+    images_of, source = splits.draw([*train, *test], choices())
+    assert len(images_of["test"]) == 2
     assert "no image of train has bee" in source
     seen = with_objects(rows("train", ant=4), "ant", "bee")
-    assert "no image of train" not in splits.draw([*seen, *test], how())[1]
+    assert "no image of train" not in splits.draw([*seen, *test], choices())[1]

@@ -17,23 +17,23 @@ def written(root: Path, *files: str) -> Path:
 def test_hidden_folders_and_those_of_macos_are_skipped_and_the_order_is_that_of_parts(tmp_path: Path) -> None:
     written(tmp_path, "a b/1.jpg", "a/2.jpg", "a.jpg", ".git/x", "a/.cache/x", "__MACOSX/a/._2.jpg", "a/._2.jpg")
     (tmp_path / "b/c").mkdir(parents=True)
-    found = tree.read(tmp_path)
-    assert found.files == ["a/._2.jpg", "a/2.jpg", "a b/1.jpg", "a.jpg"]
-    assert found.empty == ["b/c"]
+    files = tree.read(tmp_path)
+    assert files.files == ["a/._2.jpg", "a/2.jpg", "a b/1.jpg", "a.jpg"]
+    assert files.empty == ["b/c"]
 
 
 def test_excluded_files_are_apart(tmp_path: Path) -> None:
-    found = tree.read(written(tmp_path, "cat/1.jpg", "cat/1.png", "dog/1.jpg"), ["*.png", "dog"])
-    assert (found.files, found.excluded) == (["cat/1.jpg"], ["cat/1.png", "dog/1.jpg"])
+    files = tree.read(written(tmp_path, "cat/1.jpg", "cat/1.png", "dog/1.jpg"), ["*.png", "dog"])
+    assert (files.files, files.excluded) == (["cat/1.jpg"], ["cat/1.png", "dog/1.jpg"])
 
 
 def test_links_are_followed_once_and_named(tmp_path: Path) -> None:
     root, other = written(tmp_path / "root", "a/1.jpg"), written(tmp_path / "other", "2.jpg")
     (root / "b").symlink_to(other)
     (root / "a/loop").symlink_to(root)
-    found = tree.read(root)
-    assert found.files == ["a/1.jpg", "b/2.jpg"]
-    assert found.links == ["a/loop", "b"]
+    files = tree.read(root)
+    assert files.files == ["a/1.jpg", "b/2.jpg"]
+    assert files.links == ["a/loop", "b"]
 
 
 @pytest.mark.parametrize(

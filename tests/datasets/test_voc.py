@@ -106,7 +106,7 @@ def test_malformed_xml_is_told_and_its_image_left_out(tmp_path: Path, content: s
 
 
 @pytest.mark.parametrize(
-    ("found", "reason"),
+    ("element", "reason"),
     [
         ("<object><name>cow</name></object>", "object 2: unknown class 'cow'; known: cat, dog"),
         ("<object><bndbox/></object>", "object 2: unknown class ''"),
@@ -120,8 +120,8 @@ def test_malformed_xml_is_told_and_its_image_left_out(tmp_path: Path, content: s
         ),
     ],
 )
-def test_a_broken_object_leaves_the_others(tmp_path: Path, found: str, reason: str) -> None:
-    xml = miniature.voc_xml(("cat", (1, 1, 9, 9))).replace("</annotation>", found + "</annotation>")
+def test_a_broken_object_leaves_the_others(tmp_path: Path, element: str, reason: str) -> None:
+    xml = miniature.voc_xml(("cat", (1, 1, 9, 9))).replace("</annotation>", element + "</annotation>")
     record, broken = annotated(tmp_path, xml)
     assert record is not None and [box.label for box in record.objects] == ["cat"]
     assert [item.reason[: len(reason)] for item in broken] == [reason]
@@ -172,9 +172,9 @@ def test_another_folder(tmp_path: Path) -> None:
 
 def test_any_folder_in_this_layout(workplace: Path, params: Callable[..., Any], run: Run) -> None:
     miniature.voc(workplace / "mine")  # below root, which the fixture sets to the workplace
-    rows, summary, drawn = run("voc", {})
+    rows, summary, images_of = run("voc", {})
     assert Counter(row.label for row in rows) == {"cat": 5, "dog": 4}
-    assert summary["lists"] == {part: len(images) for part, images in drawn.items()} == miniature.VOC_LISTS
+    assert summary["lists"] == {part: len(images) for part, images in images_of.items()} == miniature.VOC_LISTS
     assert summary["objects"]["train"] == {label: {"objects": 4, "difficult": 2} for label in ("cat", "dog")}
 
 
@@ -193,18 +193,18 @@ def test_voc2007_joins_its_two_archives(workplace: Path, run: Run) -> None:
         "trainval": official(workplace / "x", 2007, {"train": 4, "val": 3}, "VOCtrainval"),
         "test": official(workplace / "x", 2007, {"test": 2}, "VOCtest"),
     }
-    rows, summary, drawn = run("voc2007", archives)
-    assert {part: len(images) for part, images in drawn.items()} == {"train": 4, "val": 3, "test": 2}
+    rows, summary, images_of = run("voc2007", archives)
+    assert {part: len(images) for part, images in images_of.items()} == {"train": 4, "val": 3, "test": 2}
     assert rows[0].path.startswith("VOCtest.tar/VOCdevkit/VOC2007/JPEGImages/")
     assert summary["broken_annotations"] == []
 
 
 def test_the_val_list_of_voc2012_is_its_test(workplace: Path, run: Run) -> None:
-    rows, _, drawn = run(
+    rows, _, images_of = run(
         "voc2012", {"trainval": official(workplace / "x", 2012, {"train": 8, "val": 3}, "VOCtrainval")}
     )
-    assert set(drawn["test"]) == {row.sha256 for row in rows if row.split == "val"}
-    assert [len(drawn[part]) for part in splits.SPLITS] == [6, 2, 3]
+    assert set(images_of["test"]) == {row.sha256 for row in rows if row.split == "val"}
+    assert [len(images_of[part]) for part in splits.SPLITS] == [6, 2, 3]
 
 
 def test_an_image_of_the_test_of_2007_leaves_the_train_of_2012(workplace: Path, run: Run) -> None:
@@ -218,8 +218,8 @@ def test_an_image_of_the_test_of_2007_leaves_the_train_of_2012(workplace: Path, 
     target = home / "trainval2012/VOCdevkit/VOC2012"
     (target / "JPEGImages/20120_000001.jpg").write_bytes(leaked.read_bytes())
     archives["trainval2012"] = miniature.tar(home / "trainval2012.tar", home / "trainval2012/VOCdevkit")
-    _, summary, drawn = run("voc0712", archives)
-    assert {part: len(images) for part, images in drawn.items()} == {"train": 4, "val": 4, "test": 2}
+    _, summary, images_of = run("voc0712", archives)
+    assert {part: len(images) for part, images in images_of.items()} == {"train": 4, "val": 4, "test": 2}
     assert summary["duplicates"] == [
         {
             "path": "trainval2012.tar/VOCdevkit/VOC2012/JPEGImages/20120_000001.jpg",
