@@ -6,7 +6,7 @@ before it is used after it. One rule names the cuts of every family:
 - `pooled`: what the network gives when its classifier is taken away. That is the input of its last module with weights,
   walking back from the output: a linear layer in nearly all networks; where it is a convolution (SqueezeNet), its input
   averaged over positions. Where timm's classifier is more than one layer, the network is traced without it; where there
-  is none, `pooled` is what the network puts out.
+  is none, `pooled` is the network's output.
 - `cls`, `avg`, `cls+avg`: the class token, the mean of the patch tokens, both, after the last norm, which some networks
   apply to vectors only. `cls+avg@4` is what DINOv2's linear evaluation takes: the class tokens of the last four blocks
   and the last mean, each after the norm.
@@ -48,11 +48,11 @@ class Cut(NamedTuple):
     """A point in the graph where features are taken.
 
     Attributes:
-        nodes: whose values are kept, in the graph's order: one, but where a cut joins several blocks.
-        finish: turns the values there into what is kept: (N, C), (N, C, H, W) or a module's own output.
+        nodes: whose values are taken, in the graph's order: one of them, or several where a cut joins blocks.
+        finish: turns the values into features: (N, C), (N, C, H, W) or a module's own output.
         shape: of one image, after `finish`.
-        undo: turns what is kept into the value again; None where `finish` loses something.
-        norm: the module that normalises what is kept, where the graph has it later; None where nothing does.
+        undo: turns features into the value again; None where `finish` loses something.
+        norm: the module that normalises the features, where the graph has it later; None where there is none.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -109,7 +109,7 @@ class Network:
         return sorted(clean, key=lambda name: (self._position[self._outputs[name]], name.count(".")))
 
     def cut(self, cut: str, *, key: str = "cut") -> Cut:
-        """The place of a cut that is one: any but `pyramid`.
+        """A cut of one layer: any but `pyramid`.
 
         Args:
             cut: its name.
@@ -241,12 +241,14 @@ class Network:
     def _output(self, key: str) -> Cut:
         """What a network without classifier puts out."""
         node = self._nodes[-1].all_input_nodes[0]
-        kept = shape(node)[1:]
-        if len(kept) == 1:
+        dimensions = shape(node)[1:]
+        if len(dimensions) == 1:
             return _as_it_is(node)
-        if len(kept) == 3:
-            return Cut((node,), _mean_over_positions, kept[:1], None)
-        raise UserError(f"`{key}`: {self.name} puts out no single vector (found {kept}); try {key}=map.")
+        if len(dimensions) == 3:
+            return Cut((node,), _mean_over_positions, dimensions[:1], None)
+        raise UserError(
+            f"`{key}`: the output of {self.name} is not a single vector (found {dimensions}); try {key}=map."
+        )
 
     def _tokens(self, cut: str, key: str) -> Cut:
         """`cls`, `avg`, `cls+avg`, and the class tokens of several blocks with the last mean."""
@@ -263,8 +265,8 @@ class Network:
     def _token_node(self) -> fx.Node | None:
         """The tokens after the last norm of the network that is applied to tokens; None where there are none."""
         node = self._features or self._outputs.get("encoder")
-        found = shape(node) if node else ()
-        return node if self.layout and len(found) == 3 and self.layout.side(found[1]) else None
+        dimensions = shape(node) if node else ()
+        return node if self.layout and len(dimensions) == 3 and self.layout.side(dimensions[1]) else None
 
     def _last_blocks(self, features: fx.Node, count: int, key: str) -> tuple[tuple[fx.Node, ...], str | None]:
         """The outputs of the last blocks, and the module that makes the network's features of the very last.
@@ -282,7 +284,7 @@ class Network:
     def _map(self, key: str) -> Cut:
         last = next(iter(self._maps(self._clean)), None)
         if (features := self._token_node()) and (patches := _as_map(features, self.layout)):
-            # what comes after the features may be the same patches without what precedes them: then all of it is kept
+            # A later node may hold the same patches without their prefix: then nothing of it is lost
             return last if last and last.shape == patches.shape and not self._headless else patches
         if last:
             return last
@@ -310,9 +312,9 @@ class Network:
         end = self._position[last.all_input_nodes[0]]
         for node in reversed([node for node in nodes if self._position[node] <= end]):
             kind = type(self._module_of(node)).__name__ if node.op == "call_module" else str(node.target)
-            place = _as_map(node, None)
-            if place and not any(word in kind.lower() for word in ("adaptive", "dropout")):
-                yield place
+            cut = _as_map(node, None)
+            if cut and not any(word in kind.lower() for word in ("adaptive", "dropout")):
+                yield cut
 
     def _module(self, name: str, key: str) -> Cut:
         names = self.names()
@@ -398,7 +400,7 @@ def load_network(model: nn.Module, size: int, name: str) -> Network | UntracedNe
 
 
 def _ends(layers: dict[str, Cut]) -> dict[str, tuple[tuple[fx.Node, ...], Finish]]:
-    return {layer: (place.nodes, place.finish) for layer, place in layers.items()}
+    return {layer: (cut.nodes, cut.finish) for layer, cut in layers.items()}
 
 
 def _as_it_is(node: fx.Node) -> Cut:
@@ -407,16 +409,18 @@ def _as_it_is(node: fx.Node) -> Cut:
 
 def _as_map(node: fx.Node, layout: TokenLayout | None) -> Cut | None:
     """A node as (C, H, W), if it has more than one position; without a layout, what precedes a square is the prefix."""
-    found = shape(node)
-    if len(found) == 4 and found[2] == found[3] > 1:
+    dimensions = shape(node)
+    if len(dimensions) == 4 and dimensions[2] == dimensions[3] > 1:
         return _as_it_is(node)
-    if len(found) == 4 and found[1] == found[2] > 1:  # Swin: (N, H, W, C)
-        return Cut((node,), _channels_first, (found[3], found[1], found[2]), _channels_last)
-    if len(found) == 3:
-        layout = layout or TokenLayout(found[1] - math.isqrt(found[1]) ** 2, has_class=False, norm=None, patch=None)
-        if side := layout.side(found[1]):
+    if len(dimensions) == 4 and dimensions[1] == dimensions[2] > 1:  # Swin: (N, H, W, C)
+        return Cut((node,), _channels_first, (dimensions[3], dimensions[1], dimensions[2]), _channels_last)
+    if len(dimensions) == 3:
+        layout = layout or TokenLayout(
+            dimensions[1] - math.isqrt(dimensions[1]) ** 2, has_class=False, norm=None, patch=None
+        )
+        if side := layout.side(dimensions[1]):
             finish = Square(side, layout.prefix)
-            return Cut((node,), finish, (found[2], side, side), None if layout.prefix else _tokens)
+            return Cut((node,), finish, (dimensions[2], side, side), None if layout.prefix else _tokens)
     return None
 
 

@@ -13,7 +13,7 @@ from stages.errors import UserError
 
 # Layers that stay whole, like their subclasses: timm's Conv2dSame and LayerNorm2d would be traced otherwise
 LEAVES = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d)
-BATCH = 2  # images that shapes are found with: a first dimension of any other size does not count images
+BATCH = 2  # images in the run that finds the shapes: a value with another first dimension does not count images
 Finish = Callable[..., Any]  # of tensors, or of fx.Proxies that stand for them
 
 
@@ -66,7 +66,7 @@ def part(
         graph: of a whole network.
         start: its value is the part's input, after `undo`.
         ends: layer -> the nodes whose values come out, in the graph's order, and what makes one value of them.
-        undo: from what is kept to the value at `start`.
+        undo: from stored features to the value at `start`.
 
     Returns:
         A graph from one tensor to a tensor, or to layer -> tensor where there are several ends.
@@ -77,14 +77,14 @@ def part(
     needed = _ancestors([node for nodes, _ in ends.values() for node in nodes], start)
     if any(node.op == "placeholder" for node in needed):
         raise UserError(f"`cut`: something passes beside {start.name} while this network trains; take another cut.")
-    found = fx.Graph()
-    tracer = fx.proxy.GraphAppendingTracer(found)
-    copies = {start: undo(fx.Proxy(found.placeholder("features"), tracer)).clone().node}
+    part_graph = fx.Graph()
+    tracer = fx.proxy.GraphAppendingTracer(part_graph)
+    copies = {start: undo(fx.Proxy(part_graph.placeholder("features"), tracer)).clone().node}
     values: dict[str, list[fx.Proxy]] = {layer: [] for layer in ends}
     outputs: dict[str, fx.Node] = {}
     for node in graph.nodes:
         if node in needed:
-            copies[node] = found.node_copy(node, copies.__getitem__)
+            copies[node] = part_graph.node_copy(node, copies.__getitem__)
         for layer, (nodes, finish) in ends.items():
             if node not in nodes:
                 continue
@@ -93,9 +93,9 @@ def part(
                 continue
             value = finish(*values[layer], fx.Proxy(copies[node], tracer))
             outputs[layer] = (value.clone() if len(ends) > 1 else value).node
-    found.output({layer: outputs[layer] for layer in ends} if len(ends) > 1 else outputs.popitem()[1])
-    found.lint()
-    return found
+    part_graph.output({layer: outputs[layer] for layer in ends} if len(ends) > 1 else outputs.popitem()[1])
+    part_graph.lint()
+    return part_graph
 
 
 @contextmanager

@@ -93,12 +93,12 @@ def shrink(image: torch.Tensor, preprocessing: Preprocessing) -> tuple[torch.Ten
     return small.contiguous(), np.array([[scale_x, 0, -scale_x * left], [0, scale_y, -scale_y * top]], dtype=np.float32)
 
 
-def kept_shape(sizes: Iterable[tuple[int, int]], how: Preprocessing) -> tuple[int, int, int]:
+def kept_shape(sizes: Iterable[tuple[int, int]], preprocessing: Preprocessing) -> tuple[int, int, int]:
     """The shape (3, H, W) that holds what `keep` makes of images of these sizes (width, height in pixels)."""
     height = width = 1
     for size in sizes:
         short = min(size)
-        scale = min(1.0, kept_side(how) / short)
+        scale = min(1.0, kept_side(preprocessing) / short)
         kept_width, kept_height = (round(scale * min(side, KEPT_RATIO * short)) for side in size)
         width, height = max(width, kept_width), max(height, kept_height)
     return 3, height, width
