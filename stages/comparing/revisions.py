@@ -217,7 +217,7 @@ def _largest(run: RunResults) -> tuple[npt.NDArray[Any], list[str]]:
     names = [run.head["classes"][label] for label in predictions.labels] if predictions.predict != "box" else nothing
     overlaps = [f"IoU {iou:.2f}" for iou in predictions.iou] if predictions.predict != "class" else nothing
     texts = [", ".join(filter(None, pair)) for pair in zip(names, overlaps, strict=True)]
-    return predictions.there & ~predictions.right, texts
+    return predictions.has_object & ~predictions.right, texts
 
 
 def _detection(run: RunResults) -> tuple[npt.NDArray[Any], list[str]]:

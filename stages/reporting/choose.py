@@ -1,4 +1,4 @@
-"""Which images and classes are worth a look. Every choice follows from the numbers: the same run, the same page."""
+"""Which images and classes the page shows. Every choice follows from the numbers: the same run, the same page."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,7 +13,15 @@ from stages.reporting.predictions import ClassPredictions, ShownBoxes
 
 @dataclass(frozen=True)
 class Confused:
-    """A class that is taken for another: how often, of how many images, and the position of the surest such mistake."""
+    """A class that is taken for another.
+
+    Attributes:
+        actual: the class.
+        predicted: what it is taken for.
+        count: number of images, or boxes, for which it is.
+        of: number of images, or objects, of the class.
+        example: the position of the mistake with the highest score.
+    """
 
     actual: str
     predicted: str
@@ -23,54 +31,60 @@ class Confused:
 
 
 def right(judged: ClassPredictions, count: int) -> list[int]:
-    """Right answers from the surest to the least sure, each of another class as far as there are enough."""
+    """Images predicted right, from the most to the least confident, of different classes as far as possible."""
     order = _by(-judged.confidence, judged.right)
     if len(order) <= count:
         return order
     picked, seen = list[int](), set[int]()
     for start in np.linspace(0, len(order) - 1, count).round().astype(int):
-        free = [place for place in [*order[start:], *reversed(order[:start])] if place not in picked]
-        picked.append(next((place for place in free if judged.labels[place] not in seen), free[0]))
+        free = [i for i in [*order[start:], *reversed(order[:start])] if i not in picked]
+        picked.append(next((i for i in free if judged.labels[i] not in seen), free[0]))
         seen.add(int(judged.labels[picked[-1]]))
     return picked
 
 
 def wrong(judged: ClassPredictions, count: int) -> list[int]:
-    """Wrong answers, the surest first."""
+    """Images that are predicted wrong, the most confident first."""
     return _by(-judged.confidence, ~judged.right)[:count]
 
 
 def uncertain(judged: ClassPredictions, count: int) -> list[int]:
-    """The answers with the highest entropy."""
+    """The images whose probabilities have the highest entropy."""
     p = judged.probabilities.astype(np.float64)
     return _by((p * np.log(np.maximum(p, 1e-12))).sum(1), np.ones(len(p), bool))[:count]
 
 
 def weakest(run: RunResults, count: int) -> list[ClassRow]:
-    """The classes with the lowest accuracy, of those with any image; no class without a mistake."""
-    known = [row for row in run.classes if row.accuracy is not None and row.accuracy < 1]
-    return sorted(known, key=lambda row: (row.accuracy or 0, row.name))[:count]
+    """The classes with the lowest accuracy; without those that have no image or no mistake."""
+    rows = [row for row in run.classes if row.accuracy is not None and row.accuracy < 1]
+    return sorted(rows, key=lambda row: (row.accuracy or 0, row.name))[:count]
 
 
-def members(judged: ClassPredictions, number: int, count: int) -> list[int]:
-    """Images of one class, mistakes first, the surest of them first."""
+def members(judged: ClassPredictions, label: int, count: int) -> list[int]:
+    """Images of one class, mistakes first, each time the most confident first."""
     order = np.lexsort((-judged.confidence, judged.right))
-    return [int(place) for place in order if judged.labels[place] == number][:count]
+    return [int(i) for i in order if judged.labels[i] == label][:count]
 
 
 def confused(judged: ClassPredictions, names: list[str], count: int) -> list[Confused]:
     """The pairs of classes that are mistaken most often."""
     counts = judged.confusion()
     mistakes = [(int(counts[a, p]), int(a), int(p)) for a, p in np.argwhere(counts) if a != p]
-    found = []
+    pairs = []
     for times, a, p in sorted(mistakes, key=lambda mistake: (-mistake[0], *mistake[1:]))[:count]:
         example = _by(-judged.confidence, (judged.labels == a) & (judged.chosen == p))[0]
-        found.append(Confused(names[a], names[p], times, int(counts[a].sum()), example))
-    return found
+        pairs.append(Confused(names[a], names[p], times, int(counts[a].sum()), example))
+    return pairs
 
 
 def ranked(scores: npt.NDArray[np.floating], among: npt.NDArray[np.bool_], count: int) -> dict[str, list[int]]:
-    """The `best`, the `middle` and the `worst` positions by score, none in two of them; few where there are few."""
+    """The positions with the best, the middle and the worst scores, none of them twice.
+
+    Args:
+        scores: (N,).
+        among: (N,) which positions may be chosen.
+        count: how many of each; fewer where there are few.
+    """
     order = _by(-scores, among)
     size = min(count, len(order) // 3 or 1)
     start = max(size, (len(order) - size) // 2)
@@ -78,53 +92,53 @@ def ranked(scores: npt.NDArray[np.floating], among: npt.NDArray[np.bool_], count
 
 
 def missed(shown: ShownBoxes, count: int) -> list[int]:
-    """Objects that no shown box hits, the largest first, each in another image."""
+    """Objects that no shown box hits, the largest first, one per image."""
     areas = np.array([box.area for box in shown.all.objects])
     return _of_images(_by(-areas, shown.missed), shown.all.object_images, count)
 
 
 def false_alarms(shown: ShownBoxes, kinds: list[str], count: int) -> list[int]:
-    """Shown boxes with mistakes of these kinds, the surest first, each in another image."""
+    """Shown boxes with mistakes of these kinds, the highest scores first, one per image."""
     among = shown.wrong & np.isin(shown.all.kinds, [shown.all.names.index(kind) for kind in kinds])
     return _of_images(_by(-shown.all.scores, among), shown.all.images, count)
 
 
 def misnamed(shown: ShownBoxes, names: list[str], count: int) -> list[Confused]:
-    """The pairs of classes that shown boxes on an object confuse most often; the example is the surest such box."""
+    """The pairs of classes that shown boxes confuse most often, for boxes that lie on an object."""
     boxes = shown.all
     among = np.flatnonzero(shown.wrong & (boxes.kinds == boxes.names.index("class")))
     pairs = Counter[tuple[int, int]]()
     example = dict[tuple[int, int], int]()
-    for place in among[np.argsort(-boxes.scores[among], kind="stable")]:
-        pair = int(boxes.object_labels[boxes.meant[place]]), int(boxes.labels[place])
+    for i in among[np.argsort(-boxes.scores[among], kind="stable")]:
+        pair = int(boxes.object_labels[boxes.meant[i]]), int(boxes.labels[i])
         pairs[pair] += 1
-        example.setdefault(pair, int(place))
+        example.setdefault(pair, int(i))
     objects = np.bincount(boxes.object_labels[boxes.counts], minlength=len(names))
     most = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:count]
     return [Confused(names[a], names[p], times, int(objects[a]), example[a, p]) for (a, p), times in most]
 
 
 def samples(rows: list[IndexRow], count: int) -> list[IndexRow]:
-    """Images spread over the classes: every class gives its first before any gives its second."""
+    """Images spread over the classes: the first of every class comes before the second of any."""
     turns, turn_of = dict[str, int](), list[tuple[int, int]]()
-    for place, row in enumerate(rows):
+    for i, row in enumerate(rows):
         turns[row.label] = turns.get(row.label, -1) + 1
-        turn_of.append((turns[row.label], place))
-    firsts = [place for turn, place in turn_of if turn == 0]
+        turn_of.append((turns[row.label], i))
+    firsts = [i for turn, i in turn_of if turn == 0]
     if len(firsts) > count:  # not only the classes from a to m
         chosen = np.linspace(0, len(firsts) - 1, count).round().astype(int)
-        return [rows[firsts[place]] for place in chosen]
-    return [rows[place] for _, place in sorted(turn_of)[:count]]
+        return [rows[firsts[i]] for i in chosen]
+    return [rows[i] for _, i in sorted(turn_of)[:count]]
 
 
 def _by(keys: npt.NDArray[np.floating], among: npt.NDArray[np.bool_]) -> list[int]:
-    """Positions where `among` holds, lowest key first, equal ones in index order."""
-    return [int(place) for place in np.argsort(keys, kind="stable") if among[place]]
+    """Positions where `among` holds, the lowest key first, equal ones in their order."""
+    return [int(i) for i in np.argsort(keys, kind="stable") if among[i]]
 
 
-def _of_images(places: list[int], images: npt.NDArray[np.int64], count: int) -> list[int]:
-    """The first of each image, `count` at most."""
+def _of_images(positions: list[int], images: npt.NDArray[np.int64], count: int) -> list[int]:
+    """The first position of each image, `count` at most."""
     first = dict[int, int]()
-    for place in places:
-        first.setdefault(int(images[place]), place)
+    for i in positions:
+        first.setdefault(int(images[i]), i)
     return list(first.values())[:count]

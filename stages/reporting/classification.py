@@ -1,4 +1,4 @@
-"""The page of a head that names the class of an image."""
+"""The page of a classifier."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from stages.reporting.words import Summary, number, of_100, percent
 SHOWN = 6  # images of each kind: right, wrong, uncertain
 TOP = 5  # classes listed under an image
 WEAKEST, MEMBERS = 3, 8  # classes in the gallery of the weakest, and images of each
-LIKE = "; below, the training images most like them in the features"
+SIMILAR = "; below, the training images whose features are most similar"
 PAIRS = 10  # most confused pairs
 
 
@@ -32,7 +32,7 @@ class LikelyClass:
 
 @dataclass(frozen=True)
 class SimilarImage:
-    """A training image that is much like a judged one, in the features; a small picture inside the page."""
+    """A training image with similar features, as a small picture inside the page."""
 
     uri: str
     label: str
@@ -40,13 +40,21 @@ class SimilarImage:
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """A judged image as the page shows it."""
+    """An evaluated image as the page shows it.
+
+    Attributes:
+        picture: of the image.
+        actual: its class.
+        predicted: the most probable class.
+        top: the most probable classes.
+        similar: training images with similar features.
+    """
 
     picture: Picture
     actual: str
     predicted: str
     top: list[LikelyClass]
-    like: list[SimilarImage]
+    similar: list[SimilarImage]
 
     @property
     def right(self) -> bool:
@@ -55,7 +63,7 @@ class JudgedImage:
 
 
 class ClassificationPage:
-    """What is said and shown of such a head."""
+    """What the page of a classifier says and shows."""
 
     template = "labels"
 
@@ -67,11 +75,11 @@ class ClassificationPage:
 
     @property
     def sections(self) -> tuple[str, ...]:
-        """Their headings."""
+        """The headings of its sections."""
         return ("Classes", "Confusion", "Images", *(["Map"] if len(self.near.map) else []), "Calibration")
 
     def summary(self) -> Summary:
-        """The headline."""
+        """What the page says first."""
         score, metrics = self.run.score, self.run.metrics
         scores = words.scores(self.run)
         interval = f"{percent(score('top1_low'))} to {percent(score('top1_high'))}, 95% interval"
@@ -84,29 +92,29 @@ class ClassificationPage:
         return Summary(answer(self.run), caveats(self.run), scores, facts, words.baselines(self.run))
 
     def text(self) -> dict[str, Any]:
-        """What page and markdown show besides."""
+        """What both templates need besides."""
         return {"pairs": self.pairs, "confident": confident(self.run)}
 
     def notes(self) -> list[tuple[str, object]]:
-        """Rows of the provenance."""
-        return [(f"ridge baseline: {name}", found) for name, found in self.ridge.items()]
+        """More rows of the provenance."""
+        return [(f"ridge baseline: {name}", value) for name, value in self.ridge.items()]
 
     def figures(self) -> dict[str, Drawing]:
-        """The figures that this run has data for, by name."""
+        """The figures that the run has data for, by name."""
         run = self.run
         bars, interval = words.baselines(run)["top1"], (run.score("top1_low"), run.score("top1_high"))
-        found = {
+        drawn = {
             "baselines": figures.baselines(bars, METRICS["top1"].title, interval),
             "by_accuracy": figures.scores_of_classes(run.classes, "accuracy", "images"),
             "confusion": figures.confusion(self.judged.confusion(), run.head["classes"]),
             "reliability": figures.reliability(predictions.bins(), run.decide["confidence"]),
         }
         if len({row.n_train for row in run.classes}) > 1:
-            found["per_class"] = figures.per_class(run.classes, "images")
-        return found
+            drawn["per_class"] = figures.per_class(run.classes, "images")
+        return drawn
 
     def details(self, album: Album) -> dict[str, Any]:
-        """What the page alone shows."""
+        """What the template of the page needs besides."""
         weakest = choose.weakest(self.run, WEAKEST)
         sheet = sheets.make(self.judged, self.near, self.run.judged, album)
         return {
@@ -128,79 +136,82 @@ class ClassificationPage:
     def _examples(self, album: Album) -> list[tuple[str, str, list[JudgedImage]]]:
         """Title, remark and images of each kind that has any."""
         kinds = (
-            ("Right", "from the surest to the least sure", choose.right(self.judged, SHOWN)),
-            ("Wrong", f"the surest mistakes{LIKE}", choose.wrong(self.judged, SHOWN)),
-            ("Least certain", f"probability spread over many classes{LIKE}", choose.uncertain(self.judged, SHOWN)),
+            ("Right", "from the most to the least confident", choose.right(self.judged, SHOWN)),
+            ("Wrong", f"the most confident mistakes{SIMILAR}", choose.wrong(self.judged, SHOWN)),
+            (
+                "Least certain",
+                f"the probability is spread over many classes{SIMILAR}",
+                choose.uncertain(self.judged, SHOWN),
+            ),
         )
         return [
-            (title, text, [self._shown(album, place, like=title != "Right") for place in places])
-            for title, text, places in kinds
-            if places
+            (title, text, [self._judged(album, image, similar=title != "Right") for image in images])
+            for title, text, images in kinds
+            if images
         ]
 
     def _members(self, album: Album, name: str) -> list[JudgedImage]:
         """Images of a class, mistakes first."""
-        place = self.run.head["classes"].index(name)
-        return [self._shown(album, image) for image in choose.members(self.judged, place, MEMBERS)]
+        label = self.run.head["classes"].index(name)
+        return [self._judged(album, image) for image in choose.members(self.judged, label, MEMBERS)]
 
     def _points(self) -> list[tuple[float, float, bool, str]]:
-        """The map: where an image lies, in [0, 1], whether it is right, and in words."""
+        """The points of the map: x and y in [0, 1], whether the prediction is right, and what it is in words."""
         names = self.run.head["classes"]
-        found = []
-        for place, (x, y) in zip(self.near.mapped, self.near.map, strict=True):
-            right, label = bool(self.judged.right[place]), names[self.judged.labels[place]]
-            text = label if right else f"{label}, taken for {names[self.judged.chosen[place]]}"
-            found.append((float(x), float(y), right, text))
-        return found
+        points = []
+        for image, (x, y) in zip(self.near.mapped, self.near.map, strict=True):
+            right, label = bool(self.judged.right[image]), names[self.judged.labels[image]]
+            text = label if right else f"{label}, taken for {names[self.judged.chosen[image]]}"
+            points.append((float(x), float(y), right, text))
+        return points
 
-    def _like(self, album: Album, place: int) -> list[SimilarImage]:
-        """The training images most like a judged one, as far as they can be shown."""
-        rows = [self.run.rows[row] for row in self.near.nearest[place]]
+    def _similar(self, album: Album, image: int) -> list[SimilarImage]:
+        """The training images with the most similar features, as far as they can be shown."""
+        rows = [self.run.rows[row] for row in self.near.nearest[image]]
         tiles = [(row, album.tile(row)) for row in rows]
         return [SimilarImage(data_uri(tile), row.label) for row, tile in tiles if tile]
 
-    def _shown(self, album: Album, place: int, *, like: bool = False) -> JudgedImage:
-        """A judged image by its position, beside the training images most like it if wanted."""
+    def _judged(self, album: Album, image: int, *, similar: bool = False) -> JudgedImage:
+        """An evaluated image by its position, with the training images most similar to it if asked for."""
         names = self.run.head["classes"]
-        probabilities, label = self.judged.probabilities[place], int(self.judged.labels[place])
+        probabilities, label = self.judged.probabilities[image], int(self.judged.labels[image])
         order = (-probabilities).argsort(kind="stable")[:TOP]
-        top = [LikelyClass(names[one], float(probabilities[one]), int(one) == label) for one in order]
-        picture, predicted = album.picture(self.run.judged[place]), names[self.judged.chosen[place]]
-        return JudgedImage(picture, names[label], predicted, top, self._like(album, place) if like else [])
+        top = [LikelyClass(names[i], float(probabilities[i]), int(i) == label) for i in order]
+        picture, predicted = album.picture(self.run.judged[image]), names[self.judged.chosen[image]]
+        return JudgedImage(picture, names[label], predicted, top, self._similar(album, image) if similar else [])
 
 
 def answer(run: RunResults) -> str:
     """The result in one sentence."""
     top1, low, high = (of_100(run.score(name)) for name in ("top1", "top1_low", "top1_high"))
-    others = [f"a guess would get {of_100(run.metrics['chance'])}"]
-    others.append(f"the most frequent class {of_100(run.metrics['majority'])}")
+    others = [f"guessing would get {of_100(run.metrics['chance'])}"]
+    others.append(f"always answering the most frequent class {of_100(run.metrics['majority'])}")
     if run.metrics["head"] != "ridge":
         others.append(f"ridge regression on the same features {of_100(run.metrics['ridge_top1'])}")
-    kind = words.PART_NAMES[run.part]
+    kind = words.SPLIT_NAMES[run.part]
     return f"{top1} of 100 {kind} images get the right class ({low}–{high} with 95% confidence); {', '.join(others)}."
 
 
 def caveats(run: RunResults) -> list[str]:
     """What a reader must know before trusting the number."""
-    found, top1 = words.caveats(run), run.score("top1")
+    caveats, top1 = words.caveats(run), run.score("top1")
     ahead = round(run.metrics["ridge_top1"], 4) - round(top1, 4)
     if run.metrics["head"] != "ridge" and ahead > 0:
         clearly = run.metrics["ridge_top1"] > run.score("top1_high")
-        found.append(
+        caveats.append(
             f"Ridge regression, fitted in closed form on the same features, is {100 * ahead:.1f} points better than "
-            f"this head{', outside its interval' if clearly else ', inside its interval'}: "
-            "the head's training has not paid off here."
+            f"this head ({'outside' if clearly else 'inside'} its interval): training the head has not paid off here."
         )
     unrecognised = [row.name for row in run.classes if row.accuracy == 0]
     if unrecognised:
-        found.append(f"Classes of which no image is recognised: {', '.join(unrecognised)}.")
+        caveats.append(f"Classes of which no image is recognised: {', '.join(unrecognised)}.")
     if top1 <= run.metrics["majority"]:
-        found.append("The head is no better than always answering the most frequent class.")
-    return found
+        caveats.append("The head is no better than always answering the most frequent class.")
+    return caveats
 
 
 def confident(run: RunResults) -> str:
-    """What a threshold on the probability buys."""
+    """What a threshold on the probability gives."""
     threshold, share = run.decide["confidence"], run.metrics["confident_share"]
     if not share:
         return f"No image gets a probability of {threshold:g} or more."
@@ -213,4 +224,4 @@ def confident(run: RunResults) -> str:
 def _seeds(metrics: Mapping[str, Any]) -> str:
     top1 = f"top-1 {percent(metrics['top1_mean'])} ± {percent(metrics['top1_sd'])}"
     entropy = f"{number(metrics['cross_entropy_mean'], 3)} ± {number(metrics['cross_entropy_sd'], 3)}"
-    return f"{top1}, cross-entropy {entropy} (mean and standard deviation; all else is of the first)"
+    return f"{top1}, cross-entropy {entropy} (mean and standard deviation; everything else is of the first seed)"

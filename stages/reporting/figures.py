@@ -126,9 +126,9 @@ def baselines(bars: Sequence[Bar], what: str, interval: tuple[float, float] | No
             low, high = (f"{end:.1%}" for end in interval)
             texts[0] += f"  ({low} – {high})"
             alt += f"; 95% interval of the head {low} to {high}"
-        for place, (bar, text) in enumerate(zip(bars, texts, strict=True)):
-            axes.text(0, place - 0.3, bar.name, verticalalignment="bottom")
-            axes.text(1, place - 0.3, text, horizontalalignment="right", verticalalignment="bottom")
+        for i, (bar, text) in enumerate(zip(bars, texts, strict=True)):
+            axes.text(0, i - 0.3, bar.name, verticalalignment="bottom")
+            axes.text(1, i - 0.3, text, horizontalalignment="right", verticalalignment="bottom")
         axes.set(xlim=(0, 1), ylim=(len(bars) - 0.6, -0.75), yticks=[], title=_capital(what))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="y", visible=False)
@@ -191,9 +191,9 @@ def trade_off(points: Sequence[tuple[str, float, float]], what: str) -> Drawing:
     with _style():
         figure, axes = _figure(240)
         titles = {}
-        for place, (name, seconds, score) in enumerate(points):
-            (point,) = axes.plot(seconds, score, "o" if place else "s", color=BLUE if place else ORANGE)
-            titles[_tag(point, place)] = f"{name}: {score:.1%} in {seconds:.1f} s"
+        for i, (name, seconds, score) in enumerate(points):
+            (point,) = axes.plot(seconds, score, "o" if i else "s", color=BLUE if i else ORANGE)
+            titles[_tag(point, i)] = f"{name}: {score:.1%} in {seconds:.1f} s"
             if len(points) <= NAMED:
                 axes.annotate(_short(name), (seconds, score), xytext=(6, 4), textcoords="offset points", fontsize=8)
         times = [seconds for _, seconds, _ in points]
@@ -253,9 +253,9 @@ def by_number(classes: Sequence[ClassRow], what: str, of: str) -> Drawing:
     with _style():
         figure, axes = _figure(230)
         titles = {}
-        for place, (row, number, score) in enumerate(zip(known, numbers, scores, strict=True)):
+        for i, (row, number, score) in enumerate(zip(known, numbers, scores, strict=True)):
             (point,) = axes.plot(number, score, "o", color=BLUE, alpha=0.65, markersize=5.5)
-            titles[_tag(point, place)] = f"{row.name}: {row.n_train} training {of}, {name} {score:.1%}"
+            titles[_tag(point, i)] = f"{row.name}: {row.n_train} training {of}, {name} {score:.1%}"
         x = np.log10(numbers)
         slope, start = np.polyfit(x, scores, 1)
         ends = np.array([x.min(), x.max()])
@@ -300,8 +300,8 @@ def per_class(classes: Sequence[ClassRow], of: str) -> Drawing:
         figure, axes = _figure(12 * len(order) + 50 if named else 240)
         places, titles = np.arange(len(order)), {}
         draw = axes.barh if named else axes.bar
-        for place, bar in enumerate(draw(places, [row.n_train for row in order], 0.72, color=BLUE)):
-            titles[_tag(bar, place)] = f"{order[place].name}: {order[place].n_train} training {of}"
+        for i, bar in enumerate(draw(places, [row.n_train for row in order], 0.72, color=BLUE)):
+            titles[_tag(bar, i)] = f"{order[i].name}: {order[i].n_train} training {of}"
         if named:
             axes.set_yticks(places, [_short(row.name) for row in order], fontsize=8.5)
             axes.set(ylim=(len(order) - 0.4, -0.6), xlabel=f"training {of}")
@@ -319,13 +319,13 @@ def precision_recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Dra
     with _style():
         figure, axes = _figure(260)
         best = []
-        for place, (name, points) in enumerate(curves.items()):
+        for i, (name, points) in enumerate(curves.items()):
             recall, precision = np.array([(0, 0), *points]).T
             highest = np.maximum.accumulate(precision[::-1])[::-1]  # at this recall or more
-            colour, dash = (COLOURED[place], DASHES[place]) if few else (GREY, "-")
+            colour, dash = (COLOURED[i], DASHES[i]) if few else (GREY, "-")
             width, label = (1.5, _short(name)) if few else (0.7, None)
             (line,) = axes.step(recall, highest, color=colour, linestyle=dash, linewidth=width, label=label)
-            titles[_tag(line, place)] = name
+            titles[_tag(line, i)] = name
             best.append(np.append(highest, 0)[np.searchsorted(recall, grid)])
         if len(curves) > 1:
             axes.plot(grid, np.mean(best, 0), color=INK if few else BLUE, linewidth=2.4, label="mean of the classes")
@@ -343,9 +343,9 @@ def recall_by_size(groups: Sequence[Mapping[str, float]]) -> Drawing:
         figure, axes = _figure(200)
         places, recalls, titles = range(len(groups)), [group["recall"] for group in groups], {}
         names = [f"{group['from']:.0f}–{group['to']:.0f}" for group in groups]
-        for place, bar in enumerate(axes.bar(places, recalls, 0.8, color=BLUE)):
-            titles[_tag(bar, place)] = f"{groups[place]['objects']} objects of {names[place]} pixels"
-            axes.text(place, recalls[place] + 0.02, f"{recalls[place]:.0%}", ha="center")
+        for i, bar in enumerate(axes.bar(places, recalls, 0.8, color=BLUE)):
+            titles[_tag(bar, i)] = f"{groups[i]['objects']} objects of {names[i]} pixels"
+            axes.text(i, recalls[i] + 0.02, f"{recalls[i]:.0%}", ha="center")
         axes.set(
             title="Objects found by any box, by their size",
             xlabel="side in pixels: the root of the area",
@@ -404,12 +404,12 @@ def _cells(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Draws every cell that holds anything; returns the tooltips, and where each is: `row,column`."""
     totals, titles, cells = counts.sum(1), {}, {}
-    for place, (row, column) in enumerate(np.argwhere(counts)):
+    for i, (row, column) in enumerate(np.argwhere(counts)):
         share, colour = counts[row, column] / totals[row], BLUE if row == column else RED
         box = Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=0.18 + 0.72 * share, linewidth=0)
         axes.add_patch(box)
         what = "recognised" if row == column else f"taken for {names[column]}"
-        tag = _tag(box, place)
+        tag = _tag(box, i)
         titles[tag] = f"{names[row]} {what}: {counts[row, column]} of {totals[row]}"
         cells[tag] = f"{row},{column}"
         if len(names) <= COUNTED:
@@ -432,9 +432,9 @@ def reliability(bins: Sequence[CalibrationBin], threshold: float) -> Drawing:
         top.set(title="Accuracy by confidence", ylim=(-0.03, 1.03), ylabel="accuracy")
         top.yaxis.set_major_formatter(PercentFormatter(1))
         titles, bars = {}, below.bar(x, [found.count for found in bins], 0.05, color=BLUE)
-        for place, (found, bar) in enumerate(zip(bins, bars, strict=True)):
+        for i, (found, bar) in enumerate(zip(bins, bars, strict=True)):
             title = f"{found.count} images: confidence {found.confidence:.1%}, accuracy {found.accuracy:.1%}"
-            titles[_tag(bar, place)] = title
+            titles[_tag(bar, i)] = title
         for axes in (top, below):
             axes.axvline(threshold, color=GREEN, linewidth=1, dashes=(1, 1.5))
         below.set(xlabel="confidence (dotted: the threshold)", ylabel="images", xlim=(-0.02, 1.02))
@@ -488,8 +488,8 @@ def _capital(name: str) -> str:
     return name[:1].upper() + name[1:]
 
 
-def _tag(artist: Any, place: int) -> str:
+def _tag(artist: Any, i: int) -> str:
     """Marks what gets a tooltip."""
-    tag = f"tooltip-{place}"
+    tag = f"tooltip-{i}"
     artist.set_gid(tag)
     return tag

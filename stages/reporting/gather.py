@@ -1,4 +1,4 @@
-"""Everything that a run left behind, read once and checked against itself."""
+"""The results of a run, read once, and checked whether they belong together."""
 
 import json
 from dataclasses import dataclass
@@ -20,10 +20,14 @@ STAGES = ("download", "index", "split", "extract", "lr_sweep", "train", "evaluat
 
 @dataclass(frozen=True)
 class ClassRow:
-    """A row of per_class.csv: numbers of images, or of objects where boxes are asked for.
+    """A row of per_class.csv.
 
-    No accuracy or ap_50 where the judged part has none of it, or where that is not asked for; no precision of a class
-    that is never predicted.
+    Attributes:
+        name: the class.
+        n_train, n_val, n_test: numbers of images, or of objects where the head finds objects.
+        accuracy: of a classifier; None where no evaluated image is of the class.
+        precision: of a classifier; None where the class is never predicted.
+        ap_50: average precision of a detector; None where no object is of the class.
     """
 
     name: str
@@ -37,15 +41,15 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class RunResults:
-    """A finished run, as far as all tasks have it alike.
+    """The results of a finished run that all tasks have.
 
     Attributes:
         metrics, head, index, split, predictions: as the stages wrote them, JSON.
-        part: what the head is judged on: test, or val where there is no test.
-        judged: the images of that part, in the order of the predictions.
-        rates: learning rate, loss and smoothed loss of each step of the range test; none for a head that is solved.
-        suggested: `lr`, the learning rate that the range test suggests, or None and the `reason`; empty for a head that
-            is solved.
+        part: the split that the head is evaluated on: test, or val where there is no test.
+        judged: the images of that split, in the order of the predictions.
+        rates: learning rate, loss and smoothed loss of each step of the range test; empty for a head in closed form.
+        suggested: `lr`, the learning rate that the range test suggests, or None and the `reason`; empty for a head in
+            closed form.
         views: scores by name when the first one, two, … views are averaged; `views` is how many.
         undecodable: images whose pixels extraction could not read.
         timings: stage -> seconds and counts, of the last time it ran on this machine.
@@ -69,27 +73,27 @@ class RunResults:
 
     @property
     def bad(self) -> list[dict[str, str]]:
-        """Every image that is left out because it cannot be read, by its header or by its pixels."""
+        """Every image that is left out because its header or its pixels cannot be read."""
         return [{"path": image["path"], "reason": image["reason"]} for image in self.index["bad"] + self.undecodable]
 
     @property
     def decide(self) -> dict[str, Any]:
-        """The thresholds."""
-        found: dict[str, Any] = self.predictions["decide"]
-        return found
+        """The thresholds that evaluate used."""
+        decide: dict[str, Any] = self.predictions["decide"]
+        return decide
 
     def score(self, name: str) -> Any:
-        """A metric of the judged part; None where there is none, e.g. top5 of five classes."""
+        """A metric on the split of the evaluation; None where there is none, such as top5 of five classes."""
         return self.metrics.get(name if self.part == "test" else f"val_{name}")
 
-    def rows_of(self, part: str) -> list[IndexRow]:
-        """The rows of a part, in its order."""
+    def rows_of(self, split: str) -> list[IndexRow]:
+        """The images of a split, in its order."""
         row_of = {row.sha256: row for row in self.rows}
-        return [row_of[sha256] for sha256 in self.split[part]]
+        return [row_of[sha256] for sha256 in self.split[split]]
 
 
 def load(dataset: str) -> RunResults:
-    """The run whose files lie in the current folder.
+    """Reads the run whose files lie in the current folder.
 
     Raises:
         UserError: a file is missing or damaged, or the files do not belong together.
@@ -128,18 +132,18 @@ def load(dataset: str) -> RunResults:
     )
 
 
-def arrays(name: str, part: str) -> dict[str, npt.NDArray[Any]]:
-    """What a file of `cache/predictions` holds of a part, its names without that of the part."""
+def arrays(name: str, split: str) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a split in a file of `cache/predictions`, by their names without that of the split."""
     path = paths.PREDICTIONS / name
     try:
-        found = load_file(path)
+        loaded = load_file(path)
     except Exception as error:  # safetensors has an exception of its own
         raise damaged(path, repr(error)) from None
-    return {key.removeprefix(f"{part}_"): values for key, values in found.items() if key.startswith(part)}
+    return {key.removeprefix(f"{split}_"): values for key, values in loaded.items() if key.startswith(split)}
 
 
 def damaged(path: Path, why: str) -> UserError:
-    """What to say of predictions that are not those of this run."""
+    """The error for predictions that are not those of this run."""
     return UserError(f"{path} is damaged or of other images ({why}): `dvc repro -f -s evaluate`, then `dvc repro`.")
 
 
@@ -158,15 +162,15 @@ def _rate(row: dict[str, str]) -> tuple[float, float, float]:
 
 
 def _timings(of: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What is there of this dataset and backbone; a damaged file, or one of another run, is passed over."""
-    found = {}
+    """The times of this dataset and backbone; a file that is damaged or of another run is skipped."""
+    timings = {}
     for stage in STAGES:
         shared = of if stage not in ("download", "index", "split") else {key: of[key] for key in ("dataset", "root")}
         try:
             values = json.loads((paths.TIMINGS / f"{stage}.json").read_text())
-            made = values.pop("of")
-            if all(made[key] == value for key, value in shared.items()):
-                found[stage] = {"seconds": float(values.pop("seconds")), **values}
+            recorded = values.pop("of")
+            if all(recorded[key] == value for key, value in shared.items()):
+                timings[stage] = {"seconds": float(values.pop("seconds")), **values}
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             continue
-    return found
+    return timings

@@ -16,7 +16,7 @@ from stages.reporting.predictions import LargestPredictions
 from stages.reporting.words import Summary, of_100
 
 SHOWN = 6  # images of each kind
-WANTED = {
+ANSWERS = {
     "both": "get the class of their largest object right, and a box that overlaps it by at least one half",
     "box": "get a box that overlaps their largest object by at least one half",
     "class": "get the class of their largest object right",
@@ -24,7 +24,14 @@ WANTED = {
 
 
 class LargestRow(NamedTuple):
-    """A class: images whose largest object is of it, how many get that class, and the mean overlap."""
+    """A class.
+
+    Attributes:
+        row: the class.
+        images: number of images whose largest object is of it.
+        accuracy: share of these that get the class.
+        iou: mean overlap of the predicted box.
+    """
 
     row: ClassRow
     images: int
@@ -33,7 +40,7 @@ class LargestRow(NamedTuple):
 
 
 class LargestPage:
-    """What is said and shown of such a head."""
+    """What the page of such a head says and shows."""
 
     template = "largest"
     sections: tuple[str, ...] = ("Classes", "Images")
@@ -43,105 +50,107 @@ class LargestPage:
         self.boxed, self.classed = self.judged.predict != "class", self.judged.predict != "box"
 
     def summary(self) -> Summary:
-        """The headline."""
+        """What the page says first."""
         facts = [*words.facts(self.run), ("Objects", self._objects())]
         if self.run.part == "test":
             facts.append(words.on_validation(self.run, ("correct_at_iou50", "accuracy", "mean_iou")))
         return Summary(self._answer(), self._caveats(), words.scores(self.run), facts, words.baselines(self.run))
 
     def text(self) -> dict[str, Any]:
-        """What page and markdown show besides."""
+        """What both templates need besides."""
         return {"rows": self._rows(), "boxed": self.boxed, "classed": self.classed}
 
     def notes(self) -> list[tuple[str, object]]:
-        """Rows of the provenance."""
+        """More rows of the provenance."""
         return []
 
     def figures(self) -> dict[str, Drawing]:
-        """The figures that this run has data for, by name."""
-        found = {
+        """The figures that the run has data for, by name."""
+        drawn = {
             f"baselines_{name}": figures.baselines(bars, METRICS[name].title)
             for name, bars in words.baselines(self.run).items()
         }
-        if self.boxed and self.judged.there.any():
-            overlaps = self.judged.iou[self.judged.there].tolist()
-            found["overlaps"] = figures.overlaps(overlaps, self.run.metrics.get("typical_mean_iou"))
-        return found
+        if self.boxed and self.judged.has_object.any():
+            overlaps = self.judged.iou[self.judged.has_object].tolist()
+            drawn["overlaps"] = figures.overlaps(overlaps, self.run.metrics.get("typical_mean_iou"))
+        return drawn
 
     def details(self, album: Album) -> dict[str, Any]:
-        """What the page alone shows."""
+        """What the template of the page needs besides."""
         return {"examples": self._examples(album) if album.folder else []}
 
     def _answer(self) -> str:
         """The result in one sentence."""
-        kind, there = words.PART_NAMES[self.run.part], self.judged.there
-        if not there.any():
-            return f"There is no object in the {kind} images: nothing can be said of how many are found."
+        kind, has_object = words.SPLIT_NAMES[self.run.part], self.judged.has_object
+        if not has_object.any():
+            return f"There is no object in the {kind} images, so nothing can be said about how many are found."
         others = list[str]()
         for name, (own, other) in words.baselines(self.run).items():
             if name == "accuracy":
                 others.append(f"{other.name} would get {of_100(other.score)} of 100 classes right")
             else:
                 others.append(f"boxes overlap by {own.score:.0%} on average, {other.name} would by {other.score:.0%}")
-        right = of_100(float(self.judged.right[there].mean()))
-        return f"{'; '.join([f'{right} of 100 {kind} images {WANTED[self.judged.predict]}', *others])}."
+        right = of_100(float(self.judged.right[has_object].mean()))
+        return f"{'; '.join([f'{right} of 100 {kind} images {ANSWERS[self.judged.predict]}', *others])}."
 
     def _caveats(self) -> list[str]:
         """What a reader must know before trusting the number."""
-        found = words.caveats(self.run)
+        caveats = words.caveats(self.run)
         for name, (own, other) in words.baselines(self.run).items():
             if own.score <= other.score:
-                found.append(f"The head is no better than {other.name} ({METRICS[name].title}).")
-        return found
+                caveats.append(f"The head is no better than {other.name} ({METRICS[name].title}).")
+        return caveats
 
     def _objects(self) -> str:
-        there = int(self.judged.there.sum())
-        without = len(self.run.judged) - there
-        return f"the largest of each of {there:,} images" + (f"; {without:,} images show none" if without else "")
+        count = int(self.judged.has_object.sum())
+        without = len(self.run.judged) - count
+        return f"the largest of each of {count:,} images" + (f"; {without:,} images show none" if without else "")
 
     def _rows(self) -> list[LargestRow]:
-        place_of = {name: place for place, name in enumerate(self.run.head["classes"])}
+        label_of = {name: label for label, name in enumerate(self.run.head["classes"])}
         rows = []
         for row in self.run.classes:
-            images = self.judged.asked_labels == place_of[row.name]
+            images = self.judged.true_labels == label_of[row.name]
             means = [float(values[images].mean()) if images.any() else None
                      for values in (self.judged.right_class, self.judged.iou)]  # fmt: skip
             rows.append(LargestRow(row, int(images.sum()), *means))
         return rows
 
     def _examples(self, album: Album) -> list[tuple[str, str, list[tuple[AnnotatedImage, str]]]]:
-        """Title, remark, and pictures with a caption, of each kind that has any."""
-        by = self.judged.iou if self.boxed else self.judged.scores * np.where(self.judged.right, 1, -1)
-        ranked = choose.ranked(by, self.judged.there, SHOWN)
+        """Title, remark, and pictures with their captions, for each group that has any."""
+        ranking = self.judged.iou if self.boxed else self.judged.scores * np.where(self.judged.right, 1, -1)
+        ranked = choose.ranked(ranking, self.judged.has_object, SHOWN)
         what = "overlap" if self.boxed else "probability of the right class"
-        kinds = (
+        groups = (
             ("Best", f"the highest {what}", ranked["best"]),
             ("Middling", "half of the images are better, half worse", ranked["middle"]),
-            ("Worst", f"the lowest {what}" if self.boxed else "the surest mistakes first", ranked["worst"]),
+            ("Worst", f"the lowest {what}" if self.boxed else "the most confident mistakes first", ranked["worst"]),
         )
         return [
             (title, text, [(self._drawn(album, image), self._caption(image)) for image in images])
-            for title, text, images in kinds
+            for title, text, images in groups
             if images
         ]
 
     def _caption(self, image: int) -> str:
-        names, (asked, given) = self.run.head["classes"], (self.judged.asked_labels[image], self.judged.labels[image])
-        told = [f"IoU {self.judged.iou[image]:.2f}"] if self.boxed else []
+        names, actual, predicted = self.run.head["classes"], self.judged.true_labels[image], self.judged.labels[image]
+        texts = [f"IoU {self.judged.iou[image]:.2f}"] if self.boxed else []
         if self.classed:
-            taken = "" if asked == given else f", taken for {names[given]}"
-            told.insert(0, f"{names[asked]}{taken} ({self.judged.scores[image]:.0%})")
-        return ", ".join(told)
+            taken = "" if actual == predicted else f", taken for {names[predicted]}"
+            texts.insert(0, f"{names[actual]}{taken} ({self.judged.scores[image]:.0%})")
+        return ", ".join(texts)
 
     def _drawn(self, album: Album, image: int) -> AnnotatedImage:
-        """The largest object and over it the box that is given; without boxes the object alone."""
+        """The largest object with the predicted box over it; the object alone where no box is predicted."""
         names, right = self.run.head["classes"], bool(self.judged.right[image])
-        asked = Box(names[self.judged.asked_labels[image]], predictions.corners(self.judged.asked_boxes[image]))
-        outlines = [objects.annotated(asked, TRUE, asked.label)]
-        given = names[self.judged.labels[image]] if self.classed else asked.label
+        actual = Box(names[self.judged.true_labels[image]], predictions.corners(self.judged.true_boxes[image]))
+        outlines = [objects.annotated(actual, TRUE, actual.label)]
+        predicted = names[self.judged.labels[image]] if self.classed else actual.label
         mark, colour = ("", RIGHT) if right else ("✗ ", WRONG)
-        name = f"{mark}{given} {self.judged.scores[image]:.0%}" if self.classed else mark
+        name = f"{mark}{predicted} {self.judged.scores[image]:.0%}" if self.classed else mark
         if self.boxed:
-            outlines[0] = objects.annotated(asked, TRUE, "")
-            outlines.append(Outline(Box(given, predictions.corners(self.judged.boxes[image])), colour, name, given))
+            outlines[0] = objects.annotated(actual, TRUE, "")
+            outlines.append(
+                Outline(Box(predicted, predictions.corners(self.judged.boxes[image])), colour, name, predicted)
+            )
         return objects.outlined(album.picture(self.run.judged[image]), outlines)

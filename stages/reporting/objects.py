@@ -1,4 +1,4 @@
-"""What objects a dataset holds: how many of each class, how large, and examples with their boxes."""
+"""The objects of a dataset: how many of each class, how large, and examples with their boxes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from stages.reporting.figures import BLUE, ORANGE, TITLED, Drawing, _figure, _ma
 from stages.reporting.gather import RunResults
 from stages.reporting.pictures import LONGEST, SIDE, Album, Picture
 
-EXAMPLES = 12  # annotated images
-NAMED = 15  # boxes of an image that carry their class, at most
+EXAMPLES = 12  # annotated images that the page shows
+NAMED = 15  # boxes of an image that carry a name, at most
 LETTER, LETTER_WIDTH = 14, 8  # the height of a name on a canvas, and about the width of its letters
 LISTS = ("train", "val", "test", "all")
 BINS = 32
@@ -27,7 +27,14 @@ Counted = Mapping[str, Mapping[str, Mapping[str, int]]]  # list -> class -> `obj
 
 @dataclass(frozen=True)
 class ObjectCount:
-    """Objects of a class: in each list, in all, and how many of all are difficult."""
+    """Numbers of objects of a class.
+
+    Attributes:
+        name: the class.
+        of_list: in each list of the dataset.
+        objects: in all lists.
+        difficult: how many of these are difficult.
+    """
 
     name: str
     of_list: tuple[int, ...]
@@ -37,9 +44,17 @@ class ObjectCount:
 
 @dataclass(frozen=True)
 class Outline:
-    """A box to be drawn, with the name that stands beside it and what its tooltip says.
+    """A box to be drawn.
 
-    It is there at thresholds on the confidence that lie above `above` and are at most `upto`.
+    It is shown at thresholds on the confidence above `above` and up to `upto`.
+
+    Attributes:
+        box: where.
+        colour: of its line.
+        name: what stands next to it; empty for nothing.
+        title: its tooltip.
+        broken: whether its line is.
+        above, upto: the thresholds at which it is shown.
     """
 
     box: Box
@@ -50,14 +65,14 @@ class Outline:
     above: float = -1.0
     upto: float = 1.0
 
-    def there(self, threshold: float) -> bool:
+    def is_shown(self, threshold: float) -> bool:
         """Whether it is shown at a threshold."""
         return self.above < threshold <= self.upto
 
 
 @dataclass(frozen=True)
 class DrawnBox:
-    """An outline on a canvas, in its units, and where its name stands; the name is empty where there is no room."""
+    """An outline on a canvas, in its units, and where its name stands; no name where there is no room for it."""
 
     outline: Outline
     x: float
@@ -72,7 +87,7 @@ class DrawnBox:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An annotated image on a canvas whose longer side is SIDE, so that names have one size on small images too."""
+    """An image with its boxes on a canvas whose longer side is SIDE, so that names have the same size on all images."""
 
     picture: Picture
     width: float
@@ -82,12 +97,12 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class ObjectStatistics:
-    """What the page shows of objects.
+    """What the page shows of the objects of a dataset.
 
     Attributes:
-        lists: the dataset's own lists, or `all`.
-        counts: by class, in order of name.
-        sentences: how many there are.
+        lists: the lists of the dataset, or `all`.
+        counts: of each class, sorted by name.
+        sentences: how many objects there are.
         examples: annotated images.
     """
 
@@ -98,35 +113,34 @@ class ObjectStatistics:
 
 
 def explore(run: RunResults, album: Album, rows: Sequence[IndexRow]) -> ObjectStatistics | None:
-    """The objects of a run's dataset, with examples among `rows`; None where it has none."""
-    found = [row for row in run.rows if row.objects]
-    if not found:
+    """The objects of a run's dataset, with examples from `rows`; None where it has no objects."""
+    if not any(row.objects for row in run.rows):
         return None
     annotated = run.index["objects"]
     lists = tuple(name for name in LISTS if name in annotated)
     counts = count(annotated, lists)
-    colour = {row.name: colour_of(place) for place, row in enumerate(counts)}
-    shown = choose.samples([row for row in rows if row.objects], EXAMPLES) if album.folder else []
+    colour = {row.name: colour_of(i) for i, row in enumerate(counts)}
+    chosen = choose.samples([row for row in rows if row.objects], EXAMPLES) if album.folder else []
     return ObjectStatistics(
         lists,
         counts,
         sentences(annotated, lists, run.rows),
-        examples=[example(album.picture(row), colour) for row in shown],
+        examples=[example(album.picture(row), colour) for row in chosen],
     )
 
 
 def drawings(run: RunResults) -> dict[str, Drawing]:
     """The figures of the objects of a run's dataset, by name; none where it has no objects."""
-    found = [row for row in run.rows if row.objects]
-    if not found:
+    annotated_rows = [row for row in run.rows if row.objects]
+    if not annotated_rows:
         return {}
     annotated = run.index["objects"]
-    part = next(name for name in LISTS if name in annotated)
-    boxes = np.array([box.box for row in found for box in row.objects], float)
-    size = np.array([(row.width, row.height) for row in found for _ in row.objects], float)
+    first = next(name for name in LISTS if name in annotated)
+    boxes = np.array([box.box for row in annotated_rows for box in row.objects], float)
+    size = np.array([(row.width, row.height) for row in annotated_rows for _ in row.objects], float)
     sides = boxes[:, 2:] - boxes[:, :2]
     return {
-        "classes": per_class(annotated[part], part),
+        "classes": per_class(annotated[first], first),
         "an_image": an_image([len(row.objects) for row in run.rows]),
         "sides": spread("Width and height of boxes", "pixels", {"width": sides[:, 0], "height": sides[:, 1]}),
         "areas": spread("Share of the image", "% of the image's area", {"": 100 * sides.prod(1) / size.prod(1)}),
@@ -135,29 +149,30 @@ def drawings(run: RunResults) -> dict[str, Drawing]:
 
 
 def sentences(annotated: Counted, lists: Sequence[str], rows: Sequence[IndexRow]) -> str:
-    """How many objects there are, as annotated and in use."""
-    told = []
-    for part in lists:
+    """How many objects are annotated and how many are used."""
+    texts = []
+    for name in lists:
         objects, difficult = (
-            sum(found[what] for found in annotated[part].values()) for what in ("objects", "difficult")
+            sum(counts[kind] for counts in annotated[name].values()) for kind in ("objects", "difficult")
         )
-        told.append(f"{objects:,} objects" + (f" ({difficult:,} difficult)" if difficult else "") + f" in {part}")
+        texts.append(f"{objects:,} objects" + (f" ({difficult:,} difficult)" if difficult else "") + f" in {name}")
     used, empty = sum(len(row.objects) for row in rows), sum(not row.objects for row in rows)
-    without = f", and {empty:,} images without any" if empty else ""
+    without = f"; {empty:,} images have none" if empty else ""
     return (
-        f"Annotated: {', '.join(told)}. Used, without duplicates and broken annotations: {used:,} objects in "
+        f"Annotated: {', '.join(texts)}. Used, without duplicates and broken annotations: {used:,} objects in "
         f"{len(rows) - empty:,} images{without}."
     )
 
 
 def count(annotated: Counted, lists: Sequence[str]) -> list[ObjectCount]:
-    """The objects of each class, from what the index counted."""
+    """The objects of each class, as the index counted them."""
     none = {"objects": 0, "difficult": 0}
     counts = []
-    for name in sorted({name for found in annotated.values() for name in found}):
-        of_list = [annotated[part].get(name, none) for part in lists]
-        numbers = tuple(found["objects"] for found in of_list)
-        counts.append(ObjectCount(name, numbers, sum(numbers), sum(found["difficult"] for found in of_list)))
+    for name in sorted({name for counts_of in annotated.values() for name in counts_of}):
+        of_list = [annotated[item].get(name, none) for item in lists]
+        numbers = tuple(numbers_of["objects"] for numbers_of in of_list)
+        difficult = sum(numbers_of["difficult"] for numbers_of in of_list)
+        counts.append(ObjectCount(name, numbers, sum(numbers), difficult))
     return counts
 
 
@@ -175,8 +190,8 @@ def per_class(of_list: Mapping[str, Mapping[str, int]], part: str) -> Drawing:
             draw(places, hard, 0.72, color=ORANGE, label="difficult", **base)
             axes.legend(loc="lower right" if named else "upper right")
         titles = {
-            _tag(bar, place): f"{name}: {all_of[place]:,} objects, {hard[place]:,} of them difficult"
-            for place, (name, bar) in enumerate(zip(order, plain, strict=True))
+            _tag(bar, i): f"{name}: {all_of[i]:,} objects, {hard[i]:,} of them difficult"
+            for i, (name, bar) in enumerate(zip(order, plain, strict=True))
         }
         if named:
             axes.set_yticks(places, [_short(name) for name in order], fontsize=8.5)
@@ -191,14 +206,14 @@ def per_class(of_list: Mapping[str, Mapping[str, int]], part: str) -> Drawing:
 
 
 def an_image(numbers: Sequence[int]) -> Drawing:
-    """How many images hold how many objects."""
+    """How many images have how many objects."""
     most = max(numbers)
     step = most // BINS + 1
     edges = np.arange(0, most + step + 1, step) - 0.5
     with _style():
         figure, axes = _figure(190)
         axes.stairs(np.histogram(numbers, edges)[0], edges, fill=True, color=BLUE)
-        axes.set(title="Objects an image", xlabel="objects", ylabel="images")
+        axes.set(title="Objects per image", xlabel="objects", ylabel="images")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         return Drawing(
@@ -207,7 +222,13 @@ def an_image(numbers: Sequence[int]) -> Drawing:
 
 
 def spread(title: str, unit: str, named: Mapping[str, npt.NDArray[np.float64]]) -> Drawing:
-    """Distributions of positive numbers, on a logarithmic axis where they span much; one or two, each with its name."""
+    """One or two distributions of positive numbers, on a logarithmic axis where they span much.
+
+    Args:
+        title: of the figure.
+        unit: of the numbers.
+        named: name -> numbers.
+    """
     every = np.concatenate(list(named.values()))
     low, high = float(every.min()), float(every.max())
     wide = high > 8 * low
@@ -232,7 +253,7 @@ def spread(title: str, unit: str, named: Mapping[str, npt.NDArray[np.float64]]) 
 
 
 def example(picture: Picture, colour: Mapping[str, str]) -> AnnotatedImage:
-    """An image with its objects; the largest have the first claim to a name."""
+    """An image with its objects; the largest get their names first."""
     largest = sorted(picture.row.objects, key=lambda box: -box.area)
     return outlined(picture, [annotated(box, colour.get(box.label, colour_of(0)), box.label) for box in largest])
 
@@ -244,14 +265,14 @@ def annotated(box: Box, colour: str, name: str) -> Outline:
 
 
 def outlined(picture: Picture, outlines: Sequence[Outline]) -> AnnotatedImage:
-    """An image with boxes, largest first, so that small ones lie on top; no name stands where an earlier one does."""
+    """An image with boxes, small ones on top; a name is left out where it would lie on an earlier one."""
     row = picture.row
     if picture.uri is None:
         return AnnotatedImage(picture, 0, 0, [])
     scale = SIDE / max(picture.width, picture.height)
     width, height = picture.width * scale, picture.height * scale
     if max(row.width, row.height) > LONGEST * min(row.width, row.height):
-        return AnnotatedImage(picture, width, height, [])  # of such a long image only the middle is shown
+        return AnnotatedImage(picture, width, height, [])  # only the middle of such a long image is shown
     across, down = width / row.width, height / row.height
     marks, taken = list[DrawnBox](), list[tuple[float, float, float]]()
     for outline in outlines:
@@ -259,16 +280,16 @@ def outlined(picture: Picture, outlines: Sequence[Outline]) -> AnnotatedImage:
         right = x1 > width / 2  # the name grows towards the middle
         x = min(x2, width - 2) if right else max(x1, 2)
         y = y1 - 4 if y1 > LETTER + 4 else min(y1 + LETTER, height - 3)
-        beside = _short(outline.name)
-        long = len(beside) * LETTER_WIDTH
-        room = (x - long, x, y) if right else (x, x + long, y)
-        named = len(taken) < NAMED and bool(beside) and not any(_meet(room, other) for other in taken)
+        text = _short(outline.name)
+        length = len(text) * LETTER_WIDTH
+        room = (x - length, x, y) if right else (x, x + length, y)
+        named = len(taken) < NAMED and bool(text) and not any(_overlap(room, other) for other in taken)
         taken += [room] if named else []
-        name, anchor = beside if named else "", "end" if right else "start"
+        name, anchor = text if named else "", "end" if right else "start"
         marks.append(DrawnBox(outline, x1, y1, x2 - x1, y2 - y1, name, x, y, anchor))
     return AnnotatedImage(picture, width, height, sorted(marks, key=lambda mark: -mark.outline.box.area))
 
 
-def _meet(room: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
-    """Whether two names, each from x to x at y, would overlap."""
+def _overlap(room: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
+    """Whether two names, each (left, right, y), would overlap."""
     return room[0] < other[1] and other[0] < room[1] and abs(room[2] - other[2]) < LETTER

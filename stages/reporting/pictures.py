@@ -1,4 +1,4 @@
-"""Thumbnails that live inside the page, as far as the images can be had."""
+"""Thumbnails inside the page, of the images that can be read."""
 
 import base64
 import io
@@ -35,12 +35,13 @@ class Picture:
 
 @dataclass
 class Album:
-    """Makes thumbnails, and keeps a list of those it could not make.
+    """Makes thumbnails and lists those that cannot be made.
 
     Attributes:
-        folder: where the images lie; None if they are not there.
+        folder: where the images are; None where they are missing.
         why: the reason for that.
-        missing: path and reason of every image that was wanted and not had.
+        missing: path and reason of every image that could not be shown.
+        made: pictures by the checksum of their image.
     """
 
     folder: Path | None
@@ -50,7 +51,7 @@ class Album:
 
     @classmethod
     def open(cls, dataset: str, options: Any, root: str) -> "Album":
-        """The images of a dataset; an empty album where its archives or its folder are gone."""
+        """The images of a dataset; an album without a folder where its archives or its folder are missing."""
         try:
             folder = source.folder(dataset, options, root)
             if not folder.is_dir():
@@ -61,7 +62,7 @@ class Album:
 
     @property
     def shown(self) -> int:
-        """How many thumbnails there are."""
+        """How many thumbnails were made."""
         return sum(picture.uri is not None for picture in self.made.values())
 
     def picture(self, row: IndexRow) -> Picture:
@@ -71,7 +72,7 @@ class Album:
         return self.made[row.sha256]
 
     def views(self, row: IndexRow, provenance: dict[str, Any]) -> list[Picture]:
-        """An image in all its views, as the backbone saw them; none where the image cannot be had."""
+        """An image in all its views, as the backbone saw them; empty where the image cannot be read."""
         if self.folder is None or self.picture(row).uri is None:
             return []
         from stages.images import views  # imports torch, 3 s: only where there are views to show
@@ -80,11 +81,11 @@ class Album:
 
         how = Preprocessing.parse(provenance.get("joined", [provenance])[0]["preprocessing"])
         image = decode(source.read(self.folder, row.path, row.sha256))
-        made = [
+        pixels_of_views = [
             views.view(image, name, sha256=row.sha256, preprocessing=how, augment=views.settings(name))[0]
             for name in provenance["views"]
         ]
-        small = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in made]
+        small = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in pixels_of_views]
         for view in small:
             view.thumbnail((SIDE, SIDE))
         return [Picture(row, data_uri(view), *view.size) for view in small]
@@ -101,7 +102,10 @@ class Album:
         return Picture(row, data_uri(small), *small.size)
 
     def tile(self, row: IndexRow) -> Image.Image | None:
-        """The middle of an image, TILE pixels a side; kept, as large photographs take long. None: not to be had."""
+        """The centre of an image, TILE pixels wide and high; None where it cannot be read.
+
+        Tiles are kept in the cache, because large photographs take long.
+        """
         path = paths.thumbnails() / row.sha256[:2] / f"{row.sha256}.jpg"
         try:
             return Image.open(path).convert("RGB")
@@ -111,7 +115,7 @@ class Album:
             return None
         try:
             made = ImageOps.fit(thumbnail(source.read(self.folder, row.path, row.sha256)), (TILE, TILE))
-        except Exception:  # as in `_make`; what is missing is told of the larger pictures
+        except Exception:  # as in `_make`, which lists the image as missing
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         made.save(temporary := path.with_suffix(f".{os.getpid()}"), "JPEG", quality=90)

@@ -1,4 +1,4 @@
-"""What the head says of the judged images, one class for each task, as the choice of pictures and the page use it."""
+"""The predictions of a head for the images that it was evaluated on: one class for each task."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,10 +30,10 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class ClassPredictions:
-    """A class for each image.
+    """Probabilities of the classes for each of N images.
 
     Attributes:
-        labels: (N,) positions in the list of classes.
+        labels: (N,) the actual classes, as positions in the list of classes.
         probabilities: (N, C) softmax.
     """
 
@@ -47,13 +47,13 @@ class ClassPredictions:
         Raises:
             UserError: they are damaged, or of other images.
         """
-        number = {name: place for place, name in enumerate(run.head["classes"])}
-        name = "probabilities.safetensors"
-        probabilities = gather.arrays(name, run.part).get(run.part, np.zeros(0))
-        if probabilities.shape != (len(run.judged), len(number)):
+        label_of = {name: label for label, name in enumerate(run.head["classes"])}
+        file = "probabilities.safetensors"
+        probabilities = gather.arrays(file, run.part).get(run.part, np.zeros(0))
+        if probabilities.shape != (len(run.judged), len(label_of)):
             why = f"{probabilities.shape} probabilities for {len(run.judged)} images"
-            raise gather.damaged(paths.PREDICTIONS / name, why)
-        return cls(np.array([number[row.label] for row in run.judged], np.int64), probabilities)
+            raise gather.damaged(paths.PREDICTIONS / file, why)
+        return cls(np.array([label_of[row.label] for row in run.judged], np.int64), probabilities)
 
     @cached_property
     def chosen(self) -> Integers:
@@ -74,7 +74,7 @@ class ClassPredictions:
         return right
 
     def confusion(self) -> Integers:
-        """(C, C) counts: a row an actual class, a column a predicted one."""
+        """(C, C) numbers of images: one row per actual class, one column per predicted class."""
         classes = self.probabilities.shape[1]
         counts = np.zeros((classes, classes), np.int64)
         np.add.at(counts, (self.labels, self.chosen), 1)
@@ -83,11 +83,11 @@ class ClassPredictions:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What lies near the judged images among the cached features; nothing where the cache holds pixels.
+    """What lies near the N evaluated images among the cached features; empty where the cache holds pixels.
 
     Attributes:
         nearest: (N, 4) rows of the index, the most similar training image first.
-        mapped: (n,) positions among the judged images.
+        mapped: (n,) the images on the map, as positions among the N.
         map: (n, 2) where they lie, in [0, 1].
     """
 
@@ -102,16 +102,18 @@ class Neighbours:
         Raises:
             UserError: it is damaged, or of other images.
         """
-        found = gather.arrays(NEAREST, "")
-        nearest = found.get("nearest", np.zeros((len(run.judged), 0), np.int64))
+        arrays = gather.arrays(NEAREST, "")
+        nearest = arrays.get("nearest", np.zeros((len(run.judged), 0), np.int64))
         if len(nearest) != len(run.judged) or nearest.max(initial=0) >= len(run.rows):
             raise gather.damaged(paths.PREDICTIONS / NEAREST, f"{nearest.shape} for {len(run.judged)} images")
-        return cls(nearest, found.get("mapped", np.zeros(0, np.int64)), found.get("map", np.zeros((0, 2), np.float32)))
+        return cls(
+            nearest, arrays.get("mapped", np.zeros(0, np.int64)), arrays.get("map", np.zeros((0, 2), np.float32))
+        )
 
 
 @dataclass(frozen=True)
 class BoxPredictions:
-    """Boxes found in N images, n in all, and the objects there, m in all; both in the order of the images.
+    """The n boxes predicted in N images, and the m objects in these; both in the order of the images.
 
     Attributes:
         boxes: (n, 4) corners in pixels of the image.
@@ -119,12 +121,12 @@ class BoxPredictions:
         labels: (n,) positions in the list of classes.
         images: (n,) positions in the list of images.
         kinds: (n,) positions in `names`, or -1 where a box is right or counts neither way.
-        meant: (n,) the object that a box hits, or would were it mended, counted over all images, or -1.
+        meant: (n,) the object that a box hits, or would hit without its mistake, counted over all images; or -1.
         names: the kinds of mistakes.
-        objects: of all images, m of them.
+        objects: the m objects.
         object_images: (m,) positions in the list of images.
         object_labels: (m,) positions in the list of classes.
-        counts: (m,) False where an object counts neither way.
+        counts: (m,) False where an object counts neither way (difficult, ignored or a crowd).
     """
 
     boxes: Floats
@@ -146,27 +148,27 @@ class BoxPredictions:
         Raises:
             UserError: they are damaged, or of other images.
         """
-        name = "boxes.safetensors"
-        found = gather.arrays(name, run.part)
-        number = {label: place for place, label in enumerate(run.head["classes"])}
+        file = "boxes.safetensors"
+        arrays = gather.arrays(file, run.part)
+        label_of = {name: label for label, name in enumerate(run.head["classes"])}
         objects = [box for row in run.judged for box in row.objects]
         first = np.cumsum([0, *(len(row.objects) for row in run.judged)])
         try:
-            images, meant = found["images"], found["meant"]
+            images, meant = arrays["images"], arrays["meant"]
             return cls(
-                **{key: found[key] for key in ("boxes", "scores", "labels", "images", "kinds")},
+                **{name: arrays[name] for name in ("boxes", "scores", "labels", "images", "kinds")},
                 meant=np.where(meant < 0, -1, meant + first[images]),
                 names=run.predictions["kinds"],
                 objects=objects,
                 object_images=np.repeat(np.arange(len(run.judged)), np.diff(first)),
-                object_labels=np.array([number[box.label] for box in objects], np.int64),
+                object_labels=np.array([label_of[box.label] for box in objects], np.int64),
                 counts=np.array([not (box.difficult or box.ignore or box.crowd) for box in objects], bool),
             )
         except (KeyError, IndexError) as error:
-            raise gather.damaged(paths.PREDICTIONS / name, repr(error)) from None
+            raise gather.damaged(paths.PREDICTIONS / file, repr(error)) from None
 
     def above(self, threshold: float) -> "ShownBoxes":
-        """The boxes that are shown: those with a score of at least this. What is right of them stays right."""
+        """The boxes with at least this score. Which of them are right does not depend on the threshold."""
         return ShownBoxes(self, self.scores >= threshold)
 
 
@@ -176,24 +178,24 @@ class ShownBoxes:
 
     Attributes:
         all: every box.
-        there: (n,) those that are shown.
+        is_shown: (n,) whether a box is above it.
     """
 
     all: BoxPredictions
-    there: Booleans
+    is_shown: Booleans
 
     @cached_property
     def hits(self) -> Booleans:
         """(n,) shown boxes that are right."""
         meant = self.all.meant
         counts = np.append(self.all.counts, False)  # where nothing is meant
-        hits: Booleans = self.there & (self.all.kinds < 0) & counts[meant]
+        hits: Booleans = self.is_shown & (self.all.kinds < 0) & counts[meant]
         return hits
 
     @cached_property
     def wrong(self) -> Booleans:
         """(n,) shown boxes that are wrong."""
-        wrong: Booleans = self.there & (self.all.kinds >= 0)
+        wrong: Booleans = self.is_shown & (self.all.kinds >= 0)
         return wrong
 
     @cached_property
@@ -209,26 +211,30 @@ class ShownBoxes:
 
     @cached_property
     def unnoticed(self) -> Booleans:
-        """(m,) of those missed, the ones that no shown box would hit were it mended either."""
-        return self.missed & ~self._of_objects(self.there & (self.all.meant >= 0))
+        """(m,) of those missed, the ones that no shown box would hit without its mistake either."""
+        return self.missed & ~self._of_objects(self.is_shown & (self.all.meant >= 0))
 
     @property
     def found_share(self) -> float | None:
-        """Of the objects, how many are found (recall); None where there are none."""
+        """The share of the objects that are found (recall); None where there are none."""
         return share(int(self.found.sum()), int(self.all.counts.sum()))
 
     @property
     def right_share(self) -> float | None:
-        """Of the boxes shown, how many are right (precision); None where none is shown."""
+        """The share of the shown boxes that are right (precision); None where none is shown."""
         return share(int(self.hits.sum()), int(self.hits.sum() + self.wrong.sum()))
 
     def mistakes(self) -> dict[str, int]:
-        """How many of each kind; `missed` counts objects."""
-        number = {name: int((self.wrong & (self.all.kinds == kind)).sum()) for kind, name in enumerate(self.all.names)}
-        return number | {"missed": int(self.unnoticed.sum())}
+        """Number of mistakes of each kind; `missed` counts objects."""
+        numbers = {name: int((self.wrong & (self.all.kinds == kind)).sum()) for kind, name in enumerate(self.all.names)}
+        return numbers | {"missed": int(self.unnoticed.sum())}
 
     def f1(self, images: int) -> npt.NDArray[np.float64]:
-        """(N,) the harmonic mean of recall and precision in each image; NaN where there is nothing to find or show."""
+        """(N,) harmonic mean of recall and precision in each image; NaN where there is neither object nor box.
+
+        Args:
+            images: their number N.
+        """
         hits, wrong = (np.bincount(self.all.images[which], minlength=images) for which in (self.hits, self.wrong))
         objects = np.bincount(self.all.object_images[self.all.counts], minlength=images)
         with np.errstate(invalid="ignore"):
@@ -236,29 +242,30 @@ class ShownBoxes:
         return f1
 
     def _of_objects(self, boxes: Booleans) -> Booleans:
-        of_objects = np.zeros(len(self.all.objects), bool)
-        of_objects[self.all.meant[boxes]] = True
-        return of_objects
+        """(m,) the objects that some of these boxes (n,) mean."""
+        is_meant = np.zeros(len(self.all.objects), bool)
+        is_meant[self.all.meant[boxes]] = True
+        return is_meant
 
 
 @dataclass(frozen=True)
 class LargestPredictions:
-    """A box and a class for the largest object of each of N images; those without any object have no answer.
+    """The box and class predicted for the largest object of each of N images.
 
     Attributes:
         boxes: (N, 4) corners in pixels of the image.
-        scores: (N,) the probability of the class.
-        labels: (N,) positions in the list of classes.
-        asked_boxes: (N, 4) the largest object as far as the view shows it.
-        asked_labels: (N,) its class, or -1 where there is no object.
-        predict: box, class or both: what the head is trained for.
+        scores: (N,) the probability of the predicted class.
+        labels: (N,) the predicted classes, as positions in the list of classes.
+        true_boxes: (N, 4) the largest object, as far as it lies in the view.
+        true_labels: (N,) its class, or -1 where there is no object.
+        predict: what the head predicts: `box`, `class` or `both`.
     """
 
     boxes: Floats
     scores: Floats
     labels: Integers
-    asked_boxes: Floats
-    asked_labels: Integers
+    true_boxes: Floats
+    true_labels: Integers
     predict: str
 
     @classmethod
@@ -268,38 +275,38 @@ class LargestPredictions:
         Raises:
             UserError: they are damaged, or of other images.
         """
-        name = "boxes.safetensors"
-        found: dict[str, Any] = gather.arrays(name, run.part)
+        file = "boxes.safetensors"
+        arrays: dict[str, Any] = gather.arrays(file, run.part)
         try:
-            first = np.unique(found["images"], return_index=True)[1]  # the best of an image is its first
-            own = {key: found[key][first] for key in ("boxes", "scores", "labels")}
-            asked = {key: found[key] for key in ("asked_boxes", "asked_labels")}
+            first = np.unique(arrays["images"], return_index=True)[1]  # the best box of an image is its first
+            predicted = {name: arrays[name][first] for name in ("boxes", "scores", "labels")}
+            actual = {f"true_{name}": arrays[f"asked_{name}"] for name in ("boxes", "labels")}
         except KeyError as error:
-            raise gather.damaged(paths.PREDICTIONS / name, repr(error)) from None
-        if not len(run.judged) == len(first) == len(asked["asked_labels"]):
-            raise gather.damaged(paths.PREDICTIONS / name, f"{len(first)} boxes for {len(run.judged)} images")
-        return cls(**own, **asked, predict=run.head["knobs"]["predict"])
+            raise gather.damaged(paths.PREDICTIONS / file, repr(error)) from None
+        if not len(run.judged) == len(first) == len(actual["true_labels"]):
+            raise gather.damaged(paths.PREDICTIONS / file, f"{len(first)} boxes for {len(run.judged)} images")
+        return cls(**predicted, **actual, predict=run.head["knobs"]["predict"])
 
     @cached_property
-    def there(self) -> Booleans:
-        """(N,) images with an object."""
-        there: Booleans = self.asked_labels >= 0
-        return there
+    def has_object(self) -> Booleans:
+        """(N,) whether an image has an object."""
+        has_object: Booleans = self.true_labels >= 0
+        return has_object
 
     @cached_property
     def iou(self) -> Floats:
         """(N,) overlap with the largest object; 0 where there is none."""
-        low = np.maximum(self.boxes[:, :2], self.asked_boxes[:, :2])
-        high = np.minimum(self.boxes[:, 2:], self.asked_boxes[:, 2:])
+        low = np.maximum(self.boxes[:, :2], self.true_boxes[:, :2])
+        high = np.minimum(self.boxes[:, 2:], self.true_boxes[:, 2:])
         common = (high - low).clip(min=0).prod(1)
-        areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (self.boxes, self.asked_boxes)]
+        areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (self.boxes, self.true_boxes)]
         iou: Floats = common / np.maximum(areas[0] + areas[1] - common, np.finfo(np.float32).tiny)
         return iou
 
     @cached_property
     def right_class(self) -> Booleans:
-        """(N,) whether the class is right; true of all where none is predicted."""
-        right: Booleans = self.there & ((self.labels == self.asked_labels) | (self.predict == "box"))
+        """(N,) whether the class is right; true for every object where no class is predicted."""
+        right: Booleans = self.has_object & ((self.labels == self.true_labels) | (self.predict == "box"))
         return right
 
     @cached_property
@@ -310,7 +317,7 @@ class LargestPredictions:
 
 
 def bins() -> list[CalibrationBin]:
-    """Confidence against accuracy."""
+    """The rows of calibration.csv."""
 
     def parse(row: dict[str, str]) -> CalibrationBin:
         return CalibrationBin(float(row["confidence"]), float(row["accuracy"]), int(row["count"]))
@@ -319,7 +326,7 @@ def bins() -> list[CalibrationBin]:
 
 
 def precision_recall() -> dict[str, list[tuple[float, float]]]:
-    """Points of recall and precision by class, the surest boxes first."""
+    """Pairs of recall and precision for each class, the boxes with the highest scores first."""
 
     def parse(row: dict[str, str]) -> tuple[str, float, float]:
         return row["class"], float(row["recall"]), float(row["precision"])
@@ -331,11 +338,11 @@ def precision_recall() -> dict[str, list[tuple[float, float]]]:
 
 
 def corners(box: Floats) -> tuple[float, float, float, float]:
-    """A row of boxes as an object has it."""
+    """A row of an array of boxes as an annotation has it."""
     x1, y1, x2, y2 = box.tolist()
     return x1, y1, x2, y2
 
 
 def share(part: int, whole: int) -> float | None:
-    """A part of a whole; None where that is nothing."""
+    """The share of a part in a whole; None where the whole is 0."""
     return part / whole if whole else None

@@ -1,4 +1,4 @@
-"""Many small pictures of judged images in one: what the confusion matrix and the map of the page show on a click."""
+"""Many small pictures in one: those that the confusion matrix and the map of the page show on a click."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,52 +18,52 @@ SHOWN, MISTAKES = 1200, 400  # images spread evenly, and mistakes besides: with 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Judged images and their pictures.
+    """One JPEG with a tile for each of some images.
 
     Attributes:
-        uri: of a JPEG with a tile for each image, `COLUMNS` in a row.
-        places: positions among the judged images, in the order of the tiles.
-        points: where each lies on the map, in [0, 1]; None for one that is not on it.
+        uri: the JPEG, `COLUMNS` tiles per row.
+        images: the images, as positions among the evaluated ones, in the order of the tiles.
+        points: where each lies on the map, in [0, 1]; None for an image that is not on it.
     """
 
     uri: str
-    places: list[int]
+    images: list[int]
     points: list[tuple[float, float] | None]
 
     def data(self, judged: ClassPredictions, rows: Sequence[IndexRow], names: Sequence[str]) -> dict[str, Any]:
-        """What the script of the page reads: of each tile actual and predicted class, confidence, path and point."""
+        """What the script of the page reads: for each tile actual and predicted class, confidence, path and point."""
         tiles = [
             [
-                int(judged.labels[place]),
-                int(judged.chosen[place]),
-                round(float(judged.confidence[place]), 3),
-                rows[place].path,
+                int(judged.labels[image]),
+                int(judged.chosen[image]),
+                round(float(judged.confidence[image]), 3),
+                rows[image].path,
                 point and [round(value, 4) for value in point],
             ]
-            for place, point in zip(self.places, self.points, strict=True)
+            for image, point in zip(self.images, self.points, strict=True)
         ]
         return {"side": TILE, "columns": COLUMNS, "classes": names, "tiles": tiles}
 
 
 def make(judged: ClassPredictions, near: Neighbours, rows: Sequence[IndexRow], album: Album) -> Sheet | None:
-    """The sheet of a run; None where no picture can be had."""
-    places = choose(judged, near)
-    on_map = {int(place): (float(x), float(y)) for place, (x, y) in zip(near.mapped, near.map, strict=True)}
-    tiles = [album.tile(rows[place]) for place in places]
+    """The sheet of a run; None where no picture can be made."""
+    images = choose(judged, near)
+    on_map = {int(image): (float(x), float(y)) for image, (x, y) in zip(near.mapped, near.map, strict=True)}
+    tiles = [album.tile(rows[image]) for image in images]
     if not any(tiles):
         return None
-    sheet = Image.new("RGB", (TILE * COLUMNS, TILE * -(-len(places) // COLUMNS)), "#888")
+    sheet = Image.new("RGB", (TILE * COLUMNS, TILE * -(-len(images) // COLUMNS)), "#888")
     for number, tile in enumerate(tiles):
         if tile:
             sheet.paste(tile, (TILE * (number % COLUMNS), TILE * (number // COLUMNS)))
-    return Sheet(data_uri(sheet, QUALITY), places, [on_map.get(place) for place in places])
+    return Sheet(data_uri(sheet, QUALITY), images, [on_map.get(image) for image in images])
 
 
 def choose(judged: ClassPredictions, near: Neighbours) -> list[int]:
-    """Those of the map, or as many spread evenly, then the surest mistakes that are not among them."""
+    """The images on the map, or as many spread evenly, then the most confident mistakes that are not among them."""
     count = len(judged.labels)
     spread = near.mapped if len(near.mapped) else np.linspace(0, count - 1, min(SHOWN, count)).round().astype(int)
-    places = [int(place) for place in spread]
-    surest = [int(place) for place in np.argsort(-judged.confidence, kind="stable") if not judged.right[place]]
-    there = {*places}
-    return places + [place for place in surest if place not in there][:MISTAKES]
+    images = [int(image) for image in spread]
+    surest = [int(image) for image in np.argsort(-judged.confidence, kind="stable") if not judged.right[image]]
+    spread_images = {*images}
+    return images + [image for image in surest if image not in spread_images][:MISTAKES]

@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences and short lists that the page and the text share."""
+"""What the numbers mean, in sentences and short lists that the page and its Markdown share."""
 
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -8,7 +8,7 @@ from stages.features import forecast
 from stages.metrics import table
 from stages.reporting.gather import RunResults
 
-PART_NAMES = {"test": "unseen", "val": "validation"}
+SPLIT_NAMES = {"test": "unseen", "val": "validation"}
 MONITORS = {
     "val_loss": "lowest validation loss",
     "val_accuracy": "highest validation accuracy",
@@ -24,15 +24,15 @@ class Bar(NamedTuple):
 
 
 class Time(NamedTuple):
-    """What a stage took."""
+    """What a stage took; `speed` is in images per second."""
 
     seconds: float
-    speed: float | None  # images a second
+    speed: float | None
     counts: str
 
 
 class Score(NamedTuple):
-    """A number of the headline, as text."""
+    """A number at the top of the page, as text."""
 
     name: str
     value: str
@@ -40,13 +40,13 @@ class Score(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What page and text say first, and with the same words.
+    """What the page and its Markdown say first, in the same words.
 
     Attributes:
         answer: the result in one sentence.
         caveats: what a reader must know before trusting it.
         scores: the numbers.
-        facts: what they are about: name and text.
+        facts: what they are about, as names and texts.
         baselines: the head beside what needs no training, by the name of the metric.
     """
 
@@ -91,25 +91,25 @@ def baselines(run: RunResults) -> dict[str, list[Bar]]:
 
 
 def caveats(run: RunResults) -> list[str]:
-    """What limits the numbers of every task."""
-    found = list[str]()
+    """What a reader must know before trusting the numbers of any task."""
+    caveats = list[str]()
     if run.part == "val":
-        again = ", and after that the head trained on them as well" if refitted(run) else ""
-        found.append(
-            "There is no test part. Everything here is judged on the validation images, which also chose what was "
-            f"kept{again}: expect a little less on new images."
+        again = ", and the head was then trained on them as well" if refitted(run) else ""
+        caveats.append(
+            "There is no test split. Everything here is evaluated on the validation images, by which the head was also "
+            f"chosen{again}: expect a little less on new images."
         )
     if len(run.judged) < 100:
-        found.append(f"Only {len(run.judged)} images were judged: others could give rather different numbers.")
-    return found
+        caveats.append(f"Only {len(run.judged)} images were evaluated: others could give rather different numbers.")
+    return caveats
 
 
 def facts(run: RunResults) -> list[tuple[str, str]]:
-    """What the numbers of every task are about."""
+    """What the numbers of any task are about."""
     m = run.metrics
     trained, total = m["parameters_trainable"], m["parameters_total"]
     return [
-        ("Judged on", f"{len(run.judged):,} {run.part} images"),
+        ("Evaluated on", f"{len(run.judged):,} {run.part} images"),
         ("Images", f"{m['n_train']:,} train, {m['n_val']:,} val, {m['n_test']:,} test"),
         ("Classes", f"{m['classes']:,}"),
         ("Parameters", f"{trained:,} trained of {total:,} ({trained / total:.1%})"),
@@ -123,16 +123,16 @@ def refitted(run: RunResults) -> bool:
 
 
 def of_100(share: float) -> str:
-    """A share as a number of 100 that never claims none or all where it is not."""
+    """A share as a number out of 100, which is 0 or 100 only where none or all are meant."""
     if 0 < share < 0.005:
         return "fewer than 1"
     return "more than 99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
 
 
 def kept(run: RunResults) -> str:
-    """How the head came about, in a sentence."""
+    """How the head was trained, in a sentence."""
     if len(run.history) == 1 and run.history[0].lr is None:
-        notes = ", ".join(f"{name} {value(found)}" for name, found in run.head["notes"].items())
+        notes = ", ".join(f"{name} {value(note)}" for name, note in run.head["notes"].items())
         text = "The head was solved in closed form: no epochs, no learning rate"
         return f"{text}{f' ({notes}, chosen on validation)' if notes else ''}."
     best, epochs, knobs = run.head["best_epoch"], len(run.history), run.head["params"]
@@ -141,10 +141,10 @@ def kept(run: RunResults) -> str:
     early = f" of {allowed} allowed" if epochs < allowed else ""
     if refitted(run):
         return (
-            f"Chosen on val, trained again on train and val: epoch {best} has the {reason} of {epochs}{early}, so the "
-            f"head was trained anew on both parts for {best} epochs. The curves are of the choice."
+            f"Epoch {best} of {epochs}{early} has the {reason}. The head was then trained again on train and val "
+            f"together, for {best} epochs. The curves are of the first training."
         )
-    return f"Epoch {best} was kept, the one with the {reason}; {epochs} epochs were run{early}."
+    return f"Epoch {best} was kept, because it has the {reason}; {epochs} epochs were run{early}."
 
 
 def rates(run: RunResults) -> str:
@@ -160,7 +160,7 @@ def rates(run: RunResults) -> str:
 
 
 def sizes(run: RunResults) -> str:
-    """The sizes of the images in a sentence."""
+    """The sizes of the images, in a sentence."""
     widths, heights = sorted(row.width for row in run.rows), sorted(row.height for row in run.rows)
     if widths[0] == widths[-1] and heights[0] == heights[-1]:
         return f"Every image has {widths[0]} × {heights[0]} pixels."
@@ -172,13 +172,13 @@ def sizes(run: RunResults) -> str:
 
 
 def files(run: RunResults) -> list[tuple[str, int, str]]:
-    """What became of every file: name, number, explanation."""
+    """What was done with every file: name, number, explanation."""
     index = run.index
     contradicted = sum(len(copies) for copies in index.get("conflicts", ()))
     rows = [
         ("Files", index["files"], "found"),
-        ("Used", index["used"] - len(run.undecodable), "trained or judged on"),
-        ("Duplicates", len(index["duplicates"]), "same content as another"),
+        ("Used", index["used"] - len(run.undecodable), "for training or evaluation"),
+        ("Duplicates", len(index["duplicates"]), "same content as another file"),
         ("Bad", len(run.bad), "cannot be read"),
         ("Not images", len(index["not_images"]), "other kinds of files"),
     ]
@@ -208,8 +208,8 @@ def data_notes(run: RunResults) -> list[str]:
 
 
 def times(run: RunResults) -> list[tuple[str, Time]]:
-    """Seconds, speed and counts of each stage whose time was kept."""
-    found = []
+    """Seconds, speed and counts of each stage whose time is known."""
+    rows = []
     for stage, values in run.timings.items():
         counts = {name: value for name, value in values.items() if name not in ("seconds", "images/s", "views/s")}
         images = {"index": "images", "extract": "computed"}.get(stage)
@@ -217,12 +217,12 @@ def times(run: RunResults) -> list[tuple[str, Time]]:
         if speed is None and images and values.get(images) and values["seconds"]:
             speed = values[images] / values["seconds"]
         text = ", ".join(f"{value(count)} {name}" for name, count in counts.items())
-        found.append((stage, Time(values["seconds"], speed, text)))
-    return found
+        rows.append((stage, Time(values["seconds"], speed, text)))
+    return rows
 
 
 def saved(run: RunResults) -> str:
-    """What the cache spared this head, from the times of its own stages; nothing where they are not known."""
+    """How much time the cache saved this head, in a sentence; empty where the times of its stages are not known."""
     speed = run.timings.get("extract", {}).get("images/s")
     seconds, epochs = run.timings.get("train", {}).get("seconds"), len(run.history)
     if not speed or not seconds or run.history[0].lr is None:
@@ -245,8 +245,8 @@ def number(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def value(found: object) -> str:
-    """A recorded value as text: commas between thousands, no more than six digits of a fraction."""
-    if isinstance(found, int) and not isinstance(found, bool):
-        return f"{found:,}"
-    return f"{found:g}" if isinstance(found, float) else str(found)
+def value(item: object) -> str:
+    """A recorded value as text: commas between thousands, at most six digits of a fraction."""
+    if isinstance(item, int) and not isinstance(item, bool):
+        return f"{item:,}"
+    return f"{item:g}" if isinstance(item, float) else str(item)

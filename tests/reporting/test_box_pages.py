@@ -34,10 +34,10 @@ def largest(made: Made) -> Made:
 def test_the_answer_counts_objects_found_and_boxes_right(detector: Made, reported: Reported) -> None:
     html, markdown = reported()
     for text in (html, markdown):
-        assert "33 of 100 objects in unseen images are found, and 33 of 100 boxes shown are right" in text
+        assert "33 of 100 objects in unseen images are found, and 33 of 100 boxes are right" in text
         assert "43.2%" in text and "mean best IoU of the clustered anchors with the boxes of train: 0.65" in text
-        assert "has no place for 3 objects of train (16.7%)" in text
-        assert "Not in any training image" in text
+        assert "cannot represent 3 objects of train (16.7%)" in text
+        assert "Never found, because no training image has any" in text
 
 
 def test_a_class_that_is_never_found_is_named_at_the_top(detector: Made, reported: Reported) -> None:
@@ -56,7 +56,7 @@ def test_a_higher_threshold_shows_fewer_boxes(detector: Made) -> None:
     found = BoxPredictions.load(run)
     all_of, some = found.above(0.4), found.above(0.7)
     assert (all_of.hits.sum(), all_of.wrong.sum(), all_of.missed.sum()) == (8, 16, 16)
-    assert some.there.sum() == 12 and (some.hits.sum(), some.wrong.sum(), some.missed.sum()) == (4, 8, 20)
+    assert some.is_shown.sum() == 12 and (some.hits.sum(), some.wrong.sum(), some.missed.sum()) == (4, 8, 20)
     assert all_of.mistakes() == {"class": 8, "place": 0, "both": 0, "double": 0, "background": 8, "missed": 8}
     assert found.above(1.0).right_share is None and found.above(1.0).found_share == 0
 
@@ -92,7 +92,7 @@ def test_without_a_sure_box_the_page_says_so(detector: Made, reported: Reported)
 def test_a_refit_and_the_monitor_are_told(detector: Made, reported: Reported) -> None:
     detector.refit = "trainval"
     html, markdown = reported()
-    assert "Chosen on val, trained again on train and val" in html and "trained again" in markdown
+    assert "trained again on train and val together" in html and "trained again" in markdown
     assert "Average precision by epoch" in html and "Accuracy by epoch" not in html
 
 

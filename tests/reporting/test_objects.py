@@ -41,7 +41,7 @@ def test_the_sentences() -> None:
     rows = [row(Box("ant", (0, 0, 9, 9)), Box("ant", (0, 0, 9, 9))), row()]
     assert objects.sentences(ANNOTATED, ["train", "val"], rows) == (
         "Annotated: 1,509 objects (2 difficult) in train, 4 objects (1 difficult) in val. Used, without duplicates and "
-        "broken annotations: 2 objects in 1 images, and 1 images without any."
+        "broken annotations: 2 objects in 1 images; 1 images have none."
     )
 
 

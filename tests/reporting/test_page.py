@@ -130,7 +130,7 @@ def test_without_test_validation_is_judged(made: Made, reported: Reported) -> No
     made.sizes["test"] = 0
     html, markdown = reported()
     assert "67 of 100 validation images get the right class" in markdown
-    assert "There is no test part." in html and "There is no test part." in markdown
+    assert "There is no test split." in html and "There is no test split." in markdown
 
 
 def test_the_range_test_is_drawn_with_the_chosen_rate(standard: tuple[str, str]) -> None:
