@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from stages import index, paths
 from stages.datasets import folder, index_file
@@ -255,3 +257,33 @@ def test_an_index_without_flags_still_reads(workplace: Path) -> None:
     paths.index("toy").parent.mkdir(parents=True)
     paths.index("toy").write_text(json.dumps(line | {"objects": [{"label": "ant", "box": [1, 2, 3, 4]}]}) + "\n")
     assert index_file.read("toy")[0].objects == (Box("ant", (1, 2, 3, 4)),)
+
+
+def test_formats_that_exist_are_used_or_named_and_scaling_is_told(class_folder: Make, indexed: Make) -> None:
+    folder = class_folder(2)
+    grey = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    Image.fromarray(grey).save(folder / "ant/a.avif")
+    Image.fromarray(grey).save(folder / "ant/b.jp2")
+    Image.fromarray(grey).save(folder / "ant/big.tif", big_tiff=True)
+    Image.fromarray((grey / 255).astype(np.float32)).save(folder / "bee/float.tif")
+    (folder / "bee/drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (folder / "cat/x.jxl").write_bytes(b"\xff\x0a" + bytes(20))
+    (folder / "cat/list.txt").write_text("BMW, Audi")
+    rows, summary = indexed(folder)
+    assert {"ant/a.avif", "ant/b.jp2", "ant/big.tif", "bee/float.tif"} <= {row.path for row in rows}
+    assert {bad["path"]: bad["reason"].partition(" files are not read")[0] for bad in summary["bad"]} == {
+        "bee/drawing.svg": "SVG", "cat/x.jxl": "JPEG XL",
+    }  # fmt: skip
+    assert summary["not_images"] == ["cat/list.txt"]
+    assert summary["scaled"] == [{"path": "bee/float.tif", "scaling": "floats, 0 to 1"}]
+    assert [row.path for row in rows if row.scaled] == ["bee/float.tif"]
+    lines = paths.index("folder").read_text().splitlines()
+    assert sum('"scaled"' in line for line in lines) == 1  # ordinary lines stay as they were
+
+
+def test_a_photograph_that_was_cut_short_is_told_while_it_is_indexed(class_folder: Make, indexed: Make) -> None:
+    folder = class_folder(3)
+    path = folder / "ant/000.jpg"
+    path.write_bytes(path.read_bytes()[:-120])
+    rows, summary = indexed(folder, max_fraction=0.01)
+    assert len(rows) == 8 and "truncated" in summary["bad"][0]["reason"]

@@ -30,6 +30,7 @@ from stages.images import views
 from stages.images.decode import decode, shrink
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
+from stages.images.scaling import SCALING
 
 OUT = Path("cache/features/folder/toy.h5")
 MEMBER = "features/pooled"
@@ -745,3 +746,26 @@ def test_the_stage_keeps_images(class_folder: Folder, staged: Callable[..., Any]
     assert found["images"] == found["computed"] == 6 and h5.read(out).layers["input"].shape == (6, 1, 3, 48, 48)
     with pytest.raises(UserError, match=r"`views`: expected views=1 with cut=input, found views=2"):
         stage.main(staged(folder, cut="input", views=2))
+
+
+@pytest.mark.parametrize("scaled", [None, "12-bit integers, 0 to 4,095"])
+def test_the_rule_of_scaling_is_provenance_only_where_it_scales(
+    class_folder: Folder, staged: Callable[..., Any], scaled: str | None
+) -> None:
+    """The features of ordinary images stay valid when the rule changes."""
+    folder = class_folder(1)
+    chosen = staged(folder)
+    rows = index_file.read("folder")
+    index_file.write(paths.index("folder"), [replace(rows[0], scaled=scaled), *rows[1:]])
+    stage.main(chosen)
+    provenance = h5.read(paths.features("folder", "squeezenet1_1", "pooled")).provenance
+    assert provenance.get("scaling") == (SCALING if scaled else None)
+
+
+def test_the_bar_and_the_summary_give_one_speed(
+    class_folder: Folder, staged: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = stage.main(staged(class_folder(2), views=3))
+    assert found["computed"] == 6 and found["views/s"] > 0 and "images/s" not in found
+    bar = capfd.readouterr().err
+    assert "18/18" in bar and "views/s" in bar
