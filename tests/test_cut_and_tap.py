@@ -16,6 +16,7 @@ from stages.backbones import zoo
 from stages.errors import UserError
 from stages.features import h5
 from stages.training import data, model
+from tests.trained import VIT
 
 Make = Callable[..., Any]
 SMALL = "shufflenet_v2_x0_5"  # conv1, stage2, stage3, stage4, conv5
@@ -26,6 +27,9 @@ PLACES: dict[str, dict[str, Any]] = {  # what is kept, and how the head sits on 
     "map averaged": {"cut": "map", "head": "linear"},
     "module": {"cut": "stage3", "tap": "pooled", "head": "linear"},
     "module to map": {"cut": "stage3", "tap": "map", "head": "squeezenet"},
+    "tokens": {"cut": "cls+avg", "head": "linear", "backbone": VIT},
+    "blocks to tokens": {"cut": "blocks.3", "tap": "cls+avg@2", "head": "linear", "backbone": VIT},
+    "images to tokens": {"cut": "input", "tap": "avg", "head": "linear", "backbone": VIT},
     "images": {"cut": "input", "tap": "pooled", "head": "linear"},
     "images to map": {"cut": "input", "tap": "map", "head": "squeezenet"},
     "images themselves": {"cut": "input", "head": "lenet5"},

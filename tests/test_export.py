@@ -25,7 +25,7 @@ from stages.images.decode import decode, prepare
 from stages.prediction import predictor
 from tests import trained
 from tests.test_predict import merged
-from tests.trained import OBJECTS, SMALL
+from tests.trained import OBJECTS, SMALL, VIT
 
 Make = Callable[..., Any]
 COUNTS = (1, 3, 50)
@@ -33,13 +33,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "classifier": {"head": "mlp"},
     "knn on two backbones": {"head": "knn", "backbone": "squeezenet1_1+resnet18"},
     "a rest that trained": {"head": "linear", "cut": "features.9", "tap": "pooled"},
+    "tokens": {"head": "linear", "backbone": VIT, "cut": "cls+avg@4"},
+    "blocks that trained": {"head": "linear", "backbone": VIT, "cut": "blocks.3", "tap": "cls"},
     "from scratch": {"head": "lenet5", "cut": "input"},
     "largest": {**OBJECTS, "head": "largest"},
     "detector": {**OBJECTS, "head": "anchors", "precision": "bfloat16"},
     "multiscale": {**OBJECTS, "head": "multiscale", "cut": "pyramid", "backbone": "resnet18"},
 }
 THREE = ("classifier", "largest", "detector")  # that every format is tried on
-QUICK = [*((kind, "onnx") for kind in THREE), ("a rest that trained", "torch")]
+QUICK = [*((kind, "onnx") for kind in THREE), ("a rest that trained", "torch"), ("tokens", "onnx")]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from stages.errors import UserError
 from stages.features import forecast
 from stages.features.extraction import load_extractor
 from stages.params import with_overrides
-from tests.trained import SMALL
+from tests.trained import SMALL, VIT
 
 NETWORK = ("squeezenet1_1", "random")
 
@@ -44,6 +44,14 @@ def test_sizes_are_those_of_the_features(planned: Callable[..., None], capsys: p
     assert " ".join(rows[0][3:]) == f"{forecast.in_bytes(size)} {forecast.in_bytes(1e6 * size)}"
     assert "1,000,000 images of folder: " in said and "squeezenet1_1 (" in said
     assert not (paths.store() / "features").exists() or not any((paths.store() / "features").rglob("*.h5"))
+
+
+def test_the_cuts_of_tokens_are_among_the_choices(
+    planned: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned(images=1e6, backbone=VIT, cut="cls+avg@4")
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line[:1].islower()}
+    assert "cls+avg@4" in rows and "cls" in rows and "map" in rows and "pyramid" not in rows
 
 
 def test_the_work_comes_in_parts(planned: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:

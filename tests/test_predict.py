@@ -19,7 +19,7 @@ from stages.datasets import index_file, splits
 from stages.features.extraction import load_extractor
 from stages.prediction import answers, image_files, predictor
 from tests import trained
-from tests.trained import OBJECTS, SMALL
+from tests.trained import OBJECTS, SMALL, VIT
 
 Make = Callable[..., Any]
 Lines = list[dict[str, Any]]
@@ -32,6 +32,11 @@ LABELS: dict[str, dict[str, Any]] = {
     "squeezenet": {"head": "squeezenet", "cut": "map"},
     "two backbones": {"head": "ridge", "backbone": "squeezenet1_1+resnet18", "views": 2, "decide": {"tta": True}},
     "a rest that trained": {"head": "linear", "cut": "features.9", "tap": "pooled"},
+    "tokens": {"head": "mlp", "backbone": VIT, "cut": "cls+avg@4"},
+    "the mean of tokens": {"head": "knn", "backbone": VIT, "cut": "avg"},
+    "the class token": {"head": "ridge", "backbone": VIT, "cut": "cls"},
+    "a map of tokens": {"head": "squeezenet", "backbone": VIT, "cut": "map"},
+    "blocks that trained": {"head": "linear", "backbone": VIT, "cut": "blocks.3", "tap": "cls+avg"},
     "from scratch": {"head": "lenet5", "cut": "input"},
     "fine-tuned": {"head": "linear", "cut": "input", "tap": "pooled"},
     "bfloat16": {"head": "squeezenet", "cut": "map", "precision": "bfloat16", "extract": {"precision": "bfloat16"}},
@@ -42,6 +47,8 @@ DETECTION: dict[str, dict[str, Any]] = {
     "box alone": {"head": "largest", "boxes": {"predict": "box"}},
     "grid": {"head": "grid", "views": 2, "decide": {"tta": True}},
     "anchors": {"head": "anchors", "resize": "crop"},
+    "anchors on tokens": {"head": "anchors", "backbone": VIT},
+    "grid, blocks that trained": {"head": "grid", "backbone": VIT, "cut": "blocks.3", "tap": "map"},
     "multiscale": {"head": "multiscale", "cut": "pyramid", "backbone": "resnet18"},
     "grid, fine-tuned": {"head": "grid", "cut": "input", "tap": "map"},
 }

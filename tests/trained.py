@@ -12,6 +12,7 @@ SMALL: dict[str, Any] = {
     "backbone": "squeezenet1_1", "weights": "random", "image_size": 64, "epochs": 2, "hidden": 8, "batch_size": 8,
     "extract": {"batch_size": 8},
 }  # fmt: skip
+VIT = "timm:test_vit"  # six blocks of 64 channels, one class token, patches of 16 pixels
 OBJECTS: dict[str, Any] = {"cut": "map", "resize": "squash", "boxes": {"anchor_count": 1}}
 VOC = {"train": 6, "val": 4, "test": 7}
 
