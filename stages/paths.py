@@ -54,6 +54,11 @@ def thumbnails() -> Path:
     return main_checkout() / "cache" / "thumbnails"
 
 
+def pixels(dataset: str) -> Path:
+    """What the pixels of each image of a dataset look like; safe to remove."""
+    return main_checkout() / "cache" / "pixels" / f"{dataset}.safetensors"
+
+
 def engine() -> Path:
     """Converted networks, shared by every experiment of the main checkout."""
     return main_checkout() / "cache" / "engine"

@@ -16,7 +16,7 @@ from tests import checkout
 from tests.checkout import Project
 from tests.dag.toy import BASE, FROM_HEAD, FROM_TRAIN, IMAGES, draw_images
 
-SHARED = ("index", "split", "extract")  # the stages whose outs a colleague needs
+SHARED = ("index", "split", "extract", "review")  # the stages whose outs a colleague needs
 BUCKET = "features"
 pytestmark = pytest.mark.slow
 
@@ -92,7 +92,7 @@ def test_a_local_remote(owner: Project) -> None:
     colleague = joined(owner)
     trains_without_images(colleague)
     stages, output = colleague.experiment({"backbone": "resnet18"}, "--allow-missing", "--pull")
-    assert stages == {"check", *FROM_HEAD}, output  # the features are those that the owner has pushed
+    assert stages == {"check", "review", *FROM_HEAD}, output  # the features are those that the owner has pushed
 
 
 @pytest.mark.skipif(not (find_spec("dvc_s3") and find_spec("moto")), reason="needs dvc-s3 and moto[server]")

@@ -13,9 +13,11 @@ from stages.datasets import index_file
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.results import read_csv, read_evaluation, read_json, read_text
+from stages.reviewing import suspicions
+from stages.reviewing.suspicions import Suspicion
 from stages.training.history import Epoch, parse
 
-STAGES = ("download", "index", "split", "extract", "lr_sweep", "train", "evaluate")  # in the order they run
+STAGES = ("download", "index", "split", "extract", "review", "lr_sweep", "train", "evaluate")  # in the order they run
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class RunResults:
             closed form.
         views: scores by name when the first one, two, … views are averaged; `views` is how many.
         undecodable: images whose pixels extraction could not read.
+        suspicions: what the stage review suspects of the data.
         timings: stage -> seconds and counts, of the last time it ran on this machine.
     """
 
@@ -69,6 +72,7 @@ class RunResults:
     views: list[dict[str, float]]
     rows: list[IndexRow]
     undecodable: list[dict[str, str]]
+    suspicions: list[Suspicion]
     timings: dict[str, dict[str, Any]]
 
     @property
@@ -126,6 +130,7 @@ def load(dataset: str) -> RunResults:
         views=read_csv(paths.PLOTS / "views.csv", _numbers),
         rows=rows,
         undecodable=read_text(undecodable, json.loads),
+        suspicions=suspicions.read(paths.REPORTS / "review.csv"),
         timings=_timings(
             {"dataset": dataset, "root": index["root"], "backbone": knobs["backbone"], "cut": knobs["cut"]}
         ),

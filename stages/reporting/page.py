@@ -6,7 +6,18 @@ from typing import Any, Protocol
 
 from stages.datasets.index_file import IndexRow
 from stages.metrics.table import METRICS
-from stages.reporting import choose, classification, command, detection, figures, largest, objects, rendering, words
+from stages.reporting import (
+    choose,
+    classification,
+    command,
+    detection,
+    figures,
+    largest,
+    objects,
+    rendering,
+    review,
+    words,
+)
 from stages.reporting.figures import Drawing
 from stages.reporting.gather import RunResults
 from stages.reporting.pictures import Album
@@ -67,9 +78,10 @@ def html(run: RunResults, album: Album, drawn: Mapping[str, Drawing]) -> str:
     statistics = objects.explore(run, album, trained(run)) if finds_objects(run) else None
     sections = {"Views": has_views, "Objects": statistics is not None, "Data": True, "Provenance": True}
     context = {
-        "contents": ["Training", *task.sections, *(name for name, present in sections.items() if present)],
+        "contents": ["Review", "Training", *task.sections, *(name for name, present in sections.items() if present)],
         "figures": drawn,
         **{group: [drawn[name] for name in drawn if name.startswith(group)] for group in GROUPS},
+        "suspected": review.kinds(run, album),
         "objects": statistics,
         "samples": [album.picture(row) for row in choose.samples(trained(run), 0 if statistics else SAMPLES)],
         "views": album.views(trained(run)[0], run.head["features"]) if has_views else [],
@@ -104,6 +116,7 @@ def markdown(run: RunResults, drawn: Mapping[str, Drawing]) -> str:
 def common(run: RunResults, task: TaskPage) -> dict[str, Any]:
     """What all templates need."""
     summary = task.summary()
+    right = task.judged.right if isinstance(task, classification.ClassificationPage) else None
     return {
         "run": run,
         "m": run.metrics,
@@ -113,6 +126,7 @@ def common(run: RunResults, task: TaskPage) -> dict[str, Any]:
         "provenance": provenance(run, task),
         "command": command.differing(run),
         "complete_command": command.complete(run),
+        "reviewed": review.sentences(run, right),
         **task.text(),
     }
 

@@ -32,7 +32,7 @@ NOBODYS = {
     "extract.cluster_cpus": "who computes it",
     "extract.cluster_gpus": "who computes it",
 }
-HARMLESS = {"extract": NOBODYS | {"root": PLACES}, "report": NOBODYS | {"root": PLACES}}
+HARMLESS = {name: NOBODYS | {"root": PLACES} for name in ("extract", "report", "review")}
 STAGES = pipeline.load()
 LISTS = {"train": 6, "val": 4, "test": 4}
 BASE: dict[str, Any] = {

@@ -12,7 +12,7 @@ ORDER = (
     "fetching", "images", "boxes", "metrics", "backbones", "datasets", "features", "heads",
     # puts the blocks together; what every stage does around its work
     "params", "stage",
-    "training", "evaluation", "sweeping", "reporting", "comparing", "prediction", "exporting",
+    "training", "reviewing", "evaluation", "sweeping", "reporting", "comparing", "prediction", "exporting",
     # the stages and the commands: they may import any room, and nothing imports them
     "top",
 )  # fmt: skip

@@ -19,8 +19,8 @@ BASE = {  # a run of seconds: tiny images, random weights
 # The stages that run from one on.
 FROM_TRAIN = {"train", "evaluate", "report"}
 FROM_HEAD = {"lr_sweep", *FROM_TRAIN}
-FROM_EXTRACT = {"extract", *FROM_HEAD}
-FROM_SPLIT = {"split", *FROM_HEAD}
+FROM_EXTRACT = {"extract", "review", *FROM_HEAD}
+FROM_SPLIT = {"split", "review", *FROM_HEAD}
 FROM_INDEX = {"index", "split", *FROM_EXTRACT}
 FROM_EVALUATE = {"evaluate", "report"}
 NOTHING: set[str] = set()

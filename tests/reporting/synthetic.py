@@ -20,6 +20,8 @@ from stages.datasets.registry import Datasets
 from stages.evaluation.common import PLOTS
 from stages.metrics import table
 from stages.params import Params
+from stages.reviewing import suspicions
+from stages.reviewing.suspicions import Suspicion
 
 HOSTILE = ("<script>alert(1)</script>", '"><img onerror=x>', "a|b", "$x_1$ `code`\nline", "long" * 40, "plain")
 
@@ -45,6 +47,7 @@ class Made:
     mapped: bool = True
     index: dict[str, Any] = field(default_factory=dict)
     undecodable: tuple[dict[str, str], ...] = ()
+    suspicions: tuple[Suspicion, ...] = ()
 
     def write(self) -> Params:
         """Writes every file; returns the params that the report stage gets."""
@@ -65,6 +68,7 @@ class Made:
             self._write_nearest(rows, parts)
         else:
             self._write_boxes(labels, parts)
+        suspicions.write(paths.REPORTS / "review.csv", self.suspicions)
         bad = paths.features("folder", "net", "pooled").with_suffix(".bad.json")
         bad.parent.mkdir(parents=True, exist_ok=True)
         bad.write_text(json.dumps(list(self.undecodable)))

@@ -1,0 +1,111 @@
+"""The section "Look at your data first": what the stage review suspects, and what leaks do to the score."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.reporting.gather import RunResults
+from stages.reporting.pictures import Album, Picture
+from stages.reporting.words import percent
+from stages.reviewing import suspicions
+from stages.reviewing.suspicions import COPIES, WRONG_LABEL, Suspicion
+
+SHOWN = 12  # suspicions of a kind that have a picture
+NOTHING = "Nothing looks wrong: no label is contradicted by the other images, no image is a copy of another or odd."
+
+
+@dataclass(frozen=True)
+class ShownSuspicion:
+    """A suspicion with its pictures.
+
+    Attributes:
+        suspicion: a row of `reports/review.csv`.
+        picture: of the image.
+        other: of the image that it is a copy of, where there is one.
+    """
+
+    suspicion: Suspicion
+    picture: Picture
+    other: Picture | None
+
+
+@dataclass(frozen=True)
+class SuspicionKind:
+    """The suspicions of one kind: heading, what they are, the strongest with pictures, how many there are in all."""
+
+    heading: str
+    remark: str
+    shown: list[ShownSuspicion]
+    count: int
+
+
+def kinds(run: RunResults, album: Album) -> list[SuspicionKind]:
+    """Every kind of which there is a suspicion."""
+    by_path = {row.path: row for row in run.rows}
+
+    def shown(suspicion: Suspicion) -> ShownSuspicion:
+        picture = album.picture(by_path[suspicion.path])
+        other = by_path.get(suspicion.other)
+        return ShownSuspicion(suspicion, picture, album.picture(other) if other else None)
+
+    found = []
+    for heading, remark, group in _grouped(run.suspicions):
+        pictured = [shown(suspicion) for suspicion in group if suspicion.path in by_path][:SHOWN]
+        if group:
+            found.append(SuspicionKind(heading, remark, pictured, len(group)))
+    return found
+
+
+def sentences(run: RunResults, right: npt.NDArray[np.bool_] | None) -> list[str]:
+    """What was found, in sentences.
+
+    Args:
+        run: with its suspicions.
+        right: (N,) whether the class of each judged image was right; None where none is predicted.
+    """
+    if not run.suspicions:
+        return [NOTHING]
+    counts = [f"{len(group):,} {heading.lower()}" for heading, _, group in _grouped(run.suspicions) if group]
+    said = [f"Found: {', '.join(counts)}. reports/review.csv lists all of them."]
+    return [*said, *([text] if (text := without_leaks(run, right)) else [])]
+
+
+def without_leaks(run: RunResults, right: npt.NDArray[np.bool_] | None) -> str:
+    """How many judged images have a copy in another split, and the accuracy with and without them."""
+    copied = copied_elsewhere(run.suspicions)
+    leaked = np.array([row.path in copied for row in run.judged], bool)
+    if not leaked.any():
+        return ""
+    verb = "image has" if leaked.sum() == 1 else "images have"
+    text = f"{leaked.sum():,} of {len(leaked):,} {run.part} {verb} a copy in another split"
+    if right is None or leaked.all():
+        return f"{text}."
+    return f"{text}: top-1 accuracy is {percent(right.mean())} with them and {percent(right[~leaked].mean())} without."
+
+
+def copied_elsewhere(found: Sequence[Suspicion]) -> set[str]:
+    """The paths of images with a copy in another split."""
+    return {path for suspicion in found if suspicion.leak for path in (suspicion.path, suspicion.other)}
+
+
+def _grouped(found: Sequence[Suspicion]) -> list[tuple[str, str, list[Suspicion]]]:
+    """Heading, remark and suspicions of each kind."""
+    copies = [suspicion for suspicion in found if suspicion.what in COPIES]
+    known = {WRONG_LABEL, suspicions.CONFLICT, *COPIES}
+    return [
+        ("Leaks", "the same picture in two splits", [copy for copy in copies if copy.leak]),
+        ("Conflicts", "one content under two labels; none of the copies is used", _of(found, suspicions.CONFLICT)),
+        (
+            "Wrong labels",
+            "all other images contradict the label; the strongest contradictions first",
+            _of(found, WRONG_LABEL),
+        ),
+        ("Copies within a split", "the same picture twice", [copy for copy in copies if not copy.leak]),
+        ("Odd images", "unlike the rest of the set", [item for item in found if item.what not in known]),
+    ]
+
+
+def _of(found: Sequence[Suspicion], what: str) -> list[Suspicion]:
+    return [suspicion for suspicion in found if suspicion.what == what]

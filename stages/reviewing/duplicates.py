@@ -1,0 +1,99 @@
+"""Near-duplicates: pairs that are alike in the features and in the pixels, mirror images too."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.reviewing.neighbours import Pairs
+
+SAME = 0.99  # correlation of two thumbnails that are one picture
+SAME_NEAREST = 0.97  # the same where each is the most similar image of the other in the features
+BLOCK = 4096  # pairs at a time
+CONTRAST = 4.0  # grey values: a blank image correlates with anything
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Two images that show the same picture.
+
+    Attributes:
+        first: position of one.
+        second: position of the other, which is larger.
+        correlation: of their thumbnails.
+        mirrored: whether one is the other's mirror image.
+    """
+
+    first: int
+    second: int
+    correlation: float
+    mirrored: bool
+
+
+def confirmed(
+    pairs: Pairs,
+    nearest: npt.NDArray[np.int64],
+    thumbnails: npt.NDArray[np.uint8],
+    contrast: npt.NDArray[np.float32],
+) -> list[Duplicate]:
+    """The pairs whose pixels agree.
+
+    The features only say which images to compare: a threshold on them would have to differ for every backbone.
+
+    Args:
+        pairs: that are alike in the features.
+        nearest: (n,) the most similar image of each.
+        thumbnails: (n, 32, 32, 3) uint8.
+        contrast: (n,) of each image.
+    """
+    plain, mirror = _correlations(pairs, thumbnails)
+    correlation = np.maximum(plain, mirror)
+    mutual = (nearest[pairs.first] == pairs.second) & (nearest[pairs.second] == pairs.first)
+    visible = np.minimum(contrast[pairs.first], contrast[pairs.second]) >= CONTRAST
+    alike = visible & ((correlation >= SAME) | (mutual & (correlation >= SAME_NEAREST)))
+    return [
+        Duplicate(int(pairs.first[i]), int(pairs.second[i]), float(correlation[i]), bool(mirror[i] > plain[i]))
+        for i in np.flatnonzero(alike)
+    ]
+
+
+def groups(edges: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """The positions that hang together through pairs, each group ascending, in the order of their first members."""
+    leader: dict[int, int] = {}
+
+    def find(item: int) -> int:
+        while (above := leader.setdefault(item, item)) != item:
+            leader[item] = leader[above]
+            item = leader[item]
+        return item
+
+    for first, second in edges:
+        low, high = sorted((find(first), find(second)))
+        leader[high] = low
+    members: dict[int, list[int]] = {}
+    for item in sorted(leader):
+        members.setdefault(find(item), []).append(item)
+    return list(members.values())
+
+
+def _correlations(
+    pairs: Pairs, thumbnails: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Of each pair the correlation of the thumbnails, and that with the second one mirrored."""
+    plain, mirror = np.empty(len(pairs.first), np.float32), np.empty(len(pairs.first), np.float32)
+    for start in range(0, len(plain), BLOCK):
+        block = slice(start, start + BLOCK)
+        first, second = thumbnails[pairs.first[block]], thumbnails[pairs.second[block]]
+        plain[block] = _correlation(first, second)
+        mirror[block] = _correlation(first, second[:, :, ::-1])
+    return plain, mirror
+
+
+def _correlation(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    a, b = (pixels.reshape(len(pixels), -1).astype(np.float32) for pixels in (first, second))
+    a -= a.mean(1, keepdims=True)
+    b -= b.mean(1, keepdims=True)
+    norm = np.sqrt(np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b))
+    correlation: npt.NDArray[np.float32] = np.einsum("ij,ij->i", a, b) / np.maximum(norm, 1e-6)
+    return correlation

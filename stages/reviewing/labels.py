@@ -1,0 +1,128 @@
+"""Wrong labels: what all other images say of an image, against its own label.
+
+Ridge regression on one-hot labels has leave-one-out predictions in closed form: with the hat matrix H of all images,
+the prediction for image i by all others is y_i - (y_i - ŷ_i) / (1 - h_ii). Nothing is trained again.
+https://robjhyndman.com/hyndsight/loocv-linear-models/
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from stages.reviewing.vectors import Vectors
+
+STRENGTHS = tuple(10.0**power for power in (-3, -2.5, -2, -1.5, -1, -0.5, 0, 1))  # λ, as a multiple of the images
+ASKED = 8192  # images that choose the strength
+LARGEST_LEVERAGE = 1 - 1e-4  # an image that determines its own prediction: nothing can be said without it
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What the other images say of each image.
+
+    Attributes:
+        own: (n,) float32: the regression value of the image's own label; 1 is certain, 0 none.
+        other: (n,) int64: the class with the highest value among all others.
+        other_value: (n,) float32: its value.
+        accuracy: how often the own label has the highest value.
+        strength: that was chosen, by that accuracy.
+    """
+
+    own: npt.NDArray[np.float32]
+    other: npt.NDArray[np.int64]
+    other_value: npt.NDArray[np.float32]
+    accuracy: float
+    strength: float
+
+    @property
+    def doubt(self) -> npt.NDArray[np.float32]:
+        """(n,): how far the other class is ahead of the own label; above 0 the others contradict the label."""
+        return self.other_value - self.own
+
+
+def leave_one_out(vectors: Vectors, labels: npt.NDArray[np.int64], classes: int) -> LeftOut:
+    """Predicts every image from all others.
+
+    Two passes over the vectors: XᵀX and XᵀY, then the predictions. An eigendecomposition of XᵀX makes every strength a
+    scaling.
+
+    Args:
+        vectors: of n images.
+        labels: (n,) their classes, from 0.
+        classes: how many there are.
+    """
+    y = torch.from_numpy(labels)
+    frequencies = torch.bincount(y, minlength=classes).float() / len(y)
+    gram, target = torch.zeros(vectors.width, vectors.width), torch.zeros(vectors.width, classes)
+    for positions, x in vectors.blocks():
+        gram += x.T @ x
+        target += x.T @ (_one_hot(y[positions], classes) - frequencies)
+    values, directions = torch.linalg.eigh(gram.double())
+    values, directions = values.clamp(min=0).float(), directions.float()
+    target = directions.T @ target
+    strength = _best_strength(vectors, y, values, directions, target, frequencies)
+    weights = 1 / (values + strength * len(y))
+    parts = []
+    for positions, x in vectors.blocks():
+        predicted = _left_out(x @ directions, y[positions], weights, target, frequencies, len(y))
+        parts.append(_compared(predicted, y[positions]))
+    own, other, other_value = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    return LeftOut(own, other, other_value, float((own >= other_value).mean()), strength)
+
+
+def _best_strength(
+    vectors: Vectors,
+    y: torch.Tensor,
+    values: torch.Tensor,
+    directions: torch.Tensor,
+    target: torch.Tensor,
+    frequencies: torch.Tensor,
+) -> float:
+    """The strength whose leave-one-out predictions are right most often, on images spread over the whole set."""
+    asked = np.unique(np.linspace(0, len(y) - 1, min(ASKED, len(y))).round().astype(np.int64))
+    z = (vectors.centred(asked) * vectors.scale) @ directions
+    right = []
+    for strength in STRENGTHS:
+        weights = 1 / (values + strength * len(y))
+        predicted = _left_out(z, y[asked], weights, target, frequencies, len(y))
+        right.append(int((predicted.argmax(1) == y[asked]).sum()))
+    return STRENGTHS[right.index(max(right))]
+
+
+def _left_out(
+    z: torch.Tensor,
+    y: torch.Tensor,
+    weights: torch.Tensor,
+    target: torch.Tensor,
+    frequencies: torch.Tensor,
+    count: int,
+) -> torch.Tensor:
+    """(k, C): predictions for k images, each by all others.
+
+    Args:
+        z: (k, D) vectors in the basis of the eigenvectors.
+        y: (k,) labels.
+        weights: (D,) 1 / (eigenvalue + penalty).
+        target: (D, C) XᵀY in the same basis.
+        frequencies: (C,) of the classes, which are the intercept.
+        count: of all images.
+    """
+    leverage = (z.square() @ weights + 1 / count).clamp(max=LARGEST_LEVERAGE)
+    truth = _one_hot(y, len(frequencies))
+    residual = truth - z @ (weights[:, None] * target) - frequencies
+    return truth - residual / (1 - leverage[:, None])
+
+
+def _compared(predicted: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The value of the own label, and the best other class with its value."""
+    own = predicted.gather(1, y[:, None])[:, 0]
+    others = predicted.scatter(1, y[:, None], -torch.inf)
+    value, other = others.max(1)
+    return own, other, value
+
+
+def _one_hot(y: torch.Tensor, classes: int) -> torch.Tensor:
+    return F.one_hot(y, classes).float()

@@ -1,0 +1,164 @@
+"""All suspicions about a dataset, and their numbers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.datasets.index_file import IndexRow
+from stages.features import h5
+from stages.reviewing import duplicates, labels, neighbours, odd, vectors
+from stages.reviewing.pixels import Pixels
+from stages.reviewing.suspicions import CONFLICT, MIRROR_IMAGE, NEAR_DUPLICATE, WRONG_LABEL, Suspicion
+from stages.reviewing.vectors import Vectors
+
+FEWEST_OF_CLASS = 3  # images: of fewer, the others cannot tell what the class looks like
+COARSE = 4  # pixels of a thumbnail that become one where there are no features to compare
+
+
+@dataclass(frozen=True)
+class _Image:
+    row: IndexRow
+    split: str
+
+
+def suspect(
+    rows: Sequence[IndexRow],
+    *,
+    split_names: Sequence[str],
+    conflicts: Sequence[Sequence[Mapping[str, Any]]],
+    features: h5.Features,
+    pixels: Pixels | None,
+) -> tuple[list[Suspicion], dict[str, Any]]:
+    """Everything that looks wrong, strongest first within its kind, and how much of each there is.
+
+    Args:
+        rows: of the index.
+        split_names: train, val, test or nothing for each image.
+        conflicts: path and labels of the files of each content that has several labels; they are not in the index.
+        features: of the same images.
+        pixels: what they look like; None where the images cannot be had.
+    """
+    images = [_Image(row, split) for row, split in zip(rows, split_names, strict=True)]
+    described = vectors.load(features)
+    wrong, accuracy = _wrong_labels(images, described) if described else ([], None)
+    pairs = _candidates(described, pixels)
+    copies = _copies(images, *pairs, pixels) if pairs and pixels else []
+    oddities = _oddities(images, described, pairs, pixels)
+    tested = {copy.path if copy.split == "test" else copy.other for copy in copies if _between(copy, "test", "train")}
+    summary: dict[str, Any] = {
+        "images": len(rows),
+        "wrong_labels": len(wrong),
+        "near_duplicates": len(copies),
+        "leaks": sum(copy.leak for copy in copies),
+        "test_images_in_train": len(tested),
+        "conflicts": len(conflicts),
+        "odd_images": len({oddity.path for oddity in oddities}),
+        "pixels_compared": int(pixels.readable.sum()) if pixels else 0,
+    }
+    if accuracy is not None:
+        summary["leave_one_out_accuracy"] = round(accuracy, 4)
+    return [*_conflicts(conflicts), *wrong, *copies, *oddities], summary
+
+
+def _conflicts(conflicts: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[Suspicion]:
+    """One row per file of a content with several labels."""
+    for files in conflicts:
+        for file in files:
+            other = next((one["path"] for one in files if one is not file), "")
+            yield Suspicion(
+                CONFLICT, file["path"], "", label=", ".join(file["labels"]), proposed="", score=1, other=other
+            )
+
+
+def _wrong_labels(images: Sequence[_Image], described: Vectors) -> tuple[list[Suspicion], float | None]:
+    """Images whose label all others contradict; none where the images hold objects, which have labels of their own."""
+    if any(image.row.objects for image in images):
+        return [], None
+    classes = sorted({image.row.label for image in images} - {""})
+    number = {name: place for place, name in enumerate(classes)}
+    label = np.array([number.get(image.row.label, -1) for image in images])[described.images]
+    counts = np.bincount(label[label >= 0], minlength=len(classes))
+    known = (label >= 0) & (counts[label] >= FEWEST_OF_CLASS)
+    if len(np.unique(label[known])) < 2:
+        return [], None
+    asked = vectors.of_rows(described.rows, described.images[known])
+    left_out = labels.leave_one_out(asked, label[known], len(classes))
+    order = np.argsort(-left_out.doubt, kind="stable")
+    suspicions = [
+        Suspicion(
+            WRONG_LABEL,
+            image.row.path,
+            image.split,
+            label=image.row.label,
+            proposed=classes[left_out.other[place]],
+            score=float(left_out.doubt[place]),
+        )
+        for place in order[left_out.doubt[order] > 0]
+        for image in [images[asked.images[place]]]
+    ]
+    return suspicions, left_out.accuracy
+
+
+def _candidates(
+    described: Vectors | None, pixels: Pixels | None
+) -> tuple[npt.NDArray[np.int64], neighbours.Pairs] | None:
+    """Pairs to compare, by coarse thumbnails where there are no features; before them the rows (n,) that they count."""
+    if described is None:
+        if pixels is None or pixels.readable.sum() < 2:
+            return None
+        count, side = len(pixels.thumbnails), pixels.thumbnails.shape[1] // COARSE
+        blocks = pixels.thumbnails.reshape(count, side, COARSE, side, COARSE, 3).mean((2, 4), dtype=np.float32)
+        described = vectors.of_rows(blocks.reshape(count, -1), np.flatnonzero(pixels.readable))
+    return described.images, neighbours.nearest(described)
+
+
+def _copies(
+    images: Sequence[_Image], rows: npt.NDArray[np.int64], pairs: neighbours.Pairs, pixels: Pixels
+) -> list[Suspicion]:
+    """Near-duplicates and mirror images, those in two splits first."""
+    nearest, _ = neighbours.closest(pairs, len(rows))
+    confirmed = duplicates.confirmed(pairs, nearest, pixels.thumbnails[rows], pixels.contrast[rows])
+    copies = [_copy(images[rows[pair.first]], images[rows[pair.second]], pair) for pair in confirmed]
+    return sorted(copies, key=lambda copy: (not copy.leak, -copy.score, copy.path, copy.other))
+
+
+def _copy(first: _Image, second: _Image, pair: duplicates.Duplicate) -> Suspicion:
+    return Suspicion(
+        MIRROR_IMAGE if pair.mirrored else NEAR_DUPLICATE,
+        first.row.path,
+        first.split,
+        label=first.row.label,
+        proposed=second.row.label if second.row.label != first.row.label else "",
+        score=pair.correlation,
+        other=second.row.path,
+        other_split=second.split,
+    )
+
+
+def _between(copy: Suspicion, one: str, another: str) -> bool:
+    return {copy.split, copy.other_split} == {one, another}
+
+
+def _oddities(
+    images: Sequence[_Image],
+    described: Vectors | None,
+    pairs: tuple[npt.NDArray[np.int64], neighbours.Pairs] | None,
+    pixels: Pixels | None,
+) -> list[Suspicion]:
+    rows = [image.row for image in images]
+    found = list(odd.by_size(rows))
+    if described and pairs:
+        _, cosine = neighbours.closest(pairs[1], len(described))
+        far = odd.by_features(cosine)
+        found += [oddity._replace(position=int(described.images[oddity.position])) for oddity in far]
+    if pixels:
+        found += odd.by_pixels(rows, pixels)
+    found.sort(key=lambda oddity: (oddity.what, -oddity.score, oddity.position))
+    return [
+        Suspicion(what, image.row.path, image.split, image.row.label, proposed="", score=score)
+        for position, what, score in found
+        for image in [images[position]]
+    ]

@@ -1,0 +1,78 @@
+"""The table of suspicions, `reports/review.csv`: one row per suspicion, and an empty column for what people decide."""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from stages import files
+from stages.errors import UserError
+
+WRONG_LABEL = "wrong label"
+NEAR_DUPLICATE = "near-duplicate"
+MIRROR_IMAGE = "mirror image"
+CONFLICT = "two labels"
+COPIES = (NEAR_DUPLICATE, MIRROR_IMAGE)
+DIGITS = 3  # of a score
+
+
+class Suspicion(NamedTuple):
+    """A row of the table; what does not apply is empty.
+
+    Attributes:
+        what: is suspected.
+        path: of the image.
+        split: that it is in.
+        label: its own.
+        proposed: the label that it should perhaps have.
+        score: how strong the suspicion is; comparable among rows with the same `what`.
+        other: path of the image that it is a copy of.
+        other_split: the split of that image.
+        decision: keep, relabel:NAME, drop or together; filled in by people.
+    """
+
+    what: str
+    path: str
+    split: str
+    label: str
+    proposed: str
+    score: float
+    other: str = ""
+    other_split: str = ""
+    decision: str = ""
+
+    @property
+    def leak(self) -> bool:
+        """Whether it is a copy that lies in another split."""
+        return self.what in COPIES and bool(self.split and self.other_split) and self.split != self.other_split
+
+
+def write(path: Path, suspicions: Iterable[Suspicion]) -> None:
+    """Writes the table, whole or not at all."""
+    rows = (row._replace(score=round(row.score, DIGITS))._asdict() for row in suspicions)
+    files.write_csv(path, Suspicion._fields, rows)
+
+
+def read(path: Path) -> list[Suspicion]:
+    """The table; columns that it does not know are ignored.
+
+    Raises:
+        UserError: the file cannot be read, lacks a column, or a score is not a number.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if missing := [name for name in Suspicion._fields if name not in (reader.fieldnames or [])]:
+                raise UserError(f"{path} lacks the column {', '.join(missing)}: expected a copy of reports/review.csv.")
+            return [_suspicion(row, f"{path}, line {reader.line_num}") for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}): expected a copy of reports/review.csv.") from None
+
+
+def _suspicion(row: dict[str, str | None], where: str) -> Suspicion:
+    values = {name: (row[name] or "").strip() if name == "decision" else row[name] or "" for name in Suspicion._fields}
+    try:
+        score = float(values["score"])
+    except ValueError:
+        raise UserError(f"{where}: `score` must be a number, found {values['score']!r}.") from None
+    return Suspicion(**values | {"score": score})  # type: ignore[arg-type]

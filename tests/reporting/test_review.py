@@ -1,0 +1,27 @@
+from collections.abc import Callable
+
+from stages.reviewing.suspicions import Suspicion
+from tests.reporting.synthetic import Made
+
+
+def test_nothing_suspected_is_said(reported: Callable[[], tuple[str, str]]) -> None:
+    for text in reported():
+        assert "Nothing looks wrong" in text
+
+
+def test_the_section_shows_what_is_suspected(made: Made, reported: Callable[[], tuple[str, str]]) -> None:
+    made.write()
+    test_image, train_image = "class0/test <b>0<b>.png", "class0/train <b>0<b>.png"
+    made.suspicions = (
+        Suspicion("wrong label", train_image, "train", "plain", "<script>", 0.7),
+        Suspicion("mirror image", test_image, "test", "plain", "", 0.99, train_image, "train"),
+        Suspicion("near-duplicate", train_image, "train", "plain", "", 0.99, "class1/train <b>0<b>.png", "train"),
+        Suspicion("blurred", train_image, "train", "plain", "", 4.0),
+        Suspicion("two labels", "gone.png", "", "ant, bee", "", 1.0),
+    )
+    page, text = reported()
+    for heading in ("Leaks (1)", "Conflicts (1)", "Wrong labels (1)", "Copies within a split (1)", "Odd images (1)"):
+        assert heading in page
+    assert "rather &lt;script&gt;" in page and "rather <script>" not in page
+    said = "1 of 24 test image has a copy in another split: top-1 accuracy is 66.7% with them and 65.2% without."
+    assert said in page and said in text

@@ -1,0 +1,62 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages.datasets.index_file import IndexRow
+from stages.reviewing import pixels
+from tests.conftest import encode, picture
+
+
+def write(folder: Path, name: str, data: bytes) -> IndexRow:
+    """A file and its line of the index."""
+    (folder / name).write_bytes(data)
+    return IndexRow(name, hashlib.sha256(data).hexdigest(), 48, 40, "ant", (), None)
+
+
+def test_what_is_measured_tells_images_apart(tmp_path: Path) -> None:
+    sharp = picture(0, (200, 160))
+    images = {
+        "sharp.png": encode(sharp, "PNG"),
+        "blurred.png": encode(sharp.resize((10, 8)).resize((200, 160)), "PNG"),
+        "grey.png": encode(sharp.convert("L"), "PNG"),
+        "blank.png": encode(sharp.point(lambda value: 128), "PNG"),
+        "broken.png": encode(sharp, "PNG")[:200],
+    }
+    noise = np.random.default_rng(0).integers(-20, 20, (160, 200, 3))
+    noisy = np.clip(np.asarray(sharp) + noise, 0, 255).astype(np.uint8)
+    images["sharp.png"] = encode(Image.fromarray(noisy), "PNG")
+    rows = [write(tmp_path, name, data) for name, data in images.items()]
+    looked = pixels.look(rows, tmp_path, tmp_path / "kept")
+    number = {name: place for place, name in enumerate(images)}
+    assert looked.readable.tolist() == [True, True, True, True, False]
+    assert looked.sharpness[number["blurred.png"]] < 0.1 * looked.sharpness[number["sharp.png"]]
+    assert looked.colour[number["grey.png"]] == 0 < looked.colour[number["blurred.png"]]
+    assert looked.contrast[number["blank.png"]] == 0 < looked.contrast[number["grey.png"]]
+
+
+def test_only_new_images_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [write(tmp_path, f"{seed}.jpg", encode(picture(seed), "JPEG")) for seed in range(4)]
+    first = pixels.look(rows[:3], tmp_path, tmp_path / "kept")
+    decoded = []
+    measured = pixels._measured
+    monkeypatch.setattr(pixels, "_measured", lambda folder, row: decoded.append(row.path) or measured(folder, row))
+    again = pixels.look([rows[3], rows[1]], tmp_path, tmp_path / "kept")
+    assert decoded == ["3.jpg"]
+    assert (again.thumbnails[1] == first.thumbnails[1]).all() and again.contrast[1] == first.contrast[1]
+
+
+def test_a_damaged_file_of_what_is_known_is_made_anew(tmp_path: Path) -> None:
+    rows = [write(tmp_path, "0.jpg", encode(picture(0), "JPEG"))]
+    first = pixels.look(rows, tmp_path, tmp_path / "kept")
+    (tmp_path / "kept").write_bytes(b"damaged")
+    assert (pixels.look(rows, tmp_path, tmp_path / "kept").thumbnails == first.thumbnails).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
+def test_every_kind_of_image_has_a_thumbnail(tmp_path: Path, mode: str) -> None:
+    image = picture(0).convert("L").convert("I;16") if mode == "I;16" else picture(0).convert(mode)
+    looked = pixels.look([write(tmp_path, "a.png", encode(image, "PNG"))], tmp_path, tmp_path / "kept")
+    assert looked.readable[0] and looked.thumbnails[0].shape == (32, 32, 3)
