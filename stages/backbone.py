@@ -16,7 +16,7 @@ from stages.errors import UserError
 from stages.images.decode import KEPT_RATIO, kept_side
 from stages.images.preprocessing import Preprocessing
 
-HEADER = f"{'shape':18}{'float16 an image':>18}{'10,000 images':>16}{'compute saved':>15}"
+HEADER = f"{'shape':18}{'float16 per image':>18}{'10,000 images':>16}{'compute saved':>15}"
 
 
 def describe(name: str, image_size: int | Literal["auto"] = "auto") -> str:
@@ -39,7 +39,7 @@ def describe(name: str, image_size: int | Literal["auto"] = "auto") -> str:
     width = max(map(len, [*named, *modules])) + 2
     lines = [
         f"{name}: {sum(weight.numel() for weight in backbone.model.parameters()):,} parameters, "
-        f"{whole / 1e9:.2f} billion multiply-adds an image",
+        f"{whole / 1e9:.2f} billion multiply-adds per image",
         f"{preprocessing}",
         f"Weights: {licence(name, 'default')}",
         "",
@@ -56,7 +56,7 @@ def describe(name: str, image_size: int | Literal["auto"] = "auto") -> str:
 def _row(
     network: cuts.Network | UntracedNetwork, cut: str, spent: dict[fx.Node, float], preprocessing: Preprocessing
 ) -> str:
-    """What a cut keeps; of images the size of a square one, which is a byte a value."""
+    """What a cut keeps; of images that of a square one, at one byte per value."""
     if cut == "input":
         side = kept_side(preprocessing)
         return _columns(

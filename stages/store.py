@@ -1,14 +1,14 @@
-"""store: what `cache/store` of the main checkout holds, whether it is whole, and what of it nobody needs any more.
+"""Shows what `cache/store` of the main checkout holds, checks it, and removes what is no longer needed.
 
 `ls` lists the entries: features by provenance, downloads, interrupted training runs, leftovers of killed runs.
 
 `verify` reads every byte of them, of `cache/features` and of the feature files in DVC's cache, and names what is
-damaged. `--repair` removes that under all of its names and takes whole copies of parts from where there are any;
-`dvc repro` makes the rest anew, computing only the rows that are lost.
+damaged. `--repair` removes damaged files under all of their names and restores parts of which there is a whole copy;
+`dvc repro` makes the rest again and computes only the rows that are lost.
 
-`gc` drops what nothing refers to: features whose provenance no file in `cache/features` or DVC's cache has (so those of
-every experiment stay until `dvc gc`), downloads that neither params.yaml nor a provenance names, and training runs; and
-all of them only when they have not changed for `--days`, because an interrupted run goes on from them.
+`gc` removes what nothing refers to: features whose provenance no file in `cache/features` or DVC's cache has (so those
+of every experiment stay until `dvc gc`), downloads that neither params.yaml nor a provenance names, and training runs.
+It leaves what has changed within `--days`, because an interrupted run goes on from it.
 """
 
 import argparse
@@ -37,28 +37,28 @@ DAYS = 7.0
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that the store keeps.
+    """A file or folder of the store.
 
     Attributes:
         kind: features, download, training or leftover.
-        path: a file or a folder.
-        what: in words.
-        keys: what is referred to: the fingerprint of features, the folder or the name of a download.
+        path: where it lies.
+        description: what it is, in words.
+        keys: what others refer to it by: the fingerprint of features, the folder or the name of a download.
     """
 
     kind: str
     path: Path
-    what: str
+    description: str
     keys: frozenset[str] = frozenset()
 
     @property
     def files(self) -> list[Path]:
-        """What takes room."""
+        """The files that take room."""
         return [self.path] if self.path.is_file() else [path for path in self.path.rglob("*") if path.is_file()]
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Bytes of its files."""
         return sum(path.stat().st_size for path in self.files)
 
     @property
@@ -71,11 +71,11 @@ def entries() -> list[Entry]:
     """Everything in the store, and what killed runs left there, in `cache/features` and in `cache/images`."""
     home, images = paths.store(), paths.unpacked("")
     features = [path for path in sorted((home / "features").glob("*")) if path.is_dir()]
-    left = [
+    leftovers = [
         *home.rglob(f"*{files.TEMPORARY}"),
         *(paths.main_checkout() / "cache/features").rglob(f"*{files.TEMPORARY}"),
     ]
-    left += images.glob(f"*/*{UNPACKING}") if images.is_dir() else []
+    leftovers += images.glob(f"*/*{UNPACKING}") if images.is_dir() else []
     return [
         *(Entry("features", path, _described(path), frozenset([path.name])) for path in features),
         *(
@@ -83,36 +83,41 @@ def entries() -> list[Entry]:
             for path in audit.files_below(home / "downloads")
         ),
         *(Entry("training", path, "an interrupted run") for path in audit.files_below(home / "train")),
-        *(Entry("leftover", path, "of a killed run") for path in sorted(left)),
+        *(Entry("leftover", path, "of a killed run") for path in sorted(leftovers)),
     ]
 
 
 def _described(home: Path) -> str:
     """The features of a provenance, in words."""
     parts = sorted(home.glob("*.h5"))
-    known = [found for part in parts if (found := h5.provenance(part))]
-    said = [str(known[0].get(name)) for name in ("backbone", "cut", "dtype")] if known else ["unreadable"]
-    return f"{' '.join(said)}, {len(parts)} part(s)"
+    provenances = [provenance for part in parts if (provenance := h5.provenance(part))]
+    words = [str(provenances[0].get(name)) for name in ("backbone", "cut", "dtype")] if provenances else ["unreadable"]
+    return f"{' '.join(words)}, {len(parts)} part(s)"
 
 
 def unreferenced(days: float) -> list[Entry]:
-    """The entries that nothing refers to and that did not change for so long; leftovers after a day."""
-    known = _referenced()
-    most = {"leftover": min(days * DAY, DAY)}
-    return [one for one in entries() if not known & one.keys and one.age > most.get(one.kind, days * DAY)]
+    """The entries that nothing refers to and that have not changed for so many days; leftovers after one."""
+    keys = _referenced()
+    limits = {"leftover": min(days * DAY, DAY)}
+    return [entry for entry in entries() if not keys & entry.keys and entry.age > limits.get(entry.kind, days * DAY)]
 
 
 def _referenced() -> set[str]:
-    """Fingerprints, folders and names of downloads that params.yaml, an out or DVC's cache refers to."""
-    found = [known for path in (*audit.outs(), *audit.cached()) if (known := h5.provenance(path))]
-    single = [one for known in found for one in known.get("joined", [known])]
-    keys = {fingerprint(common(one)) for one in single} | {str(one.get("weights")) for one in single}
+    """Fingerprints, and folders and names of downloads, that params.yaml, an out or DVC's cache refers to."""
+    joined = [provenance for path in (*audit.outs(), *audit.cached()) if (provenance := h5.provenance(path))]
+    single = [part for provenance in joined for part in provenance.get("joined", [provenance])]
+    keys = {fingerprint(common(provenance)) for provenance in single}
+    keys |= {str(provenance.get("weights")) for provenance in single}
     sources = [source for _, block in load().datasets if has_source(block) for _, source in block.source]
     return keys | {kept_in(source) for source in sources}
 
 
 def drop(entry: Entry) -> bool:
-    """Removes an entry; features that a run holds now stay. Whether it is gone."""
+    """Removes an entry, unless it is features that a run holds now.
+
+    Returns:
+        Whether it is gone.
+    """
     if entry.path.is_file():
         files.discard(entry.path)
         return not entry.path.exists()
@@ -126,37 +131,42 @@ def drop(entry: Entry) -> bool:
 
 def ls() -> None:
     """Prints the entries."""
-    found = entries()
-    for entry in found:
-        print(f"{entry.kind:10}{in_bytes(entry.size):>10}  {_ago(entry.age):>12}  {entry.what}  ({_shown(entry.path)})")
-    shared = sum(path.stat().st_size for one in found for path in one.files if path.stat().st_nlink > 1)
-    total = sum(one.size for one in found)
+    listed = entries()
+    for entry in listed:
+        columns = f"{entry.kind:10}{in_bytes(entry.size):>10}  {_ago(entry.age):>12}"
+        print(f"{columns}  {entry.description}  ({_shown(entry.path)})")
+    shared = sum(path.stat().st_size for entry in listed for path in entry.files if path.stat().st_nlink > 1)
+    total = sum(entry.size for entry in listed)
     print(f"{in_bytes(total)}, of which {in_bytes(shared)} are hard links to outs or DVC's cache and take no more room")
 
 
-def verify(*, mend: bool) -> bool:
-    """Prints what is damaged; whether nothing is, or all of it was removed or restored."""
-    found = audit.damaged()
-    for reason in found.values():
+def verify(*, repair: bool) -> bool:
+    """Prints what is damaged, and with `repair` removes or restores it.
+
+    Returns:
+        Whether nothing damaged is left.
+    """
+    damaged = audit.damaged()
+    for reason in damaged.values():
         print(reason)
-    if not found:
-        print("All is whole.")
-    elif mend:
-        restored = audit.repair(found)
-        print(f"{len(found)} removed, {len(restored)} of them restored from a copy. `dvc repro` makes the rest anew.")
+    if not damaged:
+        print("Nothing is damaged.")
+    elif repair:
+        restored = audit.repair(damaged)
+        print(f"{len(damaged)} removed, {len(restored)} of them restored from a copy. `dvc repro` makes the rest.")
     else:
-        print(f"{len(found)} damaged: `python -m stages.store verify --repair`, then `dvc repro`.")
-    return mend or not found
+        print(f"{len(damaged)} damaged: `python -m stages.store verify --repair`, then `dvc repro`.")
+    return repair or not damaged
 
 
 def gc(*, days: float, dry: bool) -> None:
-    """Drops what nothing refers to, and says so."""
+    """Removes what nothing refers to, and prints each; with `dry` only prints."""
     freed = 0
     for entry in unreferenced(days):
         size = sum(path.stat().st_size for path in entry.files if path.stat().st_nlink == 1)
         if dry or drop(entry):
             freed += size
-            print(f"{'would drop' if dry else 'dropped'} {entry.kind} {_shown(entry.path)}, {in_bytes(size)}")
+            print(f"{'would remove' if dry else 'removed'} {entry.kind} {_shown(entry.path)}, {in_bytes(size)}")
     print(f"{in_bytes(freed)} {'would be ' if dry else ''}freed")
 
 
@@ -169,9 +179,9 @@ def _ago(seconds: float) -> str:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Lists, verifies or cleans; 1 where something is damaged."""
+    """Lists, verifies or cleans; returns 1 where something is damaged."""
     if arguments.command == "verify":
-        return 0 if verify(mend=arguments.repair) else 1
+        return 0 if verify(repair=arguments.repair) else 1
     if arguments.command == "gc":
         gc(days=arguments.days, dry=arguments.dry_run)
     else:
@@ -180,16 +190,18 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def run() -> None:
-    """Reads the arguments and does what they say."""
+    """Parses the arguments and runs the command that they name."""
     parser = command.parser("store", description=__doc__, examples=EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("ls", help="the entries, with their sizes")
     verifying = commands.add_parser("verify", help="read every byte, name what is damaged")
-    verifying.add_argument("--repair", action="store_true", help="remove it, and restore parts from whole copies")
-    dropping = commands.add_parser("gc", help="drop what nothing refers to")
-    dropping.add_argument("--dry-run", action="store_true", help="only say what would be dropped")
+    verifying.add_argument(
+        "--repair", action="store_true", help="remove what is damaged, and restore parts from whole copies"
+    )
+    dropping = commands.add_parser("gc", help="remove what nothing refers to")
+    dropping.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     dropping.add_argument(
-        "--days", type=float, default=DAYS, help=f"drop what has not changed for so many days (default: {DAYS:g})"
+        "--days", type=float, default=DAYS, help=f"leave what has changed within so many days (default: {DAYS:g})"
     )
     command.run(main, parser.parse_args())
 

@@ -5,6 +5,7 @@ The settings of params.yaml itself are always among those compared. The test spl
 """
 
 import argparse
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from statistics import mean, stdev
 from stages import command, files, paths
 from stages.backbones.device import pick_device
 from stages.errors import UserError
+from stages.features.forecast import duration
 from stages.features.h5 import INPUT
 from stages.params import Params, load, with_overrides
 from stages.sweeping import heatmap, many_heads
@@ -60,6 +62,7 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Row
     found, device = data.load_data(params), pick_device(params.device)
     if not len(found.splits["train"].y) or not len(found.splits["val"].y):
         raise UserError("There are no train or no val images: both are needed (see `split`).")
+    command.LOG.info(_announcement(len(many), len(found.splits["train"].y), params))
     epochs: list[tuple[float, float, int] | None] = [None] * len(many)
     for place, head in many_heads.fit(params.head, found, many, device):
         if head:
@@ -71,6 +74,16 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Row
         raise UserError(f"The loss of all {len(rows)} settings is not finite: try smaller values of `--lr`.")
     _write(rows, params, axes)
     return rows
+
+
+def _announcement(heads: int, images: int, params: Params) -> str:
+    """What is about to be trained, and how long it may take: a stack of heads takes less than one after the other."""
+    words = f"trains {heads} heads {params.head} at once, up to {params.epochs} epochs on {images:,} images"
+    try:
+        seconds = float(json.loads((paths.TIMINGS / "train.json").read_text())["seconds"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return words
+    return f"{words}; `dvc repro` took {seconds:.1f} s for one, so this takes {duration(heads * seconds)} at most"
 
 
 def grid(params: Params, axes: Mapping[str, str | None]) -> list[Params]:

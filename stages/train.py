@@ -12,7 +12,7 @@ from stages.datasets import splits
 from stages.errors import UserError
 from stages.features.h5 import INPUT
 from stages.heads.registry import HEADS
-from stages.params import Params
+from stages.params import Params, with_overrides
 from stages.stage import run
 from stages.training import closed_form, history, learning_rate, loop, model
 from stages.training.data import HeadData, load_data
@@ -81,7 +81,7 @@ def fit(data: HeadData, params: Params, device: torch.device) -> TrainResult:
 
 def with_seed(params: Params, number: int) -> Params:
     """The params of the head with this number: the first has `seed` itself."""
-    return params.model_copy(update={"seed": params.seed + number})
+    return with_overrides(params, {"seed": params.seed + number})
 
 
 def _what(params: Params) -> str:

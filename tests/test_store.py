@@ -37,7 +37,7 @@ def test_ls_names_every_entry(filled: dict[str, Path], capsys: pytest.CaptureFix
 def test_gc_drops_what_nothing_refers_to(filled: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     store.gc(days=7, dry=True)
     assert all(path.exists() for path in filled.values())
-    assert "would drop features" in capsys.readouterr().out
+    assert "would remove features" in capsys.readouterr().out
     store.gc(days=7, dry=False)
     assert {name for name, path in filled.items() if path.exists()} == {"used"}
 
@@ -57,12 +57,12 @@ def test_gc_leaves_features_that_a_run_holds(filled: dict[str, Path]) -> None:
 
 def test_verify_says_what_to_do(filled: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     filled["training"].unlink()
-    assert store.verify(mend=False)
+    assert store.verify(repair=False)
     filled["unused"].write_bytes(b"half")
-    assert not store.verify(mend=False)
+    assert not store.verify(repair=False)
     assert f"{filled['unused']} is damaged." in capsys.readouterr().out
-    assert store.verify(mend=True)
-    assert store.verify(mend=False)
+    assert store.verify(repair=True)
+    assert store.verify(repair=False)
 
 
 def test_a_forecast_knows_the_last_speed_of_the_same_network(workplace: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_row_a_setting_the_best_first(turned: Make, monkeypatch: pytest.Monkey
 def test_results_are_means_over_the_seeds(turned: Make) -> None:
     chosen = turned(head="mlp", lr=0.01, seed=4)
     (row,) = sweep.main(chosen, NONE | {"lr": "0.01", "weight_decay": "0.01"}, 3)
-    found = loading.load(chosen)
+    found = loading.load_data(chosen)
     best = []
     for seed in (4, 5, 6):
         head = loop.fit("mlp", found, chosen.model_copy(update={"seed": seed}), torch.device("cpu"))
@@ -169,3 +169,16 @@ def test_a_grid_is_every_combination_once_and_the_own_setting(rates: list[float]
     assert len(set(pairs)) == len(pairs)
     own = {(chosen.lr, chosen.weight_decay)}
     assert set(pairs) == {(rate, decay) for rate in rates for decay in decays} | own
+
+
+def test_it_says_what_it_starts_and_how_long_that_may_take(
+    turned: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turned(head="linear")
+    command(monkeypatch, "--lr", "0.1,0.01", "--weight-decay", "0")
+    said = "trains 3 heads linear at once, up to 3 epochs on "
+    assert said in capsys.readouterr().err
+    paths.TIMINGS.mkdir(parents=True, exist_ok=True)
+    (paths.TIMINGS / "train.json").write_text('{"seconds": 20.0}')
+    command(monkeypatch, "--lr", "0.1,0.01", "--weight-decay", "0")
+    assert "`dvc repro` took 20.0 s for one, so this takes 60 s at most" in capsys.readouterr().err

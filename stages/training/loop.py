@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler
 from tqdm import tqdm
 
 from stages.errors import UserError
-from stages.params import Params
+from stages.params import Params, with_overrides
 from stages.training import schedules, tasks
 from stages.training.checkpoint import Checkpoint
 from stages.training.data import HeadData, SplitData
@@ -105,9 +105,10 @@ def refit(head: str, data: HeadData, params: Params, device: torch.device, epoch
     """
     both = data.splits["train"].join(data.splits["val"])
     joined = replace(data, splits=data.splits | {"train": both}, identity=f"{data.identity} trainval")
-    again = params.model_copy(
-        update={"epochs": epochs, "early_stopping_patience": epochs, "warmup": min(params.warmup, epochs - 1)}
-        | {"monitor": "val_loss"}
+    again = with_overrides(
+        params,
+        {"epochs": epochs, "early_stopping_patience": epochs, "warmup": min(params.warmup, epochs - 1)}
+        | {"monitor": "val_loss"},
     )
     return fit(head, joined, again, device, last=True)
 
