@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError, _imaging
 
-from stages.images.formats import HEIC, Format, image_format
+from stages.images.formats import HEIC, ImageFormat, image_format
 
 MAX_PIXELS = 50_000_000
 PNG_SIGNATURE = 8  # bytes
@@ -19,7 +19,7 @@ PREVIEW = 1  # value of NEW_SUBFILE_TYPE: a smaller version of another image
 JPEG_END = b"\xff\xd9"
 MAX_PROGRESSIVE = 4_000_000  # pixels of a progressive JPEG that is checked: a hostile one may have thousands of scans
 Image.MAX_IMAGE_PIXELS = None  # the limit is checked in `open_image`, before any pixel is read
-warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata: what matters is told as BadImage
+warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata: errors that matter are raised as BadImage
 
 
 def _silence_libtiff() -> None:
@@ -108,7 +108,7 @@ def orientation(image: Image.Image) -> Any:
     """The EXIF orientation, 1 to 8; 1 is upright."""
     try:
         return image.getexif().get(0x0112, 1)
-    except Exception:  # a damaged EXIF block is no reason to lose the image
+    except Exception:  # the image itself may be good
         return 1
 
 
@@ -126,7 +126,7 @@ def without_metadata(data: bytes) -> bytes:
     return b"".join(chunks)
 
 
-def _opened(data: bytes, kind: Format) -> Image.Image:
+def _opened(data: bytes, kind: ImageFormat) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=(str(kind.plugin),))
     except UnidentifiedImageError:

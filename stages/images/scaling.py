@@ -1,8 +1,8 @@
 """Images of more than 8 bits per value: which values become black and white.
 
-Of 16-bit integers 65,535 is white, of floats 255: plain conversions, which go without a word. They would turn a
-float image of 0 to 1, or 12 bits kept in 16, black. Such an image is scaled by what its file says (TIFF's
-MinSampleValue and MaxSampleValue), else by what it holds, and its scaling is told.
+White is 65,535 in 16-bit integers and 255 in floats. These plain conversions are not reported, and with them a float
+image of 0 to 1, or one of 12 bits stored in 16, would be black. Such an image is scaled by the range that its file
+states (TIFF's MinSampleValue and MaxSampleValue), else by the values that it holds, and its scaling is reported.
 """
 
 import sys
