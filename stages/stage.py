@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stages import command, files, paths
+from stages import command, files, inputs, paths
 from stages.params import Params, load
 
 Stage = Callable[[Params], Mapping[str, object]]
@@ -38,6 +38,7 @@ def run(
     arguments = _parser(name).parse_args()
     command.log_to_stderr(quiet=arguments.quiet, verbose=arguments.verbose)
     with command.no_traceback(), silence() if arguments.quiet else contextlib.nullcontext():
+        before = inputs.of(name)
         params = load()
         if what:
             print(f"{name}: {what(params)}{_expected(name, params)}", flush=True)
@@ -47,6 +48,7 @@ def run(
         except KeyboardInterrupt:
             command.stop(name, KEPT.get(name, "what earlier stages made is kept"))
         seconds = time.perf_counter() - started
+        inputs.check_unchanged(name, before)
         _keep(name, params, found, seconds, made)
         print(f"{name}: {', '.join(f'{value} {key}' for key, value in found.items())} in {seconds:.1f} s")
     leave()

@@ -15,10 +15,10 @@ from stages.params import Params
 WIDTH = 1 / 40  # of the steps: the standard deviation of the bell that smooths the losses
 FEWEST = 10  # steps; fewer tell nothing
 FALL = 0.05  # of the loss at first: the least by which it must fall
-CLEAR = 2.0  # times the noise of single steps: the same
+CLEAR = 1.0  # times the noise of single steps: the same
 START = 1 / 8  # of the steps, before any rate matters
 EDGE = 0.1  # of the fall: the valley begins where that much of it is done
-SAFETY = 1.5  # below the middle of the descent: rates too high cost more than rates too low
+SAFETY = 2.0  # below the middle of the descent: rates too high cost more than rates too low
 RANGE_TEST = "range test"
 
 

@@ -2,12 +2,13 @@
 
 import json
 import re
+import subprocess
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.checkout import Project, ran
+from tests.checkout import Project, environment, ran
 from tests.dag.toy import CLASSES, FROM_INDEX, digests
 
 
@@ -93,3 +94,29 @@ def test_a_comment_makes_stale_what_imports_the_module(project: Project, module:
     finally:
         path.write_text(text)
     assert status.keys() == importing
+
+
+@pytest.mark.slow
+def test_params_that_change_while_a_stage_runs_are_not_recorded(project: Project) -> None:
+    project.experiment({"epochs": 200, "early_stopping_patience": 200, "lr": 0.002})
+    params = project.home / "params.yaml"
+    params.write_text(params.read_text().replace("lr: 0.002\n", "lr: 0.003\n"))
+    process = subprocess.Popen(
+        ["dvc", "repro"],
+        cwd=project.home,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("train: "):
+            params.write_text(params.read_text().replace("lr: 0.003\n", "lr: 0.5\n"))
+            break
+    output = process.stdout.read()
+    assert process.wait() != 0
+    assert "`lr` was 0.003 when train began and is 0.5 now" in output, output
+    assert "train" in json.loads(project.run("dvc", "status", "--json"))
+    params.write_text(params.read_text().replace("lr: 0.5\n", "lr: 0.002\n"))
+    project.run("dvc", "repro")

@@ -1,0 +1,93 @@
+"""What a stage depends on, as it was when the stage began and as it is at its end.
+
+DVC hashes the code and the inputs of a stage, and reads its knobs, after the stage has run. What changes in between
+would be recorded as if the result were made of it, for good. So a stage that finds a change fails, and DVC records
+nothing.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages import paths, yaml12
+from stages.errors import UserError
+from stages.params import read
+
+PIPELINE = Path("dvc.yaml")
+NAMED = 3  # changed files that a message names
+Stamp = tuple[int, int]  # time of the last change in nanoseconds, size in bytes
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The knobs that a stage depends on, with their values, and the files, each with its stamp."""
+
+    knobs: Mapping[str, Any]
+    files: Mapping[str, Stamp]
+
+
+def of(stage: str) -> Inputs:
+    """What a stage depends on now, by dvc.yaml; nothing where there is no dvc.yaml.
+
+    Raises:
+        UserError: params.yaml or dvc.yaml cannot be read.
+    """
+    if not PIPELINE.is_file():
+        return Inputs({}, {})
+    entry = yaml12.parse(PIPELINE.read_bytes(), str(PIPELINE))["stages"].get(stage, {})
+    tree = read(paths.PARAMS)
+    lists = [line[str(paths.PARAMS)] if isinstance(line, dict) else [line] for line in entry.get("params", [])]
+    knobs = {name: _value(tree, name) for name in (_filled(name, tree) for names in lists for name in names)}
+    deps = [Path(_filled(dep, tree)).expanduser() for dep in entry.get("deps", [])]
+    return Inputs(knobs, {str(path): stamp for dep in deps for path, stamp in _stamps(dep)})
+
+
+def check_unchanged(stage: str, before: Inputs) -> None:
+    """Compares what a stage depended on when it began with what is there now.
+
+    Raises:
+        UserError: naming each knob with both values, and the files.
+    """
+    after = of(stage)
+    knobs = [
+        f"`{knob}` was {value!r} when {stage} began and is {after.knobs.get(knob)!r} now"
+        for knob, value in before.knobs.items()
+        if after.knobs.get(knob) != value
+    ]
+    changed = sorted(path for path, _ in before.files.items() ^ after.files.items())
+    changed = list(dict.fromkeys(changed))
+    if changed:
+        more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+        knobs.append(f"{', '.join(changed[:NAMED])}{more} changed while {stage} ran")
+    if knobs:
+        raise UserError(
+            f"{'; '.join(knobs)}. What {stage} wrote is of neither for certain, so nothing is recorded: `dvc repro` "
+            "runs it again."
+        )
+
+
+def _filled(text: str, tree: Mapping[str, Any]) -> str:
+    """A line of dvc.yaml with the values of flat knobs in place of `${knob}`."""
+    return re.sub(r"\$\{(\w+)\}", lambda match: str(tree[match[1]]), text)
+
+
+def _value(tree: Mapping[str, Any], name: str) -> Any:
+    value: Any = tree
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _stamps(path: Path) -> Iterator[tuple[str, Stamp]]:
+    """A file, or all files below a folder that are not Python's own."""
+    if path.is_dir():
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name != "__pycache__":
+                    yield from _stamps(Path(entry.path))
+    elif path.exists():
+        status = path.stat()
+        yield str(path), (status.st_mtime_ns, status.st_size)
