@@ -85,6 +85,24 @@ def test_a_name_that_is_not_utf_8_is_bad(class_folder: Make, indexed: Make) -> N
     assert [bad["reason"] for bad in summary["bad"]] == ["its name is not UTF-8"]
 
 
+def test_litter_of_windows_and_mac_is_not_an_image(class_folder: Make, indexed: Make) -> None:
+    folder = class_folder(2)
+    litter = [f"{label}/{name}" for label in ("ant", "bee") for name in ("Thumbs.db", ".DS_Store", "._000.jpg")]
+    for name in litter:
+        (folder / name).write_bytes(b"\0\5\x16\7" + bytes(40))
+    rows, summary = indexed(folder)
+    assert len(rows) == 6 and sorted(summary["not_images"]) == sorted(litter)
+
+
+def test_classes_are_in_the_order_people_count_in(workplace: Path, jpeg: Make, indexed: Make) -> None:
+    labels = ["c1", "c2", "c10", "C1", "1", "01", "nan"]
+    for number, label in enumerate(labels):
+        (workplace / "photos" / label).mkdir(parents=True)
+        (workplace / "photos" / label / "0.jpg").write_bytes(jpeg(number))
+    _, summary = indexed(workplace / "photos")
+    assert list(summary["classes"]) == ["01", "1", "C1", "c1", "c2", "c10", "nan"]
+
+
 def test_an_empty_folder(workplace: Path, indexed: Make) -> None:
     (workplace / "empty").mkdir()
     with pytest.raises(UserError, match=rf"No image was found in {workplace}/empty"):

@@ -138,8 +138,8 @@ def _refuse_small(strata: Mapping[str, Sequence[IndexRow]], needed: Sequence[str
     if small:
         counts = listed([f"{label!r} ({len(strata[label])})" for label in small])
         raise UnusableClasses(
-            f"{len(small)} of {len(strata)} classes have too few images: each of {listed(needed)} needs one, and there "
-            f"are in {counts}.",
+            f"{len(small)} of {len(strata)} classes have too few images for {listed(needed)}, which need one each: "
+            f"{counts}.",
             small,
         )
 

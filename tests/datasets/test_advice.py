@@ -61,7 +61,7 @@ def test_small_classes_are_left_out(workplace: Path, params: Make, jpeg: Make) -
     chosen = params(dataset="folder", root=str(home))
     index.main(chosen)
     with pytest.raises(
-        UserError, match=r"11 of 13 classes have too few images: .* in '1' \(2\), .* and 3 others"
+        UserError, match=r"11 of 13 classes have too few images .* each: '1' \(2\), .* and 3 others"
     ) as error:
         split.main(chosen)
     chosen = followed(str(error.value))

@@ -10,7 +10,7 @@ import pytest
 
 from stages import download, index, paths, split
 from stages.datasets import coco, index_file, splits
-from stages.datasets.base import AnnotationFault, Box, Record
+from stages.datasets.base import AnnotationFault, Box, Note, Record
 from stages.errors import UserError
 from tests.datasets import miniature
 
@@ -131,6 +131,30 @@ def test_images_that_are_nowhere(tmp_path: Path) -> None:
         match=r"No image of .*2007.json is below .*1 x the image is not there \(such as lost",
     ):
         read(tmp_path, all=file)
+
+
+def test_masks_without_boxes_are_told(workplace: Path, params: Callable[..., Any]) -> None:
+    annotation = {name: value for name, value in ANNOTATION.items() if name != "bbox"}
+    file = written(workplace, ("annotations", [annotation | {"segmentation": [[1, 1, 9, 1, 9, 9]]}] * 3))
+    with pytest.raises(UserError, match=r"None of the 3 object\(s\) .* 3 x the annotation has no bbox"):
+        index.main(params(dataset="coco", datasets={"coco": {"annotations": {"all": file.name}}}))
+
+
+@pytest.mark.parametrize("name", ["/elsewhere/000099.jpg", "../../000099.jpg", "C:\\photos\\000099.jpg"])
+def test_images_outside_of_root_are_told(tmp_path: Path, name: str) -> None:
+    file = written(tmp_path, ("images", [{"id": 1, "file_name": name}]))
+    with pytest.raises(UserError, match=r"1 x the image lies outside of root"):
+        read(tmp_path, all=file)
+
+
+def test_an_annotation_file_outside_of_root_is_told_to_be_unwatched(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    file = written(tmp_path / "root").rename(tmp_path / "all.json")
+    options = coco.Options.model_validate(
+        {"annotations": {"train": None, "val": None, "test": None, "all": str(file)}, "exclude": [], "strict": False}
+    )
+    notes = [item.text for item in coco.scan(tmp_path / "root", options) if isinstance(item, Note)]
+    assert len(notes) == 1 and "all.json lies outside of root, where DVC does not see changes" in notes[0]
 
 
 def test_no_file_is_named(workplace: Path, params: Callable[..., Any]) -> None:

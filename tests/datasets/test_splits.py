@@ -101,7 +101,7 @@ def test_added_images_move_few_others() -> None:
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_class_that_is_too_small_is_named(size: int) -> None:
     with pytest.raises(
-        UserError, match=rf"1 of 2 classes .* each of train, test and val needs one, and there are in 'bee' \({size}\)"
+        UserError, match=rf"1 of 2 classes .* for train, test and val, which need one each: 'bee' \({size}\)"
     ):
         splits.draw(rows(ant=9, bee=size), choices())
     assert counts(rows(bee=3), splits.draw(rows(bee=3), choices())[0]) == {part: {"bee": 1} for part in splits.SPLITS}

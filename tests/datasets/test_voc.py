@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from stages import download, index, paths, split
 from stages.datasets import annotations, bccd, index_file, splits, voc
-from stages.datasets.base import AnnotationFault, Box, Record
+from stages.datasets.base import AnnotationFault, Box, Note, Record
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
 from tests.datasets import miniature
@@ -163,6 +164,112 @@ def test_a_list_may_name_what_is_not_there(tmp_path: Path) -> None:
     ]
     assert records["00000_000001"].path == "JPEGImages/00000_000001.jpg"  # the index tells that it is missing
     assert records["00000_000002"].path == "JPEGImages/00000_000002.PNG"
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations"),
+    [("images", "annotations"), ("Images", "Annots"), ("imgs", "xml"), ("JPEGImages/a", "Annotations/a")],
+)
+def test_folders_of_other_names_and_subfolders(tmp_path: Path, images: str, annotations: str) -> None:
+    home = miniature.voc(tmp_path / "whole", lists={"train": 3})
+    for old, new in (("JPEGImages", images), ("Annotations", annotations)):
+        (tmp_path / "set" / new).parent.mkdir(parents=True, exist_ok=True)
+        (home / old).rename(tmp_path / "set" / new)
+    shutil.rmtree(home)
+    records, broken = read(tmp_path)
+    assert not broken and len(records) == 3
+    assert all(record.path.startswith(f"set/{images}/") and len(record.objects) == 2 for record in records.values())
+
+
+def test_sets_in_folders_called_like_lists_are_these_lists(tmp_path: Path) -> None:
+    for name, seed in (("train", 1), ("valid", 2), ("test", 3)):
+        home = miniature.voc(tmp_path / name, lists={"train": 2}, seed=seed)
+        shutil.rmtree(home / "ImageSets")
+    records, _ = read(tmp_path)
+    assert Counter(record.split for record in records.values()) == {"train": 2, "val": 2, "test": 2}
+
+
+LINES = {"with a suffix": "{}.jpg", "with a flag": "{}  1", "of VoTT": "{}.jpg -1", "a path": "JPEGImages/{}.jpg"}
+
+
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("name", ["{}.txt", "cat_{}.txt", "{}ing.txt"])
+def test_lists_as_other_tools_write_them(tmp_path: Path, line: str, name: str) -> None:
+    home = miniature.voc(tmp_path, lists={"train": 3, "test": 2})
+    lists = home / "ImageSets/Main"
+    entries = {part: (lists / f"{part}.txt").read_text().split() for part in ("train", "test")}
+    shutil.rmtree(lists)
+    lists.mkdir()
+    for part, images in entries.items():
+        text = "".join(LINES[line].format(image) + "\n" for image in images)
+        (lists / name.format(part)).write_bytes(text.encode("utf-16"))
+    records, broken = read(home)
+    assert not broken
+    assert Counter(record.split for record in records.values()) == {"train": 3, "test": 2}
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "shift_jis", "utf-16", "iso-8859-1", "utf-8", "cp1252"])
+def test_encodings(tmp_path: Path, encoding: str) -> None:
+    label = "\u7ec6\u80de" if encoding == "gb2312" else "\u7d30\u80de" if encoding == "shift_jis" else "señal"
+    xml = f'<?xml version="1.0" encoding="{encoding}"?>' + miniature.voc_xml((label, (1, 1, 9, 9)))
+    miniature.voc(tmp_path, lists={"train": 1})
+    (tmp_path / "Annotations/00000_000000.xml").write_bytes(xml.encode(encoding))
+    records, broken = read(tmp_path)
+    assert not broken and records["00000_000000"].objects[0].label == label
+
+
+@pytest.mark.parametrize(
+    ("corners", "box"),
+    [
+        ((0, 0, 63, 63), (0, 0, 64, 64)),  # from 0, the last pixel inclusive
+        ((0, 0, 64, 64), (0, 0, 64, 64)),  # from 0, exclusive: it ends at the width
+        ((1, 1, 64, 64), (0, 0, 64, 64)),  # from 1, as VOC's own
+    ],
+)
+def test_corners_that_count_from_0_are_recognised(
+    tmp_path: Path, corners: tuple[float, float, float, float], box: tuple[float, ...]
+) -> None:
+    home = miniature.voc(tmp_path, lists={"train": 4})
+    for file in (home / "Annotations").iterdir():
+        file.write_text(miniature.voc_xml(("cat", corners)))
+    items = list(voc.read(home, ()))
+    assert {item.objects[0].box for item in items if isinstance(item, Record)} == {box}
+    notes = [item.text for item in items if isinstance(item, Note)]
+    assert bool(notes) == (corners[0] == 0) and all("count from 0" in text for text in notes)
+
+
+def test_a_stray_0_does_not_make_a_set_count_from_0(tmp_path: Path) -> None:
+    home = miniature.voc(tmp_path, lists={"train": 4})
+    for number, file in enumerate(sorted((home / "Annotations").iterdir())):
+        file.write_text(miniature.voc_xml(("cat", (0 if number == 0 else 1, 1, 64, 64))))
+    records, _ = read(home)
+    assert {record.objects[0].box[2] for record in records.values()} == {64}
+
+
+def test_files_of_macos_are_not_annotations(tmp_path: Path) -> None:
+    home = miniature.voc(tmp_path, lists={"train": 2})
+    shutil.rmtree(home / "ImageSets")
+    (home / "Annotations/._00000_000000.xml").write_bytes(b"\0\5\x16\7")
+    records, broken = read(home)
+    assert len(records) == 2 and not broken
+
+
+def test_the_name_in_the_annotation_decides_between_two_images(tmp_path: Path) -> None:
+    home = miniature.voc(tmp_path, lists={"train": 1})
+    image = home / "JPEGImages/00000_000000.jpg"
+    image.with_suffix(".png").write_bytes(image.read_bytes())
+    file = home / "Annotations/00000_000000.xml"
+    assert read(home)[0]["00000_000000"].problem.startswith("several files")
+    file.write_text(file.read_text().replace("<folder>", "<filename>00000_000000.png</filename><folder>"))
+    assert read(home)[0]["00000_000000"].path.endswith(".png")
+
+
+def test_xml_beside_the_images_is_refused_with_what_is_expected(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/1.xml").write_text(miniature.voc_xml(("cat", (1, 1, 9, 9))))
+    (tmp_path / "train/1.jpg").write_bytes(miniature.photograph(1))
+    with pytest.raises(UserError, match=r"expected the folders Annotations and JPEG.*1 XML file.* such as train/1.xml"):
+        read(tmp_path)
 
 
 def test_another_folder(tmp_path: Path) -> None:
