@@ -12,6 +12,7 @@ COMMANDS = {
     "sweep": "64 heads at once on the features of the last run: which lr, which weight decay",
     "experiments": "the experiments on top of HEAD: main numbers, and the knobs that differ",
     "compare [REV ...]": "experiments and commits side by side, image by image: reports/compare.html",
+    "backbone --list": "encoders worth trying: parameters, multiply-adds, published accuracy, licence",
     "backbone NAME": "where a backbone can be cut: shapes, bytes per image, share of the compute saved",
     "plan": "what the features of so many images would cost here: hours, bytes, alternatives",
     "predict PATH…": "what the head of the last run says of new images",

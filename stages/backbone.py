@@ -9,13 +9,16 @@ from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from stages import command
-from stages.backbones import cuts, names, zoo
+from stages.backbones import cuts, encoders, names, zoo
 from stages.backbones.untraced import UntracedNetwork
 from stages.backbones.weights import licence
 from stages.errors import UserError
 from stages.images.decode import KEPT_RATIO, kept_side
 from stages.images.preprocessing import Preprocessing
 
+EXAMPLES = """\
+  python -m stages.backbone vgg16
+  python -m stages.backbone --list"""
 HEADER = f"{'shape':18}{'float16 per image':>18}{'10,000 images':>16}{'compute saved':>15}"
 
 
@@ -97,15 +100,23 @@ class _Meter(fx.Interpreter):
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Prints where a backbone can be cut."""
+    """Prints where a backbone can be cut, or which there are."""
+    if arguments.list:
+        print(encoders.table())
+        return 0
+    if arguments.name is None:
+        raise UserError("NAME is missing: python -m stages.backbone --list shows some worth trying.")
     print(describe(arguments.name, arguments.image_size or "auto"))
     return 0
 
 
 def run() -> None:
     """Reads the arguments and prints."""
-    parser = command.parser("backbone", description=__doc__, examples="  python -m stages.backbone vgg16")
-    parser.add_argument("name", help="efficientnet_lite0|1|2, a torchvision classification model, or timm:NAME")
+    parser = command.parser("backbone", description=__doc__, examples=EXAMPLES)
+    parser.add_argument("--list", action="store_true", help="encoders worth trying, from a laptop's to a GPU's")
+    parser.add_argument(
+        "name", nargs="?", help="efficientnet_lite0|1|2, a torchvision classification model, or timm:NAME"
+    )
     parser.add_argument("--image-size", type=int, help="input pixels a side (default: what the weights expect)")
     command.run(main, parser.parse_args())
 
