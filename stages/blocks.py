@@ -1,6 +1,6 @@
 """What every block of params.yaml is made of, and the options of a head; each stands beside the code that reads it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,8 +36,10 @@ class HeadOptions(BaseModel):
 
     Attributes:
         precision: in which its products and convolutions are computed, `float32` or `bfloat16`.
+        normalize: how features are normalised before its layers.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     precision: str = "float32"
+    normalize: Literal["standardize", "l2", "sqrt", "none"] = "standardize"

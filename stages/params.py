@@ -88,7 +88,7 @@ class Params(Block):
     refit: Literal["none", "trainval"]
     early_stopping_patience: Annotated[int, Field(ge=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    standardize: bool
+    normalize: Literal["standardize", "l2", "sqrt", "none"]
     precision: Literal["auto", "float32", "bfloat16"]
     seed: int
     seeds: Annotated[int, Field(ge=1, le=100)]

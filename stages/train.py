@@ -39,8 +39,7 @@ def main(params: Params) -> dict[str, object]:
         results = [(paths.HEAD, params.head, refitted), (paths.HEAD / "chosen", params.head, head)]
     results += [(paths.HEAD / f"seed-{number}", params.head, other) for number, other in enumerate(others, 1)]
     if not HEADS[params.head].finds_objects:
-        ridge = head if params.head == "ridge" else closed_form.fit("ridge", data, params, device)
-        results.append((paths.HEAD / "ridge", "ridge", ridge))
+        results.append((paths.HEAD / "ridge", "ridge", ridge_baseline(head, data, params, device)))
     shutil.rmtree(paths.HEAD, ignore_errors=True)  # there may be heads of more seeds than now
     for folder, name, result in results:
         model.save_head(folder, result.module, describe(name, result, data, params) | origin)
@@ -70,6 +69,14 @@ def describe(name: str, result: TrainResult, data: HeadData, params: Params) -> 
         "trained": result.trained,
         "params": params.model_dump(include=knobs),
     }
+
+
+def ridge_baseline(head: TrainResult, data: HeadData, params: Params, device: torch.device) -> TrainResult:
+    """Ridge regression on standardised features, whatever `normalize` says: one baseline for all runs on them."""
+    if params.head == "ridge" and params.normalize == "standardize":
+        return head
+    standardized = params.model_copy(update={"normalize": "standardize"})
+    return closed_form.fit("ridge", data, standardized, device)
 
 
 def fit(data: HeadData, params: Params, device: torch.device) -> TrainResult:

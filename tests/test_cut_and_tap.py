@@ -139,10 +139,10 @@ def test_what_may_be_drawn_changes_training_and_not_evaluation(run: Make) -> Non
 
 def test_images_are_judged_in_the_view_that_cached_features_are_of(run: Make) -> None:
     """A head on the frozen rest behind images answers much as the same head on cached vectors."""
-    frozen = {"phases": [{"epochs": 1, "train_from": "head", "lr": 1e-12}], "head": "linear", "standardize": False}
+    frozen = {"phases": [{"epochs": 1, "train_from": "head", "lr": 1e-12}], "head": "linear", "normalize": "none"}
     run(cut="input", tap="pooled", **frozen)
     behind = load_file(paths.PREDICTIONS / "probabilities.safetensors")["test"]
-    run(cut="pooled", head="linear", epochs=1, lr=1e-12, standardize=False)
+    run(cut="pooled", head="linear", epochs=1, lr=1e-12, normalize="none")
     cached = load_file(paths.PREDICTIONS / "probabilities.safetensors")["test"]
     torch.testing.assert_close(behind, cached, rtol=0.05, atol=0.02)
     assert cached.std(0).max() > 0

@@ -162,9 +162,9 @@ def test_a_missing_knob_is_named(text: str, knob: str) -> None:
         ("weight_decay: -1", "`weight_decay` must be greater than or equal to 0"),
         ("label_smoothing: 1.0", "`label_smoothing` must be less than 1"),
         ("plateau_factor: 1", "`plateau_factor` must be less than 1"),
-        ("standardize: no", "`standardize` must be a valid boolean, found 'no'"),
-        ("standardize: 1", "`standardize` must be a valid boolean, found 1"),
-        ("standardize: maybe", "`standardize` must be a valid boolean, found 'maybe'"),
+        ("freeze_batchnorm: no", "`freeze_batchnorm` must be a valid boolean, found 'no'"),
+        ("freeze_batchnorm: 1", "`freeze_batchnorm` must be a valid boolean, found 1"),
+        ("freeze_batchnorm: maybe", "`freeze_batchnorm` must be a valid boolean, found 'maybe'"),
         ("seed: zero", "`seed` must be a valid integer, found 'zero'"),
         ("optimizer: adamm", "`optimizer` must be one of adamw, adam, sgd, found 'adamm'; did you mean adam"),
         (

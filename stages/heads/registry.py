@@ -51,6 +51,8 @@ HEADS: dict[str, HeadSpec] = {
     "linear": HeadSpec("vector"),
     "mlp": HeadSpec("vector", options=MlpOptions),
     "ridge": HeadSpec("vector", closed_form=True),
+    "logistic": HeadSpec("vector", closed_form=True),
+    "lda": HeadSpec("vector", closed_form=True),
     "knn": HeadSpec("vector", options=KnnOptions, closed_form=True),
     "squeezenet": HeadSpec("map", options=SqueezenetOptions),
     "lenet5": HeadSpec("map"),

@@ -8,7 +8,8 @@ from stages.heads.contract import ClosedFormHead, Vectors, module_of
 from stages.params import Params
 from stages.training.data import HeadData
 from stages.training.history import Epoch
-from stages.training.model import Standardize, TrainResult, assemble, embed, stored_knobs
+from stages.training.model import TrainResult, assemble, embed, stored_knobs
+from stages.training.normalization import FeatureNormalization
 from stages.training.rest import build
 from stages.training.tasks import ClassificationTask
 
@@ -23,12 +24,12 @@ def fit(head: str, data: HeadData, params: Params, device: torch.device) -> Trai
     knobs = stored_knobs(head, params, data, device)
     rest = build(data.provenance, params.tap, params.weights)
     model = assemble(head, data.shape, len(data.classes), knobs, rest).to(device)
-    standardize = model.standardize
-    assert isinstance(standardize, Standardize)
+    normalize = model.standardize
+    assert isinstance(normalize, FeatureNormalization)
     vectors = embed(model, train).flatten(0, 1)
-    standardize.fit([vectors])
-    train_vectors = Vectors(standardize(vectors), train.y.repeat_interleave(train.x.shape[1]))
-    val_vectors = Vectors(standardize(embed(model, val)[:, 0]), val.y)
+    normalize.fit([vectors])
+    train_vectors = Vectors(normalize(vectors), train.y.repeat_interleave(train.x.shape[1]))
+    val_vectors = Vectors(normalize(embed(model, val)[:, 0]), val.y)
     task = ClassificationTask(params, None)
     best_key = None
     for solution in module.solutions(model.head, train_vectors, val_vectors):

@@ -120,8 +120,7 @@ def start(
     shaped = stored_knobs(head, params, data, device)
     rest = build(data.provenance, params.tap, params.weights)
     module = assemble(head, data.shape, len(data.classes), shaped, rest).to(device)
-    if params.standardize:
-        module.fit_standardize(train)
+    module.fit_normalization(train)
     return module, shaped
 
 

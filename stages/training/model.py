@@ -1,7 +1,7 @@
 """A trained head: a module from features as they are cached to logits, and how it came about."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import prod
@@ -22,65 +22,26 @@ from stages.heads.registry import HEADS, INPUTS, heads_taking
 from stages.params import Params
 from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch
+from stages.training.normalization import FeatureNormalization, LevelNormalization
 from stages.training.rest import Rest, build
-
-SMALLEST = 1e-6  # a deviation: features that are all the same are left alone
-
-
-class Standardize(nn.Module):
-    """(x - mean) / std by channel, with the statistics of the train split, kept with the head.
-
-    A feature that varies less than is typical (the root mean square of all deviations) is divided by the typical
-    deviation: blown up to unit variance, features that are nearly silent in train drown the others on new images.
-    """
-
-    mean: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("scale", torch.ones(channels))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shape = (-1, *[1] * (x.ndim - 2))
-        return (x - self.mean.view(shape)) * self.scale.view(shape)
-
-    def fit(self, batches: Iterable[torch.Tensor]) -> "Standardize":
-        """Takes mean and standard deviation of batches (N, C) or (N, C, H, W)."""
-        count, total, squares = 0, torch.zeros_like(self.mean.double()), torch.zeros_like(self.mean.double())
-        for batch in batches:
-            rows = batch.movedim(1, -1).reshape(-1, batch.shape[1]).double()
-            count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.square().sum(0)
-        mean = total / count
-        std = (squares / count - mean.square()).clamp(min=0).sqrt()
-        typical = float(std.square().mean().sqrt())
-        self.mean.copy_(mean)
-        self.scale.copy_(1 / std.clamp(min=max(typical, SMALLEST)))
-        return self
-
-
-class StandardizeLevels(nn.ModuleList):
-    """Standardisation of several maps, each by itself."""
-
-    def forward(self, levels: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        return tuple(one(level) for one, level in zip(self, levels, strict=True))
 
 
 class HeadModel(nn.Module):
-    """All that lies between the cached features and the logits: the rest, standardisation, the head's own layers.
+    """All that lies between the cached features and the logits: the rest, normalisation, and the layers of the head.
 
     Attributes:
-        rest: of the backbone, from the cut to the tap; None where the head sits on the features.
-        shape: of what the head takes of one image.
-        takes: what the head takes; maps are averaged over positions for one that takes a vector.
-        precision: `float32`, or `bfloat16` in which products and convolutions are then computed.
+        rest: of the backbone, from the cut to the tap; None if the head is at the cut.
+        standardize: the normalisation; its name is part of every stored head.
+        head: the layers of the head.
+        shape: of the features of one image, as the head takes them.
+        takes: `vector`, `map` or `pyramid`; maps are averaged over positions for a head that takes a vector.
+        precision: in which products and convolutions are computed, `float32` or `bfloat16`.
     """
 
     def __init__(
         self,
         head: nn.Module,
-        standardize: Standardize | StandardizeLevels,
+        standardize: FeatureNormalization | LevelNormalization,
         rest: Rest | None = None,
         *,
         shape: Sequence[Any],
@@ -93,36 +54,37 @@ class HeadModel(nn.Module):
         self.takes, self.precision = takes, precision
 
     def features(self, x: torch.Tensor) -> Any:
-        """What the head takes, before standardisation: float32 (N, D), (N, C, H, W), or maps at several strides."""
+        """What the head takes, before normalisation: float32 (N, D), (N, C, H, W), or maps at several strides."""
         with self._autocast(x):
-            found = self.rest(x) if self.rest else x
+            features = self.rest(x) if self.rest else x
         if self.takes == "pyramid":
-            return tuple(found.values()) if isinstance(found, dict) else levels(found, self.shape)
-        return pooled(found.float()) if self.takes == "vector" else found.float()
+            return tuple(features.values()) if isinstance(features, dict) else levels(features, self.shape)
+        return pooled(features.float()) if self.takes == "vector" else features.float()
 
-    def fit_standardize(self, train: SplitData) -> None:
-        """Takes the statistics of what the head sees of every view of the train split, in eval mode."""
+    def fit_normalization(self, train: SplitData) -> None:
+        """Takes the statistics of the features of every view of the train split, in eval mode."""
         self.eval()
-        ones = list(self.standardize) if isinstance(self.standardize, StandardizeLevels) else [self.standardize]
+        levels = self.standardize if isinstance(self.standardize, LevelNormalization) else [self.standardize]
         with torch.inference_mode():
-            for level, one in enumerate(ones):
-                assert isinstance(one, Standardize)
-                one.fit(self._level(batch, level) for view in range(train.x.shape[1]) for batch in train.batches(view))
+            for level, normalize in enumerate(levels):
+                assert isinstance(normalize, FeatureNormalization)
+                views = range(train.x.shape[1])
+                normalize.fit(self._level(batch, level) for view in views for batch in train.batches(view))
 
     def _level(self, x: torch.Tensor, level: int) -> torch.Tensor:
-        found = self.features(x)
-        taken: torch.Tensor = found[level].float() if isinstance(found, tuple) else found
-        return taken
+        features = self.features(x)
+        one_level: torch.Tensor = features[level].float() if isinstance(features, tuple) else features
+        return one_level
 
     def forward(self, x: torch.Tensor) -> Any:
-        """What the head gives, in float32: logits (N, classes), or what its loss takes."""
-        standard = self.standardize(self.features(x))
+        """The outputs of the head in float32: logits (N, classes), or what its loss takes."""
+        normalized = self.standardize(self.features(x))
         with self._autocast(x):
-            found = self.head(standard)
-        return tuple(level.float() for level in found) if isinstance(found, tuple) else found.float()
+            outputs = self.head(normalized)
+        return tuple(level.float() for level in outputs) if isinstance(outputs, tuple) else outputs.float()
 
     def without_rest(self) -> "HeadModel":
-        """The same layers, not a copy, for what `features` gave."""
+        """The same layers, not a copy, for features at the tap."""
         return HeadModel(self.head, self.standardize, shape=self.shape, takes=self.takes, precision=self.precision)
 
     def _autocast(self, x: torch.Tensor) -> AbstractContextManager[object]:
@@ -163,8 +125,8 @@ class TrainResult:
 def stored_knobs(head: str, params: Params, data: HeadData, device: torch.device) -> dict[str, Any]:
     """The knobs that are stored with a head, so that it can be built again; its options are a view of them.
 
-    They are `hidden`, `dropout`, the precision it computes in, the other flat knobs among its options; of a head that
-    finds objects the block `boxes`, and what it learns from the boxes of train.
+    They are `hidden`, `dropout`, the precision that it computes in, and the flat knobs among its options; for a head
+    that finds objects also the block `boxes`, and what it learns from the boxes of train.
     """
     spec, heavy = HEADS[head], len(data.shape) > 1 or params.tap != "same"
     names = {"hidden", "dropout", *spec.options.model_fields} & type(params).model_fields.keys()
@@ -188,7 +150,14 @@ def _train_boxes(train: SplitData) -> torch.Tensor:
 def assemble(
     head: str, shape: Sequence[Any], classes: int, knobs: Mapping[str, Any], rest: Rest | None = None
 ) -> HeadModel:
-    """A whole head, by name, on features of the shape (or shapes) that one image has at the cut.
+    """A head with the rest and normalisation before it.
+
+    Args:
+        head: its name.
+        shape: of the features of one image at the cut, or the shapes of its maps.
+        classes: how many.
+        knobs: stored with the head.
+        rest: of the backbone, from the cut to the tap.
 
     Raises:
         UserError: the features at the tap are not what the head takes.
@@ -196,8 +165,8 @@ def assemble(
     takes = HEADS[head].input
     if rest:
         with torch.inference_mode():
-            found = rest.eval()(torch.zeros(1, *shape))
-        shape = [tuple(level.shape[1:]) for level in found.values()] if isinstance(found, dict) else found.shape[1:]
+            maps = rest.eval()(torch.zeros(1, *shape))
+        shape = [tuple(level.shape[1:]) for level in maps.values()] if isinstance(maps, dict) else maps.shape[1:]
     several = isinstance(shape[0], Sequence)
     if (takes == "map" and (several or len(shape) != 3)) or (takes == "pyramid") != several:
         place = {"map": "cut=map or tap=map", "pyramid": "cut=pyramid", "vector": "cut=pooled"}[takes]
@@ -206,15 +175,17 @@ def assemble(
             f"`head`: {head} takes {INPUTS[takes]}, and the features are of shape {tuple(shape)}: take {place}, or a "
             f"head for these ({', '.join(fitting)})."
         )
+    options = HEADS[head].read(knobs)
+    normalize: FeatureNormalization | LevelNormalization
     if several:
-        standardize: Standardize | StandardizeLevels = StandardizeLevels(Standardize(level[0]) for level in shape)
-        taken = tuple(map(tuple, shape))
+        normalize = LevelNormalization(FeatureNormalization(level[0], options.normalize) for level in shape)
+        head_shape = tuple(map(tuple, shape))
     else:
         channels = shape[1] if len(shape) == 2 else shape[0]
-        standardize, taken = Standardize(channels), tuple(shape) if takes == "map" else (channels,)
-    options = HEADS[head].read(knobs)
-    layers = module_of(head).build(taken, classes, options)
-    return HeadModel(layers, standardize, rest, shape=taken, takes=takes, precision=options.precision)
+        normalize = FeatureNormalization(channels, options.normalize)
+        head_shape = tuple(shape) if takes == "map" else (channels,)
+    layers = module_of(head).build(head_shape, classes, options)
+    return HeadModel(layers, normalize, rest, shape=head_shape, takes=takes, precision=options.precision)
 
 
 @torch.inference_mode()

@@ -45,6 +45,8 @@ RUNS: dict[str, dict[str, Any]] = {
                "warmup": 1, "clip_grad": 1.0, "label_smoothing": 0.1},
     "mlp": {"data": "csv", "schedule": "restarts", "refit": "trainval", "views": 2, "decide": {"tta": True}},
     "ridge": {},
+    "logistic": {},
+    "lda": {},
     "knn": {"backbone": "resnet18"},
     "squeezenet": {"cut": "map", "schedule": "plateau"},
     "lenet5": {"cut": "input"},

@@ -51,7 +51,7 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "monitor": ("val_accuracy", FROM_TRAIN),
     "early_stopping_patience": (2, FROM_TRAIN),
     "label_smoothing": (0.1, FROM_HEAD),
-    "standardize": ("false", FROM_HEAD),
+    "normalize": ("none", FROM_HEAD),
     "precision": ("float32", FROM_HEAD),
     "refit": ("trainval", FROM_TRAIN),
     "boxes": (

@@ -14,11 +14,11 @@ from stages.heads import linear, mlp, ridge
 from stages.heads.options import MlpOptions
 from stages.training import model
 from stages.training.data import HeadData, SplitData
-from stages.training.model import SMALLEST, Standardize, TrainResult
+from stages.training.model import TrainResult
 
 Make = Callable[..., Any]
 FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "weights": "random"}
-HEADS = ["linear", "mlp", "ridge", "knn"]
+HEADS = ["linear", "mlp", "ridge", "logistic", "lda", "knn"]
 
 
 def toy(columns: int = 6) -> HeadData:
@@ -67,26 +67,6 @@ def test_linear_heads_have_one_layer(head: Any) -> None:
     assert trainable(head.build((512,), 33, HeadOptions())) == 512 * 33 + 33
 
 
-def test_standardisation_by_hand() -> None:
-    x = torch.tensor([[1.0, 10.0, 4.0], [3.0, 10.0, 4.5]])  # deviations 1, 0 and 0.25
-    standardize = Standardize(3)
-    assert torch.equal(standardize(x), x)  # before it is fitted it does nothing
-    standardize.fit([x])
-    typical = ((1 + 0 + 0.0625) / 3) ** 0.5
-    assert standardize.mean.tolist() == [2, 10, 4.25]
-    assert standardize.scale.tolist() == pytest.approx([1, 1 / typical, 1 / typical])
-    assert standardize(x)[:, 0].tolist() == [-1, 1]
-    assert standardize(x)[:, 1].tolist() == [0, 0]  # a constant feature says nothing and breaks nothing
-    assert standardize(x)[:, 2].tolist() == pytest.approx([-0.25 / typical, 0.25 / typical])
-    assert list(standardize.state_dict()) == ["mean", "scale"] and trainable(standardize) == 0
-
-
-def test_features_that_are_all_the_same_are_left_alone() -> None:
-    standardize = Standardize(2).fit([torch.full((5, 2), 7.0)])
-    assert standardize.scale.tolist() == pytest.approx([1 / SMALLEST] * 2)
-    assert standardize(torch.full((1, 2), 7.0)).tolist() == [[0, 0]]
-
-
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_standardisation_is_of_the_train_part_alone(trained: Make, head: str) -> None:
     x = toy().splits["train"].evaluation_vectors
@@ -94,7 +74,7 @@ def test_standardisation_is_of_the_train_part_alone(trained: Make, head: str) ->
     torch.testing.assert_close(found.module.standardize.mean, x.mean(0))
     std = x.std(0, correction=0)
     torch.testing.assert_close(found.module.standardize.scale, 1 / std.clamp(min=float(std.square().mean().sqrt())))
-    plain = trained(head, standardize=False)
+    plain = trained(head, normalize="none")
     assert plain.module.standardize.mean.tolist() == [0] * 6 and plain.module.standardize.scale.tolist() == [1] * 6
 
 
@@ -138,5 +118,5 @@ def test_a_head_that_is_not_whole_is_refused(trained: Make, workplace: Path, dam
         target.write_bytes(target.read_bytes()[:50])
     if damage in ("no json", "no weights"):
         target.unlink()
-    with pytest.raises(UserError, match=r"(?s)head holds no whole head \(.*`dvc repro -f train` makes it anew"):
+    with pytest.raises(UserError, match=r"(?s)head holds no whole head \(.*`dvc repro -f -s train` makes it anew"):
         model.load_head(folder)

@@ -31,7 +31,7 @@ def data(noise: float, views: int = 1) -> HeadData:
 
 @pytest.fixture
 def chosen(workplace: Path, params: Callable[..., Any]) -> Any:
-    return params(head="knn", standardize=True)
+    return params(head="knn", normalize="standardize")
 
 
 @pytest.mark.parametrize("views", [1, 3])

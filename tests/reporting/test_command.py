@@ -15,7 +15,7 @@ def test_command_has_every_recorded_knob(made: Made) -> None:
     words = shlex.split(command.complete(gather.load("folder")).replace("\\\n", ""))
     assert words[:3] == ["dvc", "exp", "run"] and set(words[3::2]) == {"-S"}
     settings = dict(word.split("=", 1) for word in words[4::2])
-    assert settings["root"] == f"'{made.root}'" and settings["lr"] == "1e-05" and settings["standardize"] == "true"
+    assert settings["root"] == f"'{made.root}'" and settings["lr"] == "1e-05" and settings["normalize"] == "standardize"
     assert settings["split.train"] == "0.5" and settings["extract.precision"] == "float32"
     assert settings["decide.confidence"] == "0.5" and settings["extract.batch_size"] == "32"
 
@@ -29,7 +29,7 @@ def test_the_short_command_has_what_differs_from_the_defaults(made: Made) -> Non
         assert command.differing(run) == "dvc exp run -S hidden=64"
     words = shlex.split(command.differing(run).replace("\\\n", ""))
     assert "dataset=folder" in words and "backbone=net" in words and "lr=1e-05" in words  # not in the defaults
-    assert not [word for word in words if word.startswith(("standardize", "split.", "extract.", "weights"))]
+    assert not [word for word in words if word.startswith(("normalize", "split.", "extract.", "weights"))]
 
 
 def test_the_report_depends_on_the_defaults() -> None:

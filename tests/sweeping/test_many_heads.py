@@ -83,7 +83,7 @@ def test_each_head_is_that_of_train(turned: Make, head: str, optimizer: str) -> 
         {"clip_grad": 0.05, "optimizer": "sgd"},
         {"class_weights": "balanced"},
         {"loss": "focal", "class_weights": "balanced"},
-        {"standardize": False},
+        {"normalize": "none"},
         {"monitor": "val_accuracy"},
     ],
     ids=lambda knobs: next(iter(knobs.items())).__str__(),

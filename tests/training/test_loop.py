@@ -10,7 +10,7 @@ from stages.errors import UserError
 from stages.heads import linear
 from stages.training import loop
 from stages.training.data import HeadData, SplitData
-from stages.training.model import HeadModel, Standardize, TrainResult
+from stages.training.model import FeatureNormalization, HeadModel, TrainResult
 from stages.training.tasks import ClassificationTask, EpochScores, Task
 
 CPU = torch.device("cpu")
@@ -164,7 +164,7 @@ def test_a_last_batch_of_one(turned: Make) -> None:
 def test_judge_counts_by_hand(turned: Make) -> None:
     x = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.0]]])
     split = SplitData(x, torch.tensor([0, 1, 1]), [0, 1, 2])
-    whole = HeadModel(torch.nn.Identity(), Standardize(2), shape=(2,), takes="vector", precision="float32")
+    whole = HeadModel(torch.nn.Identity(), FeatureNormalization(2), shape=(2,), takes="vector", precision="float32")
     loss, accuracy, _ = ClassificationTask(turned(), None).evaluate(whole, split)
     assert accuracy == pytest.approx(2 / 3)
     assert loss == pytest.approx((0.126928 + 0.313262 + 1.313262) / 3, rel=1e-5)
@@ -203,7 +203,7 @@ def test_each_image_is_drawn_once_an_epoch_in_a_view_of_its_own(turned: Make, mo
             return super().forward(batch)
 
     data = HeadData(["a", "b", "c"], {"train": train, "val": train, "test": train}, FEATURES)
-    chosen = turned(epochs=40, standardize=False, lr=1e-9)
+    chosen = turned(epochs=40, normalize="none", lr=1e-9)
     monkeypatch.setattr(linear, "build", lambda shape, classes, knobs: Spy(shape[0], classes))
     fit(chosen, data)
     rows = torch.cat(seen).reshape(40, images, 2)

@@ -111,14 +111,14 @@ def test_a_head_learns_its_scenes_by_heart(turned: Make, head: str) -> None:
         assert max(score for score in scores if score is not None) > 0.8
 
 
-@pytest.mark.parametrize("standardize", [False, True])
-def test_several_maps_behind_a_rest(turned: Make, standardize: bool) -> None:
+@pytest.mark.parametrize("normalize", ["none", "standardize", "sqrt"])
+def test_several_maps_behind_a_rest(turned: Make, normalize: str) -> None:
     """The head alone, then the rest with it: several maps are no single tensor that could be kept in between."""
     found = {"cut": "layer1", "backbone": "resnet18", "weights": "random", "image_size": SIZE}
     data = replace(on_maps((64, 16, 16)), provenance=found)
     phases = [{"epochs": 1, "train_from": "head"}, {"epochs": 1, "train_from": "layer4"}]
     knobs = {"cut": "layer1", "tap": "pyramid", "head": "multiscale", "backbone": "resnet18", "weights": "random"}
-    trained = loop.fit("multiscale", data, turned(phases=phases, standardize=standardize, **knobs), CPU)
+    trained = loop.fit("multiscale", data, turned(phases=phases, normalize=normalize, **knobs), CPU)
     assert [epoch.phase for epoch in trained.history] == [1, 2]
     assert trained.module.shape == ((128, 8, 8), (256, 4, 4), (512, 2, 2))
 
@@ -143,7 +143,7 @@ def test_a_head_on_cached_maps_trains_as_behind_the_frozen_backbone_image_by_ima
     data.splits["train"], data.splits["val"] = (
         replace(data.splits[name], x=x) for name, x in (("train", maps[:TRAIN]), ("val", maps[TRAIN:]))
     )
-    chosen = turned(head="grid", optimizer="sgd", weight_decay=0.0, standardize=False)
+    chosen = turned(head="grid", optimizer="sgd", weight_decay=0.0, normalize="none")
     began = time.perf_counter()
     cached = loop.fit("grid", data, chosen, CPU)
     with_cache = time.perf_counter() - began

@@ -64,7 +64,7 @@ def turned(workplace: Any, params: Make) -> Make:
     def make(**overrides: Any) -> Any:
         plain: dict[str, Any] = {"head": "linear", "tap": "pooled", "weights": "random", "optimizer": "sgd"}
         plain |= {"epochs": 3, "batch_size": 8, "lr": 0.02, "lr_backbone": 0.002, "weight_decay": 0.0}
-        plain |= {"precision": "float32", "schedule": "constant", "standardize": False, "early_stopping_patience": 100}
+        plain |= {"precision": "float32", "schedule": "constant", "normalize": "none", "early_stopping_patience": 100}
         return params(**(plain | overrides))
 
     return make
@@ -237,7 +237,7 @@ def test_a_worse_phase_leaves_the_best_of_those_before(data: HeadData, turned: M
 
 def test_a_phase_of_the_head_alone_trains_as_through_the_frozen_rest(data: HeadData, turned: Make) -> None:
     """The rest runs once then; step by step the head sees what it would see behind it."""
-    chosen = turned(phases=[{"epochs": 3, "train_from": "head"}], standardize=True)
+    chosen = turned(phases=[{"epochs": 3, "train_from": "head"}], normalize="standardize")
     found = fit(chosen, data)
     torch.manual_seed(chosen.seed)
     module, _ = loop.start("linear", data, data.splits["train"], chosen, CPU)
@@ -345,7 +345,9 @@ def test_killed_in_any_phase_it_goes_on_with_the_same_result(
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS", 0)
     order = [{"epochs": 1}, {"epochs": 2, "train_from": "conv5"}, {"epochs": 1, "train_from": "head"}]
-    chosen = turned(phases=order, optimizer="adamw", standardize=True, freeze_batchnorm=False, clip_grad=clip_grad)
+    chosen = turned(
+        phases=order, optimizer="adamw", normalize="standardize", freeze_batchnorm=False, clip_grad=clip_grad
+    )
     expected, evaluate, calls = fit(chosen, data), loop.evaluate, list[int]()
 
     def counted(module: nn.Module, split: SplitData, task: Task) -> EpochScores:

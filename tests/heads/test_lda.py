@@ -1,0 +1,32 @@
+"""Shrinkage discriminant analysis against scikit-learn's."""
+
+import pytest
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from stages.blocks import HeadOptions
+from stages.heads import lda
+from tests.heads.clusters import clusters
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(90, 12), (40, 60)])
+def test_it_is_that_of_scikit_learn(rows: int, columns: int) -> None:
+    train, val = clusters(rows, columns), clusters(30, columns, seed=1)
+    layers = lda.build((columns,), 4, HeadOptions())
+    for solution, shrinkage in zip(lda.solutions(layers, train, val), lda.SHRINKAGES, strict=True):
+        assert solution.notes == {"shrinkage": shrinkage}
+        reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
+        reference.fit(train.x.double().numpy(), train.labels.numpy())
+        with torch.inference_mode():
+            probabilities = layers(val.x).softmax(1)
+        expected = torch.from_numpy(reference.predict_proba(val.x.double().numpy())).float()
+        torch.testing.assert_close(probabilities, expected, atol=1e-4, rtol=0)
+
+
+def test_a_class_without_train_images_is_never_chosen() -> None:
+    train, val = clusters(60, 8), clusters(30, 8, seed=1)
+    layers = lda.build((8,), 5, HeadOptions())  # the fifth has none
+    for _ in lda.solutions(layers, train, val):
+        with torch.inference_mode():
+            logits = layers(val.x)
+        assert logits.isfinite().all() and not (logits.argmax(1) == 4).any()
