@@ -439,3 +439,8 @@ def test_what_heads_for_boxes_would_pass_over_is_refused(text: str, head: str, l
     knob, _, value = line.partition(": ")
     assert f"`{knob}` is for heads that name the class of an image (linear" in message
     assert f"found {value} with head {head}: set {knob}=" in message
+
+
+def test_params_change_in_one_way(repository: Path) -> None:
+    copies = [path.name for path in (repository / "stages").rglob("*.py") if "model_copy(" in path.read_text()]
+    assert copies == ["params.py"]

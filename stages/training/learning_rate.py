@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stages import paths, results
 from stages.heads.registry import HEADS
-from stages.params import Params
+from stages.params import Params, with_overrides
 
 WIDTH = 1 / 40  # of the steps: the standard deviation of the bell that smooths the losses
 FEWEST = 10  # steps; fewer tell nothing
@@ -90,7 +90,7 @@ def taken(params: Params) -> tuple[Params, str | None, str]:
         return params, None, ""
     suggestion: Mapping[str, Any] = results.read_json(paths.REPORTS / "lr_sweep.json")
     if lr := suggestion.get("lr"):
-        return params.model_copy(update={"lr": lr}), RANGE_TEST, f"lr: auto takes {lr:g}, what the range test suggests"
+        return with_overrides(params, {"lr": lr}), RANGE_TEST, f"lr: auto takes {lr:g}, what the range test suggests"
     source, lr = f"default of {params.head}", spec.default_lr
     words = f"lr: auto takes {lr:g}, the {source}: the range test suggests none, as {suggestion.get('reason')}"
-    return params.model_copy(update={"lr": lr}), source, words
+    return with_overrides(params, {"lr": lr}), source, words

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from stages import files
 from stages.heads.registry import HEADS
-from stages.params import Params
+from stages.params import Params, with_overrides
 from stages.training import loop, tasks
 from stages.training.data import HeadData
 from stages.training.learning_rate import Suggestion, suggest
@@ -47,7 +47,7 @@ def range_test(head: str, data: HeadData, params: Params, device: torch.device) 
         torch.manual_seed(params.seed)
         module, shaped = loop.start(head, data, train, params, device)
         phase = params.phases[0] if params.phases else Phase(epochs=1)
-        groups = loop.unfreeze(module, phase, params.model_copy(update={"lr": HEADS[head].default_lr}))
+        groups = loop.unfreeze(module, phase, with_overrides(params, {"lr": HEADS[head].default_lr}))
         optimizer = loop.make_optimizer(groups, params)
         shares = [group["lr"] / groups[0]["lr"] for group in groups]
         task = tasks.task_of(head, module, shaped, data=data, params=params)
