@@ -71,7 +71,7 @@ def on_validation(run: RunResults, names: Sequence[str]) -> tuple[str, str]:
     """Some metrics on validation as a fact, as far as the run has them."""
     values = {name: run.metrics.get(table.VAL + name) for name in names}
     texts = (
-        f"{table.METRICS[name].title} {table.METRICS[name].text(v)}" for name, v in values.items() if v is not None
+        f"{table.METRICS[name].text(v)} {table.METRICS[name].title}" for name, v in values.items() if v is not None
     )
     return "On validation", ", ".join(texts)
 
