@@ -204,7 +204,7 @@ def data_notes(run: RunResults) -> list[str]:
     lost = [f"no image is left of class {label}" for label in index.get("lost_classes", ())]
     dropped = index.get("dropped_objects", {})
     objects = [f"{count} object(s) are not used: {reason}" for reason, count in dropped.items()]
-    return [f"{text[0].upper()}{text[1:]}." for text in [*lost, *index.get("notes", ()), *objects]]
+    return [*lost, *index.get("notes", ()), *objects]
 
 
 def times(run: RunResults) -> list[tuple[str, Time]]:

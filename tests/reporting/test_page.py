@@ -182,8 +182,8 @@ def test_what_is_not_used_is_listed_and_the_heading_names_the_set(made: Made) ->
     for line in (
         "a/1.jpg (<a>) = b/1.jpg (b)", "loose.jpg: it lies in no class folder", "a/2.jpg: ant at [1.0, 2.0, 3.0, 4.0]",
         "x.tif: 12-bit integers, 0 to 4,095", "3 object(s) are not used: the box is empty.",
-        "No image is left of class owl.",
-        "The folders on top are read as lists.", f"{made.root.name} (folder)",
+        "no image is left of class owl.",
+        "Reading the data: the folders on top are read as lists.", f"{made.root.name} (folder)",
     ):  # fmt: skip
         assert line in html.text
 
