@@ -25,36 +25,38 @@ from stages.training import mapped
 from stages.training.ground_truth import GroundTruthBoxes, read_ground_truth
 from stages.training.mapped import MappedFeatures
 
-BATCH = 256  # images that are judged at a time
+BATCH = 256  # images that are evaluated at a time
 BLOCK = 512  # views read at a time: a block of float16 maps in float32 stays small
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """What turns images that are kept as pixels into views.
+    """Images that are kept as pixels, and how they become views.
 
     Attributes:
         sizes: (N, 2) heights and widths without padding.
-        how: the evaluation view.
-        augment: what is drawn anew in training.
+        preprocessing: from the image to its evaluation view.
+        augment: how the random views of training differ.
     """
 
     sizes: torch.Tensor
-    how: Preprocessing
+    preprocessing: Preprocessing
     augment: Augment
 
     def evaluation(self, x: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """(n, 3, S, S) of kept images (n, 3, H, W) at these positions."""
-        return batch_views.evaluation(x, self.sizes[images], self.how)
+        return batch_views.evaluation(x, self.sizes[images], self.preprocessing)
 
     def training(self, x: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same, drawn anew, and the maps (n, 2, 3) from pixels of what is kept to pixels of the view."""
+        """Random views (n, 3, S, S), and the affine maps (n, 2, 3) from pixels as kept to pixels of the view."""
         drawn = batch_views.draw(self.sizes[images], self.augment, torch.default_generator)
-        return batch_views.view(x, self.sizes[images], crops=drawn, size=self.how.crop), drawn.affine(self.how.crop)
+        return batch_views.view(x, self.sizes[images], crops=drawn, size=self.preprocessing.crop), drawn.affine(
+            self.preprocessing.crop
+        )
 
     def affines(self, images: torch.Tensor) -> torch.Tensor:
-        """The maps (n, 2, 3) of evaluation views."""
-        return batch_views.centred(self.sizes[images], self.how).affine(self.how.crop)
+        """The affine maps (n, 2, 3) of evaluation views."""
+        return batch_views.centred(self.sizes[images], self.preprocessing).affine(self.preprocessing.crop)
 
     def join(self, other: "Pixels") -> "Pixels":
         """These, then those of another part."""
@@ -67,10 +69,10 @@ class SplitData:
 
     Attributes:
         x: (N, V, …), the features of each view of each image, the first the evaluation view: vectors in float32, maps
-            as they are stored, images as uint8 (N, 1, 3, H, W) with padding. On the disk where they are too large.
-        y: (N,) int64, positions in the list of classes; where it lies, batches go.
+            as they are stored, images as uint8 (N, 1, 3, H, W) with padding. On the disk if they are too large.
+        y: (N,) int64 labels, indices of classes; batches go to the device of y.
         index_positions: (N,) the lines of the index file that the images come from, counted from 0.
-        pixels: how images are looked at; None for features.
+        pixels: how images become views; None if they are kept as features.
         ground_truth: the objects in the images; None where the head does not need them.
     """
 
@@ -113,9 +115,9 @@ class SplitData:
         return self.x.shuffled() if isinstance(self.x, MappedFeatures) else torch.randperm(len(self.y))
 
     def image_batches(self) -> tuple[torch.Tensor, ...]:
-        """The positions of all images, some at a time."""
-        found: tuple[torch.Tensor, ...] = torch.arange(len(self.y)).split(BATCH)  # type: ignore[no-untyped-call]
-        return found
+        """The indices of all images, BATCH at a time."""
+        batches: tuple[torch.Tensor, ...] = torch.arange(len(self.y)).split(BATCH)  # type: ignore[no-untyped-call]
+        return batches
 
     def batches(self, view: int = 0) -> Iterator[torch.Tensor]:
         """Float32 features of one view of every image, in order, some at a time."""
@@ -165,8 +167,8 @@ class HeadData:
         """Of the features of one image: (D,), (C, H, W) or (T, C); of pixels (3, S, S); of a pyramid each map."""
         if self.levels:
             return self.levels
-        if found := self.splits["train"].pixels:
-            return 3, found.how.crop, found.how.crop
+        if pixels := self.splits["train"].pixels:
+            return 3, pixels.preprocessing.crop, pixels.preprocessing.crop
         return tuple(self.splits["train"].x.shape[2:])
 
 
@@ -182,50 +184,71 @@ def load_data(params: Params) -> HeadData:
     check_provenance(features.provenance, params, str(path))
     if features.sha256 != [row.sha256 for row in rows]:
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
-    split = splits.read(params.dataset)
-    boxes = HEADS[params.head].finds_objects
-    if boxes and not any(row.objects for row in rows):
+    with_objects = HEADS[params.head].finds_objects
+    if with_objects and not any(row.objects for row in rows):
         raise UserError(f"`head`: {params.head} finds objects, and dataset {params.dataset} has no boxes.")
-    named = [{box.label for box in row.objects} if boxes else {row.label} for row in rows]
-    classes = sorted(set().union(*named) - {""}, key=natural)
-    number = {label: place for place, label in enumerate(classes)}
-    place_of = {row.sha256: place for place, row in enumerate(rows)}
+    labels = [{box.label for box in row.objects} if with_objects else {row.label} for row in rows]
+    classes = sorted(set().union(*labels) - {""}, key=natural)
+    position_of = {row.sha256: position for position, row in enumerate(rows)}
     layers, levels = _layers(features, params)
-    made = {}
-    for name, images in split.items():
-        places = [place for image in images if features.ok[place := place_of[image]] and (boxes or rows[place].label)]
-        labels = torch.tensor([0 if boxes else number[rows[place].label] for place in places], dtype=torch.long)
-        found = None
-        if boxes:
-            affine = torch.from_numpy(np.array(features.members["views"])[places])
-            found = read_ground_truth(
-                [rows[place] for place in places], classes, affine, features.provenance["image_size"]
-            )
-        made[name] = SplitData(_rows(layers, places), labels, places, _pixels(features, places, params), found)
-    labelled = [[_said(rows[place]) for place in split.index_positions] for split in made.values()]
+    split_data = {}
+    for name, images in splits.read(params.dataset).items():
+        positions = [position_of[image] for image in images if features.ok[position_of[image]]]
+        positions = [position for position in positions if with_objects or rows[position].label]
+        split_data[name] = _split_data(features, layers, [rows[position] for position in positions], positions,
+                                       classes=classes, params=params)  # fmt: skip
+    labelled = [[_labels_of(rows[position]) for position in split.index_positions] for split in split_data.values()]
     identity = hashlib.sha256(json.dumps(labelled).encode()).hexdigest()
-    return HeadData(classes, made, features.provenance, identity, levels)
+    return HeadData(classes, split_data, features.provenance, identity, levels)
+
+
+def _split_data(
+    features: h5.Features,
+    layers: list[h5.Array],
+    rows: list[IndexRow],
+    positions: list[int],
+    *,
+    classes: list[str],
+    params: Params,
+) -> SplitData:
+    """The images of a split.
+
+    Args:
+        features: of all images.
+        layers: their arrays, as the head takes them.
+        rows: of the images of the split.
+        positions: of these rows in the index.
+        classes: names by label.
+        params: `cut`, `head` and `augment`.
+    """
+    x, pixels = _rows(layers, positions), _pixels(features, positions, params)
+    if not HEADS[params.head].finds_objects:
+        label_of = {name: label for label, name in enumerate(classes)}
+        return SplitData(x, torch.tensor([label_of[row.label] for row in rows], dtype=torch.long), positions, pixels)
+    affine = torch.from_numpy(np.array(features.members["views"])[positions])
+    ground_truth = read_ground_truth(rows, classes, affine, features.provenance["image_size"])
+    return SplitData(x, torch.zeros(len(rows), dtype=torch.long), positions, pixels, ground_truth)
 
 
 def unlabelled(features: h5.Features, extents: torch.Tensor, params: Params) -> SplitData:
-    """Images that no index lists, for a head that is to answer; none of them may be undecodable.
+    """Images that are in no index, for a head that predicts them; all of them must have been decoded.
 
     Args:
         features: of N images.
         extents: (N, 2) width and height in pixels of each image.
         params: `cut`, `tap` and `head` say what the head takes.
     """
-    count, found = len(extents), None
+    count, ground_truth = len(extents), None
     if HEADS[params.head].finds_objects:
         affine = torch.from_numpy(np.array(features.members["views"]))
-        found = GroundTruthBoxes([], affine, extents, features.provenance["image_size"])
-    places = list(range(count))
+        ground_truth = GroundTruthBoxes([], affine, extents, features.provenance["image_size"])
+    positions = list(range(count))
     return SplitData(
-        _rows(_layers(features, params)[0], places),
+        _rows(_layers(features, params)[0], positions),
         torch.zeros(count, dtype=torch.long),
-        places,
-        _pixels(features, places, params),
-        found,
+        positions,
+        _pixels(features, positions, params),
+        ground_truth,
     )
 
 
@@ -235,65 +258,65 @@ def composed(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     return torch.cat([turn, second[:, :, :2] @ first[:, :, 2:] + second[:, :, 2:]], 2)
 
 
-def _said(row: IndexRow) -> list[Any]:
-    """What a head may learn of an image."""
+def _labels_of(row: IndexRow) -> list[Any]:
+    """What a head may learn of an image: which one it is, and its labels."""
     return [row.sha256, row.label, [asdict(box) for box in row.objects]]
 
 
-def check_provenance(found: Mapping[str, Any], params: Params, path: str) -> None:
+def check_provenance(provenance: Mapping[str, Any], params: Params, path: str) -> None:
     """Refuses features that are not those that params describe.
 
     Raises:
         UserError: naming the difference.
     """
-    views = found.get("views")
+    views = provenance.get("views")
     count = len(views) if isinstance(views, list) else 0
     if count != params.views:
-        raise UserError(f"{path} has {count} views an image, params ask for {params.views}: `dvc repro`.")
-    _compare(found, {"backbone": params.backbone, "cut": params.cut}, path)
-    single = found.get("joined", [found])
-    for one, (_, weights) in zip(single, names.joined(params.backbone, params.weights), strict=True):
-        wanted: dict[str, Any] = {}
+        raise UserError(f"{path} has {count} views per image, params ask for {params.views}: `dvc repro`.")
+    _compare(provenance, {"backbone": params.backbone, "cut": params.cut}, path)
+    backbones = provenance.get("joined", [provenance])
+    for backbone, (_, weights) in zip(backbones, names.joined(params.backbone, params.weights), strict=True):
+        expected: dict[str, Any] = {}
         if weights != "default":
-            wanted["weights"] = weights
+            expected["weights"] = weights
         if params.image_size != "auto":
-            wanted["image_size"] = params.image_size
+            expected["image_size"] = params.image_size
         if params.resize == "squash":
-            wanted["resize"] = params.resize
-        _compare(one, wanted, path)
+            expected["resize"] = params.resize
+        _compare(backbone, expected, path)
 
 
-def _compare(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str) -> None:
-    for name, value in wanted.items():
-        if found.get(name) != value:
+def _compare(provenance: Mapping[str, Any], expected: Mapping[str, Any], path: str) -> None:
+    for name, value in expected.items():
+        if provenance.get(name) != value:
             raise UserError(
-                f"{path} was extracted with {name} {found.get(name)!r}, params ask for {value!r}: `dvc repro`."
+                f"{path} was extracted with {name} {provenance.get(name)!r}, params ask for {value!r}: `dvc repro`."
             )
 
 
-def _pixels(features: h5.Features, places: list[int], params: Params) -> Pixels | None:
+def _pixels(features: h5.Features, positions: list[int], params: Params) -> Pixels | None:
     if params.cut != h5.INPUT:
         return None
-    how = Preprocessing.parse(features.provenance["preprocessing"])
-    return Pixels(torch.from_numpy(features.sizes[places]), how, params.augment)
+    preprocessing = Preprocessing.parse(features.provenance["preprocessing"])
+    return Pixels(torch.from_numpy(features.sizes[positions]), preprocessing, params.augment)
 
 
 def _layers(features: h5.Features, params: Params) -> tuple[list[h5.Array], tuple[tuple[int, ...], ...]]:
-    """The features as a head takes them, and of a pyramid, the finest first, the shapes of the maps."""
+    """The features as a head takes them, and for a pyramid the shapes of its maps, the finest first."""
     if params.cut == "pyramid":
-        found = sorted(features.layers.values(), key=lambda layer: -layer.shape[-1])
-        return found, tuple(layer.shape[2:] for layer in found)
+        maps = sorted(features.layers.values(), key=lambda layer: -layer.shape[-1])
+        return maps, tuple(layer.shape[2:] for layer in maps)
     layer = features.layers[params.cut]
     wants_vectors = HEADS[params.head].input == "vector" and params.tap == "same" and params.cut != h5.INPUT
     return [_vectors(layer) if layer.ndim == 3 or wants_vectors else layer], ()
 
 
-def _rows(layers: list[h5.Array], places: list[int]) -> torch.Tensor | MappedFeatures:
-    """The features of some images; where those of all would take too much memory, on the disk."""
+def _rows(layers: list[h5.Array], positions: list[int]) -> torch.Tensor | MappedFeatures:
+    """The features of some images; they stay on the disk if those of all images would take too much memory."""
     if mapped.too_large(layers):
-        return MappedFeatures(layers, places)
-    found = [torch.from_numpy(layer[places]) for layer in layers]
-    return found[0] if len(found) == 1 else torch.cat([one.flatten(2) for one in found], 2)
+        return MappedFeatures(layers, positions)
+    maps = [torch.from_numpy(layer[positions]) for layer in layers]
+    return maps[0] if len(maps) == 1 else torch.cat([level.flatten(2) for level in maps], 2)
 
 
 def _joined(

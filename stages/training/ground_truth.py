@@ -30,13 +30,13 @@ class GroundTruthBoxes:
         """The objects of an image that count and are in a view: boxes (n, 4) in [0, 1] of it, and labels (n,)."""
         truth = self.truths[image]
         counts = ~(truth.ignored | truth.crowd)
-        boxes, there = to_view(truth.boxes[counts], affine, self.size)
-        return boxes[there], truth.labels[counts][there]
+        boxes, visible = to_view(truth.boxes[counts], affine, self.size)
+        return boxes[visible], truth.labels[counts][visible]
 
-    def to_image(self, image: int, found: Detections, affine: torch.Tensor) -> Detections:
-        """What was found in a view, in pixels of the image."""
+    def to_image(self, image: int, detections: Detections, affine: torch.Tensor) -> Detections:
+        """Detections in a view, which `affine` (2, 3) leads to, in pixels of the image."""
         width, height = self.extents[image].tolist()
-        return found._replace(boxes=to_image(found.boxes, affine, self.size, width, height))
+        return detections._replace(boxes=to_image(detections.boxes, affine, self.size, width, height))
 
     def pick(self, images: Sequence[int]) -> "GroundTruthBoxes":
         """Those of some images."""
@@ -77,12 +77,12 @@ def read_ground_truth(
     return GroundTruthBoxes(truths, affine, extents, size)
 
 
-def merge_views(each: Sequence[Detections], iou: float, how: str = "nms") -> Detections:
-    """What several views of one image found, in its pixels, after class-wise non-maximum suppression.
+def merge_views(views: Sequence[Detections], iou: float, merge: str = "nms") -> Detections:
+    """The detections of several views of one image, in its pixels, after class-wise non-maximum suppression.
 
-    With `how: fusion` each view is suppressed by itself, and what is left of all is fused.
+    With `fusion` each view is suppressed by itself, and what is left of all views is fused.
     """
-    if how == "fusion":
-        return fuse([suppress(found, iou, MOST) for found in each], iou, MOST)
-    boxes, scores, labels = (torch.cat(splits) for splits in zip(*each, strict=True))
+    if merge == "fusion":
+        return fuse([suppress(detections, iou, MOST) for detections in views], iou, MOST)
+    boxes, scores, labels = (torch.cat(tensors) for tensors in zip(*views, strict=True))
     return suppress(Detections(boxes, scores, labels), iou, MOST)

@@ -45,9 +45,9 @@ class Progress:
     def add(self, epoch: Epoch, module: nn.Module, monitor: str) -> None:
         """Takes an epoch in, and the weights after it where it is the best."""
         self.history.append(epoch)
-        found = score(epoch.val_loss, epoch.val_accuracy, monitor, epoch.val_map_50)
-        if self.best is None or found < self.best:
-            self.best, self.best_epoch = found, epoch.epoch
+        epoch_score = score(epoch.val_loss, epoch.val_accuracy, monitor, epoch.val_map_50)
+        if self.best is None or epoch_score < self.best:
+            self.best, self.best_epoch = epoch_score, epoch.epoch
             self.state = copy.deepcopy(module.state_dict())
 
 
@@ -71,14 +71,14 @@ def fit(head: str, data: HeadData, params: Params, device: torch.device, *, last
     run goes on from its checkpoint. With `last` the last epoch is kept, and validation chooses nothing.
 
     Raises:
-        UserError: a phase names a module that the rest has not, or the loss is not finite.
+        UserError: a phase names a module that the rest does not have, or the loss is not finite.
     """
     train, val = (data.splits[name].to(device) for name in ("train", "val"))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(params.seed)
-        module, shaped = start(head, data, train, params, device)
+        module, knobs = start(head, data, train, params, device)
         trained = _trained(module, params)
-        task = tasks.task_of(head, module, shaped, data=data, params=params)
+        task = tasks.task_of(head, module, knobs, data=data, params=params)
         checkpoint = Checkpoint(inputs(head, data, params, device))
         run, progress, saved = TrainingRun(module, train, val, params, task, checkpoint), Progress(), checkpoint.load()
         if saved:
@@ -94,8 +94,8 @@ def fit(head: str, data: HeadData, params: Params, device: torch.device, *, last
     checkpoint.drop()
     module.eval()
     kept = len(progress.history) if last else progress.best_epoch
-    notes = {"anchor_iou": shaped["anchor_iou"]} if "anchor_iou" in shaped else {}
-    return TrainResult(module, progress.history, kept, notes, shaped, trained)
+    notes = {"anchor_iou": knobs["anchor_iou"]} if "anchor_iou" in knobs else {}
+    return TrainResult(module, progress.history, kept, notes, knobs, trained)
 
 
 def refit(head: str, data: HeadData, params: Params, device: torch.device, epochs: int) -> TrainResult:
@@ -117,11 +117,11 @@ def start(
     head: str, data: HeadData, train: SplitData, params: Params, device: torch.device
 ) -> tuple[HeadModel, dict[str, Any]]:
     """A head before its first step, on its standardised features, and the knobs that shape it."""
-    shaped = stored_knobs(head, params, data, device)
+    knobs = stored_knobs(head, params, data, device)
     rest = build(data.provenance, params.tap, params.weights)
-    module = assemble(head, data.shape, len(data.classes), shaped, rest).to(device)
+    module = assemble(head, data.shape, len(data.classes), knobs, rest).to(device)
     module.fit_normalization(train)
-    return module, shaped
+    return module, knobs
 
 
 def plan(params: Params) -> list[Phase]:
@@ -153,7 +153,7 @@ def unfreeze(module: HeadModel, phase: Phase, params: Params) -> list[dict[str, 
 def _trained(module: HeadModel, params: Params) -> int:
     """How many parameters train in any phase; a slip in a late phase shows before the first has begun."""
     groups = [group for phase in plan(params) for group in unfreeze(module, phase, params)]
-    return sum(parameter.numel() for parameter in {one for group in groups for one in group["params"]})
+    return sum(parameter.numel() for parameter in {weights for group in groups for weights in group["params"]})
 
 
 def make_optimizer(groups: list[dict[str, Any]], params: Params) -> torch.optim.Optimizer:
@@ -191,14 +191,14 @@ def _phase(run: TrainingRun, phase: Phase, number: int, progress: Progress, save
             break
         lr = optimizer.param_groups[0]["lr"]
         loss, accuracy = _one_epoch(net, train, optimizer, schedule, params, run.task)
-        judged = evaluate(net, val, run.task)
-        if not math.isfinite(loss) or not math.isfinite(judged.loss):
+        scores = evaluate(net, val, run.task)
+        if not math.isfinite(loss) or not math.isfinite(scores.loss):
             rate = params.learning_rate
             raise UserError(f"The loss is not finite in epoch {epoch}: try a smaller `lr` (now {rate:g}).")
-        row = Epoch(epoch, number, lr, loss, judged.loss, accuracy, judged.accuracy, judged.map_50)
+        row = Epoch(epoch, number, lr, loss, scores.loss, accuracy, scores.accuracy, scores.map_50)
         progress.add(row, module, params.monitor)
         if isinstance(schedule, lr_scheduler.ReduceLROnPlateau):
-            schedule.step(judged.loss)
+            schedule.step(scores.loss)
         run.checkpoint.save(_state(progress, module, optimizer, schedule, run.train.y.device))
 
 
@@ -223,15 +223,15 @@ def step(
     module: nn.Module, batch: torch.Tensor, targets: Any, optimizer: torch.optim.Optimizer, params: Params, task: Task
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """One step of the optimizer on a batch; the loss, and which images were right, before it."""
-    found = module(batch)
-    loss = task.loss(found, targets)
+    outputs = module(batch)
+    loss = task.loss(outputs, targets)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if params.clip_grad:
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         nn.utils.clip_grad_norm_(trained, params.clip_grad)  # what is frozen may hold gradients of an earlier phase
     optimizer.step()
-    return loss.detach(), task.correct(found, targets)
+    return loss.detach(), task.correct(outputs, targets)
 
 
 def draw(train: SplitData, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

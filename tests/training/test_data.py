@@ -137,7 +137,7 @@ def test_other_features_are_refused(files: Make, found: dict[str, Any], turned: 
 def test_another_number_of_views_is_refused(files: Make, names: list[str] | None, asked: int) -> None:
     provenance = {name: value for name, value in PROVENANCE.items() if name != "views"}
     provenance |= {} if names is None else {"views": names}
-    message = rf"has {len(names or ())} views an image, params ask for {asked}: `dvc repro`"
+    message = rf"has {len(names or ())} views per image, params ask for {asked}: `dvc repro`"
     with pytest.raises(UserError, match=message):
         data.load_data(files(provenance=provenance, views=asked))
 
