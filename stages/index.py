@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stages import files, paths
-from stages.datasets import annotations, contents, index_file, source, tree
+from stages.datasets import annotations, contents, corrections, index_file, source, tree
 from stages.datasets.annotations import Objects
 from stages.datasets.base import AnnotationFault, DatasetOptions, Item, LeftOut, Note, Record, has_source
 from stages.datasets.contents import ImageFile
@@ -27,6 +27,8 @@ def main(params: Params) -> dict[str, object]:
     exclude, strict = _choices(params)
     items = [*_links(folder, params), *module.scan(folder, params.options)]
     items = _without_excluded(items, exclude, params.dataset)
+    decided = corrections.read(params.dataset)
+    items = corrections.apply(items, decided, params.dataset)
     images = contents.read(folder, (item for item in items if isinstance(item, Record)))
     objects = [annotations.fit(file.record, *_size(file), file.orientation) for file in images.used]
     rows = [_row(file, fitted) for file, fitted in zip(images.used, objects, strict=True)]
@@ -46,6 +48,8 @@ def main(params: Params) -> dict[str, object]:
         "options": params.options.model_dump(mode="json"),
         **summary.values(),
     }
+    if decided:
+        described["corrections"] = [correction._asdict() for correction in decided]
     files.write_json(paths.index(params.dataset).with_suffix(".json"), described, indent=1, ensure_ascii=False)
     for line in summary.console_lines():
         print(f"index: {line}".encode(errors="backslashreplace").decode(), flush=True)

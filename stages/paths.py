@@ -74,6 +74,11 @@ def index(dataset: str) -> Path:
     return Path("data/index") / f"{dataset}.jsonl"
 
 
+def corrections(dataset: str) -> Path:
+    """What people decided about suspicions of the review."""
+    return Path("data/corrections") / f"{dataset}.csv"
+
+
 def split(dataset: str) -> Path:
     """Which image is train, val or test."""
     return Path("data/split") / f"{dataset}.json"

@@ -1,14 +1,30 @@
-"""review: what the features tell about the data itself, in `reports/review.csv`."""
+"""review: what the features tell about the data itself, in `reports/review.csv`.
 
-from stages import files, paths, results
-from stages.datasets import index_file, source, splits
+With --apply FILE: decisions become corrections, in `data/corrections/<dataset>.csv`. FILE is a copy of
+reports/review.csv in whose column `decision` people have written keep, relabel:NAME, drop or together.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stages import command, files, paths, results
+from stages.datasets import corrections, index_file, source, splits
 from stages.errors import UserError
 from stages.features import h5
-from stages.params import Params
+from stages.params import Params, load
 from stages.reviewing import suspicions
+from stages.reviewing.decisions import decided, merged, without_decided
 from stages.reviewing.pixels import Pixels, look
-from stages.reviewing.suspect import suspect
-from stages.stage import run
+from stages.reviewing.suspect import numbers, suspect
+from stages.stage import run as run_stage
+
+EXAMPLES = """  dvc repro review
+  cp reports/review.csv decided.csv   # and fill in its column `decision`
+  python -m stages.review --apply decided.csv
+"""
 
 
 def main(params: Params) -> dict[str, object]:
@@ -19,14 +35,17 @@ def main(params: Params) -> dict[str, object]:
     if features.sha256 != [row.sha256 for row in rows]:
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
     split_of = {sha256: name for name, images in split.items() for sha256 in images}
-    found, summary = suspect(
+    pixels = _pixels(params, rows)
+    found, accuracy = suspect(
         rows,
         split_names=[split_of.get(row.sha256, "") for row in rows],
         conflicts=results.read_json(paths.index(params.dataset).with_suffix(".json"))["conflicts"],
         features=features,
-        pixels=_pixels(params, rows),
+        pixels=pixels,
     )
-    suspicions.write(paths.REPORTS / "review.csv", found)
+    undecided = list(without_decided(found, corrections.read(params.dataset)))
+    summary = {"images": len(rows), **numbers(undecided, pixels, accuracy)}
+    suspicions.write(paths.REPORTS / "review.csv", undecided)
     files.write_json(paths.REPORTS / "review.json", summary, indent=2)
     return {name.replace("_", " "): count for name, count in summary.items() if isinstance(count, int)}
 
@@ -48,5 +67,38 @@ def _what(params: Params) -> str:
     return f"{sum(map(len, splits.read(params.dataset).values())):,} images of {params.dataset}"
 
 
+def apply(arguments: argparse.Namespace) -> int:
+    """Adds the decisions in a table to the corrections of the dataset."""
+    dataset, table = load().dataset, arguments.apply
+    described = results.read_json(paths.index(dataset).with_suffix(".json"))
+    decisions = decided(suspicions.read(table), index_file.read(dataset), _copies(described), str(table))
+    if not decisions:
+        raise UserError(f"{table} has no decision: fill in its column `decision`.")
+    path = paths.corrections(dataset)
+    corrected = merged(corrections.read(dataset), decisions)
+    corrections.refuse_contradictions(corrected, table)
+    corrections.write(path, corrected)
+    print(f"{len(decisions)} decision(s) taken over, {len(corrected)} in {path}. Commit it, then `dvc repro`.")
+    return 0
+
+
+def _copies(described: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Path -> the other files with the same bytes."""
+    same = defaultdict[str, set[str]](set)
+    for pair in described["duplicates"]:
+        same[pair["of"]] |= {pair["path"], pair["of"]}
+    return {path: sorted(files - {path}) for files in same.values() for path in files}
+
+
+def run() -> None:
+    """Parses the arguments; reviews, or applies decisions."""
+    parser = command.parser("review", description=__doc__, examples=EXAMPLES)
+    parser.add_argument("--apply", type=Path, metavar="FILE", help="take over the decisions in this table")
+    arguments = parser.parse_args()
+    if arguments.apply:
+        command.run(apply, arguments)
+    run_stage("review", main, _what)
+
+
 if __name__ == "__main__":
-    run("review", main, _what)
+    run()

@@ -1,5 +1,6 @@
 """The stage review: what it finds in a folder of photographs, and what it writes where little can be had."""
 
+import argparse
 import json
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from stages import extract, index, paths, review, split
+from stages.datasets import index_file
 from stages.reviewing import suspicions
 
 CLASSES = {"ant": (200, 60, 60), "bee": (60, 200, 60), "cat": (60, 60, 200)}
@@ -83,7 +85,7 @@ def test_one_content_under_two_labels_is_listed(
         ("ant/01.png", "ant", "bee/same.png"),
         ("bee/same.png", "bee", "ant/01.png"),
     }
-    assert summary()["conflicts"] == 1
+    assert summary()["conflicting_files"] == 2
 
 
 def test_without_the_images_labels_are_still_reviewed(
@@ -104,3 +106,36 @@ def test_the_same_again_gives_the_same_bytes(reviewed: Callable[..., list[suspic
     first = (paths.REPORTS / "review.csv").read_bytes(), (paths.REPORTS / "review.json").read_bytes()
     reviewed()
     assert ((paths.REPORTS / "review.csv").read_bytes(), (paths.REPORTS / "review.json").read_bytes()) == first
+
+
+def written(dataset: str = "folder") -> dict[str, bytes]:
+    """The bytes that stages wrote."""
+    home = [paths.index(dataset), paths.index(dataset).with_suffix(".json"), paths.split(dataset)]
+    return {str(path): path.read_bytes() for path in home}
+
+
+def test_corrections_change_the_rows_that_they_name(
+    photographs: Path, reviewed: Callable[..., list[suspicions.Suspicion]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photographs / "ant/05.png").rename(photographs / "bee/moved.png")
+    with Image.open(photographs / "ant/00.png") as image:
+        image.resize((90, 90)).save(photographs / "ant/copy.png")
+    table, before = reviewed(), written()
+    decided = {"bee/moved.png": "relabel:ant", "ant/00.png": "together"}
+    suspicions.write(Path("decided.csv"), [row._replace(decision=decided.get(row.path, "")) for row in table])
+    assert review.apply(argparse.Namespace(apply=Path("decided.csv"))) == 0
+    capsys.readouterr()
+    after = {row.path for row in reviewed()}
+    assert "0 to compute" in capsys.readouterr().out
+    assert not after & {"bee/moved.png"}
+    rows = {row.path: row for row in index_file.read("folder")}
+    assert rows["bee/moved.png"].label == "ant"
+    parts = json.loads(paths.split("folder").read_text())
+    where = {image: name for name in ("train", "val", "test") for image in parts[name]}
+    assert where[rows["ant/00.png"].sha256] == where[rows["ant/copy.png"].sha256]
+    lines = before[str(paths.index("folder"))].decode().splitlines()
+    unchanged = [line for line in paths.index("folder").read_text().splitlines() if line in lines]
+    assert len(unchanged) == len(lines) - 1
+    paths.corrections("folder").unlink()
+    reviewed()
+    assert written() == before

@@ -3,16 +3,18 @@
 import hashlib
 import json
 import logging
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages import files, paths
 from stages.blocks import Block, Fraction
 from stages.datasets.base import natural
+from stages.datasets.grouping import NO_GROUPS, Groups, cut_groups
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError, listed
 
@@ -31,6 +33,16 @@ class Split(Block):
     test: Fraction
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     seed: int
+    groups: str
+
+    @field_validator("groups")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"must be a regular expression ({error})") from None
+        return pattern
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> "Split":
@@ -51,7 +63,7 @@ class UnusableClasses(UserError):
         self.labels = list(labels)
 
 
-def draw(rows: Sequence[IndexRow], choices: Split) -> tuple[SplitImages, str]:
+def draw(rows: Sequence[IndexRow], choices: Split, groups: Groups = NO_GROUPS) -> tuple[SplitImages, str]:
     """Assigns every image to a split.
 
     Where images have objects their labels, the classes of the largest ones, only keep the splits alike: a label too
@@ -62,6 +74,7 @@ def draw(rows: Sequence[IndexRow], choices: Split) -> tuple[SplitImages, str]:
         choices: `protocol` fractions draws all of them; published keeps the dataset's lists as they are; auto takes the
             lists where there are any, cuts a missing val from train, and where there is no test lets val be the test
             and cuts a new val from train.
+        groups: images that belong into one split; lists stay as they are all the same.
 
     Returns:
         The splits, and a sentence that says where they come from.
@@ -72,13 +85,17 @@ def draw(rows: Sequence[IndexRow], choices: Split) -> tuple[SplitImages, str]:
     listed_splits = {row.split for row in rows if row.split}
     if choices.protocol == "fractions" or (choices.protocol == "auto" and not listed_splits):
         shares = (("test", choices.test), ("val", choices.val))
-        images = _cut(rows, shares, seed=choices.seed)
+        images = _cut(rows, shares, groups, seed=choices.seed)
         sizes = f"{choices.train:.0%} / {choices.val:.0%} / {choices.test:.0%}"
-        return images, f"{sizes} of every class, at least one image each, seed {choices.seed}"
-    return _published(rows, listed_splits, choices)
+        source = f"{sizes} of every class, at least one image each, seed {choices.seed}"
+    else:
+        images, source = _published(rows, listed_splits, choices, groups)
+    return images, source + _grouped(rows, images, groups)
 
 
-def _published(rows: Sequence[IndexRow], listed_splits: set[str], choices: Split) -> tuple[SplitImages, str]:
+def _published(
+    rows: Sequence[IndexRow], listed_splits: set[str], choices: Split, groups: Groups
+) -> tuple[SplitImages, str]:
     """The dataset's own lists, completed where a list is missing."""
     if "train" not in listed_splits:
         lacking = f"only {listed(sorted(listed_splits))}" if listed_splits else "none"
@@ -101,7 +118,7 @@ def _published(rows: Sequence[IndexRow], listed_splits: set[str], choices: Split
         lists["test"], lists["val"] = lists["val"], []
         source += "; its val list is the test"
     if not lists["val"]:
-        cut = _cut(lists["train"], (("val", choices.val_fraction),), seed=choices.seed)
+        cut = _cut(lists["train"], (("val", choices.val_fraction),), groups, seed=choices.seed)
         chosen = set(cut["val"])
         lists["val"] = [row for row in lists["train"] if row.sha256 in chosen]
         share = f"{len(lists['val'])} of {len(lists['train'])} images"
@@ -113,21 +130,52 @@ def _published(rows: Sequence[IndexRow], listed_splits: set[str], choices: Split
     return {split: [row.sha256 for row in lists[split]] for split in SPLITS}, source
 
 
-def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], *, seed: int) -> SplitImages:
-    """Cuts splits off every class; train is what remains.
+def _grouped(rows: Sequence[IndexRow], images: SplitImages, groups: Groups) -> str:
+    """What a reader of the page must know of the groups."""
+    if not groups:
+        return ""
+    splits_of = defaultdict[str, set[str]](set)
+    for split, part in images.items():
+        for image in part:
+            if image in groups:
+                splits_of[groups[image]].add(split)
+    source = f"; {len(splits_of)} groups of {sum(image in groups for part in images.values() for image in part)} images"
+    if torn := sum(len(names) > 1 for names in splits_of.values()):
+        return f"{source}, {torn} of which the dataset's own lists tear apart"
+    label_of = {row.sha256: row.label for row in rows}
+    classes = {split: {label_of[image] for image in part} for split, part in images.items()}
+    every = set().union(*classes.values())
+    lacking = [f"{split} has no image of {listed(sorted(every - found), NAMED)}" for split, found in classes.items()
+               if found and every - found]  # fmt: skip
+    return "; ".join([f"{source} are kept together", *lacking])
+
+
+def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], groups: Groups, *, seed: int) -> SplitImages:
+    """Cuts splits off every class; train is what remains. Groups stay whole, at the cost of exact shares.
 
     An image's turn depends on its content and the seed alone: adding images moves few others from split to split.
     """
-    split_of: dict[str, str] = {}
-    turn: Callable[[IndexRow], bytes] = lambda row: hashlib.sha256(f"{seed} {row.sha256}".encode()).digest()  # noqa: E731
+    turn: Callable[[str], bytes] = lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest()  # noqa: E731
     strata = _strata(rows, len(shares) + 1)
     _refuse_small(strata, ["train", *(name for name, _ in shares)])
-    for members in strata.values():
-        ordered, start = sorted(members, key=turn), 0
+    targets = {name: dict[str, int]() for name in (*(name for name, _ in shares), "train")}
+    for label, members in strata.items():
+        remaining = len(members)
         for position, (name, share) in enumerate(shares):
-            most = len(members) - start - (len(shares) - position)
-            count = min(max(1, round(share * len(members))), most)
-            split_of.update({row.sha256: name for row in ordered[start : start + count]})
+            most = remaining - (len(shares) - position)
+            targets[name][label] = min(max(1, round(share * len(members))), most)
+            remaining -= targets[name][label]
+        targets["train"][label] = remaining
+    label_of = {row.sha256: label for label, members in strata.items() for row in members}
+    split_of = cut_groups(label_of, groups, targets=targets, turn=turn)
+    room = {name: Counter(counts) for name, counts in targets.items()}
+    for image, name in split_of.items():
+        room[name][label_of[image]] -= 1
+    for label, members in strata.items():
+        singles, start = sorted((row.sha256 for row in members if row.sha256 not in split_of), key=turn), 0
+        for name, _ in shares:
+            count = max(0, room[name][label])
+            split_of.update(dict.fromkeys(singles[start : start + count], name))
             start += count
     return {split: [row.sha256 for row in rows if split_of.get(row.sha256, "train") == split] for split in SPLITS}
 
@@ -167,7 +215,11 @@ def _classes(rows: Iterable[IndexRow]) -> set[str]:
 
 def write(path: Path, images: SplitImages, source: str, choices: Split) -> None:
     """Writes a split, whole or not at all."""
-    described = {"source": source, "params": choices.model_dump(), **images}
+    described = {
+        "source": source,
+        "params": choices.model_dump(exclude=None if choices.groups else {"groups"}),
+        **images,
+    }
     files.write_json(path, described, indent=0)
 
 

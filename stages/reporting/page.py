@@ -82,6 +82,7 @@ def html(run: RunResults, album: Album, drawn: Mapping[str, Drawing]) -> str:
         "figures": drawn,
         **{group: [drawn[name] for name in drawn if name.startswith(group)] for group in GROUPS},
         "suspected": review.kinds(run, album),
+        "corrections": review.corrections_listed(run),
         "objects": statistics,
         "samples": [album.picture(row) for row in choose.samples(trained(run), 0 if statistics else SAMPLES)],
         "views": album.views(trained(run)[0], run.head["features"]) if has_views else [],

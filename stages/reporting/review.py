@@ -1,5 +1,6 @@
 """The section "Look at your data first": what the stage review suspects, and what leaks do to the score."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,11 +66,29 @@ def sentences(run: RunResults, right: npt.NDArray[np.bool_] | None) -> list[str]
         run: with its suspicions.
         right: (N,) whether the class of each judged image was right; None where none is predicted.
     """
+    in_force = corrections_in_force(run)
     if not run.suspicions:
-        return [NOTHING]
+        return [NOTHING, *in_force]
     counts = [f"{len(group):,} {heading.lower()}" for heading, _, group in _grouped(run.suspicions) if group]
     said = [f"Found: {', '.join(counts)}. reports/review.csv lists all of them."]
-    return [*said, *([text] if (text := without_leaks(run, right)) else [])]
+    return [*said, *([text] if (text := without_leaks(run, right)) else []), *in_force]
+
+
+def corrections_in_force(run: RunResults) -> list[str]:
+    """What people have decided, counted; nothing where there are no corrections."""
+    kinds = Counter(item["decision"].partition(":")[0] for item in run.index.get("corrections", []))
+    if not kinds:
+        return []
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
+    return [f"Corrections in force (data/corrections/{run.metrics['dataset']}.csv): {counts}."]
+
+
+def corrections_listed(run: RunResults) -> list[str]:
+    """Every correction in words."""
+    return [
+        f"{item['path']}: {item['decision']}{' with ' + item['other'] if item['other'] else ''}"
+        for item in run.index.get("corrections", [])
+    ]
 
 
 def without_leaks(run: RunResults, right: npt.NDArray[np.bool_] | None) -> str:

@@ -11,7 +11,7 @@ from stages.datasets.index_file import IndexRow
 from stages.features import h5
 from stages.reviewing import duplicates, labels, neighbours, odd, vectors
 from stages.reviewing.pixels import Pixels
-from stages.reviewing.suspicions import CONFLICT, MIRROR_IMAGE, NEAR_DUPLICATE, WRONG_LABEL, Suspicion
+from stages.reviewing.suspicions import CONFLICT, COPIES, MIRROR_IMAGE, NEAR_DUPLICATE, WRONG_LABEL, Suspicion
 from stages.reviewing.vectors import Vectors
 
 FEWEST_OF_CLASS = 3  # images: of fewer, the others cannot tell what the class looks like
@@ -31,8 +31,8 @@ def suspect(
     conflicts: Sequence[Sequence[Mapping[str, Any]]],
     features: h5.Features,
     pixels: Pixels | None,
-) -> tuple[list[Suspicion], dict[str, Any]]:
-    """Everything that looks wrong, strongest first within its kind, and how much of each there is.
+) -> tuple[list[Suspicion], float | None]:
+    """Everything that looks wrong, strongest first within its kind, and how often all others tell the label right.
 
     Args:
         rows: of the index.
@@ -47,20 +47,24 @@ def suspect(
     pairs = _candidates(described, pixels)
     copies = _copies(images, *pairs, pixels) if pairs and pixels else []
     oddities = _oddities(images, described, pairs, pixels)
+    return [*_conflicts(conflicts), *wrong, *copies, *oddities], accuracy
+
+
+def numbers(found: Sequence[Suspicion], pixels: Pixels | None, accuracy: float | None) -> dict[str, Any]:
+    """How much of each kind was found; floats to four digits."""
+    copies = [suspicion for suspicion in found if suspicion.what in COPIES]
+    known = {WRONG_LABEL, CONFLICT, *COPIES}
     tested = {copy.path if copy.split == "test" else copy.other for copy in copies if _between(copy, "test", "train")}
     summary: dict[str, Any] = {
-        "images": len(rows),
-        "wrong_labels": len(wrong),
+        "wrong_labels": sum(suspicion.what == WRONG_LABEL for suspicion in found),
         "near_duplicates": len(copies),
         "leaks": sum(copy.leak for copy in copies),
         "test_images_in_train": len(tested),
-        "conflicts": len(conflicts),
-        "odd_images": len({oddity.path for oddity in oddities}),
+        "conflicting_files": sum(suspicion.what == CONFLICT for suspicion in found),
+        "odd_images": len({suspicion.path for suspicion in found if suspicion.what not in known}),
         "pixels_compared": int(pixels.readable.sum()) if pixels else 0,
     }
-    if accuracy is not None:
-        summary["leave_one_out_accuracy"] = round(accuracy, 4)
-    return [*_conflicts(conflicts), *wrong, *copies, *oddities], summary
+    return summary if accuracy is None else summary | {"leave_one_out_accuracy": round(accuracy, 4)}
 
 
 def _conflicts(conflicts: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[Suspicion]:

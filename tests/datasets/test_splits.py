@@ -29,7 +29,7 @@ def rows(split: str | None = None, **counts: int) -> list[IndexRow]:
 
 
 def choices(**changes: Any) -> Split:
-    plain = {"protocol": "auto", "train": 0.5, "val": 0.25, "test": 0.25, "val_fraction": 0.2, "seed": 0}
+    plain = {"protocol": "auto", "train": 0.5, "val": 0.25, "test": 0.25, "val_fraction": 0.2, "seed": 0, "groups": ""}
     return Split(**(plain | changes))
 
 

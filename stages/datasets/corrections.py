@@ -1,0 +1,122 @@
+"""What people decided about suspicions, in `data/corrections/<dataset>.csv`: kept in git, never in the user's files.
+
+Each line has the path of an image below the folder of the dataset, the suspicion that was decided on (`what`, and
+`other` for a copy), and the decision: `keep`, `relabel:NAME`, `drop` or `together`.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from stages import files, paths
+from stages.datasets.base import Item, LeftOut, Note, Record
+from stages.errors import UserError, listed
+
+KEEP, DROP, TOGETHER = "keep", "drop", "together"
+RELABEL = "relabel:"
+DECISIONS = (KEEP, f"{RELABEL}NAME", DROP, TOGETHER)
+
+
+class Correction(NamedTuple):
+    """A decision about an image.
+
+    Attributes:
+        path: of the image.
+        what: was suspected.
+        other: path of the image that it is a copy of; empty where there is none.
+        decision: one of DECISIONS.
+    """
+
+    path: str
+    what: str
+    other: str
+    decision: str
+
+    @property
+    def label(self) -> str | None:
+        """The label that the image gets; None where the decision is another one."""
+        return self.decision.removeprefix(RELABEL) if self.decision.startswith(RELABEL) else None
+
+
+def check(decision: str, where: str) -> None:
+    """Raises a UserError where a decision is none of DECISIONS."""
+    named = decision.startswith(RELABEL) and decision != RELABEL
+    if not named and decision not in (KEEP, DROP, TOGETHER):
+        raise UserError(f"{where}: `decision` must be {', '.join(DECISIONS)} or empty, found {decision!r}.")
+
+
+def read(dataset: str) -> list[Correction]:
+    """The corrections of a dataset; none where it has no such file.
+
+    Raises:
+        UserError: the file cannot be read, a decision is unknown, or two decisions contradict each other.
+    """
+    path = paths.corrections(dataset)
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if missing := [name for name in Correction._fields if name not in (reader.fieldnames or [])]:
+                raise UserError(f"{path} lacks the column {', '.join(missing)}.")
+            corrections = list[Correction]()
+            for row in reader:
+                corrections.append(Correction(*(row[name] or "" for name in Correction._fields)))
+                check(corrections[-1].decision, f"{path}, line {reader.line_num}")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    refuse_contradictions(corrections, path)
+    return corrections
+
+
+def write(path: Path, corrections: Iterable[Correction]) -> None:
+    """Writes corrections in the order of their paths, whole or not at all; removes the file where there are none."""
+    rows = [correction._asdict() for correction in sorted(corrections)]
+    if rows:
+        files.write_csv(path, Correction._fields, rows)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def refuse_contradictions(corrections: Iterable[Correction], path: Path) -> None:
+    """Raises a UserError where an image is to have two labels, or one and be dropped."""
+    decided = dict[str, str]()
+    for correction in corrections:
+        if correction.decision == DROP or correction.label:
+            earlier = decided.setdefault(correction.path, correction.decision)
+            if earlier != correction.decision:
+                raise UserError(f"{path}: {correction.path} has two decisions, {earlier} and {correction.decision}.")
+
+
+def apply(items: Sequence[Item], corrections: Sequence[Correction], dataset: str) -> list[Item]:
+    """The items of a dataset with other labels, and without the dropped ones; a note names what is not there."""
+    if not corrections:
+        return list(items)
+    path = paths.corrections(dataset)
+    decided = {item.path: item for item in corrections if item.decision == DROP or item.label}
+    present = {item.path for item in items if isinstance(item, Record)}
+    corrected = [_corrected(item, decided, path) for item in items]
+    if gone := sorted(decided.keys() - present):
+        text = f"{path} decides on {len(gone)} image(s) that are not there: {listed(gone)}"
+        corrected.append(Note(text, warning=True))
+    return corrected
+
+
+def _corrected(item: Item, decided: dict[str, Correction], path: Path) -> Item:
+    if not isinstance(item, Record) or item.path not in decided:
+        return item
+    correction = decided[item.path]
+    if correction.label is None:
+        return LeftOut(item.path, f"{path} drops it", len(item.objects))
+    if item.label is None:
+        raise UserError(f"{path}: {item.path} has objects with labels of their own and cannot be relabelled.")
+    return replace(item, label=correction.label)
+
+
+def together(corrections: Iterable[Correction]) -> Iterator[tuple[str, str]]:
+    """Pairs of paths that belong into one split."""
+    for correction in corrections:
+        if correction.decision == TOGETHER and correction.other:
+            yield correction.path, correction.other

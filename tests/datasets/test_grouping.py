@@ -1,0 +1,70 @@
+import hashlib
+from collections import Counter, defaultdict
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.datasets import grouping, splits
+from stages.datasets.index_file import IndexRow
+from stages.datasets.splits import Split
+
+CHOICES = Split(protocol="auto", train=0.5, val=0.25, test=0.25, val_fraction=0.2, seed=0, groups="")
+
+
+def row(path: str, label: str, split: str | None = None) -> IndexRow:
+    return IndexRow(path, hashlib.sha256(path.encode()).hexdigest(), 4, 4, label, (), split)
+
+
+def split_names(images: splits.SplitImages) -> dict[str, str]:
+    return {image: name for name, part in images.items() for image in part}
+
+
+def test_groups_come_from_pairs_and_from_paths() -> None:
+    rows = [row(path, "ant") for path in ("p1-a", "p1-b", "p2-a", "p3-a", "x", "y")]
+    image = {item.path: item.sha256 for item in rows}
+    found = grouping.groups(rows, [("p2-a", "x"), ("x", "p3-a"), ("y", "gone")], r"^(p\d)-")
+    members = defaultdict(set)
+    for sha256, group in found.items():
+        members[group].add(sha256)
+    assert sorted(map(sorted, members.values())) == sorted(
+        [sorted([image["p1-a"], image["p1-b"]]), sorted([image["p2-a"], image["x"], image["p3-a"]])]
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    numbers=st.lists(st.integers(0, 12), min_size=24, max_size=80),
+    official=st.booleans(),
+    seed=st.integers(0, 3),
+)
+def test_no_group_is_in_two_splits(numbers: list[int], official: bool, seed: int) -> None:
+    rows = [row(f"{number}/{place}", f"class {place % 3}") for place, number in enumerate(numbers)]
+    if official:  # val is cut from the train list, within which groups are kept
+        rows = [IndexRow(*[getattr(item, name) for name in item.__slots__[:6]], "train") for item in rows]
+    groups = grouping.groups(rows, [], r"^\d+")
+    images, source = splits.draw(rows, CHOICES.model_copy(update={"seed": seed}), groups)
+    where = split_names(images)
+    assert where.keys() == {item.sha256 for item in rows}
+    splits_of = defaultdict(set)
+    for image, group in groups.items():
+        splits_of[group].add(where[image])
+    assert all(len(names) == 1 for names in splits_of.values())
+    assert ("kept together" in source) == bool(groups)
+
+
+def test_shares_hold_as_well_as_groups_allow() -> None:
+    rows = [row(f"{number // 4}/{number}", "ant" if number < 400 else "bee") for number in range(800)]
+    images, _ = splits.draw(rows, CHOICES, grouping.groups(rows, [], r"^\d+"))
+    label = {item.sha256: item.label for item in rows}
+    counts = {name: Counter(label[image] for image in part) for name, part in images.items()}
+    assert counts == {name: {"ant": each, "bee": each} for name, each in (("train", 200), ("val", 100), ("test", 100))}
+
+
+def test_the_page_is_told_what_groups_cost() -> None:
+    rows = [row(f"one/{number}", "ant") for number in range(8)] + [row(f"{number}/x", "bee") for number in range(8)]
+    _, source = splits.draw(rows, CHOICES, grouping.groups(rows, [], r"^one"))
+    assert "1 groups of 8 images are kept together; " in source and "has no image of ant" in source
+    listed = [row("a/1", "ant", "train"), row("a/2", "ant", "test"), row("b", "ant", "train"), row("c", "bee", "train")]
+    listed += [row("d", "bee", "train"), row("e", "bee", "test")]
+    _, source = splits.draw(listed, CHOICES, grouping.groups(listed, [], r"^a"))
+    assert "1 of which the dataset's own lists tear apart" in source
