@@ -93,6 +93,7 @@ def test_every_knob_changes_its_line_and_no_other(file: Path) -> None:
     }
 
 
+# A comment below a list that is not empty is lost: put it above the list, or behind the next value.
 @pytest.mark.parametrize("knob", LISTS)
 def test_comments_stay_when_a_list_changes_and_changes_back(file: Path, knob: str) -> None:
     before = file.read_text()
