@@ -88,7 +88,8 @@ def test_who_waits_for_a_run_that_is_killed_goes_on_from_its_parts(wanted: list[
     before = kept()
     second.join()
     assert codes == [toy.FINISHED]
-    assert before in (4, 8) and sum(computed(but=first)) == IMAGES - before
+    assert before in (4, 8, IMAGES)  # all of them where the machine is busy and the kill comes late
+    assert sum(computed(but=first)) == IMAGES - before
 
 
 class FromArchives(Block):
