@@ -1,15 +1,23 @@
-"""report: one page that shows what came out, and the same in text for the repository."""
+"""report: one page that shows what came out, and the same in text for the repository; --open shows the page."""
 
+import argparse
+import hashlib
 import signal
+import sys
+import webbrowser
 from collections.abc import Mapping
 from concurrent.futures import Executor
 
-from stages import files, paths
+from stages import command, files, paths
+from stages.errors import UserError
 from stages.params import Params
 from stages.processes import process_pool
 from stages.reporting import gather, page
 from stages.reporting.pictures import Album
 from stages.stage import run
+
+PAGE = paths.REPORTS / "report.html"
+OPEN = "--open"
 
 
 def main(params: Params) -> dict[str, object]:
@@ -22,12 +30,35 @@ def main(params: Params) -> dict[str, object]:
         album = Album.open(params.dataset, params.options, params.root)
         drawn = page.drawings(found)
         pngs = second.submit(page.pngs, drawn)  # they take as long as the page, and there is a second core
-        files.write_text(paths.REPORTS / "report.html", page.html(found, album, drawn))
+        files.write_text(PAGE, f"{page.html(found, album, drawn)}<!-- {made_of()} -->\n")
         files.write_text(paths.REPORTS / "report.md", page.markdown(found, drawn))
         _write_figures(pngs.result())
     files.write_json_lines(paths.REPORTS / "bad_images.jsonl", found.bad)
-    size = (paths.REPORTS / "report.html").stat().st_size
-    return {"pictures": album.shown, "pictures missing": len(album.missing), "bytes": size}
+    return {"pictures": album.shown, "pictures missing": len(album.missing), "bytes": PAGE.stat().st_size}
+
+
+def made_of() -> str:
+    """What a page is made of: the sha256 of the metrics and the predictions."""
+    content = hashlib.sha256()
+    for path in (paths.REPORTS / "metrics.json", *sorted(paths.PREDICTIONS.glob("*"))):
+        content.update(path.read_bytes())
+    return f"made of metrics and predictions with sha256 {content.hexdigest()}"
+
+
+def open_page(arguments: argparse.Namespace) -> int:
+    """Opens the page in the browser, if it is of the results that lie here.
+
+    Raises:
+        UserError: there is no page, or it is of other results.
+    """
+    if not PAGE.is_file():
+        raise UserError(f"There is no {PAGE}: `dvc repro` makes it.")
+    if made_of() not in PAGE.read_text(encoding="utf-8"):
+        raise UserError(f"{PAGE} is of other results than those in reports/metrics.json: `dvc repro` mends it.")
+    address = PAGE.resolve().as_uri()
+    print(address)
+    webbrowser.open(address)
+    return 0
 
 
 def beside() -> Executor:
@@ -47,5 +78,9 @@ def _write_figures(pngs: Mapping[str, bytes]) -> None:
         files.write_bytes(paths.FIGURES / name, png)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and OPEN in sys.argv:
+    parser = command.parser("report", description=__doc__, examples=f"  python -m stages.report {OPEN}")
+    parser.add_argument(OPEN, action="store_true", help="show the page in the browser")
+    command.run(open_page, parser.parse_args())
+elif __name__ == "__main__":
     run("report", main, lambda params: f"page, text and figures of {params.dataset}")

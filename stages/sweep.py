@@ -27,7 +27,7 @@ FACTORS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # of `lr`, where no axis i
 DECAYS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 SHOWN = 10  # settings in the table of sweep.md, and
 PRINTED = 5  # on the terminal
-CSV, PAGE, MAP = (paths.REPORTS / name for name in ("sweep.csv", "sweep.md", "figures/sweep.png"))
+CSV, PAGE, MAP = (paths.REPORTS / name for name in ("sweep.csv", "sweep.md", "sweep.png"))
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def page(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) ->
         f"{len(rows)} settings of {what}; {rows[0].seeds} seed(s) each, chosen by {params.monitor}.", "",
         "The best on validation; the test split was not looked at:", "",
         head, "|---" * head.count(" | ") + "|---|", *body, "",
-        f"![{params.monitor} by learning rate and weight decay](figures/sweep.png)", "",
+        f"![{params.monitor} by learning rate and weight decay](sweep.png)", "",
         "Train the best:", "", "```sh", arguments(rows[0], params), "```", "",
         "This page:", "", "```sh", again, "```", "",
     ])  # fmt: skip

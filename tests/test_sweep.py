@@ -96,7 +96,7 @@ def test_the_command_trains_the_best(turned: Make, monkeypatch: pytest.MonkeyPat
     assert out.splitlines()[-1] == "dvc exp run -S lr=0.03"
     assert "dvc exp run -S lr=0.03\n" in sweep.PAGE.read_text()
     assert "python -m stages.sweep --lr 0.03 --weight-decay 0.5 --seeds 1" in sweep.PAGE.read_text()
-    assert "figures/sweep.png" in sweep.PAGE.read_text()
+    assert "(sweep.png)" in sweep.PAGE.read_text()
 
 
 def test_a_setting_that_diverges_comes_last(turned: Make) -> None:

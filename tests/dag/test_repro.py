@@ -27,6 +27,15 @@ def test_switching_back_runs_the_report_at_most(project: Project) -> None:
     assert digests(project.home) | {"reports/report.html": ""} == before | {"reports/report.html": ""}
 
 
+def test_the_page_comes_back_with_its_results(project: Project) -> None:
+    project.run("dvc", "repro")
+    page = project.home / "reports/report.html"
+    content = page.read_bytes()
+    page.unlink()
+    assert ran(project.run("dvc", "repro")) == set()
+    assert page.read_bytes() == content
+
+
 def test_ten_images_more_are_ten_computed(project: Project) -> None:
     project.experiment({"dataset": "folder", "root": project.images})
     generator = np.random.default_rng(9)
