@@ -30,10 +30,10 @@ def test_switching_back_runs_the_report_at_most(project: Project) -> None:
 def test_the_page_comes_back_with_its_results(project: Project) -> None:
     project.run("dvc", "repro")
     page = project.home / "reports/report.html"
-    content = page.read_bytes()
+    made_of = page.read_text().rpartition("<!--")[2]
     page.unlink()
-    assert ran(project.run("dvc", "repro")) == set()
-    assert page.read_bytes() == content
+    assert ran(project.run("dvc", "repro")) <= {"report"}
+    assert page.read_text().rpartition("<!--")[2] == made_of
 
 
 def test_ten_images_more_are_ten_computed(project: Project) -> None:
