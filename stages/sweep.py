@@ -31,7 +31,7 @@ CSV, PAGE, MAP = (paths.REPORTS / name for name in ("sweep.csv", "sweep.md", "sw
 
 
 @dataclass(frozen=True)
-class Row:
+class SweepRow:
     """A setting and its results on validation: means over the seeds, None where a seed's loss was not finite."""
 
     lr: float
@@ -45,13 +45,13 @@ class Row:
     best_epoch: float | None = None
 
 
-def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Row]:
+def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[SweepRow]:
     """Trains the grid and writes the table, the heat map and the page; returns the settings, best first.
 
     Args:
         params: of the current folder.
         axes: values separated by commas, by the names in `AXES`; None for the default of an axis.
-        seeds: heads a setting, from `seed` on.
+        seeds: heads per setting, from `seed` on.
 
     Raises:
         UserError: an axis is empty, does not matter to the head or has values that params.yaml could not have, or the
@@ -92,8 +92,8 @@ def grid(params: Params, axes: Mapping[str, str | None]) -> list[Params]:
     Raises:
         UserError: see `main`.
     """
-    if params.head not in many_heads.HEADS:
-        raise UserError(f"`sweep` trains heads {' and '.join(many_heads.HEADS)}, found head: {params.head}.")
+    if params.head not in many_heads.STACKABLE:
+        raise UserError(f"`sweep` trains heads {' and '.join(many_heads.STACKABLE)}, found head: {params.head}.")
     if params.tap != "same" or params.cut == INPUT:
         raise UserError(
             f"`sweep` trains heads on vectors that are kept, found cut={params.cut}, tap={params.tap}: take tap=same "
@@ -127,20 +127,20 @@ def vary(params: Params, name: str, value: float) -> Params:
         raise UserError(message) from None
 
 
-def arguments(best: Row, params: Params) -> str:
+def arguments(best: SweepRow, params: Params) -> str:
     """The command that trains with the settings of a row."""
     names = [name for name in AXES if getattr(best, name) != getattr(params, name)]
     return " ".join(["dvc exp run", *(f"-S {name}={getattr(best, name)!r}" for name in names or AXES[:2])])
 
 
-def table(rows: Sequence[Row]) -> list[list[str]]:
+def table(rows: Sequence[SweepRow]) -> list[list[str]]:
     """Cells of a table, the head of it first; of lr and weight decay always, of another axis where it varies."""
     axes = [name for name in AXES if name in AXES[:2] or len({getattr(row, name) for row in rows}) > 1]
     head = [*axes, "val accuracy", "val cross-entropy", "best epoch"]
     return [head] + [[*(f"{getattr(row, name):g}" for name in axes), *_results(row)] for row in rows]
 
 
-def _results(row: Row) -> list[str]:
+def _results(row: SweepRow) -> list[str]:
     if row.val_loss is None or row.val_accuracy is None:
         return ["diverged", "", ""]
     spread = "" if row.val_accuracy_sd is None else f" ± {row.val_accuracy_sd:.2%}"
@@ -161,25 +161,25 @@ def _parse(name: str, text: str) -> list[float]:
     return list(dict.fromkeys(values))
 
 
-def _row(params: Params, results: Sequence[tuple[float, float, int] | None]) -> Row:
+def _row(params: Params, results: Sequence[tuple[float, float, int] | None]) -> SweepRow:
     """The means over the seeds of a setting."""
     setting = {name: getattr(params, name) for name in AXES} | {"seeds": len(results)}
     whole = [result for result in results if result]
     if len(whole) < len(results):
-        return Row(**setting)
+        return SweepRow(**setting)
     loss, accuracy, epoch = (list(values) for values in zip(*whole, strict=True))
-    return Row(**setting, val_loss=mean(loss), val_accuracy=mean(accuracy), best_epoch=mean(epoch),
+    return SweepRow(**setting, val_loss=mean(loss), val_accuracy=mean(accuracy), best_epoch=mean(epoch),
                val_accuracy_sd=stdev(accuracy) if len(accuracy) > 1 else None)  # fmt: skip
 
 
-def _score(row: Row, monitor: str) -> tuple[float, float]:
+def _score(row: SweepRow, monitor: str) -> tuple[float, float]:
     """The lower the better; what diverged comes last."""
     if row.val_loss is None or row.val_accuracy is None:
         return float("inf"), 0.0
     return history.score(row.val_loss, row.val_accuracy, monitor)
 
 
-def _write(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) -> None:
+def _write(rows: Sequence[SweepRow], params: Params, axes: Mapping[str, str | None]) -> None:
     """The table, the heat map and the page."""
     files.write_csv(CSV, list(asdict(rows[0])), map(asdict, rows), digits=6)
     points = [(row.lr, row.weight_decay, getattr(row, params.monitor)) for row in rows]
@@ -187,7 +187,7 @@ def _write(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) 
     files.write_text(PAGE, page(rows, params, axes))
 
 
-def page(rows: Sequence[Row], params: Params, axes: Mapping[str, str | None]) -> str:
+def page(rows: Sequence[SweepRow], params: Params, axes: Mapping[str, str | None]) -> str:
     """The page, in Markdown."""
     given = [f"--{name.replace('_', '-')} {value}" for name, value in axes.items() if value is not None]
     again = shlex.join(["python", "-m", "stages.sweep", *" ".join([*given, f"--seeds {rows[0].seeds}"]).split()])

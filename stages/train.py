@@ -75,7 +75,7 @@ def ridge_baseline(head: TrainResult, data: HeadData, params: Params, device: to
     """Ridge regression on standardised features, whatever `normalize` says: one baseline for all runs on them."""
     if params.head == "ridge" and params.normalize == "standardize":
         return head
-    standardized = params.model_copy(update={"normalize": "standardize"})
+    standardized = with_overrides(params, {"normalize": "standardize"})
     return closed_form.fit("ridge", data, standardized, device)
 
 

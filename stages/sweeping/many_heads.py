@@ -25,23 +25,23 @@ from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch, score
 from stages.training.model import HeadModel, TrainResult, assemble, stored_knobs
 
-HEADS = ("linear", "mlp")  # what `_Stack` knows: a linear layer, or two with a ReLU and dropout between them
+STACKABLE = ("linear", "mlp")  # what `_Stack` knows: a linear layer, or two with a ReLU and dropout between them
 AXES = ("lr", "weight_decay", "dropout", "label_smoothing", "seed")  # what heads may differ in
 MAX_BYTES = 1 << 30  # of parameters, gradients, two moments and best parameters held at a time; more is not faster
 COPIES = 5
 STACK = 16  # heads in a stack on a CPU: twice as many fall out of the cache and take a tenth longer each
-ROWS = 256  # of the validation split judged at a time, so that the logits of a stack stay in the cache
+ROWS = 256  # of the validation split evaluated at a time, so that the logits of a stack stay in the cache
 
 
 def fit(
     head: str, data: HeadData, settings: Sequence[Params], device: torch.device
 ) -> Iterator[tuple[int, TrainResult | None]]:
-    """Trains a head for each of the settings and yields (place in settings, head) as they are done.
+    """Trains a head for each of the settings and yields (index in settings, head) as they are done.
 
     Each is what `loop.fit` gives for these settings, within float tolerance; None where the loss is not finite.
 
     Args:
-        head: one of `HEADS`.
+        head: one of `STACKABLE`.
         data: with vectors; train and val are read.
         settings: alike in all but `AXES`, with `tap: same`.
         device: where to train.
@@ -104,9 +104,9 @@ class _Head:
         self.history.append(epoch)
         if isinstance(self.plateau, lr_scheduler.ReduceLROnPlateau):
             self.plateau.step(epoch.val_loss)
-        found = score(epoch.val_loss, epoch.val_accuracy, self.params.monitor)
-        if self.best is None or found < self.best[0]:
-            self.best = found, epoch.epoch, [weight.clone() for weight in self.weights]
+        epoch_score = score(epoch.val_loss, epoch.val_accuracy, self.params.monitor)
+        if self.best is None or epoch_score < self.best[0]:
+            self.best = epoch_score, epoch.epoch, [weight.clone() for weight in self.weights]
 
     @property
     def goes_on(self) -> bool:
@@ -157,11 +157,11 @@ class _Stack:
     def epoch(
         self, number: int, train: SplitData, val: SplitData, draw: _Draw, class_weights: torch.Tensor | None
     ) -> None:
-        """Trains all heads for an epoch, judges them and drops those that have stopped."""
+        """Trains all heads for an epoch, evaluates them and drops those that have stopped."""
         rates = [head.lr((number - 1) * len(draw.batches), len(draw.batches)) for head in self.active]
-        trained, judged = self._train(number, train, draw, class_weights), self._evaluate(val)
+        trained, val_scores = self._train(number, train, draw, class_weights), self._evaluate(val)
         for head, lr, *row in zip(
-            self.active, rates, *(values.tolist() for values in (*trained, *judged)), strict=True
+            self.active, rates, *(values.tolist() for values in (*trained, *val_scores)), strict=True
         ):
             train_loss, train_accuracy, val_loss, val_accuracy = row
             head.note(Epoch(number, 1, lr, train_loss, val_loss, train_accuracy, val_accuracy))
