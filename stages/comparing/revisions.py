@@ -155,7 +155,7 @@ def _read_revision(name: str, home: Path, fetch: Callable[[str], None]) -> Revis
         fetch(metrics["dataset"])
         with contextlib.chdir(home):
             metrics |= results.read_evaluation()
-            answers = _answers(gather.load(metrics["dataset"]))
+            answers = _answers(gather.load(metrics["dataset"], review=False))
     except UserError as error:
         return Revision(name, lock, metrics, seconds, None, str(error))
     except (OSError, LookupError, TypeError, ValueError) as error:

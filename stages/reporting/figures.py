@@ -425,15 +425,15 @@ def reliability(bins: Sequence[CalibrationBin], threshold: float) -> Drawing:
     with _style():
         figure = Figure(figsize=(WIDTH / 72, 300 / 72), layout="constrained")
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        x, y = [found.confidence for found in bins], [found.accuracy for found in bins]
+        x, y = [row.confidence for row in bins], [row.accuracy for row in bins]
         top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, dashes=(3, 2))
         top.vlines(x, y, x, color=RED, linewidth=1.2, alpha=0.7)
         top.plot(x, y, color=BLUE, marker="o", markersize=4.5)
         top.set(title="Accuracy by confidence", ylim=(-0.03, 1.03), ylabel="accuracy")
         top.yaxis.set_major_formatter(PercentFormatter(1))
-        titles, bars = {}, below.bar(x, [found.count for found in bins], 0.05, color=BLUE)
-        for i, (found, bar) in enumerate(zip(bins, bars, strict=True)):
-            title = f"{found.count} images: confidence {found.confidence:.1%}, accuracy {found.accuracy:.1%}"
+        titles, bars = {}, below.bar(x, [row.count for row in bins], 0.05, color=BLUE)
+        for i, (row, bar) in enumerate(zip(bins, bars, strict=True)):
+            title = f"{row.count} images: confidence {row.confidence:.1%}, accuracy {row.accuracy:.1%}"
             titles[_tag(bar, i)] = title
         for axes in (top, below):
             axes.axvline(threshold, color=GREEN, linewidth=1, dashes=(1, 1.5))

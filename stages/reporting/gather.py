@@ -96,8 +96,12 @@ class RunResults:
         return [row_of[sha256] for sha256 in self.split[split]]
 
 
-def load(dataset: str) -> RunResults:
+def load(dataset: str, *, review: bool = True) -> RunResults:
     """Reads the run whose files lie in the current folder.
+
+    Args:
+        dataset: its name.
+        review: whether to read what the stage review found, which commits before that stage do not have.
 
     Raises:
         UserError: a file is missing or damaged, or the files do not belong together.
@@ -130,7 +134,7 @@ def load(dataset: str) -> RunResults:
         views=read_csv(paths.PLOTS / "views.csv", _numbers),
         rows=rows,
         undecodable=read_text(undecodable, json.loads),
-        suspicions=suspicions.read(paths.REPORTS / "review.csv"),
+        suspicions=suspicions.read(paths.REPORTS / "review.csv") if review else [],
         timings=_timings(
             {"dataset": dataset, "root": index["root"], "backbone": knobs["backbone"], "cut": knobs["cut"]}
         ),
