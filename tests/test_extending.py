@@ -12,7 +12,7 @@ import pytest
 import torch
 from pydantic import create_model
 
-from stages import evaluate, extract, index, lr_sweep, paths, predict, report, split, train
+from stages import evaluate, extract, index, lr_sweep, paths, predict, report, review, split, train
 from stages import params as params_module
 from stages.heads import options, registry
 from stages.metrics import classification, table
@@ -70,7 +70,7 @@ def test_the_head_knob_and_metric_of_the_page_go_through_the_pipeline(
 ) -> None:
     photos = class_folder(8)
     chosen = params(**SMALL, dataset="folder", root=str(photos), head="prototypes", sharpness=0.5)
-    for stage in (index, split, extract, lr_sweep, train, evaluate, report):
+    for stage in (index, split, extract, review, lr_sweep, train, evaluate, report):
         stage.main(chosen)
     head = json.loads((paths.HEAD / "head.json").read_text())
     assert head["head"] == "prototypes" and head["knobs"]["sharpness"] == head["params"]["sharpness"] == 0.5
