@@ -30,7 +30,7 @@ from stages.errors import UserError
 from stages.features import forecast, h5, watchdog
 from stages.features.store import RowStore
 from stages.images import views
-from stages.images.decode import KEPT_RATIO, PIPELINE, decode, kept_side, shrink
+from stages.images.decode import KEPT_RATIO, PIPELINE, decode, decode_shrunk, divisor, kept_side, shrink
 from stages.images.header import BadImage
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
@@ -210,15 +210,11 @@ def compute_part(spec: Spec, images: Sequence[ImageRef], view_names: Sequence[st
     ok = np.zeros(len(images), np.uint8)
 
     def load_views(i: int) -> list[torch.Tensor]:
-        image = try_decode(spec, images[i])
-        if image is None:
+        try:
+            drawn = _views(spec, images[i], view_names, extractor.preprocessing)
+        except BadImage:
             return [torch.zeros((3, size, size), dtype=torch.uint8)] * len(view_names)
         ok[i] = 1
-        _, sha256 = images[i]
-        drawn = [
-            views.view(image, name, sha256=sha256, preprocessing=extractor.preprocessing, augment=spec.augment)
-            for name in view_names
-        ]
         affine[i] = [view_map for _, view_map in drawn]
         return [pixels for pixels, _ in drawn]
 
@@ -250,6 +246,29 @@ def compute_part(spec: Spec, images: Sequence[ImageRef], view_names: Sequence[st
     return named | {"ok": ok, "views": affine}
 
 
+def _views(
+    spec: Spec, image: ImageRef, view_names: Sequence[str], preprocessing: Preprocessing
+) -> list[tuple[torch.Tensor, views.Affine]]:
+    """The views of an image. Each is made of the image as large as this view needs it, whichever others are made."""
+    path, sha256 = image
+    data = source.read(spec.folder, path, sha256)
+    drawn, decoded = [], dict[int, tuple[torch.Tensor, float]]()
+    with watchdog.decoding(spec.folder / path, sha256):
+        for name in view_names:
+            by = divisor(data, views.needed_side(name, preprocessing))
+            if by not in decoded:
+                decoded[by] = decode_shrunk(data, by) if by > 1 else (decode(data), 1.0)
+            pixels, scale = decoded[by]
+            made = views.view(pixels, name, sha256=sha256, preprocessing=preprocessing, augment=spec.augment)
+            drawn.append((made[0], _of_the_image(made[1], scale)))
+    return drawn
+
+
+def _of_the_image(view_map: views.Affine, scale: float) -> views.Affine:
+    """The map from pixels of the image itself, of one from pixels of the image as it was shrunk while decoding."""
+    return view_map if scale == 1 else view_map * np.array([scale, scale, 1], np.float32)
+
+
 def _prefetch(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
 ) -> Iterator[Result]:
@@ -271,8 +290,16 @@ def _image_rows(spec: Spec, preprocessing: Preprocessing, images: Sequence[Image
     """The rows of some images where these themselves are stored: padded to the largest of them, with `sizes`."""
 
     def load(image: ImageRef) -> tuple[torch.Tensor, views.Affine] | None:
-        pixels = try_decode(spec, image)
-        return None if pixels is None else shrink(pixels, preprocessing)
+        path, sha256 = image
+        data = source.read(spec.folder, path, sha256)
+        try:
+            with watchdog.decoding(spec.folder / path, sha256):
+                by = divisor(data, kept_side(preprocessing))
+                pixels, scale = decode_shrunk(data, by) if by > 1 else (decode(data), 1.0)
+        except BadImage:
+            return None
+        kept, view_map = shrink(pixels, preprocessing)
+        return kept, _of_the_image(view_map, scale)
 
     with ThreadPoolExecutor(THREADS) as pool:
         loaded = list(pool.map(load, images))

@@ -7,7 +7,7 @@ workers. Its name says everything else that it depends on, so the row store can 
 import hashlib
 import re
 from dataclasses import dataclass
-from math import cos, radians, sin
+from math import ceil, cos, radians, sin, sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as F
 from stages.images.crops import NUMBERS_PER_VIEW, random_crops
 from stages.images.decode import prepare
 from stages.images.options import Augment
-from stages.images.preprocessing import FILL, Preprocessing
+from stages.images.preprocessing import ASPECT_RATIOS, FILL, Preprocessing
 
 EVALUATION = "evaluation"
 Affine = npt.NDArray[np.float32]
@@ -71,6 +71,19 @@ def draw(name: str, sha256: str, *, width: int, height: int, augment: Augment) -
         crops.brightness.item(),
         crops.contrast.item(),
     )
+
+
+def needed_side(name: str, preprocessing: Preprocessing) -> int:
+    """The pixels that a view needs along the short side of an image, so that nothing is enlarged.
+
+    Args:
+        name: of the view.
+        preprocessing: input size.
+    """
+    if name == EVALUATION:
+        return preprocessing.resize or preprocessing.crop
+    smallest = settings(name).crop * ASPECT_RATIOS[0]  # share of the image's area, and of that for the longer side
+    return ceil(preprocessing.crop / sqrt(smallest))
 
 
 def view(
