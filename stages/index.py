@@ -111,7 +111,14 @@ def _row(file: ImageFile, fitted: Objects) -> index_file.IndexRow:
     """The line of an image, with the objects that lie in it."""
     label = annotations.largest(fitted.boxes) if file.record.label is None else file.record.label
     return index_file.IndexRow(
-        file.record.path, file.sha256, *_size(file), label, fitted.boxes, file.record.split, file.scaling
+        file.record.path,
+        file.sha256,
+        *_size(file),
+        label,
+        fitted.boxes,
+        file.record.split,
+        file.scaling,
+        file.record.group,
     )
 
 

@@ -77,6 +77,7 @@ class Record:
         size: width and height in pixels as that file has them, where it does.
         problem: why no file below the folder can be meant; empty where one is.
         excluded: how many of its objects the user leaves out.
+        group: what it belongs to, such as a patient or a video, where the dataset tells: groups stay in one split.
     """
 
     path: str
@@ -87,6 +88,7 @@ class Record:
     size: tuple[int, int] | None = None
     problem: str = ""
     excluded: int = 0
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

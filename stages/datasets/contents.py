@@ -124,6 +124,7 @@ def _joined(same: Sequence[Record]) -> Record:
         objects=tuple(box for record in same for box in record.objects),
         label=next((record.label for record in same if record.label is not None), None),
         size=next((record.size for record in same if record.size), None),
+        group=next((record.group for record in same if record.group), None),
     )
 
 

@@ -1,9 +1,10 @@
 """`csv`: a table of images below the flat, absolute parameter `root`. Only ever read.
 
 Columns `path` (below root) and `label`; where there are boxes `x1`, `y1`, `x2`, `y2` in pixels; where there are lists
-`split` (train, val, test). A row is an object: several rows may name one image, whose label is then that of its largest
-box. In a table with boxes a row whose label and corners are empty is an image without objects. TensorFlow's columns
-(`filename`, `class`, `xmin`, `ymin`, `xmax`, `ymax`, corners from 1 as VOC's) are read as well. Others are ignored.
+`split` (train, val, test); where images belong together `group` (a patient, a video), which keeps them in one split. A
+row is an object: several rows may name one image, whose label is then that of its largest box. In a table with boxes a
+row whose label and corners are empty is an image without objects. TensorFlow's columns (`filename`, `class`, `xmin`,
+`ymin`, `xmax`, `ymax`, corners from 1 as VOC's) are read as well. Others are ignored.
 """
 
 import codecs
@@ -19,9 +20,10 @@ from stages.datasets.layout import SPLIT_OF
 from stages.datasets.matching import ImageFinder, unmentioned
 from stages.errors import UserError
 
-OURS = {"path": "path", "label": "label", "x1": "x1", "y1": "y1", "x2": "x2", "y2": "y2", "split": "split"}
+OURS = {"path": "path", "label": "label", "x1": "x1", "y1": "y1", "x2": "x2", "y2": "y2", "split": "split",
+        "group": "group"}  # fmt: skip
 TENSORFLOW = {"filename": "path", "class": "label", "xmin": "x1", "ymin": "y1", "xmax": "x2", "ymax": "y2",
-              "width": "width", "height": "height", "split": "split"}  # fmt: skip
+              "width": "width", "height": "height", "split": "split", "group": "group"}  # fmt: skip
 CORNERS = ("x1", "y1", "x2", "y2")
 DELIMITERS = (",", ";", "\t")
 
@@ -41,6 +43,7 @@ class Row(NamedTuple):
     corners: tuple[float, float, float, float] | None
     split: str | None
     size: tuple[int, int] | None
+    group: str | None = None
 
 
 class Table(NamedTuple):
@@ -128,7 +131,7 @@ def _row(values: dict[str, str], line: int, table: str, has_boxes: bool) -> Row 
     """A row of the table, or what is wrong with it."""
     where, texts = (
         f"line {line}",
-        {key: (values.get(key) or "").strip() for key in (*CORNERS, "split", "width", "height")},
+        {key: (values.get(key) or "").strip() for key in (*CORNERS, "split", "width", "height", "group")},
     )
     path, label = (values.get("path") or "").strip(), values.get("label") or ""
     corner_texts = [texts[name] for name in CORNERS if texts[name]]
@@ -154,7 +157,7 @@ def _row(values: dict[str, str], line: int, table: str, has_boxes: bool) -> Row 
         if texts["width"].isdecimal() and texts["height"].isdecimal()
         else None
     )
-    return Row(line, path, label, corners, split, size)
+    return Row(line, path, label, corners, split, size, texts["group"] or None)
 
 
 def _image(path: str, rows: list[Row], table: Table, name: str, from_zero: str, problem: str) -> Iterator[Item]:
@@ -171,7 +174,8 @@ def _image(path: str, rows: list[Row], table: Table, name: str, from_zero: str, 
     )
     labels = list(dict.fromkeys(row.label for row in rows if row.label and not row.corners))
     size = next((row.size for row in rows if row.size), None)
+    group = next((row.group for row in rows if row.group), None)
     if objects or not labels:
-        yield Record(path, None, objects, split, name, size, problem)
+        yield Record(path, None, objects, split, name, size, problem, group=group)
     else:
-        yield from (Record(path, label, (), split, name, size, problem) for label in labels)
+        yield from (Record(path, label, (), split, name, size, problem, group=group) for label in labels)

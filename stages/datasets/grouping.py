@@ -16,7 +16,7 @@ def groups(rows: Sequence[IndexRow], pairs: Iterable[tuple[str, str]], pattern: 
     """The groups of images, those of one image left out.
 
     Args:
-        rows: of the index.
+        rows: of the index; those with the same `group` belong together.
         pairs: paths of two images that belong together.
         pattern: regular expression; images on whose paths its first group, or else all of it, matches the same text
             belong together. Empty for none.
@@ -38,6 +38,10 @@ def groups(rows: Sequence[IndexRow], pairs: Iterable[tuple[str, str]], pattern: 
         if first in sha256_of and second in sha256_of:
             join(sha256_of[first], sha256_of[second])
     first_of = dict[str, str]()
+    for row in rows:
+        if row.group:
+            join(row.sha256, first_of.setdefault(f"group {row.group}", row.sha256))
+    first_of.clear()
     for row in rows if pattern else ():
         if match := re.search(pattern, row.path):
             join(row.sha256, first_of.setdefault(match[1] if match.re.groups else match[0], row.sha256))

@@ -20,7 +20,8 @@ class IndexRow:
     """An indexed image: what its dataset and its bytes say.
 
     `label` is empty where nothing gives the image one: it has no object. Detectors use it, classifiers leave it out.
-    `scaled` says how values of more than 8 bits are scaled; a line has it only where they are.
+    `scaled` says how values of more than 8 bits are scaled, `group` what the image belongs to, such as a patient or a
+    video; a line has them only where there is something to say.
     """
 
     path: str
@@ -31,6 +32,7 @@ class IndexRow:
     objects: tuple[Box, ...]
     split: str | None
     scaled: str | None = None
+    group: str | None = None
 
 
 def write(path: Path, rows: Iterable[IndexRow]) -> None:
@@ -55,8 +57,9 @@ def read(dataset: str) -> list[IndexRow]:
 def _values(row: IndexRow) -> dict[str, Any]:
     """A row as JSON has it; of an object's flags only those that are set."""
     values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
-    if row.scaled is None:
-        del values["scaled"]
+    for name in ("scaled", "group"):
+        if values[name] is None:
+            del values[name]
     return values | {"objects": [_object(box) for box in row.objects]}
 
 
@@ -67,7 +70,15 @@ def _object(box: Box) -> dict[str, Any]:
 def _row(values: dict[str, Any]) -> IndexRow:
     objects = tuple(Box(**item | {"box": tuple(map(float, item["box"]))}) for item in values.pop("objects"))
     row = IndexRow(objects=objects, **values)
-    texts = (row.path, row.sha256, row.label, row.split or "", row.scaled or "", *(box.label for box in objects))
+    texts = (
+        row.path,
+        row.sha256,
+        row.label,
+        row.split or "",
+        row.scaled or "",
+        row.group or "",
+        *(box.label for box in objects),
+    )
     sides = (row.width, row.height)
     if not all(isinstance(text, str) for text in texts) or not all(type(side) is int and side > 0 for side in sides):
         raise ValueError(f"the line of {row.path!r} has a value of another type")

@@ -117,7 +117,7 @@ def _grouped(found: Sequence[Suspicion]) -> list[tuple[str, str, list[Suspicion]
         ("Leaks", "the same picture in two splits", [copy for copy in copies if copy.leak]),
         ("Conflicts", "one content under two labels; none of the copies is used", _of(found, suspicions.CONFLICT)),
         (
-            "Wrong labels",
+            "Labels in doubt",
             "all other images contradict the label; the strongest contradictions first",
             _of(found, WRONG_LABEL),
         ),

@@ -109,3 +109,8 @@ def test_a_table_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("path,label\n")
     with pytest.raises(UserError, match=r"there is no table .*labels.csv; .*-S datasets.csv.file=train.csv"):
         list(csv.scan(tmp_path, csv.Options(file="labels.csv", exclude=[], strict=False)))
+
+
+def test_a_column_says_which_images_belong_together(tmp_path: Path) -> None:
+    records_read = records(scanned(tmp_path, "path,label,group\na.jpg,ant,p1\nb.jpg,bee,\n"))
+    assert {record.path: record.group for record in records_read} == {"a.jpg": "p1", "b.jpg": None}

@@ -1,5 +1,6 @@
 import hashlib
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,13 @@ def test_groups_come_from_pairs_and_from_paths() -> None:
     assert sorted(map(sorted, members.values())) == sorted(
         [sorted([image["p1-a"], image["p1-b"]]), sorted([image["p2-a"], image["x"], image["p3-a"]])]
     )
+
+
+def test_a_column_of_the_index_groups_images() -> None:
+    rows = [
+        replace(row(path, "ant"), group=group) for path, group in (("a", "p1"), ("b", "p1"), ("c", "p2"), ("d", None))
+    ]
+    assert grouping.groups(rows, [], "").keys() == {rows[0].sha256, rows[1].sha256}
 
 
 @settings(max_examples=60, deadline=None)

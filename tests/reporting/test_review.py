@@ -20,7 +20,7 @@ def test_the_section_shows_what_is_suspected(made: Made, reported: Callable[[], 
         Suspicion("two labels", "gone.png", "", "ant, bee", "", 1.0),
     )
     page, text = reported()
-    for heading in ("Leaks (1)", "Conflicts (1)", "Wrong labels (1)", "Copies within a split (1)", "Odd images (1)"):
+    for heading in ("Leaks (1)", "Conflicts (1)", "Labels in doubt (1)", "Copies within a split (1)", "Odd images (1)"):
         assert heading in page
     assert "rather &lt;script&gt;" in page and "rather <script>" not in page
     said = "1 of 24 test image has a copy in another split: top-1 accuracy is 66.7% with them and 65.2% without."
