@@ -17,6 +17,7 @@ from stages.reporting.words import Score, Summary, number, of_100, percent
 SHOWN = 6  # images of each kind
 PAIRS = 10  # most confused pairs
 LOWEST = 0.05  # confidence down to which a reader can look at boxes
+SURE = 0.8  # score of boxes that are held against the annotations
 MOST = 100  # boxes per image that are scored
 ZERO = 0.0005  # an average precision below it is written as 0.0%
 UNASSIGNED = 0.01  # share of the objects that a design cannot represent from which the page warns
@@ -99,6 +100,17 @@ class DetectionPage:
             "threshold": self.run.decide["confidence"],
             "lowest": min(LOWEST, self.run.decide["confidence"]),
         }
+
+    def doubts(self) -> str:
+        """What the head makes of the annotations; empty where it agrees with all of them."""
+        sure, never = self.boxes.above(SURE).mistakes(), int(self.boxes.above(0).unnoticed.sum())
+        counts = {
+            f"box(es) with a score of {SURE:g} or more lie where nothing is annotated": sure["background"],
+            "object(s) are given another class with such a score": sure["class"],
+            "annotated object(s) are never found": never,
+        }
+        told = [f"{count:,} {text}" for text, count in counts.items() if count]
+        return f"Annotations in doubt, on {self.run.part}: {'; '.join(told)}. See Mistakes." if told else ""
 
     def notes(self) -> list[tuple[str, object]]:
         """More rows of the provenance."""

@@ -127,7 +127,7 @@ def common(run: RunResults, task: TaskPage) -> dict[str, Any]:
         "provenance": provenance(run, task),
         "command": command.differing(run),
         "complete_command": command.complete(run),
-        "reviewed": review.sentences(run, right),
+        "reviewed": review.sentences(run, right, task.doubts() if isinstance(task, detection.DetectionPage) else ""),
         **task.text(),
     }
 

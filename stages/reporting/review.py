@@ -14,7 +14,9 @@ from stages.reviewing import suspicions
 from stages.reviewing.suspicions import COPIES, WRONG_LABEL, Suspicion
 
 SHOWN = 12  # suspicions of a kind that have a picture
-NOTHING = "Nothing looks wrong: no label is contradicted by the other images, no image is a copy of another or odd."
+NOTHING = (
+    "Features and pixels show nothing wrong: no label in doubt, no image that is a copy of another, none that is odd."
+)
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,15 @@ def kinds(run: RunResults, album: Album) -> list[SuspicionKind]:
     return found
 
 
-def sentences(run: RunResults, right: npt.NDArray[np.bool_] | None) -> list[str]:
+def sentences(run: RunResults, right: npt.NDArray[np.bool_] | None, doubts: str = "") -> list[str]:
     """What was found, in sentences.
 
     Args:
         run: with its suspicions.
         right: (N,) whether the class of each judged image was right; None where none is predicted.
+        doubts: what a detector makes of the annotations.
     """
-    in_force = corrections_in_force(run)
+    in_force = [*([doubts] if doubts else []), *corrections_in_force(run)]
     if not run.suspicions:
         return [NOTHING, *in_force]
     counts = [f"{len(group):,} {heading.lower()}" for heading, _, group in _grouped(run.suspicions) if group]

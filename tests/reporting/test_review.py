@@ -6,7 +6,14 @@ from tests.reporting.synthetic import Made
 
 def test_nothing_suspected_is_said(reported: Callable[[], tuple[str, str]]) -> None:
     for text in reported():
-        assert "Nothing looks wrong" in text
+        assert "Features and pixels show nothing wrong" in text
+
+
+def test_a_detector_doubts_annotations(made: Made, reported: Callable[[], tuple[str, str]]) -> None:
+    made.task, made.head = "detection", "anchors"
+    page, text = reported()
+    for said in (page, text):
+        assert "Annotations in doubt, on test: " in said and "lie where nothing is annotated" in said
 
 
 def test_the_section_shows_what_is_suspected(made: Made, reported: Callable[[], tuple[str, str]]) -> None:
