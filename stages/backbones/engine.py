@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from stages.backbones.device import cores, half
+from stages.backbones.half import FOLDED, HalfTrunk
 from stages.backbones.trunk import Trunk
 from stages.errors import UserError
 
@@ -83,10 +84,11 @@ class Turns(Generic[T]):
 
 
 class TorchEngine:
-    """A trunk on a device: channels_last, autocast, normalisation on the device.
+    """A trunk on a device: channels_last, normalisation on the device.
 
-    On CUDA pixels come from pinned memory, and one batch is copied while another is computed. On a CPU each core has
-    a batch of its own; `callers` are the threads for that.
+    On CUDA weights are in half precision once (where a network does not take that, autocast casts them), pixels come
+    from pinned memory that is used again and again, and one batch is copied while another is computed. On a CPU each
+    core has a batch of its own; `callers` are the threads for that.
 
     Args:
         trunk: what to run.
@@ -95,11 +97,13 @@ class TorchEngine:
     """
 
     def __init__(self, trunk: Trunk, device: torch.device, precision: str) -> None:
-        self.device, self.precision = device, precision
-        self.trunk = trunk.to(device).to(memory_format=torch.channels_last)
-        cuda = device.type == "cuda"
+        self.device, self.precision, cuda = device, precision, device.type == "cuda"
+        half = half_trunk(trunk, device, precision) if cuda and precision != "float32" else None
+        self.details = {"arithmetic": FOLDED.format(precision)} if half else {}
+        self.autocast = precision != "float32" and half is None
+        self.trunk = half or trunk.to(device).to(memory_format=torch.channels_last)
         self.parallel = CUDA_STREAMS if cuda else at_a_time() if device.type == "cpu" else 1
-        self._streams = Turns([_stream(device) if cuda else nullcontext() for _ in range(self.parallel)])
+        self._lanes = Turns([Lane(device) for _ in range(self.parallel)])
         if cuda:
             torch.cuda.synchronize(device)  # the weights are there before another stream reads them
             # the same input must give the same bytes
@@ -112,27 +116,58 @@ class TorchEngine:
         Raises:
             UserError: the device has no room for one image.
         """
-        with self._streams.take() as stream, stream:
-            return self._computed(pixels.permute(0, 2, 3, 1))
+        with self._lanes.take() as lane, lane.stream:
+            return self._computed(pixels.permute(0, 2, 3, 1), lane)
 
-    def _computed(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
+    def _computed(self, pixels: torch.Tensor, lane: "Lane") -> list[npt.NDArray[np.float32]]:
         """The same of pixels (N, S, S, 3); a batch that does not fit is halved."""
         try:
-            return self._run(pixels)
+            return self._run(pixels, lane)
         except torch.OutOfMemoryError:
             if len(pixels) == 1:
                 raise UserError(
                     f"{self.device} has no memory for one image: take another device or backbone."
                 ) from None
-        halves = [self._computed(piece) for piece in pixels.chunk(2)]
+        halves = [self._computed(piece, lane) for piece in pixels.chunk(2)]
         return [np.concatenate(both) for both in zip(*halves, strict=True)]
 
     @torch.inference_mode()
-    def _run(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
-        batch = pixels.pin_memory() if self.device.type == "cuda" else pixels
-        with torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=self.precision != "float32"):
+    def _run(self, pixels: torch.Tensor, lane: "Lane") -> list[npt.NDArray[np.float32]]:
+        batch = lane.pinned(pixels) if self.device.type == "cuda" else pixels
+        with torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=self.autocast):
             layers = self.trunk(batch.to(self.device, non_blocking=True))
         return [layer.float().cpu().contiguous().numpy() for layer in layers]
+
+
+class Lane:
+    """What one batch at a time uses: a stream of its own on CUDA, and pinned memory.
+
+    Whoever takes a lane has its results on the CPU before giving it back, so nothing still reads the memory.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = _stream(device) if device.type == "cuda" else nullcontext()
+        self._memory: torch.Tensor | None = None
+
+    def pinned(self, pixels: torch.Tensor) -> torch.Tensor:
+        """A copy of pixels in pinned memory, the same for every batch of a shape."""
+        if self._memory is None or self._memory.shape != pixels.shape:
+            self._memory = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=torch.cuda.is_available())
+        return self._memory.copy_(pixels)
+
+
+@torch.inference_mode()
+def half_trunk(trunk: Trunk, device: torch.device, precision: str) -> HalfTrunk | None:
+    """A trunk with weights in half precision on a device; None where the network mixes precisions itself."""
+    made = HalfTrunk(trunk, DTYPES[precision]).eval().to(device).to(memory_format=torch.channels_last)
+    side = trunk.size
+    try:
+        made(torch.zeros(1, side, side, 3, dtype=torch.uint8, device=device))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # a type that does not fit another
+        return None
+    return made
 
 
 def at_a_time() -> int:

@@ -47,7 +47,7 @@ class Trunk(nn.Module):
 
     def __init__(self, frozen: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.frozen = frozen
+        self.frozen, self.size = frozen, preprocessing.crop
         self.normalize = Normalize(preprocessing)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:

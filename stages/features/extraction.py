@@ -143,18 +143,22 @@ def _network_extractor(spec: Spec) -> Extractor:
     engine, trunk_info = openvino or _torch_engine(spec, device, precision)
     library = "openvino" if openvino else "torch"
     common = _common_provenance(spec, trunk_info.preprocessing)
-    provenance = common | {
-        "weights": trunk_info.weights,
-        "weights_sha256": trunk_info.weights_sha256,
-        "cut_at": trunk_info.cut_at,
-        "parameters": trunk_info.parameters,
-        "dtype": spec.dtype,
-        "engine": library,
-        "device": device.type,
-        "precision": precision,
-        "batch_size": batch_size,
-        "versions": common["versions"] | {library: version(library)},
-    }
+    provenance = (
+        common
+        | {
+            "weights": trunk_info.weights,
+            "weights_sha256": trunk_info.weights_sha256,
+            "cut_at": trunk_info.cut_at,
+            "parameters": trunk_info.parameters,
+            "dtype": spec.dtype,
+            "engine": library,
+            "device": device.type,
+            "precision": precision,
+            "batch_size": batch_size,
+            "versions": common["versions"] | {library: version(library)},
+        }
+        | (engine.details if isinstance(engine, TorchEngine) else {})
+    )
     layers = {layer: (shape, spec.dtype) for layer, shape in trunk_info.layers.items()}
     return Extractor(engine, trunk_info.preprocessing, layers, provenance, batch_size, engine.parallel)
 
