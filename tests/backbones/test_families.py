@@ -133,6 +133,7 @@ def test_there_are_forty_families() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)  # hours, unless COLDCUT_FAMILIES_SECONDS ends it
 @pytest.mark.skipif("COLDCUT_FAMILIES" not in os.environ, reason="COLDCUT_FAMILIES: a file for the report")
 def test_nearly_every_pretrained_network_has_a_vector() -> None:
     path, ends = Path(os.environ["COLDCUT_FAMILIES"]), time.monotonic() + _seconds()
