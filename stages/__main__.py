@@ -7,6 +7,7 @@ COMMANDS = {
     "dvc exp run -S lr=0.01": "the same with another value of a knob (params.yaml names them all)",
     "dvc exp run --queue -S lr=0.01,0.1": "each of these in a copy; dvc queue start -j 2 runs two at a time",
     "check": "check params.yaml, and say what differs from the commit",
+    "report --open": "show the page of the last run in the browser, or say that it is of other results",
     "recipe --list": "published systems as recipes",
     "recipe NAME": "a recipe as arguments: dvc exp run $({} NAME)",
     "review --apply FILE": "take over what was decided on suspicions about the data, see docs/review.md",

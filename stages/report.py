@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import signal
-import sys
 import webbrowser
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -14,10 +13,11 @@ from stages.params import Params
 from stages.processes import process_pool
 from stages.reporting import gather, page
 from stages.reporting.pictures import Album
-from stages.stage import run
+from stages.stage import run as run_stage
 
 PAGE = paths.REPORTS / "report.html"
-OPEN = "--open"
+EXAMPLES = """  python -m stages.report
+  python -m stages.report --open"""
 
 
 def main(params: Params) -> dict[str, object]:
@@ -78,9 +78,15 @@ def _write_figures(pngs: Mapping[str, bytes]) -> None:
         files.write_bytes(paths.FIGURES / name, png)
 
 
-if __name__ == "__main__" and OPEN in sys.argv:
-    parser = command.parser("report", description=__doc__, examples=f"  python -m stages.report {OPEN}")
-    parser.add_argument(OPEN, action="store_true", help="show the page in the browser")
-    command.run(open_page, parser.parse_args())
-elif __name__ == "__main__":
-    run("report", main, lambda params: f"page, text and figures of {params.dataset}")
+def run() -> None:
+    """Parses the arguments; writes the page, or shows it."""
+    parser = command.parser("report", description=__doc__, examples=EXAMPLES)
+    parser.add_argument("--open", action="store_true", help="show the page in the browser; nothing is written")
+    arguments = parser.parse_args()
+    if arguments.open:
+        command.run(open_page, arguments)
+    run_stage("report", main, lambda params: f"page, text and figures of {params.dataset}")
+
+
+if __name__ == "__main__":
+    run()
