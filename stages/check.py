@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages import command, paths, yaml12
+from stages import command, live_run, paths, yaml12
 from stages.datasets.base import has_source
 from stages.errors import UserError
 from stages.overrides import flatten, hydra
@@ -17,7 +17,9 @@ SHOWN = 30  # knobs that a line names
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Checks params.yaml; with `--mark FILE` writes a file that is always the same."""
+    """Checks params.yaml; with `--mark FILE`, as DVC calls it, refuses a second run too, and writes a constant file."""
+    if arguments.mark:
+        live_run.claim()
     params = load()
     print(f"params.yaml is well-formed: {params.dataset}, {params.backbone}, {params.head} on {params.cut}")
     if has_source(params.options) and params.root != "data/none":

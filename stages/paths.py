@@ -7,6 +7,7 @@ PARAMS = Path("params.yaml")
 HEAD = Path("cache/head")
 PREDICTIONS = Path("cache/predictions")
 TIMINGS = Path("cache/timings")
+LIVE_RUN = Path("cache/run")  # what is known of the run that is at work in this folder
 REPORTS = Path("reports")
 EVALUATION = PREDICTIONS / "evaluation.json"  # all that evaluate measured, and
 METRICS = REPORTS / "metrics.json"  # the few numbers of it that DVC shows

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stages import command, files, inputs, paths
+from stages import command, files, inputs, live_run, paths
 from stages.params import Params, load
 
 Stage = Callable[[Params], Mapping[str, object]]
@@ -38,6 +38,7 @@ def run(
     arguments = _parser(name).parse_args()
     command.log_to_stderr(quiet=arguments.quiet, verbose=arguments.verbose)
     with command.no_traceback(), silence() if arguments.quiet else contextlib.nullcontext():
+        live_run.claim()
         before = inputs.of(name)
         params = load()
         if what:

@@ -24,6 +24,7 @@ HARMLESS = {  # modules that cannot change a result, so that nobody depends on t
     "stages.images.options": PARAMS,
     "stages.params": PARAMS,
     "stages.inputs": "compares, and fails where a result would be recorded wrongly",
+    "stages.live_run": "refuses a second run in one checkout",
     "stages.paths": "where things lie: dvc.yaml names the same places, and a stage fails where the two differ",
     "stages.processes": "where something is computed, not what",
     "stages.stage": "what a stage prints, and how long it took",

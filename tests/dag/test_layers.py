@@ -11,7 +11,7 @@ ORDER = (
     "options",
     "fetching", "images", "boxes", "metrics", "backbones", "datasets", "features", "heads",
     # puts the blocks together; what every stage does around its work
-    "params", "inputs", "stage",
+    "params", "inputs", "live_run", "stage",
     "training", "reviewing", "evaluation", "sweeping", "reporting", "comparing", "prediction", "exporting",
     # the stages and the commands: they may import any room, and nothing imports them
     "top",

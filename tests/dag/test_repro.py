@@ -1,13 +1,18 @@
 """What DVC runs again: nothing, what comes back from the cache, what is new; and what bad params leave behind."""
 
 import json
+import platform
 import re
 import subprocess
+from dataclasses import asdict
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
+from stages import files, live_run
+from stages.live_run import LiveRun
 from tests.checkout import Project, environment, ran
 from tests.dag.toy import CLASSES, FROM_INDEX, digests
 
@@ -105,13 +110,10 @@ def test_a_comment_makes_stale_what_imports_the_module(project: Project, module:
     assert status.keys() == importing
 
 
-@pytest.mark.slow
-def test_params_that_change_while_a_stage_runs_are_not_recorded(project: Project) -> None:
-    project.experiment({"epochs": 200, "early_stopping_patience": 200, "lr": 0.002})
-    params = project.home / "params.yaml"
-    params.write_text(params.read_text().replace("lr: 0.002\n", "lr: 0.003\n"))
+def start_until(project: Project, beginning: str, *command: str) -> subprocess.Popen[str]:
+    """Starts a command; returns once it has printed a line that begins so."""
     process = subprocess.Popen(
-        ["dvc", "repro"],
+        command,
         cwd=project.home,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -120,12 +122,48 @@ def test_params_that_change_while_a_stage_runs_are_not_recorded(project: Project
     )
     assert process.stdout
     for line in process.stdout:
-        if line.startswith("train: "):
-            params.write_text(params.read_text().replace("lr: 0.003\n", "lr: 0.5\n"))
+        if line.startswith(beginning):
             break
-    output = process.stdout.read()
-    assert process.wait() != 0
+    return process
+
+
+@pytest.mark.slow
+def test_params_that_change_while_a_stage_runs_are_not_recorded(project: Project) -> None:
+    project.experiment({"epochs": 200, "early_stopping_patience": 200, "lr": 0.002})
+    params = project.home / "params.yaml"
+    params.write_text(params.read_text().replace("lr: 0.002\n", "lr: 0.003\n"))
+    process = start_until(project, "train: ", "dvc", "repro")
+    params.write_text(params.read_text().replace("lr: 0.003\n", "lr: 0.5\n"))
+    output, _ = process.communicate()
+    assert process.returncode != 0
     assert "`lr` was 0.003 when train began and is 0.5 now" in output, output
     assert "train" in json.loads(project.run("dvc", "status", "--json"))
     params.write_text(params.read_text().replace("lr: 0.5\n", "lr: 0.002\n"))
     project.run("dvc", "repro")
+
+
+@pytest.mark.slow
+def test_of_two_experiments_at_once_the_second_is_refused(project: Project) -> None:
+    project.commit("before two at once")
+    branch = project.run("git", "symbolic-ref", "HEAD")
+    long = ("-S", "epochs=2000", "-S", "early_stopping_patience=2000")
+    first = start_until(project, "train: ", "dvc", "exp", "run", "-n", "first", *long)
+    _, output = project.experiment({"lr": 0.0124}, check=False)
+    assert "another run is at work in this checkout" in output and "dvc exp run -n first" in output, output
+    first.communicate()
+    assert first.returncode != 0
+    assert project.run("git", "symbolic-ref", "HEAD") == branch
+    project.run("git", "checkout", "params.yaml", "dvc.lock", "reports")
+    project.run("dvc", "repro")
+
+
+@pytest.mark.slow
+def test_an_experiment_in_a_copy_runs_while_another_is_at_work(project: Project) -> None:
+    project.commit("before --temp")
+    with subprocess.Popen(["sleep", "600"]) as other:
+        started = psutil.Process(other.pid).create_time()
+        live = LiveRun(host=platform.node(), command="dvc repro", processes={other.pid: started}, params={})
+        files.write_json(project.home / live_run.RECORD, asdict(live))
+        _, output = project.experiment({"lr": 0.0123, "epochs": 1}, "--temp")
+        other.kill()
+    assert "Ran experiment(s)" in output, output
