@@ -8,10 +8,10 @@ from pathlib import Path
 from stages import files, paths
 from stages.datasets import annotations, contents, corrections, index_file, source, tree
 from stages.datasets.annotations import Objects
-from stages.datasets.base import AnnotationFault, DatasetOptions, Item, LeftOut, Note, Record, has_source
-from stages.datasets.contents import ImageFile
+from stages.datasets.base import AnnotationFault, DatasetOptions, Item, Note, Record, UnusedFile, has_source
+from stages.datasets.contents import DatasetFile
 from stages.datasets.reasons import commonest
-from stages.datasets.summary import Summary
+from stages.datasets.summary import IndexSummary
 from stages.datasets.tree import matches
 from stages.errors import UserError, listed, nearest
 from stages.params import Params
@@ -37,7 +37,7 @@ def main(params: Params) -> dict[str, object]:
         *_unread(images.bad + images.not_images),
         *(fault for fitted in objects for fault in fitted.faults),
     ]
-    summary = Summary(items, images, rows, objects, faults, folder)
+    summary = IndexSummary(items, images, rows, objects, faults, folder)
     if strict:
         _refuse_faults(faults, images.conflicts)
     _refuse_unusable(summary, params)
@@ -82,13 +82,13 @@ def _without_excluded(items: Sequence[Item], exclude: Sequence[str], dataset: st
         return list(items)
     remaining, names = list[Item](), set[str]()
     for item in items:
-        if isinstance(item, LeftOut):
+        if isinstance(item, UnusedFile):
             names.add(item.path)
         if isinstance(item, Record):
             labels = {label for label in (item.label, *(box.label for box in item.objects)) if label}
             names |= {item.path, *labels}
             if any(matches(pattern, name) for pattern in exclude for name in (item.path, item.label or "")):
-                remaining.append(LeftOut(item.path, "`exclude` names it", len(item.objects)))
+                remaining.append(UnusedFile(item.path, "`exclude` names it", len(item.objects)))
                 continue
             objects = [box for box in item.objects if not any(matches(pattern, box.label) for pattern in exclude)]
             item = replace(item, objects=tuple(objects), excluded=len(item.objects) - len(objects))
@@ -102,12 +102,12 @@ def _without_excluded(items: Sequence[Item], exclude: Sequence[str], dataset: st
     return remaining
 
 
-def _size(file: ImageFile) -> tuple[int, int]:
+def _size(file: DatasetFile) -> tuple[int, int]:
     assert file.size is not None
     return file.size
 
 
-def _row(file: ImageFile, fitted: Objects) -> index_file.IndexRow:
+def _row(file: DatasetFile, fitted: Objects) -> index_file.IndexRow:
     """The line of an image, with the objects that lie in it."""
     label = annotations.largest(fitted.boxes) if file.record.label is None else file.record.label
     return index_file.IndexRow(
@@ -122,7 +122,7 @@ def _row(file: ImageFile, fitted: Objects) -> index_file.IndexRow:
     )
 
 
-def _unread(unusable: Sequence[ImageFile]) -> list[AnnotationFault]:
+def _unread(unusable: Sequence[DatasetFile]) -> list[AnnotationFault]:
     """Annotated images that are missing or cannot be read."""
     lost = [file for file in unusable if file.record.annotation]
     return [
@@ -131,7 +131,7 @@ def _unread(unusable: Sequence[ImageFile]) -> list[AnnotationFault]:
     ]
 
 
-def _refuse_faults(faults: Sequence[AnnotationFault], conflicts: Sequence[Sequence[ImageFile]]) -> None:
+def _refuse_faults(faults: Sequence[AnnotationFault], conflicts: Sequence[Sequence[DatasetFile]]) -> None:
     if conflicts:
         pairs = "".join(f"\n  {_pair(same)}" for same in conflicts)
         raise UserError(
@@ -146,7 +146,7 @@ def _refuse_faults(faults: Sequence[AnnotationFault], conflicts: Sequence[Sequen
         )
 
 
-def _pair(same: Sequence[ImageFile]) -> str:
+def _pair(same: Sequence[DatasetFile]) -> str:
     return " = ".join(f"{file.record.path} ({', '.join(file.labels)})" for file in same)
 
 
@@ -154,7 +154,7 @@ def _where(params: Params) -> str:
     return str(paths.raw(params.dataset)) if has_source(params.options) else params.root
 
 
-def _refuse_unusable(summary: Summary, params: Params) -> None:
+def _refuse_unusable(summary: IndexSummary, params: Params) -> None:
     where, rows = _where(params), summary.rows
     reasons = summary.reasons()
     why = f" Of {summary.files} file(s): {reasons}." if reasons else ""

@@ -1,7 +1,7 @@
 """sweep: a grid of heads, trained at once on the cached features and compared on validation.
 
-It reads what `dvc repro` left (features, index, split) and params.yaml, where every knob that is no axis comes from.
-The settings of params.yaml itself are always among those compared. The test split is never looked at.
+It reads the features, index and split of the last `dvc repro`; every knob that is not an axis comes from params.yaml.
+The settings of params.yaml itself are always among those compared. The test split is never used.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from stages.training import data, history, learning_rate
 
 EXAMPLES = "  python -m stages.sweep --lr 0.0003,0.001,0.003 --weight-decay 0,0.01,0.1 --seeds 3"
 AXES = ("lr", "weight_decay", "dropout", "label_smoothing")
-FACTORS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # of `lr`, where no axis is given
+FACTORS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # times `lr`, if `--lr` is left out
 DECAYS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 SHOWN = 10  # settings in the table of sweep.md, and
 PRINTED = 5  # on the terminal
@@ -32,7 +32,7 @@ CSV, PAGE, MAP = (paths.REPORTS / name for name in ("sweep.csv", "sweep.md", "sw
 
 @dataclass(frozen=True)
 class SweepRow:
-    """A setting and its results on validation: means over the seeds, None where a seed's loss was not finite."""
+    """A setting and its results on validation: means over the seeds, or None if the loss of a seed was not finite."""
 
     lr: float
     weight_decay: float
@@ -51,24 +51,25 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Swe
     Args:
         params: of the current folder.
         axes: values separated by commas, by the names in `AXES`; None for the default of an axis.
-        seeds: heads per setting, from `seed` on.
+        seeds: heads per setting, the first with `seed` itself.
 
     Raises:
-        UserError: an axis is empty, does not matter to the head or has values that params.yaml could not have, or the
-            head is none that can be trained in a stack on vectors; or every setting diverged.
+        UserError: an axis is empty, does not matter to the head or has values that params.yaml could not have; or the
+            head cannot be trained in a stack on vectors; or every setting diverged.
     """
     settings = grid(params, axes)
-    many = [vary(setting, "seed", params.seed + number) for setting in settings for number in range(seeds)]
-    found, device = data.load_data(params), pick_device(params.device)
-    if not len(found.splits["train"].y) or not len(found.splits["val"].y):
-        raise UserError("There are no train or no val images: both are needed (see `split`).")
-    command.LOG.info(_announcement(len(many), len(found.splits["train"].y), params))
-    epochs: list[tuple[float, float, int] | None] = [None] * len(many)
-    for place, head in many_heads.fit(params.head, found, many, device):
+    seeded = [vary(setting, "seed", params.seed + number) for setting in settings for number in range(seeds)]
+    head_data, device = data.load_data(params), pick_device(params.device)
+    train, val = head_data.splits["train"], head_data.splits["val"]
+    if not len(train.y) or not len(val.y):
+        raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
+    command.LOG.info(_announcement(len(seeded), len(train.y), params))
+    best_epochs: list[tuple[float, float, int] | None] = [None] * len(seeded)
+    for index, head in many_heads.fit(params.head, head_data, seeded, device):
         if head:
             best = head.history[head.best_epoch - 1]
-            epochs[place] = best.val_loss, best.val_accuracy or 0.0, head.best_epoch
-    results = [epochs[first : first + seeds] for first in range(0, len(many), seeds)]
+            best_epochs[index] = best.val_loss, best.val_accuracy or 0.0, head.best_epoch
+    results = [best_epochs[first : first + seeds] for first in range(0, len(seeded), seeds)]
     rows = sorted(map(_row, settings, results), key=lambda row: _score(row, params.monitor))
     if rows[0].val_loss is None:
         raise UserError(f"The loss of all {len(rows)} settings is not finite: try smaller values of `--lr`.")
@@ -77,7 +78,7 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Swe
 
 
 def _announcement(heads: int, images: int, params: Params) -> str:
-    """What is about to be trained, and how long it may take: a stack of heads takes less than one after the other."""
+    """What is about to be trained, and for how long at most: heads in a stack take less time than one by one."""
     words = f"trains {heads} heads {params.head} at once, up to {params.epochs} epochs on {images:,} images"
     try:
         seconds = float(json.loads((paths.TIMINGS / "train.json").read_text())["seconds"])
@@ -87,7 +88,7 @@ def _announcement(heads: int, images: int, params: Params) -> str:
 
 
 def grid(params: Params, axes: Mapping[str, str | None]) -> list[Params]:
-    """Params of every combination, and those of params.yaml where they are none of them.
+    """The params of every combination, and those of params.yaml itself if they are not among them.
 
     Raises:
         UserError: see `main`.
@@ -96,8 +97,8 @@ def grid(params: Params, axes: Mapping[str, str | None]) -> list[Params]:
         raise UserError(f"`sweep` trains heads {' and '.join(many_heads.STACKABLE)}, found head: {params.head}.")
     if params.tap != "same" or params.cut == INPUT:
         raise UserError(
-            f"`sweep` trains heads on vectors that are kept, found cut={params.cut}, tap={params.tap}: take tap=same "
-            "(and no `phases`) with any cut but input, or change `lr` and `lr_backbone` by `dvc exp run -S`."
+            f"`sweep` trains heads on cached vectors, found cut={params.cut}, tap={params.tap}: take tap=same (and no "
+            "`phases`) with any cut except input, or change `lr` and `lr_backbone` with `dvc exp run -S`."
         )
     if params.head == "linear" and axes["dropout"] is not None:
         raise UserError("`--dropout` does not matter to head linear: leave it out, or take head: mlp.")
@@ -115,7 +116,7 @@ def grid(params: Params, axes: Mapping[str, str | None]) -> list[Params]:
 
 
 def vary(params: Params, name: str, value: float) -> Params:
-    """Params with another value, checked as params.yaml is.
+    """Params with another value of one knob, checked as params.yaml is checked.
 
     Raises:
         UserError: params.yaml could not have that value.
@@ -127,14 +128,14 @@ def vary(params: Params, name: str, value: float) -> Params:
         raise UserError(message) from None
 
 
-def arguments(best: SweepRow, params: Params) -> str:
+def train_command(best: SweepRow, params: Params) -> str:
     """The command that trains with the settings of a row."""
     names = [name for name in AXES if getattr(best, name) != getattr(params, name)]
     return " ".join(["dvc exp run", *(f"-S {name}={getattr(best, name)!r}" for name in names or AXES[:2])])
 
 
 def table(rows: Sequence[SweepRow]) -> list[list[str]]:
-    """Cells of a table, the head of it first; of lr and weight decay always, of another axis where it varies."""
+    """The cells of a table, its header first. lr and weight decay always have a column, other axes if they vary."""
     axes = [name for name in AXES if name in AXES[:2] or len({getattr(row, name) for row in rows}) > 1]
     head = [*axes, "val accuracy", "val cross-entropy", "best epoch"]
     return [head] + [[*(f"{getattr(row, name):g}" for name in axes), *_results(row)] for row in rows]
@@ -151,7 +152,7 @@ def _parse(name: str, text: str) -> list[float]:
     """The values of an axis, each once, in their order."""
     flag = f"--{name.replace('_', '-')}"
     try:
-        values = [float(split) for split in text.split(",") if split.strip()]
+        values = [float(number) for number in text.split(",") if number.strip()]
     except ValueError as error:
         raise UserError(f"`{flag}` takes numbers separated by commas ({error}), e.g. {flag} 0.001,0.01.") from None
     if not values:
@@ -164,16 +165,16 @@ def _parse(name: str, text: str) -> list[float]:
 def _row(params: Params, results: Sequence[tuple[float, float, int] | None]) -> SweepRow:
     """The means over the seeds of a setting."""
     setting = {name: getattr(params, name) for name in AXES} | {"seeds": len(results)}
-    whole = [result for result in results if result]
-    if len(whole) < len(results):
+    converged = [result for result in results if result]
+    if len(converged) < len(results):
         return SweepRow(**setting)
-    loss, accuracy, epoch = (list(values) for values in zip(*whole, strict=True))
+    loss, accuracy, epoch = (list(values) for values in zip(*converged, strict=True))
     return SweepRow(**setting, val_loss=mean(loss), val_accuracy=mean(accuracy), best_epoch=mean(epoch),
                val_accuracy_sd=stdev(accuracy) if len(accuracy) > 1 else None)  # fmt: skip
 
 
 def _score(row: SweepRow, monitor: str) -> tuple[float, float]:
-    """The lower the better; what diverged comes last."""
+    """A key that sorts the rows, best first; those that diverged come last."""
     if row.val_loss is None or row.val_accuracy is None:
         return float("inf"), 0.0
     return history.score(row.val_loss, row.val_accuracy, monitor)
@@ -189,18 +190,20 @@ def _write(rows: Sequence[SweepRow], params: Params, axes: Mapping[str, str | No
 
 def page(rows: Sequence[SweepRow], params: Params, axes: Mapping[str, str | None]) -> str:
     """The page, in Markdown."""
-    given = [f"--{name.replace('_', '-')} {value}" for name, value in axes.items() if value is not None]
-    again = shlex.join(["python", "-m", "stages.sweep", *" ".join([*given, f"--seeds {rows[0].seeds}"]).split()])
-    head, *body = [f"| {' | '.join(cells)} |" for cells in table(rows[:SHOWN])]
-    what = f"head {params.head} on {params.dataset}, {params.backbone}, {params.cut}"
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in axes.items() if value is not None]
+    sweep_command = shlex.join(
+        ["python", "-m", "stages.sweep", *" ".join([*flags, f"--seeds {rows[0].seeds}"]).split()]
+    )
+    header, *body = [f"| {' | '.join(cells)} |" for cells in table(rows[:SHOWN])]
+    subject = f"head {params.head} on {params.dataset}, {params.backbone}, {params.cut}"
     return "\n".join([
         "# Sweep", "",
-        f"{len(rows)} settings of {what}; {rows[0].seeds} seed(s) each, chosen by {params.monitor}.", "",
-        "The best on validation; the test split was not looked at:", "",
-        head, "|---" * head.count(" | ") + "|---|", *body, "",
+        f"{len(rows)} settings of {subject}; {rows[0].seeds} seed(s) each, chosen by {params.monitor}.", "",
+        "The best on validation; the test split was not used:", "",
+        header, "|---" * header.count(" | ") + "|---|", *body, "",
         f"![{params.monitor} by learning rate and weight decay](sweep.png)", "",
-        "Train the best:", "", "```sh", arguments(rows[0], params), "```", "",
-        "This page:", "", "```sh", again, "```", "",
+        "Train the best:", "", "```sh", train_command(rows[0], params), "```", "",
+        "Make this page again:", "", "```sh", sweep_command, "```", "",
     ])  # fmt: skip
 
 
@@ -214,7 +217,7 @@ def _print(options: argparse.Namespace) -> int:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-    print(f"{len(rows)} settings: {CSV}, {PAGE}, {MAP}. The best:\n{arguments(rows[0], params)}")
+    print(f"{len(rows)} settings: {CSV}, {PAGE}, {MAP}. The best:\n{train_command(rows[0], params)}")
     return 0
 
 

@@ -197,7 +197,7 @@ def test_a_file_of_other_weights_is_refused(run: Make, workplace: Path) -> None:
     torch.save(zoo.load(SMALL, "random").model.state_dict(), file)
     chosen = run(until="extract", cut="stage3", tap="pooled", head="linear", weights=str(file))
     torch.save({name: value + 1 for name, value in torch.load(file).items()}, file)
-    with pytest.raises(UserError, match=rf"other weights of {SMALL} \(\w{{12}}\) than are here \(\w{{12}}\)"):
+    with pytest.raises(UserError, match=rf"other weights of {SMALL} \(\w{{12}}\) than the current ones \(\w{{12}}\)"):
         train.main(chosen)
 
 

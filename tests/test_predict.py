@@ -297,7 +297,7 @@ def test_arguments_that_cannot_be_meant(run: Make, ask: Make, arguments: list[ob
 
 def test_without_a_run_it_says_what_to_do(workplace: Path, ask: Make) -> None:
     code, _, err = ask("a.jpg")
-    assert code == 1 and "error: cache/head holds no whole head" in err and "Traceback" not in err
+    assert code == 1 and "error: cache/head has no complete head" in err and "Traceback" not in err
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
-"""Convolutions that train fast on a CPU, beside other work too.
+"""Convolutions that train fast on a CPU, even beside other processes.
 
-Maps go in and out as (N, C, H, W) in memory, which group normalisation is fast on; convolutions of 3 x 3 are fast on
-channels_last, those of 1 x 1 as products of matrices. In the gradient by the weights the threads of oneDNN wait for
-each other by spinning: with another process on the same cores that took thirty times as long as on one thread.
+Maps go in and out as (N, C, H, W) in memory, because group normalisation is fast on that; convolutions of 3 x 3 are
+fast on channels_last, those of 1 x 1 as matrix products. In the gradient with respect to the weights, oneDNN's threads
+wait for each other by spinning: with another process on the same cores that took thirty times as long as one thread.
 """
 
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ CHANNELS_LAST = torch.channels_last
 
 
 class Pointwise(nn.Conv2d):
-    """A 1 x 1 convolution as a product of matrices: (N, C, H, W) to (N, outputs, H, W)."""
+    """A 1 x 1 convolution as a matrix product: (N, C, H, W) to (N, outputs, H, W)."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool) -> None:
         super().__init__(inputs, outputs, 1, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.weight.flatten(1).expand(x.shape[0], -1, -1)
-        found = torch.bmm(weight, x.flatten(2)).unflatten(2, x.shape[2:])  # type: ignore[no-untyped-call]
-        biased: torch.Tensor = found if self.bias is None else found + self.bias[:, None, None]
-        return biased
+        products = torch.bmm(weight, x.flatten(2)).unflatten(2, x.shape[2:])  # type: ignore[no-untyped-call]
+        outputs: torch.Tensor = products if self.bias is None else products + self.bias[:, None, None]
+        return outputs
 
 
-class Square(nn.Conv2d):
+class Convolution3x3(nn.Conv2d):
     """A padded 3 x 3 convolution without bias: (N, C, H, W) to (N, outputs, H, W)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -38,19 +38,19 @@ class Square(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or x.device.type != "cpu":
-            found: torch.Tensor = super().forward(x.contiguous(memory_format=CHANNELS_LAST)).contiguous()
-            return found
-        reduced = torch.is_autocast_enabled("cpu")
-        trained: torch.Tensor = _Square.apply(x, self.weight, torch.get_autocast_dtype("cpu") if reduced else x.dtype)
-        return trained
+            evaluated: torch.Tensor = super().forward(x.contiguous(memory_format=CHANNELS_LAST)).contiguous()
+            return evaluated
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        outputs: torch.Tensor = _Convolution3x3.apply(x, self.weight, dtype)
+        return outputs
 
 
-class _Square(torch.autograd.Function):
-    """What `Square` computes, in a dtype, with its gradients."""
+class _Convolution3x3(torch.autograd.Function):
+    """What `Convolution3x3` computes, in a dtype, with its gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        x, weight = (each.to(dtype, memory_format=CHANNELS_LAST) for each in (x, weight))
+        x, weight = (tensor.to(dtype, memory_format=CHANNELS_LAST) for tensor in (x, weight))
         ctx.save_for_backward(x, weight)
         return F.conv2d(x, weight, padding=1).contiguous()
 

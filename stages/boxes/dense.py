@@ -1,8 +1,8 @@
-"""What the heads share that predict an object, a box and a class at each of many locations.
+"""What heads share that predict an object, a box and a class at each of many locations.
 
-The prediction of a location (a cell, an anchor, a point) has 5 + C numbers: an object logit, four numbers that code its
-box in the head's own way, and C class logits. Its target has six: 1 for an object, 0 for background or -1 where it is
-ignored; the code of the box; the class. Where there is no object, all but the first are 0.
+A prediction at a location (a cell, an anchor, a point) has 5 + C numbers: an object logit, four numbers that code the
+box in the head's own way, and C class logits. A target has six numbers: 1 for an object, 0 for background or -1 for
+ignored; the code of the box; the class. Without an object, all but the first are 0.
 """
 
 import math
@@ -12,16 +12,16 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from stages.boxes.convolution import Pointwise, Square
+from stages.boxes.convolution import Convolution3x3, Pointwise
 from stages.boxes.geometry import Detections
 from stages.boxes.losses import box_loss, class_loss, hardest, object_loss
 from stages.boxes.options import DenseOptions
 
-IGNORED, BACKGROUND = -2, -1  # what `assign` gives locations without a box
+IGNORED, BACKGROUND = -2, -1  # the values of `assigned` at locations without a box
 RARE = 0.01  # chance of an object at a location before training (Lin et al. 2017)
 START = 0.01  # standard deviation of the initial weights of the last layer (ibid.)
-FLOOR = 0.001  # boxes with a lower score are dropped,
-MOST = 1000  # and so are all but this many per image
+FLOOR = 0.001  # boxes with a lower score are dropped
+MOST = 1000  # boxes that are kept per image, those with the highest scores
 GROUPS = 32  # of group normalisation, if they divide the channels
 
 
@@ -54,7 +54,7 @@ class Candidates(NamedTuple):
 
 
 def split(raw: torch.Tensor) -> Prediction:
-    """The parts of raw outputs (…, 5 + C)."""
+    """Raw outputs (…, 5 + C) as a Prediction."""
     return Prediction(raw[..., 0], raw[..., 1:5], raw[..., 5:])
 
 
@@ -71,16 +71,16 @@ def tower(options: DenseOptions) -> nn.Sequential:
 def _block(inputs: int, options: DenseOptions, side: int) -> nn.Sequential:
     """A convolution to `hidden` channels, group normalisation (Wu and He 2018), ReLU and dropout.
 
-    Dropout drops whole channels: neighbouring positions are so alike that a single one is not missed (Tompson et al.
-    2015, §3.2), and one random number per position took as long as the convolutions.
+    Dropout drops whole channels: neighbouring positions are so similar that dropping single ones changes nothing
+    (Tompson et al. 2015, §3.2), and one random number per position took as long as the convolutions.
     """
     hidden = options.hidden
-    convolution = Square(inputs, hidden) if side == 3 else Pointwise(inputs, hidden, bias=False)
+    convolution = Convolution3x3(inputs, hidden) if side == 3 else Pointwise(inputs, hidden, bias=False)
     groups = nn.GroupNorm(math.gcd(GROUPS, hidden), hidden)
     return nn.Sequential(convolution, groups, nn.ReLU(), nn.Dropout2d(options.dropout))
 
 
-class Predictor(nn.Module):
+class PredictionLayer(nn.Module):
     """A 1 x 1 convolution from a map (N, C, H, W) to predictions (N, H, W, boxes, numbers)."""
 
     def __init__(self, inputs: int, boxes: int, numbers: int) -> None:
@@ -103,7 +103,7 @@ def target(assigned: torch.Tensor, codes: torch.Tensor, labels: torch.Tensor) ->
 
     Args:
         assigned: (P,) the box that each location should predict, BACKGROUND or IGNORED.
-        codes: (P, 4) the code of that box as seen from that location; anything where there is none.
+        codes: (P, 4) the code of that box as seen from that location; not read where there is no box.
         labels: (boxes,) the class of each box.
     """
     target = torch.zeros(len(assigned), 6)
@@ -123,7 +123,7 @@ def loss(
     Args:
         prediction: of (N, P) locations.
         truth: (N, P, 6) targets.
-        boxes: predicted and true boxes as `box_loss` compares them, (N, P, 4) each; true ones count at objects only.
+        boxes: predicted and true boxes as `box_loss` compares them, (N, P, 4) each; only read at objects.
         options: the kind of loss, and the weights of its parts.
     """
     objects = truth[..., 0] > 0
@@ -163,7 +163,7 @@ def unassigned(boxes: int, assigned: Sequence[torch.Tensor]) -> int:
     """How many of the boxes of an image no location should predict.
 
     Args:
-        boxes: how many there are.
-        assigned: of each map, the box of each location, BACKGROUND or IGNORED.
+        boxes: how many boxes the image has.
+        assigned: of each map, the box of each location (P,), BACKGROUND or IGNORED.
     """
     return boxes - len(set(torch.cat([level[level >= 0] for level in assigned]).tolist()))

@@ -9,11 +9,11 @@ import torch
 
 from stages.boxes import ops
 
-VISIBLE = 0.3  # a box that leaves the view is cut at its border, and dropped if less of its area than this remains
+VISIBLE = 0.3  # a box is cut at the border of the view, and dropped if less than this share of its area remains
 
 
 class Detections(NamedTuple):
-    """What was found in one image, in any order.
+    """The boxes that a head detects in one image, in any order.
 
     Attributes:
         boxes: (n, 4) corners.
@@ -26,7 +26,7 @@ class Detections(NamedTuple):
     labels: torch.Tensor
 
     def pick(self, which: torch.Tensor) -> "Detections":
-        """Those that an index or a mask names."""
+        """The detections that an index (m,) or a mask (n,) selects."""
         return Detections(self.boxes[which], self.scores[which], self.labels[which])
 
 
@@ -37,7 +37,7 @@ class GroundTruth(NamedTuple):
         boxes: (n, 4) corners in pixels of the image.
         labels: (n,) int64.
         ignored: (n,) bool: difficult, or to be ignored for another reason; counts neither way.
-        crowd: (n,) bool: many objects in one box. Whatever lies in it by half counts neither way.
+        crowd: (n,) bool: many objects in one box. A detection that lies in it by half counts neither way.
     """
 
     boxes: torch.Tensor
@@ -54,20 +54,20 @@ def through(boxes: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
 
 
 def inverse(affine: torch.Tensor) -> torch.Tensor:
-    """The affine map (2, 3) that leads back."""
+    """The inverse (2, 3) of an affine map (2, 3)."""
     back = torch.linalg.inv(affine[:, :2])
     return torch.cat([back, -back @ affine[:, 2:]], dim=1)
 
 
 def clip(boxes: torch.Tensor, width: float, height: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Boxes cut at the border of width x height, and which of them keep enough of their area to count: (n,) bool."""
+    """Boxes (n, 4) cut at the border of width x height, and which of them keep the share VISIBLE: (n,) bool."""
     inside = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
     remains = ops.box_area(inside)
     return inside, (remains > 0) & (remains >= VISIBLE * ops.box_area(boxes))
 
 
 def to_view(boxes: torch.Tensor, affine: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Boxes in pixels of an image as a head sees them.
+    """Boxes in pixels of an image as boxes in a view.
 
     Args:
         boxes: (n, 4).
@@ -75,39 +75,55 @@ def to_view(boxes: torch.Tensor, affine: torch.Tensor, size: int) -> tuple[torch
         size: of the view, in pixels a side.
 
     Returns:
-        (n, 4) in [0, 1] of the view, cut at its border, and which are still there (VISIBLE): (n,) bool.
+        (n, 4) in [0, 1] of the view, cut at its border, and which keep enough of their area (VISIBLE): (n,) bool.
     """
     return clip(through(boxes, affine) / size, 1, 1)
 
 
 def to_image(boxes: torch.Tensor, affine: torch.Tensor, size: int, width: int, height: int) -> torch.Tensor:
-    """Boxes (n, 4) in [0, 1] of a view of `size` pixels back in pixels of the image, cut at the image's border."""
+    """Boxes in a view as boxes (n, 4) in pixels of the image, cut at the image's border.
+
+    Args:
+        boxes: (n, 4) in [0, 1] of the view.
+        affine: (2, 3), from pixels of the image to pixels of the view.
+        size: of the view, in pixels a side.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+    """
     back = through(boxes * size, inverse(affine))
     return clip(back, width, height)[0]
 
 
 def suppress(detections: Detections, iou: float, most: int) -> Detections:
-    """Class-wise non-maximum suppression: the `most` best boxes, none of which overlaps a better one by more than IoU.
+    """Class-wise non-maximum suppression: the best boxes that do not overlap a better one by more than `iou`.
 
-    Boxes should be in pixels: float32 tells classes apart by moving their boxes, which costs small boxes digits.
+    Args:
+        detections: boxes in pixels: torchvision shifts the boxes of each class, which costs small boxes digits.
+        iou: in [0, 1].
+        most: boxes that are kept at most.
     """
     return detections.pick(ops.batched_nms(detections.boxes, detections.scores, detections.labels, iou)[:most])
 
 
-def fuse(each: Sequence[Detections], iou: float, most: int) -> Detections:
-    """Weighted boxes fusion (Solovyev et al. 2021, §3) of what several views found: the `most` best boxes.
+def fuse(views: Sequence[Detections], iou: float, most: int) -> Detections:
+    """Weighted boxes fusion (Solovyev et al. 2021, §3) of the detections of several views of an image.
 
-    The boxes, the highest score first, join the fused box of their class that they overlap most, by more than IoU, or
-    begin one. A fused box is the mean of its boxes weighted by their scores; its score is their mean, lowered by the
-    share of views that are missing: fewer boxes than views.
+    Each box, the highest score first, joins the fused box of its class that it overlaps most, if by more than `iou`;
+    otherwise it starts a new one. A fused box is the mean of its boxes, weighted by their scores. Its score is the mean
+    of their scores, times the share of views that contributed a box.
+
+    Args:
+        views: of each view, in pixels of the image.
+        iou: in [0, 1].
+        most: boxes that are kept at most.
     """
-    # box by box, where NumPy's calls are several times as short as torch's
-    boxes, scores, labels = (torch.cat(parts).numpy() for parts in zip(*each, strict=True))
+    # NumPy, because this goes box by box and its calls take a fraction of the time of torch's
+    boxes, scores, labels = (torch.cat(tensors).numpy() for tensors in zip(*views, strict=True))
     fused, weights, counts = np.zeros_like(boxes), np.zeros_like(scores), np.zeros_like(scores)
     classes = np.full_like(labels, -1)
     number = 0
-    for place in (-scores).argsort(kind="stable"):
-        box, score, label = boxes[place], scores[place], labels[place]
+    for index in (-scores).argsort(kind="stable"):
+        box, score, label = boxes[index], scores[index], labels[index]
         overlap = _overlap(box, fused[:number]) * (classes[:number] == label)
         to = int(overlap.argmax()) if number else 0
         if not number or overlap[to] <= iou:
@@ -116,9 +132,9 @@ def fuse(each: Sequence[Detections], iou: float, most: int) -> Detections:
         weights[to] += score
         counts[to] += 1
         classes[to] = label
-    means = weights[:number] / counts[:number] * counts[:number].clip(max=len(each)) / len(each)
+    means = weights[:number] / counts[:number] * counts[:number].clip(max=len(views)) / len(views)
     best = (-means).argsort(kind="stable")[:most]
-    return Detections(*(torch.from_numpy(kept[best]) for kept in (fused, means, classes)))
+    return Detections(*(torch.from_numpy(array[best]) for array in (fused, means, classes)))
 
 
 def _overlap(box: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -126,12 +142,12 @@ def _overlap(box: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[Any
     sides = np.minimum(others[:, 2:], box[2:]) - np.maximum(others[:, :2], box[:2])
     common = np.maximum(sides[:, 0], 0) * np.maximum(sides[:, 1], 0)
     areas = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
-    either = areas + (box[2] - box[0]) * (box[3] - box[1]) - common
-    detections: npt.NDArray[Any] = common / np.maximum(either, np.finfo(either.dtype).tiny)  # boxes may have no area
-    return detections
+    union = areas + (box[2] - box[0]) * (box[3] - box[1]) - common
+    iou: npt.NDArray[Any] = common / np.maximum(union, np.finfo(union.dtype).tiny)  # boxes may have no area
+    return iou
 
 
 def first_occurrences(keys: torch.Tensor) -> torch.Tensor:
-    """(n,) bool: where a value occurs for the first time."""
+    """(n,) bool: which of the keys (n,) occur for the first time."""
     same = keys[:, None] == keys[None, :]
     return ~same.tril(-1).any(1)

@@ -49,15 +49,15 @@ def class_loss(logits: torch.Tensor, labels: torch.Tensor, options: LossOptions)
 
 
 def hardest(losses: torch.Tensor, truth: torch.Tensor, ratio: float) -> torch.Tensor:
-    """What counts under hard-negative mining (Liu et al. 2016): (N, P) bool.
+    """The locations that count under hard-negative mining (Liu et al. 2016): (N, P) bool.
 
-    All objects, and in each image the background locations with the highest loss: `ratio` per object, and `ratio` in
-    an image without objects.
+    They are all objects, and in each image the background locations with the highest loss: `ratio` per object, and
+    `ratio` in an image without objects.
 
     Args:
         losses: (N, P).
         truth: (N, P): 1 object, 0 background, less than 0 where it is ignored.
-        ratio: of background to objects; 0 counts all that is not ignored.
+        ratio: of background to objects; 0 counts everything that is not ignored.
     """
     if ratio == 0:
         return truth >= 0

@@ -1,10 +1,10 @@
-"""What losses and layers for boxes read of a head's options. Needs no torch."""
+"""The options that losses and layers for boxes read. Needs no torch."""
 
 from stages.blocks import HeadOptions
 
 
 class LossOptions(HeadOptions):
-    """Of the loss of a box and of its class; the comments of params.yaml say what each means."""
+    """Options of the loss of a box and its class; the comments in params.yaml say what each means."""
 
     loss: str
     focal_gamma: float
@@ -14,7 +14,7 @@ class LossOptions(HeadOptions):
 
 
 class DenseOptions(LossOptions):
-    """Of heads that predict an object, a box and a class at many locations."""
+    """Options of heads that predict an object, a box and a class at many locations."""
 
     hidden: int
     dropout: float

@@ -116,7 +116,7 @@ class AnnotationFault:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class UnusedFile:
     """A file that was seen and is not used, though it may be a fine image.
 
     Attributes:
@@ -153,4 +153,4 @@ def natural(name: str) -> list[tuple[str, int]]:
     return [(text, int(digits or -1)) for text, digits in pieces] + [(name, 0)]
 
 
-Item = Record | AnnotationFault | LeftOut | EmptyClass | Note
+Item = Record | AnnotationFault | UnusedFile | EmptyClass | Note

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from stages.blocks import Block
 from stages.datasets import tree
-from stages.datasets.base import AnnotationFault, Box, DatasetOptions, Item, LeftOut, Note, Record
+from stages.datasets.base import AnnotationFault, Box, DatasetOptions, Item, Note, Record, UnusedFile
 from stages.datasets.layout import split_named
 from stages.datasets.matching import ImageFinder, Match, unmentioned
 from stages.datasets.reasons import commonest
@@ -38,7 +38,7 @@ class Options(DatasetOptions):
     annotations: Files
 
 
-class Annotation(NamedTuple):
+class CocoAnnotation(NamedTuple):
     """What is kept of an annotation: a file has hundreds of thousands, most of their text in masks."""
 
     image: Any
@@ -96,14 +96,14 @@ def read(folder: Path, files: Mapping[str, Path]) -> Iterator[Item]:
             if isinstance(item, Record):
                 mentioned.add(item.path)
             yield item
-    yield from (LeftOut(path, "no annotation is of it") for path in unmentioned(below, mentioned))
+    yield from (UnusedFile(path, "no annotation is of it") for path in unmentioned(below, mentioned))
 
 
 def _list(folder: Path, split: str, file: Path, finder: ImageFinder) -> Iterator[Item]:
     """The images of one annotation file."""
     contents = _load(file)
     categories = {_key(category.get("id")): str(category.get("name", "")) for category in contents["categories"]}
-    of_image = defaultdict[Any, list[Annotation]](list)
+    of_image = defaultdict[Any, list[CocoAnnotation]](list)
     for annotation in contents["annotations"]:
         of_image[annotation.image].append(annotation)
     images = {_key(image.get("id")): image for image in contents["images"]}
@@ -136,12 +136,12 @@ def _refuse_nowhere(folder: Path, file: Path, matches: Sequence[Match]) -> None:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    """The contents of a file, its annotations as `Annotation`."""
+    """The contents of a file, its annotations as `CocoAnnotation`."""
     try:
         contents = json.loads(tree.without_pointer(file.read_bytes()), object_hook=_light)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"The annotation file {file} cannot be read: {error}") from None
-    kinds = {"images": dict, "annotations": Annotation, "categories": dict}
+    kinds = {"images": dict, "annotations": CocoAnnotation, "categories": dict}
     for name, kind in kinds.items():
         values = contents.get(name) if isinstance(contents, dict) else None
         if not isinstance(values, list) or not all(isinstance(item, kind) for item in values):
@@ -149,11 +149,11 @@ def _load(file: Path) -> dict[str, Any]:
     return dict(contents)
 
 
-def _light(values: dict[str, Any]) -> dict[str, Any] | Annotation:
+def _light(values: dict[str, Any]) -> dict[str, Any] | CocoAnnotation:
     if "image_id" not in values:
         return values
     crowd, ignore = (_flag(values.get(name)) for name in ("iscrowd", "ignore"))
-    return Annotation(_key(values["image_id"]), _key(values.get("category_id")), values.get("bbox"), crowd, ignore)
+    return CocoAnnotation(_key(values["image_id"]), _key(values.get("category_id")), values.get("bbox"), crowd, ignore)
 
 
 def _flag(value: Any) -> bool:
@@ -196,7 +196,7 @@ def _homes(folder: Path, split: str, file: Path, names: Sequence[str], finder: I
     return [beside, ""]
 
 
-def _box(annotation: Annotation, categories: Mapping[Any, str], path: str) -> Box | AnnotationFault:
+def _box(annotation: CocoAnnotation, categories: Mapping[Any, str], path: str) -> Box | AnnotationFault:
     """The object of an annotation, or what is wrong with it."""
     label = categories.get(annotation.category)
     if not label:

@@ -21,7 +21,7 @@ SPLITS = ("test", "val", "train", None)
 
 
 @dataclass(frozen=True)
-class ImageFile:
+class DatasetFile:
     """A file that was read.
 
     Attributes:
@@ -57,11 +57,11 @@ class Contents:
         not_images: other kinds of files.
     """
 
-    used: list[ImageFile]
-    duplicates: list[tuple[ImageFile, ImageFile]]
-    conflicts: list[list[ImageFile]]
-    bad: list[ImageFile]
-    not_images: list[ImageFile]
+    used: list[DatasetFile]
+    duplicates: list[tuple[DatasetFile, DatasetFile]]
+    conflicts: list[list[DatasetFile]]
+    bad: list[DatasetFile]
+    not_images: list[DatasetFile]
 
 
 def read(folder: Path, records: Iterable[Record]) -> Contents:
@@ -72,7 +72,7 @@ def read(folder: Path, records: Iterable[Record]) -> Contents:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         reading = pool.map(lambda same: _read(folder, same), of_path.values())
         files = list(tqdm(reading, total=len(of_path), unit=" files", leave=False, delay=2))
-    of_content: dict[str, list[ImageFile]] = defaultdict(list)
+    of_content: dict[str, list[DatasetFile]] = defaultdict(list)
     for file in sorted(files, key=lambda file: (SPLITS.index(file.record.split), file.record.path)):
         if not file.problem:
             of_content[file.sha256].append(file)
@@ -89,29 +89,31 @@ def read(folder: Path, records: Iterable[Record]) -> Contents:
     )
 
 
-def _read(folder: Path, same: Sequence[Record]) -> ImageFile:
+def _read(folder: Path, same: Sequence[Record]) -> DatasetFile:
     record, labels = _joined(same), tuple(dict.fromkeys(record.label for record in same if record.label is not None))
     path = PurePosixPath(record.path)
     if record.problem or ".." in path.parts or path.is_absolute():
-        return ImageFile(record, labels, "", None, record.problem or "it would lie outside of the folder of the images")
+        return DatasetFile(
+            record, labels, "", None, record.problem or "it would lie outside of the folder of the images"
+        )
     try:
         record.path.encode()
         data = (folder / record.path).read_bytes()
     except UnicodeEncodeError:
-        return ImageFile(record, labels, "", None, "its name is not UTF-8")
+        return DatasetFile(record, labels, "", None, "its name is not UTF-8")
     except (OSError, ValueError) as error:
-        return ImageFile(record, labels, "", None, getattr(error, "strerror", None) or str(error))
+        return DatasetFile(record, labels, "", None, getattr(error, "strerror", None) or str(error))
     sha256 = hashlib.sha256(data).hexdigest()
     if is_lfs_pointer(data):
-        return ImageFile(record, labels, sha256, None, LFS_POINTER)
+        return DatasetFile(record, labels, sha256, None, LFS_POINTER)
     if not looks_like_image(data):
-        return ImageFile(record, labels, sha256, None, "not an image", is_image=False)
+        return DatasetFile(record, labels, sha256, None, "not an image", is_image=False)
     try:
         width, height, scaling = inspect(data)
     except BadImage as error:
-        return ImageFile(record, labels, sha256, None, str(error))
+        return DatasetFile(record, labels, sha256, None, str(error))
     turned = _orientation(data, record, (width, height))
-    return ImageFile(record, labels, sha256, (width, height), orientation=turned, scaling=scaling)
+    return DatasetFile(record, labels, sha256, (width, height), orientation=turned, scaling=scaling)
 
 
 def _joined(same: Sequence[Record]) -> Record:

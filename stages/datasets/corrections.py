@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stages import files, paths
-from stages.datasets.base import Item, LeftOut, Note, Record
+from stages.datasets.base import Item, Note, Record, UnusedFile
 from stages.errors import UserError, listed
 
 KEEP, DROP, TOGETHER = "keep", "drop", "together"
@@ -109,7 +109,7 @@ def _corrected(item: Item, decided: dict[str, Correction], path: Path) -> Item:
         return item
     correction = decided[item.path]
     if correction.label is None:
-        return LeftOut(item.path, f"{path} drops it", len(item.objects))
+        return UnusedFile(item.path, f"{path} drops it", len(item.objects))
     if item.label is None:
         raise UserError(f"{path}: {item.path} has objects with labels of their own and cannot be relabelled.")
     return replace(item, label=correction.label)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stages.datasets import tree, voc
-from stages.datasets.base import AnnotationFault, Box, DatasetOptions, Item, LeftOut, Note, Record
+from stages.datasets.base import AnnotationFault, Box, DatasetOptions, Item, Note, Record, UnusedFile
 from stages.datasets.layout import SPLIT_OF
 from stages.datasets.matching import ImageFinder, unmentioned
 from stages.errors import UserError
@@ -79,7 +79,7 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
         yield from _image(
             path, rows, table, options.file, from_zero, match.problem and f"{match.problem}: {match.detail}"
         )
-    yield from (LeftOut(path, "no row is of it") for path in unmentioned(files, images))
+    yield from (UnusedFile(path, "no row is of it") for path in unmentioned(files, images))
 
 
 def _read(folder: Path, name: str) -> Table:

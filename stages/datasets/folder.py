@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from stages.datasets import tree
-from stages.datasets.base import DatasetOptions, EmptyClass, Item, LeftOut, Note, Record
+from stages.datasets.base import DatasetOptions, EmptyClass, Item, Note, Record, UnusedFile
 from stages.datasets.layout import IMAGES, MASKS, split_named, splits_of
 from stages.datasets.tree import Folder
 from stages.errors import UserError, listed
@@ -29,14 +29,14 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
         UserError: some folders look like lists (train, val, test) and others do not.
     """
     files = tree.read(folder, options.exclude)
-    yield from (LeftOut(path, "`exclude` names it") for path in files.excluded)
+    yield from (UnusedFile(path, "`exclude` names it") for path in files.excluded)
     top = tree.nested(files.files)
     yield from _loose(top, top.files)
     classes = _unwrapped(top)
     if classes is not top:
         outside = sorted(set(top.below()) - set(classes.below()) - set(top.files))
         yield from _loose(top, outside, f"it lies outside of {classes.path}, which holds the classes")
-        yield from (LeftOut(path, LOOSE) for path in classes.files)
+        yield from (UnusedFile(path, LOOSE) for path in classes.files)
         yield Note(f"the classes are the folders below {classes.path}")
     lists = splits_of(classes.folders)
     if lists:
@@ -112,7 +112,7 @@ def _exclude(folder: Folder) -> str:
 
 def _loose(folder: Folder, files: list[str], reason: str = LOOSE) -> Iterator[Item]:
     """Files that no class folder holds, with a word where they are images."""
-    yield from (LeftOut(path, reason, in_note=True) for path in files)
+    yield from (UnusedFile(path, reason, in_note=True) for path in files)
     if count := sum(map(tree.named_as_image, files)):
         yield Note(
             f"{folder.path or 'root'} holds {count} image(s) in no class folder: they are left out", warning=True
@@ -137,7 +137,7 @@ def _classes(top: Folder, split: str | None, root: Path) -> Iterator[Item]:
         for path in top.folders[name].below():
             below = path.removeprefix(f"{top.path}/").split("/")
             if below[1] in masks:
-                yield LeftOut(path, f"it lies in {below[1]}, beside images of the same class")
+                yield UnusedFile(path, f"it lies in {below[1]}, beside images of the same class")
             else:
                 yield Record(path, name, split=split or lists.get(below[1]))
 

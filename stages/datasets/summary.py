@@ -7,8 +7,8 @@ from typing import Any
 
 from stages.datasets import annotations
 from stages.datasets.annotations import Objects
-from stages.datasets.base import AnnotationFault, EmptyClass, Item, LeftOut, Note, Record, natural
-from stages.datasets.contents import Contents, ImageFile
+from stages.datasets.base import AnnotationFault, EmptyClass, Item, Note, Record, UnusedFile, natural
+from stages.datasets.contents import Contents, DatasetFile
 from stages.datasets.index_file import IndexRow
 from stages.datasets.matching import plain
 from stages.datasets.reasons import commonest
@@ -18,7 +18,7 @@ from stages.errors import listed
 SPLITS = ("train", "val", "test")
 
 
-class Summary:
+class IndexSummary:
     """Counts and lists of one index.
 
     Args:
@@ -43,7 +43,7 @@ class Summary:
         self.records = [item for item in items if isinstance(item, Record)]
         self.items = items
         files = {record.path for record in self.records}
-        self.left_out = [item for item in items if isinstance(item, LeftOut) and item.path not in files]
+        self.left_out = [item for item in items if isinstance(item, UnusedFile) and item.path not in files]
         self.files = len(files) + len({item.path for item in self.left_out})
         self.dropped = self._dropped()
         self.annotated = (
@@ -221,15 +221,15 @@ class Summary:
         return commonest(why)
 
 
-def _labels(file: ImageFile) -> set[str]:
+def _labels(file: DatasetFile) -> set[str]:
     return {*file.labels, *(box.label for box in file.record.objects)}
 
 
-def _copies(same: Sequence[ImageFile]) -> str:
+def _copies(same: Sequence[DatasetFile]) -> str:
     return " = ".join(f"{file.record.path} ({', '.join(file.labels)})" for file in same)
 
 
-def _duplicate(file: ImageFile, first: ImageFile) -> dict[str, str]:
+def _duplicate(file: DatasetFile, first: DatasetFile) -> dict[str, str]:
     """A duplicate, with the lists it would have leaked between."""
     across = file.record.split != first.record.split
     lists = {"lists": f"{file.record.split}, {first.record.split}"} if across else {}

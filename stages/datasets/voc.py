@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from stages.datasets import tree
-from stages.datasets.base import AnnotationFault, Box, DatasetOptions, Item, LeftOut, Note, Record
+from stages.datasets.base import AnnotationFault, Box, DatasetOptions, Item, Note, Record, UnusedFile
 from stages.datasets.layout import ANNOTATIONS, IMAGES, SPLIT_NAMES, split_named, splits_of
 from stages.datasets.matching import ImageFinder, stem, unmentioned
 from stages.errors import UserError, nearest
@@ -44,7 +44,7 @@ class Home:
 
 
 @dataclass(frozen=True)
-class Annotation:
+class VocAnnotation:
     """What an annotation file says: objects with corners as they stand in it, the size and name of its image."""
 
     path: str
@@ -134,7 +134,7 @@ def _set(
     annotations = [path for path in files if path.startswith(f"{home.annotations}/") and _is_annotation(path)]
     splits, faults = _splits(folder, home, annotations, files)
     yield from faults
-    read_annotations = list[tuple[Annotation, str | None]]()
+    read_annotations = list[tuple[VocAnnotation, str | None]]()
     for path, split in splits.items():
         annotation, broken = _annotation(folder, path, classes)
         yield from broken
@@ -151,7 +151,7 @@ def _set(
 
 
 def _records(
-    folder: Path, home: Home, images: Sequence[str], annotations: list[tuple[Annotation, str | None]], from_zero: str
+    folder: Path, home: Home, images: Sequence[str], annotations: list[tuple[VocAnnotation, str | None]], from_zero: str
 ) -> Iterator[Item]:
     finder, mentioned = ImageFinder(folder, (path for path in images if not _is_annotation(path))), set[str]()
     names = [annotation.path.removeprefix(f"{home.annotations}/") for annotation, _ in annotations]
@@ -165,7 +165,7 @@ def _records(
         mentioned.add(match.path)
         objects = tuple(replace(box, box=corners(box.box, from_zero)) for box in annotation.objects)
         yield Record(match.path, None, objects, split, annotation.path, annotation.size, match.problem)
-    yield from (LeftOut(path, "no annotation that is used is of it") for path in unmentioned(images, mentioned))
+    yield from (UnusedFile(path, "no annotation that is used is of it") for path in unmentioned(images, mentioned))
 
 
 def _is_annotation(path: str) -> bool:
@@ -227,7 +227,7 @@ def _lists(home: Home, files: Sequence[str]) -> list[tuple[str, str]]:
     return sorted(lists, key=lambda item: (rank[item[1]], "trainval" in named[item[0]], item[0]))
 
 
-def _annotation(folder: Path, path: str, classes: Sequence[str]) -> tuple[Annotation | None, list[AnnotationFault]]:
+def _annotation(folder: Path, path: str, classes: Sequence[str]) -> tuple[VocAnnotation | None, list[AnnotationFault]]:
     """What an annotation file says, and what is broken in it."""
     try:
         root = parse(tree.without_pointer((folder / path).read_bytes()))
@@ -249,7 +249,7 @@ def _annotation(folder: Path, path: str, classes: Sequence[str]) -> tuple[Annota
             detail = f"object {number} ({label}) has the corners {texts}"
             faults.append(AnnotationFault(path, "corners must be four numbers", detail, objects=1, label=label))
     image = PurePosixPath(root.findtext("filename", "").strip().replace("\\", "/")).name
-    return Annotation(path, tuple(objects), _size(root), image), faults
+    return VocAnnotation(path, tuple(objects), _size(root), image), faults
 
 
 def parse(data: bytes) -> ElementTree.Element:

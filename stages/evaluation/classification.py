@@ -1,4 +1,4 @@
-"""Evaluation of a head that names the class of an image."""
+"""Evaluation of a head that predicts the class of an image."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,13 +25,13 @@ def evaluate(params: Params, data: HeadData, head: nn.Module, described: Mapping
     """Writes metrics, plots, and the probabilities of every val and test image.
 
     Args:
-        params: `views` and `decide`, and what metrics.json says of the run.
+        params: `views`, `decide`, and the names in metrics.json.
         data: the splits, on the device of the head.
         head: the trained head.
         described: the contents of head.json.
 
     Returns:
-        How many images were judged, and top-1.
+        How many images were evaluated, and top-1.
     """
     views = params.views if params.decide.tta else 1
     logits = {name: model.averaged_logits(head, data.splits[name], views) for name in ("val", "test")}
@@ -63,7 +63,7 @@ def _accuracy(head: nn.Module, split: SplitData, views: int) -> float:
 
 
 def _chosen_by_validation(logits: torch.Tensor, data: HeadData, views: int) -> torch.Tensor:
-    """Val logits of the head that validation has chosen; after a refit the final head has trained on val."""
+    """Logits on val of the head that validation chose; after a refit the final head is another, trained on val too."""
     folder = paths.HEAD / "chosen"
     return model.averaged_logits(_load(folder, data), data.splits["val"], views) if folder.is_dir() else logits
 
@@ -73,7 +73,7 @@ def _load(folder: Path, data: HeadData) -> nn.Module:
 
 
 def _spread(head: nn.Module, split: SplitData, views: int) -> dict[str, float]:
-    """Mean and standard deviation of the scores over heads of several seeds; nothing if there is one seed."""
+    """Mean and standard deviation of the scores over the heads of all seeds; empty if there is only one seed."""
     folders = sorted(paths.HEAD.glob("seed-*"))
     if not folders:
         return {}

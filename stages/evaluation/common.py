@@ -1,4 +1,4 @@
-"""What the evaluation of every task shares."""
+"""What the evaluations of all tasks share."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from stages.metrics import table
 from stages.params import Params
 from stages.training.data import HeadData
 
-PLOTS = {  # the header of every plot that dvc.yaml names; a task without one writes the header alone
+PLOTS = {  # the header of every plot in dvc.yaml; a task that has no rows for a plot writes its header alone
     "confusion": ("actual", "predicted"),
     "per_class": ("class", "n_train", "n_val", "n_test", "accuracy", "precision", "ap_50"),
     "calibration": ("confidence", "accuracy", "count"),
@@ -22,7 +22,7 @@ PLOTS = {  # the header of every plot that dvc.yaml names; a task without one wr
 def run_facts(task: str, params: Params, data: HeadData, described: Mapping[str, Any]) -> dict[str, Any]:
     """What was evaluated, on how many images: the first entries of metrics.json."""
     names = {"task": task, "dataset": params.dataset, "backbone": params.backbone, "cut": params.cut}
-    if source := described.get("lr_from"):  # of `lr: auto`, whose rate stands nowhere else
+    if source := described.get("lr_from"):  # with `lr: auto` the rate is not in params.yaml
         names |= {"lr": described["params"]["lr"], "lr_from": source}
     counts = {f"n_{name}": len(split.y) for name, split in data.splits.items()}
     return names | {"tap": params.tap, "head": described["head"], "classes": len(data.classes)} | counts
@@ -35,13 +35,13 @@ def parameter_counts(model: nn.Module, data: HeadData, described: Mapping[str, A
 
 
 def write_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes all of an evaluation to `cache/predictions`, and what people compare to `reports/metrics.json`.
+    """Writes all numbers of an evaluation to `cache/predictions`, and those to compare to `reports/metrics.json`.
 
     Returns:
-        All of it, floats to six digits.
+        All of them, floats to six digits.
 
     Raises:
-        ValueError: a number has no line in the table of metrics, so that no page would know what to call it.
+        ValueError: a number is not in the table of metrics, so that no page knows its title.
     """
     if unlisted := list(table.unlisted(metrics)):
         raise ValueError(f"Not in stages/metrics/table.py: {', '.join(unlisted)}.")
@@ -52,6 +52,10 @@ def write_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_plots(rows: Mapping[str, Iterable[Mapping[str, object]]]) -> None:
-    """Writes every plot; rows by the names of PLOTS, missing cells empty."""
+    """Writes every plot of PLOTS.
+
+    Args:
+        rows: name of a plot -> its rows; missing cells stay empty.
+    """
     for name, header in PLOTS.items():
         files.write_csv(paths.PLOTS / f"{name}.csv", header, rows.get(name, ()))

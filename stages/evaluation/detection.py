@@ -31,13 +31,13 @@ def evaluate(params: Params, data: HeadData, model: HeadModel, described: Mappin
     """Writes metrics, plots, and the boxes detected in every val and test image.
 
     Args:
-        params: `views` and `decide`, and what metrics.json says of the run.
+        params: `views`, `decide`, and the names in metrics.json.
         data: the splits, on the device of the model.
         model: the trained head.
         described: the contents of head.json.
 
     Returns:
-        How many images were judged, and the score of the headline metric.
+        How many images were evaluated, and the score of the headline metric.
     """
     views = params.views if params.decide.tta else 1
     judged = "test" if len(data.splits["test"].y) else "val"
@@ -80,7 +80,7 @@ def _detect(
 
 
 def _chosen_by_validation(detections: list[Detections], data: HeadData, params: Params, views: int) -> list[Detections]:
-    """Detections in val by the head that validation has chosen; after a refit the final head has trained on val."""
+    """Detections in val by the head that validation chose; after a refit that is not the final head."""
     folder = paths.HEAD / "chosen"
     if not folder.is_dir():
         return detections
@@ -99,7 +99,7 @@ def _object_count(split: SplitData) -> int:
 
 
 def _unassigned(task: tasks.DetectionTask, train: SplitData) -> dict[str, float]:
-    """How many objects of train the head cannot predict by its design, and their share."""
+    """How many objects of train the head cannot predict because of its design, and their share."""
     assert train.ground_truth is not None
     affines = train.affines(torch.arange(len(train.y)))
     assert affines is not None
@@ -117,7 +117,7 @@ def _detection_scores(
 def _largest_scores(
     split: SplitData, detections: Sequence[Detections], data: HeadData, predict: str
 ) -> dict[str, float]:
-    """Scores over the images with an object, in coordinates of the view, since that is what the head sees."""
+    """Scores over the images with an object, in coordinates of the view, which is what the head sees."""
     truths = [(image, truth) for image, truth in enumerate(_largest_objects(split)) if truth is not None]
     if not truths:
         return {}
@@ -136,7 +136,7 @@ def _largest_scores(
 
 
 def _largest_objects(split: SplitData) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
-    """Box (4,) and label of the largest object in the evaluation view of each image; None if there is no object."""
+    """Box (4,) and label () of the largest object in the evaluation view of each image; None if it has no object."""
     assert split.ground_truth is not None
     affines = split.affines(torch.arange(len(split.y)))
     assert affines is not None
@@ -171,9 +171,9 @@ def _typical_box_baseline(data: HeadData, judged: str) -> dict[str, float]:
 
 
 def _largest_in_images(data: HeadData) -> dict[str, torch.Tensor]:
-    """The largest object in the evaluation view of each val and test image, in pixels of the image: its box and label.
+    """Box and label of the largest object in the evaluation view of each val and test image, in pixels of the image.
 
-    An image without an object has the label -1. IoUs are the same in these pixels as in the view.
+    An image without an object has the label -1. The IoUs are the same in these pixels as in the view.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name in ("val", "test"):
@@ -227,7 +227,7 @@ def _class_counts(split: SplitData, classes: int) -> list[int]:
 
 
 def _points(curve: Curve) -> Iterator[dict[str, object]]:
-    """A curve at evenly spread points: all that it has, or POINTS of them."""
+    """Points of a curve, evenly spread: POINTS of them, or all if it has fewer."""
     last = len(curve.recall) - 1
     if last < 0 or not curve.truths:
         return
@@ -291,7 +291,10 @@ def _write_list(
 
 
 def _recall_by_size(truths: Sequence[GroundTruth], detections: Sequence[Detections]) -> list[dict[str, float]]:
-    """The share of objects that are found at an IoU of 0.5, in groups of equal numbers by their side in pixels."""
+    """The share of objects that are detected at an IoU of 0.5, in SIZE_GROUPS groups of equal numbers, by size.
+
+    The size of an object is the square root of its area in pixels.
+    """
     sides, hits = list[torch.Tensor](), list[torch.Tensor]()
     for truth, image_detections in zip(truths, detections, strict=True):
         counts = ~(truth.ignored | truth.crowd)

@@ -1,6 +1,6 @@
-"""What lies near a judged image among the cached features: training images like it, and a map of all of them.
+"""The surroundings of the evaluated images among the cached features: similar training images, and a map.
 
-Both are of the features and know nothing of the head: they show what it had to work with.
+Both depend on the features alone, not on the head: they show what the head had to work with.
 """
 
 import hashlib
@@ -16,53 +16,58 @@ from stages import files, paths
 from stages.training.data import HeadData, SplitData
 from stages.training.model import pooled
 
-COUNT = 4  # training images to show beside a judged one
-FEWEST, MAPPED = 20, 1200  # images of a map: fewer show nothing, more take long, and their points lie on each other
-COMPONENTS, NEIGHBOURS = 50, 30  # principal components before t-SNE, and its perplexity, as van der Maaten has them
-STEPS = 500  # of t-SNE: after 1,000, half as long again, no more neighbours on Caltech-101 are of one class
+COUNT = 4  # training images to show beside an evaluated one
+FEWEST, MAPPED = 20, 1200  # images of a map: with fewer it shows nothing, with more it takes long and points overlap
+COMPONENTS, NEIGHBOURS = 50, 30  # principal components before t-SNE, and its perplexity, as in van der Maaten's paper
+STEPS = 500  # of t-SNE: 1,000 take half as long again and bring no more neighbours of one class (Caltech-101)
 
 
-def find(found: HeadData, judged: str) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
-    """The surroundings of the images of a split; nothing where the cache holds pixels.
+def find(data: HeadData, judged: str) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
+    """The surroundings of the N images of a split; empty if the cache holds pixels.
+
+    Args:
+        data: the features of train and of the split.
+        judged: the name of the split.
 
     Returns:
-        `nearest` (N, 4): rows of the index, the most similar training image first; and, of 20 images or more, `mapped`
-        (n,): positions in the split, evenly spread; `map` (n, 2): where they lie, in [0, 1].
+        `nearest` (N, 4): positions in the index, the most similar training image first. With 20 images or more also
+        `mapped` (n,): positions in the split, evenly spread, and `map` (n, 2): their points, in [0, 1].
     """
-    train, split = found.splits["train"], found.splits[judged]
+    train, split = data.splits["train"], data.splits[judged]
     if train.pixels is not None or not len(split.y):
         return {}
-    known, asked = _vectors(train), _vectors(split)
-    centre = known.mean(0)
-    known, asked = F.normalize(known - centre), F.normalize(asked - centre)
+    train_vectors, vectors = _vectors(train), _vectors(split)
+    centre = train_vectors.mean(0)
+    train_vectors, vectors = F.normalize(train_vectors - centre), F.normalize(vectors - centre)
     rows = torch.tensor(train.index_positions)
     count = min(COUNT, len(rows))
-    nearest = torch.cat([rows[(some @ known.T).topk(count).indices.cpu()] for some in asked.split(256)])  # type: ignore[no-untyped-call]
-    if len(asked) < FEWEST:
+    batches = vectors.split(256)  # type: ignore[no-untyped-call]
+    nearest = torch.cat([rows[(batch @ train_vectors.T).topk(count).indices.cpu()] for batch in batches])
+    if len(vectors) < FEWEST:
         return {"nearest": nearest.numpy()}
-    mapped = np.linspace(0, len(asked) - 1, min(MAPPED, len(asked))).round().astype(np.int64)
-    return {"nearest": nearest.numpy(), "mapped": mapped, "map": _kept_map(asked.cpu().numpy()[mapped])}
+    mapped = np.linspace(0, len(vectors) - 1, min(MAPPED, len(vectors))).round().astype(np.int64)
+    return {"nearest": nearest.numpy(), "mapped": mapped, "map": _cached_map(vectors.cpu().numpy()[mapped])}
 
 
 def _vectors(split: SplitData) -> torch.Tensor:
-    """(N, D) float32: evaluation views, maps averaged over positions."""
+    """(N, D) float32: the evaluation view of each image, maps averaged over positions."""
     return torch.cat([pooled(batch) for batch in split.batches(0)])
 
 
-def _kept_map(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The map of these vectors; it takes seconds, so it is kept for the next head on the same features."""
-    of = hashlib.sha256(vectors.tobytes() + repr((COMPONENTS, NEIGHBOURS, STEPS)).encode()).hexdigest()
-    path = paths.maps() / f"{of}.safetensors"
+def _cached_map(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The map of these vectors; it takes seconds, so it is cached for the next head on the same features."""
+    digest = hashlib.sha256(vectors.tobytes() + repr((COMPONENTS, NEIGHBOURS, STEPS)).encode()).hexdigest()
+    path = paths.maps() / f"{digest}.safetensors"
     try:
         return load_file(path)["map"]
     except (OSError, SafetensorError, KeyError):
-        drawn = _map(vectors)
-        files.write_bytes(path, save({"map": drawn}))
-        return drawn
+        points = _map(vectors)
+        files.write_bytes(path, save({"map": points}))
+        return points
 
 
 def _map(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """t-SNE (n, 2), in [0, 1]."""
+    """t-SNE of vectors (n, D): points (n, 2) in [0, 1]."""
     from sklearn.decomposition import PCA  # a second to import, and seldom needed
     from sklearn.manifold import TSNE
 

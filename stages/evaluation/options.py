@@ -6,7 +6,7 @@ from stages.blocks import Block, Fraction
 
 
 class Decide(Block):
-    """What turns scores into decisions: only evaluate reads it."""
+    """How scores become decisions; only evaluate reads it."""
 
     confidence: Fraction
     nms_iou: Fraction

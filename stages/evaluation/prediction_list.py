@@ -1,7 +1,7 @@
 """`reports/predictions.csv`: every val and test image by its path, with what the head predicts for it.
 
-It is the list to look for mistakes in, with any tool for tables. git ignores it, since the last digits of probabilities
-change with the machine; DVC keeps it with the other outputs of evaluate.
+This is the list to look for mistakes in, with any tool for tables. git ignores it, because the last digits of
+probabilities depend on the machine; DVC keeps it with the other outputs of evaluate.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,10 +52,10 @@ def write_detections(
     kinds: Sequence[str],
     confidence: float,
 ) -> None:
-    """Writes one row per box, and one per object that no box finds (`result` is then `missed`).
+    """Writes one row per box, and one row per object that no box finds (its `result` is `missed`).
 
-    `result` is `right`, `ignored` (the box counts neither way) or the kind of mistake; `label` is the class of the
-    object that the box is on.
+    For a box, `result` is `right`, `ignored` (it counts neither way) or the kind of mistake, and `label` is the class
+    of the object under the box.
 
     Args:
         images: of each split.
@@ -83,40 +83,40 @@ def _detection_rows(
 ) -> Iterator[Row]:
     names = ("boxes", "scores", "labels", "images", "kinds", "meant")
     boxes = zip(*(tensors[f"{split}_{name}"].tolist() for name in names), strict=True)
-    of_image: dict[int, list[tuple[list[float], float, int, int, int]]] = {}
+    boxes_of: dict[int, list[tuple[list[float], float, int, int, int]]] = {}
     for corners, score, label, image, kind, meant in boxes:
         if score >= confidence:
-            of_image.setdefault(image, []).append((corners, score, label, kind, meant))
+            boxes_of.setdefault(image, []).append((corners, score, label, kind, meant))
     for number, image in enumerate(images):
         start: Row = {"path": image.path, "split": split}
         hit = set[int]()
-        for corners, score, label, kind, meant in of_image.get(number, []):
+        for corners, score, label, kind, meant in boxes_of.get(number, []):
             result = kinds[kind] if kind >= 0 else "right" if meant >= 0 else "ignored"
             hit |= {meant} if result == "right" else set()
-            found = {"label": image.objects[meant].label if meant >= 0 else "", "predicted": classes[label]}
-            yield start | found | {"probability": score, "result": result} | dict(zip(CORNERS, corners, strict=True))
+            labels = {"label": image.objects[meant].label if meant >= 0 else "", "predicted": classes[label]}
+            yield start | labels | {"probability": score, "result": result} | dict(zip(CORNERS, corners, strict=True))
         for i, box in enumerate(image.objects):
             if i not in hit and not (box.difficult or box.crowd or box.ignore):
-                place = dict(zip(CORNERS, map(float, box.box), strict=True))
-                yield start | {"label": box.label, "result": "missed"} | place
+                corner_cells = dict(zip(CORNERS, map(float, box.box), strict=True))
+                yield start | {"label": box.label, "result": "missed"} | corner_cells
 
 
 def write_largest(images: Images, tensors: Mapping[str, torch.Tensor], *, classes: Sequence[str], predict: str) -> None:
     """Writes one row per image: the class of its largest object, and the class and box predicted for it.
 
-    Where several views give several boxes, the one with the highest score counts, which stands first.
+    If several views give several boxes, the one with the highest score counts; it stands first.
 
     Args:
         images: of each split.
         tensors: the contents of boxes.safetensors.
         classes: names by label.
-        predict: `class`, `box` or `both`: what the head predicts. Cells of the other stay empty.
+        predict: `class`, `box` or `both`: what the head predicts. The cells of what it does not predict stay empty.
     """
     rows = []
     for split, split_images in images.items():
         columns = [tensors[f"{split}_{name}"].tolist() for name in ("images", "boxes", "scores", "labels")]
         detections = list(zip(*columns, strict=True))
-        best = {number: detection for number, *detection in reversed(detections)}  # the first of an image overrules
+        best = {number: detection for number, *detection in reversed(detections)}  # the first one of an image wins
         for number, true_label in enumerate(tensors[f"{split}_asked_labels"].tolist()):
             label = classes[true_label] if true_label >= 0 else ""
             row: Row = {"path": split_images[number].path, "split": split, "label": label}

@@ -24,7 +24,7 @@ class Anchors(nn.Module):
     def __init__(self, inputs: int, classes: int, options: AnchorsOptions) -> None:
         super().__init__()
         self.body = nn.Sequential(dense.narrow(inputs, options), dense.tower(options))
-        self.predict = dense.Predictor(options.hidden, len(sizes(options)), 5 + classes)
+        self.predict = dense.PredictionLayer(options.hidden, len(sizes(options)), 5 + classes)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         predictions: torch.Tensor = self.predict(self.body(features))

@@ -31,7 +31,7 @@ class Head(Protocol):
         """
 
 
-class Vectors(NamedTuple):
+class LabelledVectors(NamedTuple):
     """The images of a split as a head in closed form takes them.
 
     Attributes:
@@ -60,7 +60,7 @@ class Solution(NamedTuple):
 class ClosedFormHead(Head, Protocol):
     """A head without epochs: it is solved, and validation chooses among its solutions."""
 
-    def solutions(self, layers: nn.Module, train: Vectors, val: Vectors) -> Iterator[Solution]:
+    def solutions(self, layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
         """Puts one solution after another into the layers that `build` made; of equally good ones the first is kept."""
 
 

@@ -16,7 +16,7 @@ class Grid(nn.Module):
     def __init__(self, inputs: int, classes: int, options: DenseOptions) -> None:
         super().__init__()
         self.body = nn.Sequential(dense.narrow(inputs, options), dense.tower(options))
-        self.predict = dense.Predictor(options.hidden, 1, 5 + classes)
+        self.predict = dense.PredictionLayer(options.hidden, 1, 5 + classes)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         predictions: torch.Tensor = self.predict(self.body(features)).squeeze(3)

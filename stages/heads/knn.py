@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stages.heads.contract import Solution, Vectors
+from stages.heads.contract import LabelledVectors, Solution
 from stages.heads.options import KnnOptions
 
 TEMPERATURE = 0.07
@@ -18,7 +18,7 @@ COUNTS = (1, 3, 5, 10, 20, 50, 100, 200)  # of neighbours that are tried
 UNIFORM = 1e-3  # the share of the votes that all classes have: no class gets probability 0
 
 
-class Neighbours(nn.Module):
+class NearestNeighbours(nn.Module):
     """Training vectors and their labels.
 
     Args:
@@ -47,12 +47,12 @@ class Neighbours(nn.Module):
 
 def build(shape: Sequence[int], classes: int, options: KnnOptions) -> nn.Module:
     """(N, D) to logits (N, classes), with `rows` training vectors of which `k` vote."""
-    return Neighbours(options.rows, shape[0], classes, options.k)
+    return NearestNeighbours(options.rows, shape[0], classes, options.k)
 
 
-def solutions(layers: nn.Module, train: Vectors, val: Vectors) -> Iterator[Solution]:
+def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
     """One for each of COUNTS: the training vectors with their labels, and how many of them vote."""
-    assert isinstance(layers, Neighbours)
+    assert isinstance(layers, NearestNeighbours)
     layers.vectors, layers.labels = F.normalize(train.x).to(layers.vectors.dtype), train.labels
     for layers.k in [count for count in COUNTS if count <= len(train.x)]:
         yield Solution({"k": layers.k}, options={"rows": len(train.x), "k": layers.k})

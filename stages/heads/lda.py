@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stages.blocks import HeadOptions
-from stages.heads.contract import Solution, Vectors
+from stages.heads.contract import LabelledVectors, Solution
 
 SHRINKAGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
 RARE = 1e-12  # the share of a class without train images, whose logarithm would be infinite
@@ -23,7 +23,7 @@ def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module
     return nn.Linear(shape[0], classes)
 
 
-def solutions(layers: nn.Module, train: Vectors, val: Vectors) -> Iterator[Solution]:
+def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
     """One solution for each of SHRINKAGES."""
     assert isinstance(layers, nn.Linear)
     x, one_hot = train.x.double(), F.one_hot(train.labels, layers.out_features).double()

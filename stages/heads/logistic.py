@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stages.blocks import HeadOptions
-from stages.heads.contract import Solution, Vectors
+from stages.heads.contract import LabelledVectors, Solution
 
 STRENGTHS = tuple(10.0 ** (-power / 2) for power in range(-1, 11))  # λ, from strong to weak: 3 to 1e-5
 PATIENCE = 2  # strengths in a row with a higher cross-entropy on validation, after which weaker ones are not tried
@@ -24,7 +24,7 @@ def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module
     return nn.Linear(shape[0], classes)
 
 
-def solutions(layers: nn.Module, train: Vectors, val: Vectors) -> Iterator[Solution]:
+def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
     """One solution for each of STRENGTHS, as long as validation does not get worse again and again."""
     assert isinstance(layers, nn.Linear)
     exact = torch.float32 if train.x.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
@@ -43,7 +43,7 @@ def solutions(layers: nn.Module, train: Vectors, val: Vectors) -> Iterator[Solut
 
 
 def minimise(
-    weight: torch.Tensor, bias: torch.Tensor, train: Vectors, strength: float
+    weight: torch.Tensor, bias: torch.Tensor, train: LabelledVectors, strength: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight (C, D) and bias (C,) that minimise the penalised loss; the bias is not penalised.
 

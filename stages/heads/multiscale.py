@@ -25,7 +25,7 @@ class Multiscale(nn.Module):
         self.fusion = options.fusion
         self.towers = nn.ModuleList()
         for _ in shapes if options.towers == "separate" else shapes[:1]:
-            self.towers.append(nn.Sequential(dense.tower(options), dense.Predictor(options.hidden, 1, numbers)))
+            self.towers.append(nn.Sequential(dense.tower(options), dense.PredictionLayer(options.hidden, 1, numbers)))
 
     def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         levels = [narrow(features) for narrow, features in zip(self.narrow, maps, strict=True)]

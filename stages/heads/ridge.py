@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stages.blocks import HeadOptions
-from stages.heads.contract import Solution, Vectors
+from stages.heads.contract import LabelledVectors, Solution
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # λ, as a multiple of the number of rows
 SCALES = tuple(10 ** (step / 20) for step in range(61))  # 1 to 1,000: what turns regression values into logits
@@ -19,7 +19,7 @@ def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module
     return nn.Linear(shape[0], classes)
 
 
-def solutions(layers: nn.Module, train: Vectors, val: Vectors) -> Iterator[Solution]:
+def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
     """One solution for each of STRENGTHS.
 
     With X (N, D) and Y one-hot minus class frequencies (N, C), W = (XᵀX + λN I)⁻¹ XᵀY. If N < D, the same W is

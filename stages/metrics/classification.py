@@ -21,30 +21,34 @@ class ReliabilityBin(NamedTuple):
 
 
 def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """top1 with its 95 % interval, top5 (above five classes), macro_accuracy, cross_entropy, ece.
+    """top1 with its 95 % interval, top5 (if there are more than five classes), macro_accuracy, cross_entropy, ece.
 
     The expected calibration error has 15 bins (Naeini et al. 2015).
+
+    Args:
+        logits: (N, C).
+        labels: (N,).
     """
     classes = logits.shape[1]
     top1 = float((logits.argmax(1) == labels).double().mean())
     low, high = interval(round(top1 * len(labels)), len(labels))
-    found = {"top1": top1}
+    top = {"top1": top1}
     if classes > 5:
-        found["top5"] = float((logits.topk(5).indices == labels[:, None]).any(1).double().mean())
-    each = torch.bincount(labels[logits.argmax(1) == labels], minlength=classes)
-    of = torch.bincount(labels, minlength=classes)
+        top["top5"] = float((logits.topk(5).indices == labels[:, None]).any(1).double().mean())
+    hits = torch.bincount(labels[logits.argmax(1) == labels], minlength=classes)
+    images = torch.bincount(labels, minlength=classes)
     bins = reliability(logits.softmax(1), labels)
-    return found | {
-        "macro_accuracy": float((each / of)[of > 0].double().mean()),  # over the classes that have images here
+    return top | {
+        "macro_accuracy": float((hits / images)[images > 0].double().mean()),  # over the classes that have images here
         "cross_entropy": float(F.cross_entropy(logits.double(), labels)),
-        "ece": sum(one.images * abs(one.accuracy - one.confidence) for one in bins) / len(labels),
+        "ece": sum(row.images * abs(row.accuracy - row.confidence) for row in bins) / len(labels),
         "top1_low": low,
         "top1_high": high,
     }
 
 
 def interval(hits: int, count: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927); (0, 1) where nothing was counted."""
+    """Wilson's score interval of the proportion hits / count (Wilson 1927); (0, 1) if `count` is 0."""
     if count == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf((1 + level) / 2)
@@ -57,18 +61,24 @@ def interval(hits: int, count: int, level: float = LEVEL) -> tuple[float, float]
 def reliability(
     probabilities: torch.Tensor, labels: torch.Tensor, bins: int = CALIBRATION_BINS
 ) -> Iterator[ReliabilityBin]:
-    """The bins of a reliability diagram that hold anything, by the confidence of the first choice."""
+    """The bins of a reliability diagram that are not empty, by the confidence of the first choice.
+
+    Args:
+        probabilities: (N, C).
+        labels: (N,).
+        bins: of equal width in [0, 1].
+    """
     confidence, chosen = probabilities.max(1)
-    which = (confidence * bins).ceil().long().clamp(1, bins)
+    bin_numbers = (confidence * bins).ceil().long().clamp(1, bins)
     for number in range(1, bins + 1):
-        inside = which == number
+        inside = bin_numbers == number
         if count := int(inside.sum()):
             right = (chosen[inside] == labels[inside]).double().mean()
             yield ReliabilityBin(float(confidence[inside].mean()), float(right), count)
 
 
 def confident(probabilities: torch.Tensor, labels: torch.Tensor, threshold: float) -> tuple[float, float]:
-    """The share of images whose first choice has at least this probability, and the accuracy on them (0 for none)."""
+    """The share of images whose first choice has at least this probability, and the accuracy on them (0 if none)."""
     confidence, chosen = probabilities.max(1)
     sure = confidence >= threshold
     accuracy = float((chosen[sure] == labels[sure]).double().mean()) if sure.any() else 0.0

@@ -1,6 +1,6 @@
 """Scores of a detector: Pascal VOC's average precision, and COCO's through faster-coco-eval.
 
-Every box with a score of at least FLOOR counts, at most MOST an image.
+Only boxes with a score of at least FLOOR count, and of these the best MOST per image.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from stages.boxes.geometry import Detections, GroundTruth, first_occurrences
 
 FLOOR = 0.001
 MOST = 100
-HIT = 0.5  # IoU at which a box is found
+HIT = 0.5  # IoU at which a box hits an object
 BEYOND = 1e12  # square pixels: an object larger than COCO's largest range counts neither way
 COCO_NAMES = ("map_50_95", "map_50", "map_75", "map_small", "map_medium", "map_large")  # its first six numbers
 
 
-class Match(NamedTuple):
-    """What became of the boxes found in one image.
+class BoxMatches(NamedTuple):
+    """Which objects the boxes of one image hit.
 
     Attributes:
-        truth: (n,) the object that each hit, or -1.
-        counted: (n,) bool, False where it counts neither way.
+        truth: (n,) the object that each box hits, or -1.
+        counted: (n,) bool, False if the box counts neither way.
     """
 
     truth: torch.Tensor
@@ -32,7 +32,7 @@ class Match(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Precision and recall of one class, a point for each counted box, the highest score first.
+    """Precision and recall of one class: one point per counted box, the highest score first.
 
     Attributes:
         scores: (n,).
@@ -50,8 +50,13 @@ class Curve(NamedTuple):
 def scores(truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: int) -> dict[str, float]:
     """map_50 (area), map_50_voc07 (11 points), map_50_95, map_75, map_small, map_medium, map_large.
 
-    VOC's means are over the classes with objects. A number without objects, such as map_small where none is small, is
-    left out.
+    VOC's means are over the classes with objects. A metric without objects is left out, such as map_small if no object
+    is small.
+
+    Args:
+        truths: of each image.
+        detections: of each image, in pixels as the truths.
+        classes: how many.
     """
     seen = [curve for curve in curves(truths, detections, classes) if curve.truths]
     voc = {"map_50": _mean([area(curve) for curve in seen]), "map_50_voc07": _mean([eleven(curve) for curve in seen])}
@@ -64,32 +69,32 @@ def scored(detections: Detections) -> Detections:
     return detections.pick(order[detections.scores[order] >= FLOOR])
 
 
-def match(truth: GroundTruth, detections: Detections) -> Match:
+def match(truth: GroundTruth, detections: Detections) -> BoxMatches:
     """Pascal VOC's matching of one image.
 
-    Each box looks at the object of its class that it overlaps most. At an IoU of HIT or more it hits that object, if no
-    box with a higher score did, and counts neither way if the object is ignored. A box that hits nothing counts neither
-    way if a crowd of its class holds half of it.
+    Each box is compared with the object of its class that it overlaps most. At an IoU of HIT or more it hits that
+    object, unless a box with a higher score did; if the object is ignored, the box counts neither way. A box that hits
+    nothing counts neither way if half of it lies in a crowd of its class.
 
     Args:
         truth: n objects.
         detections: m boxes, the highest score first, as `scored` returns them.
     """
-    nothing = torch.full_like(detections.labels, -1)
+    no_hits = torch.full_like(detections.labels, -1)
     same = detections.labels[:, None] == truth.labels[None, :]
     in_crowd = (_inside(detections.boxes, truth.boxes) * (same & truth.crowd) >= HIT).any(1)
     if truth.crowd.all():
-        return Match(nothing, ~in_crowd)
-    best, which = (overlaps(detections, truth) * (same & ~truth.crowd)).max(1)
+        return BoxMatches(no_hits, ~in_crowd)
+    best, nearest = (overlaps(detections, truth) * (same & ~truth.crowd)).max(1)
     near = best >= HIT
-    ignored = near & truth.ignored[which]
-    places = torch.where(near, which, -1 - torch.arange(len(which)))  # those that are near nothing: all different
-    hit = near & ~ignored & first_occurrences(places)
-    return Match(torch.where(hit, which, nothing), hit | ~(ignored | in_crowd))
+    ignored = near & truth.ignored[nearest]
+    keys = torch.where(near, nearest, -1 - torch.arange(len(nearest)))  # boxes near no object get different keys
+    hit = near & ~ignored & first_occurrences(keys)
+    return BoxMatches(torch.where(hit, nearest, no_hits), hit | ~(ignored | in_crowd))
 
 
 def overlaps(detections: Detections, truth: GroundTruth) -> torch.Tensor:
-    """IoU (boxes found, objects) in float64."""
+    """IoU of each box with each object, (boxes, objects), in float64."""
     iou: torch.Tensor = ops.box_iou(detections.boxes.double(), truth.boxes.double())
     return iou
 
@@ -108,20 +113,20 @@ def curves(truths: Sequence[GroundTruth], detections: Sequence[Detections], clas
 
 
 def area(curve: Curve) -> float:
-    """Average precision as VOC since 2010: the area under the curve, made monotonic."""
+    """Average precision as in VOC since 2010: the area under the curve, made monotonic."""
     steps = torch.diff(curve.recall, prepend=torch.zeros(1, dtype=torch.float64))
     return float((steps * _best_from(curve.precision)).sum())
 
 
 def eleven(curve: Curve) -> float:
-    """Average precision as VOC until 2009: the best precision at a recall of at least 0, 0.1 … 1, averaged."""
+    """Average precision as in VOC until 2009: the mean of the best precisions at a recall of at least 0, 0.1 … 1."""
     best = torch.cat([_best_from(curve.precision), torch.zeros(1, dtype=torch.float64)])
     levels = torch.tensor([step / 10 for step in range(11)], dtype=torch.float64)
     return float(best[torch.searchsorted(curve.recall, levels)].mean())
 
 
 def coco(truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: int) -> dict[str, float]:
-    """The six average precisions of COCO by their names here; -1 where no object counts."""
+    """COCO's six average precisions by our names; -1 where no object counts."""
     reference = COCO(_dataset(truths, classes), print_function=_silent)
     boxes = reference.loadRes(_results([scored(item) for item in detections]))
     evaluation = COCOeval_faster(reference, boxes, "bbox", print_function=_silent)
@@ -130,7 +135,7 @@ def coco(truths: Sequence[GroundTruth], detections: Sequence[Detections], classe
 
 
 def _dataset(truths: Sequence[GroundTruth], classes: int) -> dict[str, Any]:
-    """The objects in COCO's own form, which has no flag for an ignored object: an area outside all ranges is one."""
+    """The objects in COCO's own form. It has no flag for ignored objects: they get an area outside of all ranges."""
     annotations: list[dict[str, Any]] = []
     for image, truth in enumerate(truths):
         areas = torch.where(truth.ignored, BEYOND, ops.box_area(truth.boxes.double())).tolist()
@@ -181,10 +186,10 @@ def _curve(confidence: torch.Tensor, hits: torch.Tensor, truths: int) -> Curve:
 
 
 def _best_from(precision: torch.Tensor) -> torch.Tensor:
-    """The best precision at each point or further right."""
+    """The best precision at each point or at any point further right."""
     return precision.flip(0).cummax(0).values.flip(0)
 
 
 def _mean(values: list[float]) -> float:
-    """The mean, or -1 of nothing, as COCO has it."""
+    """The mean, or -1 if there are no values, as in COCO."""
     return sum(values) / len(values) if values else -1.0

@@ -1,4 +1,4 @@
-"""Scores of the largest object's box and class, one of each for every image with an object."""
+"""Metrics of the box and class of the largest object, over the images that have an object."""
 
 import torch
 from torch.nn import functional as F
@@ -12,7 +12,7 @@ def box_scores(predicted: torch.Tensor, truth: torch.Tensor, size: int) -> dict[
 
     Args:
         predicted: (N, 4) corners in [0, 1] of the view.
-        truth: the same.
+        truth: (N, 4) as `predicted`.
         size: of the view, in pixels a side.
     """
     centres = (ops.box_convert(boxes, "xyxy", "cxcywh") for boxes in (predicted, truth))
@@ -35,15 +35,15 @@ def both_scores(
 
     Args:
         boxes: (N, 4) corners.
-        true_boxes: the same.
+        true_boxes: (N, 4) corners.
         labels: (N,).
-        true_labels: the same.
+        true_labels: (N,).
     """
     right = (_iou(boxes, true_boxes) >= HIT) & (labels == true_labels)
     return {"correct_at_iou50": float(right.double().mean())}
 
 
 def _iou(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """(N,) the IoU of each pair: as N matrices of one by one, not one of N by N."""
+    """The IoU of each pair of boxes, (N,): as N matrices of one by one, not as one of N by N."""
     pairs: torch.Tensor = ops.box_iou(boxes[:, None], others[:, None])
     return pairs.flatten()

@@ -1,4 +1,4 @@
-"""What a detector does wrong, by kind, and what each kind costs (TIDE: Bolya et al. 2020)."""
+"""The mistakes of a detector by kind, and what each kind costs (TIDE: Bolya et al. 2020)."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -18,9 +18,9 @@ class Mistakes(NamedTuple):
 
     Attributes:
         detections: the boxes that are scored, the highest score first.
-        kinds: for each of them the position in KINDS, or -1 where it hits or counts neither way.
-        meant: for each of them the object that it hits, or would hit with the right class or place, or -1.
-        missed: (objects,) bool, objects that no box hits, nor would hit with the right class or place.
+        kinds: (boxes,) the position in KINDS, or -1 if the box hits an object or counts neither way.
+        meant: (boxes,) the object that the box hits, or would hit with the right class or place, or -1.
+        missed: (objects,) bool, objects that no box hits or would hit with the right class or place.
     """
 
     detections: Detections
@@ -75,7 +75,7 @@ def counts(truths: Sequence[GroundTruth], detections: Sequence[Detections]) -> d
 
 
 def costs(truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: int) -> dict[Kind, float]:
-    """How far map_50 would rise were all mistakes of one kind mended, and nothing else."""
+    """How far map_50 would rise if all mistakes of one kind were fixed, and no others."""
     images = [sort(truth, item) for truth, item in zip(truths, detections, strict=True)]
     now = _map_50(truths, detections, classes)
     risen = {}
@@ -88,8 +88,8 @@ def costs(truths: Sequence[GroundTruth], detections: Sequence[Detections], class
 def fix_errors_of_kind(truth: GroundTruth, mistakes: Mistakes, kind: Kind) -> tuple[GroundTruth, Detections]:
     """An image without its mistakes of one kind.
 
-    Missed objects no longer count. For an object that nothing hits, the best box of the wrong class or at the wrong
-    place becomes that object. All other mistakes go.
+    `missed`: missed objects no longer count. Other kinds: the best box that is meant for an object which no box hits is
+    moved onto that object; all other mistakes of the kind are removed.
     """
     if kind == "missed":
         return truth._replace(ignored=truth.ignored | mistakes.missed), mistakes.detections

@@ -1,6 +1,6 @@
-"""The table of metrics: what each number of an evaluation is called, how it is written, and which way is better.
+"""The table of metrics: the title of each number of an evaluation, how it is written, and which way is better.
 
-evaluate writes no number that is not in this table, and the page, its text, `compare` and the model card take titles
+evaluate only writes numbers that are in this table, and the page, its text, `compare` and the model card take titles
 and formats from here. A new metric is therefore one function beside this module and one line below. Needs no torch.
 """
 
@@ -18,10 +18,10 @@ class Metric(NamedTuple):
 
     Attributes:
         title: what people call it, as in the middle of a sentence.
-        task: the task that has it.
+        task: the task that it belongs to.
         remark: what it says, in a few words.
         format: how a value is written.
-        better: whether more of it or less of it is better.
+        better: whether a higher or a lower value is better.
     """
 
     title: str
@@ -36,7 +36,7 @@ class Metric(NamedTuple):
         return self.title if self.title.startswith("mAP") else self.title[:1].upper() + self.title[1:]
 
     def text(self, value: float | None) -> str:
-        """A value as people read it; a dash where there is none."""
+        """A value as people read it; a dash for None."""
         return "–" if value is None else self.format.format(value)
 
 
@@ -45,14 +45,14 @@ class Baseline(NamedTuple):
 
     Attributes:
         title: what it is.
-        metrics: the metrics that it is a value of.
+        metrics: the metrics that it can be compared with.
     """
 
     title: str
     metrics: tuple[str, ...]
 
 
-# Of each task the first metric that a head has is its headline.
+# The headline of a task is the first of its metrics that a head has.
 METRICS: Mapping[str, Metric] = {
     "top1": Metric("top-1 accuracy", "classification", "the most probable class is the right one"),
     "top5": Metric("top-5 accuracy", "classification", "the right class is among the five most probable"),
@@ -79,7 +79,7 @@ BASELINES: Mapping[str, Baseline] = {
     "typical_mean_iou": Baseline("always the typical box", ("mean_iou",)),
 }
 COLUMNS = 12  # numbers in metrics.json
-OTHERS = ("confident_share", "confident_accuracy", "unheld_share")  # numbers that pages tell in sentences of their own
+OTHERS = ("confident_share", "confident_accuracy", "unheld_share")  # numbers that pages write in whole sentences
 
 
 def of_task(task: str) -> dict[str, Metric]:
@@ -88,7 +88,7 @@ def of_task(task: str) -> dict[str, Metric]:
 
 
 def headline(task: str, values: Mapping[str, object]) -> str:
-    """The metric that decides between two heads: of those in `values`, the task's first (its very first if none is)."""
+    """The metric that decides between two heads: the task's first that is in `values`, or its very first if none is."""
     names = list(of_task(task))
     return next((name for name in names if name in values or VAL + name in values), names[0])
 
@@ -106,26 +106,26 @@ def task_of(values: Mapping[str, object]) -> Task:
 
 
 def compared(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The few numbers that people compare experiments by, for DVC's tables: a column for each.
+    """The few numbers by which people compare experiments, one column each in DVC's tables.
 
-    Those of the split that was judged, the interval and the spread of the headline, the headline on validation, and
-    baselines.
+    They are the metrics on the evaluated split, the interval and the spread of the headline, the headline on
+    validation, and baselines.
     """
     first = headline(task, values)
     judged = "" if first in values else VAL
-    wanted = [judged + name for name in of_task(task)]
-    wanted += [f"{judged}{first}{ending}" for ending in DERIVED]
-    wanted += [VAL + first, *BASELINES, *OTHERS]
-    names = [name for name in dict.fromkeys(wanted) if name in values]
+    columns = [judged + name for name in of_task(task)]
+    columns += [f"{judged}{first}{ending}" for ending in DERIVED]
+    columns += [VAL + first, *BASELINES, *OTHERS]
+    names = [name for name in dict.fromkeys(columns) if name in values]
     return {name: values[name] for name in names[:COLUMNS]}
 
 
 def unlisted(values: Mapping[str, object]) -> Iterator[str]:
-    """Names of fractional numbers that have no line in the table."""
-    known = {*METRICS, *BASELINES, *OTHERS}
+    """Names of fractional numbers that are not in the table."""
+    listed = {*METRICS, *BASELINES, *OTHERS}
     for name, value in values.items():
         bare = name.removeprefix(VAL)
         for ending in DERIVED:
             bare = bare.removesuffix(ending)
-        if isinstance(value, float) and bare not in known:
+        if isinstance(value, float) and bare not in listed:
             yield name

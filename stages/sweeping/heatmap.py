@@ -1,4 +1,4 @@
-"""The heat map of a sweep, as a PNG: Markdown pages show it anywhere."""
+"""The heat map of a sweep, as a PNG, which every viewer of Markdown can show."""
 
 import io
 from collections.abc import Sequence
@@ -12,24 +12,24 @@ CELL = 0.62  # inches
 DARK = 0.55  # share of the colour scale up to which text is white
 
 
-def draw(points: Sequence[tuple[float, float, float | None]], what: str) -> bytes:
-    """Learning rate by weight decay, a cell a pair with its best value over all else; the best cell is framed.
+def draw(points: Sequence[tuple[float, float, float | None]], metric: str) -> bytes:
+    """A PNG of learning rate by weight decay: one cell per pair, with its best value; the best cell has a frame.
 
-    Values of an axis stand at equal steps in their order, as powers do on a logarithmic axis, so that 0 has a place.
-    The colours span the better half of the values: a grid reaches far into what does not work.
+    The values of an axis stand at equal steps in their order, as powers do on a logarithmic axis, which leaves room for
+    0. The colours span the better half of the values, because a grid reaches far into what does not work.
 
     Args:
-        points: (lr, weight decay, value), None for what diverged.
-        what: `val_accuracy` (the higher the better) or `val_loss`.
+        points: (lr, weight decay, value); the value is None if the heads diverged.
+        metric: `val_accuracy` (the higher the better) or `val_loss`.
     """
-    better = max if what == "val_accuracy" else min
+    better = max if metric == "val_accuracy" else min
     rates, decays = sorted({point[0] for point in points}), sorted({point[1] for point in points})
     values = np.full((len(decays), len(rates)), np.nan)
     for rate, decay, value in points:
         if value is not None:
             row, column = decays.index(decay), rates.index(rate)
             values[row, column] = value if np.isnan(values[row, column]) else better(value, values[row, column])
-    goodness = values if what == "val_accuracy" else -values
+    goodness = values if metric == "val_accuracy" else -values
     finite = goodness[~np.isnan(goodness)]
     low, high = (np.median(finite), finite.max()) if len(finite) else (0.0, 0.0)
     with mpl.rc_context({"font.size": 9, "text.parse_math": False}):
@@ -38,13 +38,13 @@ def draw(points: Sequence[tuple[float, float, float | None]], what: str) -> byte
         axes.imshow(goodness, cmap="viridis", vmin=low, vmax=high, origin="lower", aspect="auto")
         axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
         axes.set_yticks(range(len(decays)), [f"{decay:g}" for decay in decays])
-        name = "Validation accuracy, %" if what == "val_accuracy" else "Validation cross-entropy"
+        name = "Validation accuracy, %" if metric == "val_accuracy" else "Validation cross-entropy"
         axes.set(title=name, xlabel="learning rate", ylabel="weight decay")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         for row, column in np.argwhere(~np.isnan(values)):
             shade = (goodness[row, column] - low) / max(high - low, 1e-12)
-            text = f"{values[row, column]:.1%}"[:-1] if what == "val_accuracy" else f"{values[row, column]:.3g}"
+            text = f"{values[row, column]:.1%}"[:-1] if metric == "val_accuracy" else f"{values[row, column]:.3g}"
             axes.text(column, row, text, ha="center", va="center", color="white" if shade < DARK else "black")
             if goodness[row, column] == high:
                 axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))

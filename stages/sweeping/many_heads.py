@@ -1,8 +1,8 @@
-"""Many heads at once: those that share batches and dropout masks are trained as stacks of tensors.
+"""Many heads at once: heads that share batches and dropout masks are trained as stacks of tensors.
 
-A batch meets the first layer of every head in a single product, (heads · outputs, D) by (D, N), and each head has its
-own rate and weight decay in the optimizer. On a CPU the heads are cut in small stacks, which run side by side on a
-single thread each: that spares the cores from waiting for each other at every small operation.
+The first layers of all heads see a batch in a single product, (heads · outputs, D) by (D, N), and each head has its own
+rate and weight decay in the optimizer. On a CPU the heads are divided into small stacks, which run side by side on one
+thread each, so that the cores do not wait for each other at every small operation.
 """
 
 import copy
@@ -25,38 +25,39 @@ from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch, score
 from stages.training.model import HeadModel, TrainResult, assemble, stored_knobs
 
-STACKABLE = ("linear", "mlp")  # what `_Stack` knows: a linear layer, or two with a ReLU and dropout between them
-AXES = ("lr", "weight_decay", "dropout", "label_smoothing", "seed")  # what heads may differ in
-MAX_BYTES = 1 << 30  # of parameters, gradients, two moments and best parameters held at a time; more is not faster
-COPIES = 5
-STACK = 16  # heads in a stack on a CPU: twice as many fall out of the cache and take a tenth longer each
-ROWS = 256  # of the validation split evaluated at a time, so that the logits of a stack stay in the cache
+STACKABLE = ("linear", "mlp")  # heads that `_Stack` can train: one linear layer, or two with a ReLU and dropout between
+AXES = ("lr", "weight_decay", "dropout", "label_smoothing", "seed")  # the knobs in which heads may differ
+MAX_BYTES = 1 << 30  # of the heads in memory at a time; more is not faster
+COPIES = 5  # of each parameter: itself, its gradient, two moments and its best value
+STACK = 16  # heads in a stack on a CPU: twice as many do not fit into the cache and take a tenth longer each
+ROWS = 256  # validation images that are evaluated at a time, so that the logits of a stack stay in the cache
 
 
 def fit(
     head: str, data: HeadData, settings: Sequence[Params], device: torch.device
 ) -> Iterator[tuple[int, TrainResult | None]]:
-    """Trains a head for each of the settings and yields (index in settings, head) as they are done.
+    """Trains a head for each of the settings and yields (index in settings, head) as the heads are finished.
 
-    Each is what `loop.fit` gives for these settings, within float tolerance; None where the loss is not finite.
+    Each head is the one that `loop.fit` gives for its settings, within float tolerance, or None if its loss is not
+    finite.
 
     Args:
         head: one of `STACKABLE`.
         data: with vectors; train and val are read.
-        settings: alike in all but `AXES`, with `tap: same`.
+        settings: they differ in `AXES` alone, and have `tap: same`.
         device: where to train.
     """
     at_once = _at_once(head, data, settings[0], device)
-    order = sorted(range(len(settings)), key=lambda place: _shared(settings[place]))
-    for _, group in groupby(order, key=lambda place: _shared(settings[place])):
-        places = list(group)
-        for first in range(0, len(places), at_once):
-            some = places[first : first + at_once]
-            yield from zip(some, _train(head, data, [settings[place] for place in some], device), strict=True)
+    order = sorted(range(len(settings)), key=lambda index: _shared(settings[index]))
+    for _, group in groupby(order, key=lambda index: _shared(settings[index])):
+        indices = list(group)
+        for first in range(0, len(indices), at_once):
+            chunk = indices[first : first + at_once]
+            yield from zip(chunk, _train(head, data, [settings[index] for index in chunk], device), strict=True)
 
 
 def _shared(params: Params) -> tuple[int, float, float]:
-    """What heads of one stack have in common: chance, and the loss."""
+    """What the heads of a stack have in common: the random numbers and the loss."""
     return params.seed, params.dropout, params.label_smoothing
 
 
@@ -72,10 +73,11 @@ class _Head:
     """A head in training.
 
     Attributes:
-        weights: one a parameter, views of the stack that it is in; gradients and moments likewise.
+        params: its settings.
+        weights: one tensor per parameter, each a view of the stack's tensor; gradients and moments likewise.
         history: without the epoch in which it diverged.
         best: score (the lower the better), epoch and weights.
-        plateau: what `schedule: plateau` steps.
+        plateau: the schedule, stepped once per epoch, for `schedule: plateau`.
     """
 
     params: Params
@@ -91,13 +93,13 @@ class _Head:
         self.plateau = loop.make_schedule(rate, self.params, self.params.epochs, 1)
 
     def lr(self, step: int, steps: int) -> float:
-        """The rate of a step, counted over all epochs of so many steps."""
+        """The rate of a step, counted from 0 over all epochs; `steps` is the number of steps per epoch."""
         if isinstance(self.plateau, lr_scheduler.ReduceLROnPlateau):
             return float(self.plateau.optimizer.param_groups[0]["lr"])
         return self.params.learning_rate * schedules.factor(step, steps, self.params.epochs, self.params)
 
     def note(self, epoch: Epoch) -> None:
-        """Takes in the result of an epoch."""
+        """Adds the result of an epoch, unless the loss is no longer finite."""
         self.diverged = not (math.isfinite(epoch.train_loss) and math.isfinite(epoch.val_loss))
         if self.diverged:
             return
@@ -110,7 +112,7 @@ class _Head:
 
     @property
     def goes_on(self) -> bool:
-        """Whether there is another epoch in it."""
+        """Whether it trains for another epoch."""
         if self.diverged or self.best is None:
             return not self.diverged
         trained = len(self.history)
@@ -119,12 +121,12 @@ class _Head:
 
 @dataclass(frozen=True)
 class _Draw:
-    """What chance decides in an epoch, the same for all heads.
+    """The random choices of an epoch, the same for all heads.
 
     Attributes:
-        batches: positions in the train split, a tensor a step.
-        views: (N,), the view of each image.
-        masks: (hidden, batch) a step, what dropout multiplies with; none where there is no dropout.
+        batches: one tensor per step: positions in the train split.
+        views: (N,) the view of each image.
+        masks: one tensor (hidden, batch) per step: the factors of dropout; None without dropout.
     """
 
     batches: Sequence[torch.Tensor]
@@ -135,8 +137,8 @@ class _Draw:
 class _Stack:
     """Heads whose parameters lie in one tensor (heads, …) for each layer's weight and bias.
 
-    Values are (heads, outputs, N), images last: the products are fastest that way round, and softmax runs along memory.
-    Gradients are written in place: a fresh tensor of that size costs more in page faults than the product in it.
+    Values are (heads, outputs, N), images last: products are fastest in this order, and softmax reads memory in order.
+    Gradients are written in place: the page faults of a new tensor of that size cost more than the product itself.
     """
 
     def __init__(self, settings: Sequence[Params], start: Sequence[torch.Tensor]) -> None:
@@ -145,12 +147,12 @@ class _Stack:
         self._hold(self.heads, weights, [[torch.zeros_like(tensor) for tensor in weights] for _ in range(2)])
 
     def _hold(self, active: list[_Head], weights: list[torch.Tensor], moments: list[list[torch.Tensor]]) -> None:
-        """Takes over stacked tensors, and gives each head its views of them."""
+        """Keeps stacked tensors, and gives each head its views of them."""
         self.active, self.weights, self.moments = active, weights, moments
         self.gradients = [torch.empty_like(tensor) for tensor in weights]
-        for place, head in enumerate(active):
+        for index, head in enumerate(active):
             head.weights, head.gradients, *head.moments = (
-                [tensor[place] for tensor in tensors] for tensors in (weights, self.gradients, *moments)
+                [tensor[index] for tensor in tensors] for tensors in (weights, self.gradients, *moments)
             )
 
     @torch.no_grad()
@@ -170,7 +172,7 @@ class _Stack:
     def _train(
         self, number: int, train: SplitData, draw: _Draw, class_weights: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One pass; mean loss and accuracy of the batches as trained on, (active,) each."""
+        """One pass over train; mean loss and accuracy of the batches, each before its step: (active,) each."""
         shared, steps = self.heads[0].params, len(draw.batches)
         loss_sum, hits = torch.zeros(2, len(self.active), device=train.x.device)
         for step, (rows, mask) in enumerate(zip(draw.batches, draw.masks, strict=True)):
@@ -193,7 +195,7 @@ class _Stack:
         return loss_sum / len(split.y), hits / len(split.y)
 
     def _forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """What enters the second layer, if there is one, and the logits, of inputs (N, D)."""
+        """For inputs (N, D) the input of the second layer (heads, hidden, N), or None, and the logits (heads, C, N)."""
         weight, bias, *later = self.weights
         first = torch.mm(weight.flatten(0, 1), x.T).view(*bias.shape, len(x)).add_(bias[:, :, None])
         if not later:
@@ -204,7 +206,7 @@ class _Stack:
     def _backward(
         self, x: torch.Tensor, hidden: torch.Tensor | None, mask: torch.Tensor | None, gradient: torch.Tensor
     ) -> None:
-        """Sets the gradients of all parameters, from the one of the logits."""
+        """Sets the gradients of all parameters, from the gradient of the logits (heads, C, N)."""
         weight, bias, *later = self.gradients
         if hidden is not None:
             torch.bmm(gradient, hidden.transpose(1, 2), out=later[0])
@@ -225,26 +227,26 @@ class _Stack:
             _descend(head, head.lr(step, steps), count)
 
     def _drop_stopped(self) -> None:
-        """Leaves the heads that have stopped out of the tensors."""
-        stay = [place for place, head in enumerate(self.active) if head.goes_on]
+        """Removes the heads that have stopped from the tensors."""
+        stay = [index for index, head in enumerate(self.active) if head.goes_on]
         if len(stay) < len(self.active):
             weights, *moments = ([tensor[stay] for tensor in tensors] for tensors in (self.weights, *self.moments))
-            self._hold([self.active[place] for place in stay], weights, moments)
+            self._hold([self.active[index] for index in stay], weights, moments)
 
 
 def _hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """How many labels each head gives the largest logit, (heads,); argmax would take ten times as long."""
+    """How many labels have the largest logit, per head: (heads,). argmax would take ten times as long."""
     of_label = logits.gather(1, labels.expand(len(logits), 1, -1))[:, 0]
     return (of_label == logits.amax(1)).sum(1)
 
 
 def _descend(head: _Head, lr: float, count: torch.Tensor) -> None:
-    """A step of a head with the kernels of torch.optim, whose bookkeeping would take a tenth of the time of a sweep.
+    """One step of a head, with the kernels of torch.optim but without its bookkeeping (a tenth of a sweep's time).
 
     Args:
         head: with its gradients.
         lr: of this step.
-        count: steps with this one.
+        count: (), the number of steps so far, this one included.
     """
     weights, gradients, (first, second), params = head.weights, head.gradients, head.moments, head.params
     if params.optimizer == "sgd":
@@ -261,49 +263,49 @@ def _descend(head: _Head, lr: float, count: torch.Tensor) -> None:
 
 
 def _train(head: str, data: HeadData, settings: Sequence[Params], device: torch.device) -> list[TrainResult | None]:
-    """Heads that share chance and loss, in the order of the settings."""
+    """Trains heads that share random numbers and loss; the results are in the order of the settings."""
     shared, (train, val) = settings[0], (data.splits[name].to(device) for name in ("train", "val"))
     class_weights = losses.class_weights(train.y, len(data.classes), shared.class_weights)
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     count = min(len(settings), max(workers, -(-len(settings) // STACK))) if device.type == "cpu" else 1
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _pool(workers) as pool:
         torch.manual_seed(shared.seed)
-        module, shaped = loop.start(head, data, train, shared, device)
+        module, knobs = loop.start(head, data, train, shared, device)
         train, val = (_standardized(split, module) for split in (train, val))
         start = [parameter.detach() for parameter in module.head.parameters()]
         hidden = len(start[0]) if len(start) > 2 and shared.dropout else 0
         stacks = [_Stack(settings[first::count], start) for first in range(count)]
         for number in tqdm(range(1, shared.epochs + 1), f"{len(settings)} heads", unit=" epochs", leave=False, delay=2):
-            if not (going := [stack for stack in stacks if stack.active]):
+            if not (active := [stack for stack in stacks if stack.active]):
                 break
             draw = _draw(shared, train, hidden)
-            for done in [pool.submit(stack.epoch, number, train, val, draw, class_weights) for stack in going]:
-                done.result()
-    heads = [stacks[place % count].heads[place // count] for place in range(len(settings))]
-    return [_fitted(trained, module, shaped) for trained in heads]
+            for future in [pool.submit(stack.epoch, number, train, val, draw, class_weights) for stack in active]:
+                future.result()
+    heads = [stacks[index % count].heads[index // count] for index in range(len(settings))]
+    return [_fitted(trained, module, knobs) for trained in heads]
 
 
 def _standardized(split: SplitData, module: HeadModel) -> SplitData:
-    """The part as the head's own layers see it."""
+    """The split with normalised vectors, as the layers of the head take them."""
     assert isinstance(split.x, torch.Tensor)  # vectors
     return replace(split, x=module.standardize(split.x.flatten(0, 1)).view_as(split.x))
 
 
 def _draw(params: Params, train: SplitData, hidden: int) -> _Draw:
-    """The chance of an epoch, drawn in the order in which `loop.fit` draws it; `hidden` is 0 without dropout."""
+    """The random choices of an epoch, in the order in which `loop.fit` makes them; `hidden` is 0 without dropout."""
     images, views = train.x.shape[:2]
     device = train.x.device
-    drawn = torch.randint(views, (images,)).to(device) if views > 1 else torch.zeros_like(train.y)
+    image_views = torch.randint(views, (images,)).to(device) if views > 1 else torch.zeros_like(train.y)
     batches = torch.randperm(images).to(device).split(params.batch_size)  # type: ignore[no-untyped-call]
     if not hidden:
-        return _Draw(batches, drawn, [None] * len(batches))
+        return _Draw(batches, image_views, [None] * len(batches))
     masks = [F.dropout(torch.ones(len(rows), hidden, device=device), params.dropout).T.contiguous() for rows in batches]
-    return _Draw(batches, drawn, masks)
+    return _Draw(batches, image_views, masks)
 
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Workers that have one thread of torch's each."""
+    """A pool of workers, in each of which torch uses one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -313,8 +315,8 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def _fitted(head: _Head, start: HeadModel, shaped: dict[str, Any]) -> TrainResult | None:
-    """A head's best weights in a module of its own."""
+def _fitted(head: _Head, start: HeadModel, knobs: dict[str, Any]) -> TrainResult | None:
+    """The best weights of a head, in a module of its own; None if it diverged."""
     if head.diverged or head.best is None:
         return None
     _, best_epoch, weights = head.best
@@ -322,4 +324,4 @@ def _fitted(head: _Head, start: HeadModel, shaped: dict[str, Any]) -> TrainResul
     with torch.no_grad():
         for parameter, weight in zip(module.head.parameters(), weights, strict=True):
             parameter.copy_(weight)
-    return TrainResult(module, head.history, best_epoch, {}, shaped)
+    return TrainResult(module, head.history, best_epoch, {}, knobs)

@@ -1,1 +1,1 @@
-"""Training on features in memory."""
+"""Training of heads on cached features."""

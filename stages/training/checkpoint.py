@@ -1,4 +1,4 @@
-"""A training run as far as it has come, in `cache/store/train/` of the main checkout: killed, it goes on from there."""
+"""The state of an unfinished training run, in `cache/store/train/` of the main checkout, to go on from after a kill."""
 
 import hashlib
 import io as streams
@@ -12,14 +12,14 @@ import torch
 
 from stages import files, paths
 
-SECONDS = 1.0  # between two checkpoints: epochs of cached features are often shorter than a write
+SECONDS = 1.0  # at least, between two checkpoints: an epoch on cached features is often shorter than a write
 
 
 class Checkpoint:
     """The state of one training run.
 
     Args:
-        inputs: all that its result depends on; equal inputs, and only they, find each other's state.
+        inputs: everything that its result depends on; a run finds the state of a run with equal inputs, and no other.
     """
 
     def __init__(self, inputs: Mapping[str, Any]) -> None:
@@ -28,7 +28,7 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The state that was saved last; None where there is none, or a damaged one."""
+        """The state that was saved last; None if there is none or if it is damaged."""
         try:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError):
@@ -36,7 +36,7 @@ class Checkpoint:
         return state
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Keeps the state after an epoch, whole or not at all, once a second at most."""
+        """Saves the state after an epoch, completely or not at all, at most once per second."""
         if time.monotonic() - self._saved < SECONDS:
             return
         stream = streams.BytesIO()
@@ -45,5 +45,5 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def drop(self) -> None:
-        """The run has finished."""
+        """Removes the state of a run that has finished."""
         self.path.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from typing import cast
 
 import torch
 
-from stages.heads.contract import ClosedFormHead, Vectors, module_of
+from stages.heads.contract import ClosedFormHead, LabelledVectors, module_of
 from stages.params import Params
 from stages.training.data import HeadData
 from stages.training.history import Epoch
@@ -28,8 +28,8 @@ def fit(head: str, data: HeadData, params: Params, device: torch.device) -> Trai
     assert isinstance(normalize, FeatureNormalization)
     vectors = embed(model, train).flatten(0, 1)
     normalize.fit([vectors])
-    train_vectors = Vectors(normalize(vectors), train.y.repeat_interleave(train.x.shape[1]))
-    val_vectors = Vectors(normalize(embed(model, val)[:, 0]), val.y)
+    train_vectors = LabelledVectors(normalize(vectors), train.y.repeat_interleave(train.x.shape[1]))
+    val_vectors = LabelledVectors(normalize(embed(model, val)[:, 0]), val.y)
     task = ClassificationTask(params, None)
     best_key = None
     for solution in module.solutions(model.head, train_vectors, val_vectors):

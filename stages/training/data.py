@@ -1,4 +1,4 @@
-"""Features, labels and splits, lined up and checked against each other before anything trains on them."""
+"""Features, labels and splits, matched and checked against each other before anything trains on them."""
 
 import hashlib
 import json
@@ -30,8 +30,8 @@ BLOCK = 512  # views read at a time: a block of float16 maps in float32 stays sm
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """Images that are kept as pixels, and how they become views.
+class PixelViews:
+    """How images that the cache holds as pixels become views.
 
     Attributes:
         sizes: (N, 2) heights and widths without padding.
@@ -44,22 +44,23 @@ class Pixels:
     augment: Augment
 
     def evaluation(self, x: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """(n, 3, S, S) of kept images (n, 3, H, W) at these positions."""
+        """The evaluation views (n, 3, S, S) of cached images (n, 3, H, W) with these positions (n,) in the split."""
         return batch_views.evaluation(x, self.sizes[images], self.preprocessing)
 
     def training(self, x: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random views (n, 3, S, S), and the affine maps (n, 2, 3) from pixels as kept to pixels of the view."""
-        drawn = batch_views.draw(self.sizes[images], self.augment, torch.default_generator)
-        return batch_views.view(x, self.sizes[images], crops=drawn, size=self.preprocessing.crop), drawn.affine(
-            self.preprocessing.crop
+        """Random views (n, 3, S, S), and the affine maps (n, 2, 3) from pixels in the cache to pixels of the view."""
+        crops, size = (
+            batch_views.draw(self.sizes[images], self.augment, torch.default_generator),
+            self.preprocessing.crop,
         )
+        return batch_views.view(x, self.sizes[images], crops=crops, size=size), crops.affine(size)
 
     def affines(self, images: torch.Tensor) -> torch.Tensor:
         """The affine maps (n, 2, 3) of evaluation views."""
         return batch_views.centred(self.sizes[images], self.preprocessing).affine(self.preprocessing.crop)
 
-    def join(self, other: "Pixels") -> "Pixels":
-        """These, then those of another part."""
+    def join(self, other: "PixelViews") -> "PixelViews":
+        """These images, then those of another split."""
         return replace(self, sizes=torch.cat([self.sizes, other.sizes]))
 
 
@@ -68,35 +69,35 @@ class SplitData:
     """The images of one split.
 
     Attributes:
-        x: (N, V, …), the features of each view of each image, the first the evaluation view: vectors in float32, maps
-            as they are stored, images as uint8 (N, 1, 3, H, W) with padding. On the disk if they are too large.
+        x: (N, V, …), the features of each view of each image; view 0 is the evaluation view. Vectors are float32, maps
+            have the dtype of the file, images are uint8 (N, 1, 3, H, W) with padding. If too large, they stay on disk.
         y: (N,) int64 labels, indices of classes; batches go to the device of y.
         index_positions: (N,) the lines of the index file that the images come from, counted from 0.
-        pixels: how images become views; None if they are kept as features.
+        pixels: how images become views; None if the cache holds features.
         ground_truth: the objects in the images; None where the head does not need them.
     """
 
     x: torch.Tensor | MappedFeatures
     y: torch.Tensor
     index_positions: list[int]
-    pixels: Pixels | None = None
+    pixels: PixelViews | None = None
     ground_truth: GroundTruthBoxes | None = None
 
     @property
     def evaluation_vectors(self) -> torch.Tensor:
-        """(N, D) float32, the evaluation view of each image; of vectors, which are in memory."""
+        """(N, D) float32, the evaluation view of each image; only for vectors, which are in memory."""
         assert isinstance(self.x, torch.Tensor)
         return self.x[:, 0].float()
 
     def batch(self, images: torch.Tensor, views: torch.Tensor | int = 0) -> torch.Tensor:
-        """Float32 features (n, …) of some images, each in its view; of pixels their evaluation views, 0 to 255."""
+        """Float32 features (n, …) of some images (n,), each in its view; of pixels the evaluation views, 0 to 255."""
         x = self._rows(images, views)
         return x.float() if self.pixels is None else self.pixels.evaluation(x, images)
 
     def training_batch(self, images: torch.Tensor, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What training sees of some images, and with ground truth, the affine map (n, 2, 3) from image to view.
+        """The features (n, …) that training takes, and with ground truth the affine maps (n, 2, 3) from image to view.
 
-        A view of features is one of those that were kept; a view of pixels is drawn anew.
+        A view of features is one of those in the cache; a view of pixels is a new random one.
         """
         if self.pixels is None:
             return self.batch(images, views), self.affines(images, views)
@@ -104,7 +105,7 @@ class SplitData:
         return x, None if self.ground_truth is None else composed(maps, self.ground_truth.affine[images, 0])
 
     def affines(self, images: torch.Tensor, views: torch.Tensor | int = 0) -> torch.Tensor | None:
-        """(n, 2, 3) from pixels of the image to pixels of what `batch` gives; None where there is no ground truth."""
+        """(n, 2, 3) from pixels of the image to pixels of the view that `batch` gives; None without ground truth."""
         if self.ground_truth is None:
             return None
         affine = self.ground_truth.affine[images, views]
@@ -120,12 +121,12 @@ class SplitData:
         return batches
 
     def batches(self, view: int = 0) -> Iterator[torch.Tensor]:
-        """Float32 features of one view of every image, in order, some at a time."""
+        """Float32 features (n, …) of one view of every image, in order, BATCH images at a time."""
         for images in self.image_batches():
             yield self.batch(images, view)
 
     def join(self, other: "SplitData") -> "SplitData":
-        """These images, then those of another part."""
+        """These images, then those of another split."""
         pixels = self.pixels and other.pixels and self.pixels.join(other.pixels)
         ground_truth = self.ground_truth and other.ground_truth and self.ground_truth.join(other.ground_truth)
         return SplitData(
@@ -137,7 +138,7 @@ class SplitData:
         )
 
     def to(self, device: torch.device) -> "SplitData":
-        """The split on a device; maps stay where they are and follow batch by batch."""
+        """The split on a device; maps stay in host memory and are moved batch by batch."""
         x = self.x.to(device) if isinstance(self.x, torch.Tensor) and self.x.ndim == 3 else self.x
         return replace(self, x=x, y=self.y.to(device))
 
@@ -147,12 +148,13 @@ class SplitData:
 
 @dataclass(frozen=True)
 class HeadData:
-    """All that a head is trained and judged on.
+    """Everything that a head is trained and evaluated on.
 
     Attributes:
-        parts: train, val and test.
+        classes: their names, by label.
+        splits: train, val and test.
         provenance: of the features.
-        identity: a digest of which images, labels and splits these are.
+        identity: a digest of the images, labels and splits.
         levels: the shapes of a pyramid's maps, whose numbers stand one after the other in the features.
     """
 
@@ -164,7 +166,7 @@ class HeadData:
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """Of the features of one image: (D,), (C, H, W) or (T, C); of pixels (3, S, S); of a pyramid each map."""
+        """Of the features of one image: (D,), (C, H, W) or (T, C); of pixels (3, S, S); of a pyramid one per map."""
         if self.levels:
             return self.levels
         if pixels := self.splits["train"].pixels:
@@ -173,7 +175,7 @@ class HeadData:
 
 
 def load_data(params: Params) -> HeadData:
-    """The chosen dataset's features, its labels and its splits. Images that cannot be decoded are left out.
+    """The features, labels and splits of the dataset in params. Images that cannot be decoded are left out.
 
     Raises:
         UserError: a file is missing or damaged, or the features are of another backbone, cut or set of images.
@@ -231,7 +233,7 @@ def _split_data(
 
 
 def unlabelled(features: h5.Features, extents: torch.Tensor, params: Params) -> SplitData:
-    """Images that are in no index, for a head that predicts them; all of them must have been decoded.
+    """Images without labels, which are not in an index, for a head to predict; all of them must have been decoded.
 
     Args:
         features: of N images.
@@ -253,21 +255,21 @@ def unlabelled(features: h5.Features, extents: torch.Tensor, params: Params) -> 
 
 
 def composed(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-    """Affine maps (n, 2, 3) one after the other."""
-    turn = second[:, :, :2] @ first[:, :, :2]
-    return torch.cat([turn, second[:, :, :2] @ first[:, :, 2:] + second[:, :, 2:]], 2)
+    """Affine maps (n, 2, 3) that apply `first` and then `second`, (n, 2, 3) each."""
+    linear = second[:, :, :2] @ first[:, :, :2]
+    return torch.cat([linear, second[:, :, :2] @ first[:, :, 2:] + second[:, :, 2:]], 2)
 
 
 def _labels_of(row: IndexRow) -> list[Any]:
-    """What a head may learn of an image: which one it is, and its labels."""
+    """What training depends on of an image: its content and its labels."""
     return [row.sha256, row.label, [asdict(box) for box in row.objects]]
 
 
 def check_provenance(provenance: Mapping[str, Any], params: Params, path: str) -> None:
-    """Refuses features that are not those that params describe.
+    """Checks that features are those that params describe.
 
     Raises:
-        UserError: naming the difference.
+        UserError: they are not; the message names the difference.
     """
     views = provenance.get("views")
     count = len(views) if isinstance(views, list) else 0
@@ -294,21 +296,21 @@ def _compare(provenance: Mapping[str, Any], expected: Mapping[str, Any], path: s
             )
 
 
-def _pixels(features: h5.Features, positions: list[int], params: Params) -> Pixels | None:
+def _pixels(features: h5.Features, positions: list[int], params: Params) -> PixelViews | None:
     if params.cut != h5.INPUT:
         return None
     preprocessing = Preprocessing.parse(features.provenance["preprocessing"])
-    return Pixels(torch.from_numpy(features.sizes[positions]), preprocessing, params.augment)
+    return PixelViews(torch.from_numpy(features.sizes[positions]), preprocessing, params.augment)
 
 
 def _layers(features: h5.Features, params: Params) -> tuple[list[h5.Array], tuple[tuple[int, ...], ...]]:
-    """The features as a head takes them, and for a pyramid the shapes of its maps, the finest first."""
+    """The layers of features that a head takes, and for a pyramid the shapes of its maps, the finest first."""
     if params.cut == "pyramid":
         maps = sorted(features.layers.values(), key=lambda layer: -layer.shape[-1])
         return maps, tuple(layer.shape[2:] for layer in maps)
     layer = features.layers[params.cut]
-    wants_vectors = HEADS[params.head].input == "vector" and params.tap == "same" and params.cut != h5.INPUT
-    return [_vectors(layer) if layer.ndim == 3 or wants_vectors else layer], ()
+    takes_vectors = HEADS[params.head].input == "vector" and params.tap == "same" and params.cut != h5.INPUT
+    return [_vectors(layer) if layer.ndim == 3 or takes_vectors else layer], ()
 
 
 def _rows(layers: list[h5.Array], positions: list[int]) -> torch.Tensor | MappedFeatures:
@@ -330,7 +332,7 @@ def _joined(
 
 
 def _vectors(layer: h5.Array) -> h5.Array:
-    """Float32 vectors (N, views, D); of maps (N, views, D, H, W) the mean over positions, of tokens over tokens."""
+    """Float32 vectors (N, V, D): means of maps (N, V, D, H, W) over positions, of tokens (N, V, T, D) over tokens."""
     channels = layer.shape[3] if layer.ndim == 4 else layer.shape[2]
     vectors = np.empty((*layer.shape[:2], channels), np.float32)
     images = max(1, BLOCK // layer.shape[1])

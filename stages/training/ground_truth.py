@@ -1,4 +1,4 @@
-"""The true objects of images: their boxes in every view, and boxes detected in a view back in the image."""
+"""The true objects of images: their boxes in every view, and the way back from boxes in a view to the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,8 @@ class GroundTruthBoxes:
 
     Attributes:
         truths: of each of N images, boxes in its pixels.
-        affine: (N, V, 2, 3) from pixels of the image to pixels of each view; of images kept as pixels, of what is kept.
+        affine: (N, V, 2, 3) from pixels of the image to pixels of each view, or of the cached image if the cache holds
+            pixels.
         extents: (N, 2) width and height in pixels.
         size: of a view, in pixels a side.
     """
@@ -27,24 +28,35 @@ class GroundTruthBoxes:
     size: int
 
     def in_view(self, image: int, affine: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The objects of an image that count and are in a view: boxes (n, 4) in [0, 1] of it, and labels (n,)."""
+        """The objects of an image that count and are visible in a view: boxes (n, 4) in [0, 1], and labels (n,).
+
+        Args:
+            image: its position in the split.
+            affine: (2, 3) from pixels of the image to pixels of the view.
+        """
         truth = self.truths[image]
         counts = ~(truth.ignored | truth.crowd)
         boxes, visible = to_view(truth.boxes[counts], affine, self.size)
         return boxes[visible], truth.labels[counts][visible]
 
     def to_image(self, image: int, detections: Detections, affine: torch.Tensor) -> Detections:
-        """Detections in a view, which `affine` (2, 3) leads to, in pixels of the image."""
+        """Detections in pixels of the image.
+
+        Args:
+            image: its position in the split.
+            detections: boxes in [0, 1] of a view.
+            affine: (2, 3) from pixels of the image to pixels of the view.
+        """
         width, height = self.extents[image].tolist()
         return detections._replace(boxes=to_image(detections.boxes, affine, self.size, width, height))
 
     def pick(self, images: Sequence[int]) -> "GroundTruthBoxes":
-        """Those of some images."""
+        """The objects of some images, by their positions in the split."""
         truths = [self.truths[image] for image in images]
         return replace(self, truths=truths, affine=self.affine[images], extents=self.extents[images])
 
     def join(self, other: "GroundTruthBoxes") -> "GroundTruthBoxes":
-        """These, then those of another part."""
+        """These images, then those of another split."""
         return replace(
             self,
             truths=self.truths + other.truths,
@@ -59,7 +71,7 @@ def read_ground_truth(
     """The objects of indexed images.
 
     Args:
-        rows: N of them.
+        rows: of N images.
         classes: names, by label.
         affine: (N, V, 2, 3).
         size: of a view, in pixels a side.
@@ -80,7 +92,12 @@ def read_ground_truth(
 def merge_views(views: Sequence[Detections], iou: float, merge: str = "nms") -> Detections:
     """The detections of several views of one image, in its pixels, after class-wise non-maximum suppression.
 
-    With `fusion` each view is suppressed by itself, and what is left of all views is fused.
+    With `fusion` each view is suppressed on its own, and what remains of all views is fused.
+
+    Args:
+        views: of each view, boxes in pixels of the image.
+        iou: a box that overlaps a better one of its class by more than this is dropped.
+        merge: `nms` or `fusion`.
     """
     if merge == "fusion":
         return fuse([suppress(detections, iou, MOST) for detections in views], iou, MOST)

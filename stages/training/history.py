@@ -1,4 +1,4 @@
-"""One row an epoch, as `reports/plots/history.csv` keeps it. No torch: the report reads it too."""
+"""The epochs of a training run, one row each in `reports/plots/history.csv`. Without torch: the report reads it too."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -9,7 +9,10 @@ from stages import files
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch. A head that is solved at once has one, without a learning rate; not every task has every score."""
+    """The results of an epoch; scores that the task does not have are None.
+
+    A head in closed form has a single epoch, without a learning rate.
+    """
 
     epoch: int
     phase: int
@@ -22,18 +25,18 @@ class Epoch:
 
 
 def score(loss: float, accuracy: float | None, monitor: str, map_50: float | None = None) -> tuple[float, float]:
-    """How good a result on validation is by `monitor`, another one deciding a tie: smaller is better."""
+    """A key that sorts results on validation by `monitor`, ties by another score: smaller is better."""
     if monitor == "val_loss":
         return loss, -(accuracy or 0.0)
     return -((accuracy if monitor == "val_accuracy" else map_50) or 0.0), loss
 
 
 def write(path: Path, history: Sequence[Epoch]) -> None:
-    """Writes the rows, floats to six digits, no learning rate as an empty cell."""
+    """Writes one row per epoch, floats to six digits; a missing learning rate or score is an empty cell."""
     files.write_csv(path, [field.name for field in fields(Epoch)], map(asdict, history), digits=6)
 
 
 def parse(row: dict[str, str]) -> Epoch:
-    """A row as csv.DictReader gives it."""
+    """An epoch from a row of csv.DictReader."""
     numbers = {name: float(value) if value else None for name, value in row.items() if name not in ("epoch", "phase")}
     return Epoch(epoch=int(row["epoch"]), phase=int(row["phase"]), **numbers)  # type: ignore[arg-type]

@@ -13,21 +13,21 @@ from stages.heads.registry import HEADS
 from stages.params import Params, with_overrides
 
 WIDTH = 1 / 25  # of the steps: the standard deviation of the bell that smooths the losses
-FEWEST = 10  # steps; fewer tell nothing
-FALL = 0.05  # of the loss at first: the least by which it must fall
-CLEAR = 1.0  # times the noise of single steps: the same
-START = 1 / 8  # of the steps, before any rate matters
-EDGE = 0.1  # of the fall: the valley begins where that much of it is done
-SAFETY = 2.0  # below the middle of the descent: rates too high cost more than rates too low
+FEWEST = 10  # steps; with fewer the curve says nothing
+FALL = 0.05  # the loss must fall by at least this share of its first value,
+CLEAR = 1.0  # and by at least this many standard deviations of single steps
+START = 1 / 8  # the share of the steps in which the rate is still too low to matter
+EDGE = 0.1  # the valley begins where the loss has done this share of its fall
+SAFETY = 2.0  # the middle of the descent is divided by this: a rate too high costs more than one too low
 RANGE_TEST = "range test"
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What a range test says.
+    """The learning rate that a range test suggests.
 
     Attributes:
-        lr: the rate to take; None where the curve shows none.
+        lr: the rate to take; None if the curve shows none.
         reason: why there is none, as the end of a sentence.
     """
 
@@ -35,21 +35,21 @@ class Suggestion:
     reason: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """What `reports/lr_sweep.json` holds."""
+        """The contents of `reports/lr_sweep.json`."""
         return {"lr": self.lr} if self.lr is not None else {"lr": None, "reason": self.reason}
 
 
 def suggest(rates: Sequence[float], losses: Sequence[float], *, diverged: bool) -> Suggestion:
-    """The middle, on the log scale, between the steepest descent and the bottom of the valley, over SAFETY.
+    """The middle, on the log scale, between the steepest descent and the bottom of the valley, divided by SAFETY.
 
-    The steepest descent alone is too low where the valley is wide: the grid head on 98 photographs then gets a val
-    map_50 of 0.2, not 0.4, in twelve epochs. A tenth of the bottom is too low where it is narrow.
-    The losses are smoothed from both sides, so that the curve does not lag behind the rates as a running mean does
-    (by most of a decade).
+    The steepest descent alone is too low if the valley is wide: the grid head on 98 photographs then reaches a val
+    map_50 of 0.2 in twelve epochs instead of 0.4. A tenth of the bottom is too low if the valley is narrow.
+    The losses are smoothed from both sides, so that the curve does not lag behind the rates. A running mean lags by
+    most of a decade.
 
     Args:
-        rates: of the steps, growing evenly on a log scale.
-        losses: of their batches.
+        rates: one per step, growing evenly on a log scale.
+        losses: the loss of the batch of each step.
         diverged: the test stopped early because the loss rose.
     """
     if len(rates) < FEWEST:
@@ -70,17 +70,23 @@ def suggest(rates: Sequence[float], losses: Sequence[float], *, diverged: bool) 
 
 
 def smoothed(losses: NDArray[np.float64], width: float) -> NDArray[np.float64]:
-    """Losses averaged under a bell with a standard deviation of so many steps; the ends are continued as they are."""
+    """Losses (n,) smoothed by a Gaussian; beyond the ends the first and the last loss are repeated.
+
+    Args:
+        losses: one per step.
+        width: the standard deviation of the Gaussian, in steps.
+    """
     reach = int(4 * width) + 1
     bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
     return np.convolve(np.pad(losses, reach, mode="edge"), bell / bell.sum(), "valid")
 
 
 def taken(params: Params) -> tuple[Params, str | None, str]:
-    """Params with a number for `lr: auto`, where it is from, and the same in words.
+    """Params with a number in place of `lr: auto`.
 
     Returns:
-        The params themselves, None and no words where `lr` is a number or the head has no learning rate.
+        The params, where the number comes from, and a sentence that says so. If `lr` is a number already or the head
+        has no learning rate: the same params, None and an empty sentence.
 
     Raises:
         UserError: there is no range test to read.

@@ -22,7 +22,7 @@ from stages.training.options import Phase
 from stages.training.rest import build
 from stages.training.tasks import EpochScores, Task
 
-# Of params.yaml, what a head does not depend on, or by its features and its data alone.
+# Knobs that a head does not depend on, or only through its features and its data.
 NOT_TRAININGS = {"root", "device", "split", "extract", "lr_sweep", "decide", "bad_images", "datasets"}
 
 
@@ -43,7 +43,7 @@ class Progress:
     state: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def add(self, epoch: Epoch, module: nn.Module, monitor: str) -> None:
-        """Takes an epoch in, and the weights after it where it is the best."""
+        """Adds an epoch, and keeps the weights after it if it is the best so far."""
         self.history.append(epoch)
         epoch_score = score(epoch.val_loss, epoch.val_accuracy, monitor, epoch.val_map_50)
         if self.best is None or epoch_score < self.best:
@@ -64,11 +64,18 @@ class TrainingRun:
 
 
 def fit(head: str, data: HeadData, params: Params, device: torch.device, *, last: bool = False) -> TrainResult:
-    """Trains a head, and of the rest of the backbone what each phase unfreezes.
+    """Trains a head, and whatever each phase unfreezes of the rest of the backbone.
 
-    The best epoch by `monitor` on the validation split is kept, and a phase begins with the best of those before it.
-    The same input gives the same head, bit for bit, on the same machine, killed in the middle or not: an interrupted
-    run goes on from its checkpoint. With `last` the last epoch is kept, and validation chooses nothing.
+    The best epoch by `monitor` on the validation split is kept, and a phase begins with the best epoch so far. The same
+    input gives the same head, bit for bit, on the same machine, even if the run was killed: it goes on from its
+    checkpoint.
+
+    Args:
+        head: its name.
+        data: the features and labels; train and val are read.
+        params: everything that is set for training.
+        device: where to train.
+        last: keep the last epoch, whatever validation says.
 
     Raises:
         UserError: a phase names a module that the rest does not have, or the loss is not finite.
@@ -93,15 +100,15 @@ def fit(head: str, data: HeadData, params: Params, device: torch.device, *, last
         module.load_state_dict(progress.state)
     checkpoint.drop()
     module.eval()
-    kept = len(progress.history) if last else progress.best_epoch
+    epoch = len(progress.history) if last else progress.best_epoch
     notes = {"anchor_iou": knobs["anchor_iou"]} if "anchor_iou" in knobs else {}
-    return TrainResult(module, progress.history, kept, notes, knobs, trained)
+    return TrainResult(module, progress.history, epoch, notes, knobs, trained)
 
 
 def refit(head: str, data: HeadData, params: Params, device: torch.device, epochs: int) -> TrainResult:
-    """Trains again on train and val together, for as many epochs as val has chosen; the last is kept.
+    """Trains again on train and val together, for the number of epochs that val has chosen, and keeps the last one.
 
-    Nothing is left to choose, so that no epoch is scored by more than its loss.
+    There is nothing left to choose, so each epoch is scored by its loss alone.
     """
     both = data.splits["train"].join(data.splits["val"])
     joined = replace(data, splits=data.splits | {"train": both}, identity=f"{data.identity} trainval")
@@ -116,7 +123,7 @@ def refit(head: str, data: HeadData, params: Params, device: torch.device, epoch
 def start(
     head: str, data: HeadData, train: SplitData, params: Params, device: torch.device
 ) -> tuple[HeadModel, dict[str, Any]]:
-    """A head before its first step, on its standardised features, and the knobs that shape it."""
+    """A head before its first step, with its normalisation fitted on `train`, and the knobs that are stored with it."""
     knobs = stored_knobs(head, params, data, device)
     rest = build(data.provenance, params.tap, params.weights)
     module = assemble(head, data.shape, len(data.classes), knobs, rest).to(device)
@@ -125,12 +132,12 @@ def start(
 
 
 def plan(params: Params) -> list[Phase]:
-    """The phases; without any, a single one that trains all there is."""
+    """The phases; if there are none, a single one that trains everything."""
     return params.phases or [Phase(epochs=params.epochs)]
 
 
 def inputs(head: str, data: HeadData, params: Params, device: torch.device) -> dict[str, Any]:
-    """All that a trained head depends on."""
+    """Everything that a trained head depends on."""
     return {
         "head": head,
         "params": params.model_dump(exclude=NOT_TRAININGS),
@@ -142,7 +149,7 @@ def inputs(head: str, data: HeadData, params: Params, device: torch.device) -> d
 
 
 def unfreeze(module: HeadModel, phase: Phase, params: Params) -> list[dict[str, Any]]:
-    """Freezes what a phase does not train; what it does, in groups with their learning rates, the head first."""
+    """Freezes what a phase does not train, and groups what it trains by learning rate, the head first."""
     groups = [{"params": list(module.head.parameters()), "lr": phase.lr or params.learning_rate}]
     if module.rest:
         module.rest.freeze(phase.train_from, batchnorm=params.freeze_batchnorm)
@@ -151,7 +158,7 @@ def unfreeze(module: HeadModel, phase: Phase, params: Params) -> list[dict[str, 
 
 
 def _trained(module: HeadModel, params: Params) -> int:
-    """How many parameters train in any phase; a slip in a late phase shows before the first has begun."""
+    """How many parameters train in any phase. A mistake in a late phase shows before the first one begins."""
     groups = [group for phase in plan(params) for group in unfreeze(module, phase, params)]
     return sum(parameter.numel() for parameter in {weights for group in groups for weights in group["params"]})
 
@@ -167,7 +174,14 @@ def make_optimizer(groups: list[dict[str, Any]], params: Params) -> torch.optim.
 def make_schedule(
     optimizer: torch.optim.Optimizer, params: Params, epochs: int, steps: int
 ) -> lr_scheduler.LRScheduler:
-    """The schedule of a phase, stepped once a batch; plateau is stepped once an epoch with the validation loss."""
+    """The schedule of a phase, stepped once per batch; `plateau` is stepped once per epoch with the validation loss.
+
+    Args:
+        optimizer: the rates that it changes.
+        params: `schedule` and its knobs.
+        epochs: of the phase.
+        steps: per epoch.
+    """
     if params.schedule == "plateau":
         return lr_scheduler.ReduceLROnPlateau(optimizer, factor=params.plateau_factor, patience=params.plateau_patience)
     return lr_scheduler.LambdaLR(optimizer, lambda step: schedules.factor(step, steps, epochs, params))
@@ -203,9 +217,9 @@ def _phase(run: TrainingRun, phase: Phase, number: int, progress: Progress, save
 
 
 def _shortest(module: HeadModel, train: SplitData, val: SplitData) -> tuple[HeadModel, SplitData, SplitData]:
-    """Where nothing of the rest trains it runs once, and the head trains on what came out.
+    """If nothing of the rest trains, it runs once and the head trains on its outputs.
 
-    Not so with pixels, which change every time, and with several maps, which are no single tensor.
+    This does not work with pixels, which change every time, nor with several maps, which are not a single tensor.
     """
     rest, several = module.rest, module.takes == "pyramid"
     if rest is None or several or train.pixels or any(parameter.requires_grad for parameter in rest.parameters()):
@@ -222,7 +236,16 @@ def evaluate(net: nn.Module, split: SplitData, task: Task) -> EpochScores:
 def step(
     module: nn.Module, batch: torch.Tensor, targets: Any, optimizer: torch.optim.Optimizer, params: Params, task: Task
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """One step of the optimizer on a batch; the loss, and which images were right, before it."""
+    """One step of the optimizer on a batch; returns the loss, and which images were right, before the step.
+
+    Args:
+        module: the head, with the rest before it.
+        batch: (n, …) features.
+        targets: as the task gives them.
+        optimizer: of what trains.
+        params: `clip_grad`.
+        task: its loss, and what counts as right.
+    """
     outputs = module(batch)
     loss = task.loss(outputs, targets)
     optimizer.zero_grad(set_to_none=True)
@@ -235,7 +258,7 @@ def step(
 
 
 def draw(train: SplitData, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One pass over the images of a split in random order, each in a random view: indices and views of a batch."""
+    """One pass over the images of a split in random order, each in a random view: indices and views of each batch."""
     images, views = train.x.shape[:2]
     drawn = torch.randint(views, (images,)) if views > 1 else torch.zeros(images, dtype=torch.long)
     for chosen in train.shuffled().split(size):  # type: ignore[no-untyped-call]
@@ -250,7 +273,7 @@ def _one_epoch(
     params: Params,
     task: Task,
 ) -> tuple[float, float | None]:
-    """One pass; the mean loss and accuracy of the batches as trained on."""
+    """One pass over the train split; the mean loss and accuracy of its batches, each before its step."""
     module.train()
     device = train.y.device
     loss_sum, hits = torch.zeros((), device=device), list[torch.Tensor]()
@@ -272,7 +295,7 @@ def _state(
     schedule: lr_scheduler.LRScheduler,
     device: torch.device,
 ) -> dict[str, Any]:
-    """All that the rest of the run depends on."""
+    """Everything that the remaining epochs depend on."""
     return {
         "progress": vars(progress) | {"history": []},
         "history": [asdict(epoch) for epoch in progress.history],
@@ -291,7 +314,7 @@ def _restore(
     schedule: lr_scheduler.LRScheduler,
     device: torch.device,
 ) -> None:
-    """Puts everything back as it was after the last epoch that was kept."""
+    """Puts everything back as it was after the last epoch that was saved."""
     module.load_state_dict(saved["module"])
     optimizer.load_state_dict(saved["optimizer"])
     schedule.load_state_dict(saved["schedule"])

@@ -6,12 +6,17 @@ from torch.nn import functional as F
 from stages.params import Params
 
 
-def class_weights(labels: torch.Tensor, classes: int, how: str) -> torch.Tensor | None:
-    """Weights (classes,) by the inverse of a class's share of the labels, or None for equal ones.
+def class_weights(labels: torch.Tensor, classes: int, weighting: str) -> torch.Tensor | None:
+    """Weights (classes,), the inverse of each class's share of the labels, or None if all classes weigh the same.
 
     A class without images weighs nothing.
+
+    Args:
+        labels: (N,).
+        classes: how many.
+        weighting: `none` or `balanced`.
     """
-    if how == "none":
+    if weighting == "none":
         return None
     counts = torch.bincount(labels, minlength=classes)
     return torch.where(counts > 0, len(labels) / (classes * counts.clamp(min=1)), 0.0)
@@ -29,21 +34,21 @@ def loss(logits: torch.Tensor, labels: torch.Tensor, params: Params, weights: to
         params: `loss`, `focal_gamma`, `label_smoothing`.
         weights: (C,) or None.
     """
-    each = F.cross_entropy(logits, labels, reduction="none", label_smoothing=params.label_smoothing)
+    losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=params.label_smoothing)
     if params.loss == "focal":
         probability = logits.softmax(1).gather(1, labels[:, None])[:, 0]
-        each = (1 - probability) ** params.focal_gamma * each
+        losses = (1 - probability) ** params.focal_gamma * losses
     if weights is None:
-        return each.mean()
-    return (each * weights[labels]).sum() / weights[labels].sum()
+        return losses.mean()
+    return (losses * weights[labels]).sum() / weights[labels].sum()
 
 
 def stacked(
     logits: torch.Tensor, labels: torch.Tensor, params: Params, weights: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss of each of many heads on a batch, and its gradient by their logits.
+    """The loss of each of many heads on a batch, and its gradient with respect to their logits.
 
-    Of cross-entropy both are written down, which takes a quarter of autograd's time: with the target q (the one-hot
+    For cross-entropy both are computed by formula, in a quarter of autograd's time: with the target q (the one-hot
     label, smoothed) and each image's share s of the mean, the loss is -Σ s q log p and its gradient s (p - q).
 
     Args:
@@ -56,8 +61,8 @@ def stacked(
         (heads,) and (heads, C, N).
     """
     if params.loss == "focal":
-        of_one = torch.func.grad_and_value(lambda some: loss(some.T, labels, params, weights))
-        gradient, value = torch.func.vmap(of_one)(logits)
+        of_head = torch.func.grad_and_value(lambda head_logits: loss(head_logits.T, labels, params, weights))
+        gradient, value = torch.func.vmap(of_head)(logits)
         return value, gradient
     classes = logits.shape[1]
     one_hot = F.one_hot(labels, classes).T.contiguous()

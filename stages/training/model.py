@@ -1,4 +1,4 @@
-"""A trained head: a module from features as they are cached to logits, and how it came about."""
+"""A trained head: the module from cached features to logits, and how it was trained."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,15 +27,15 @@ from stages.training.rest import Rest, build
 
 
 class HeadModel(nn.Module):
-    """All that lies between the cached features and the logits: the rest, normalisation, and the layers of the head.
+    """Everything between the cached features and the logits: the rest, normalisation, and the layers of the head.
 
     Attributes:
         rest: of the backbone, from the cut to the tap; None if the head is at the cut.
-        standardize: the normalisation; its name is part of every stored head.
+        standardize: the normalisation; this name is in the file of every stored head.
         head: the layers of the head.
         shape: of the features of one image, as the head takes them.
         takes: `vector`, `map` or `pyramid`; maps are averaged over positions for a head that takes a vector.
-        precision: in which products and convolutions are computed, `float32` or `bfloat16`.
+        precision: `float32` or `bfloat16`, of products and convolutions.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class HeadModel(nn.Module):
 
     def _level(self, x: torch.Tensor, level: int) -> torch.Tensor:
         features = self.features(x)
-        one_level: torch.Tensor = features[level].float() if isinstance(features, tuple) else features
-        return one_level
+        level_features: torch.Tensor = features[level].float() if isinstance(features, tuple) else features
+        return level_features
 
     def forward(self, x: torch.Tensor) -> Any:
         """The outputs of the head in float32: logits (N, classes), or what its loss takes."""
@@ -93,23 +93,23 @@ class HeadModel(nn.Module):
 
 def levels(x: torch.Tensor, shapes: Sequence[Sequence[int]]) -> tuple[torch.Tensor, ...]:
     """Maps (N, C, H, W) of these shapes, from their numbers one after the other (N, …)."""
-    parts = torch.split(x, [prod(shape) for shape in shapes], dim=1)
-    return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
+    flat_maps = torch.split(x, [prod(shape) for shape in shapes], dim=1)
+    return tuple(flat_map.reshape(-1, *shape) for flat_map, shape in zip(flat_maps, shapes, strict=True))
 
 
 def pooled(x: torch.Tensor) -> torch.Tensor:
-    """A vector an image: (N, C, H, W) averaged over positions, (N, T, C) over tokens."""
+    """One vector per image: maps (N, C, H, W) averaged over positions, tokens (N, T, C) over tokens."""
     return x.mean((-2, -1)) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training hands on.
+    """The result of training.
 
     Attributes:
-        history: one row an epoch.
+        history: one row per epoch.
         best_epoch: the epoch that was kept, counted from 1.
-        notes: what the head's own method has to tell, e.g. ridge's strength.
+        notes: what the head's own method reports, e.g. ridge's strength.
         knobs: what the head's layers are built from.
         trained: how many parameters trained, in any phase.
     """
@@ -123,10 +123,10 @@ class TrainResult:
 
 
 def stored_knobs(head: str, params: Params, data: HeadData, device: torch.device) -> dict[str, Any]:
-    """The knobs that are stored with a head, so that it can be built again; its options are a view of them.
+    """The knobs that are stored with a head, so that it can be built again; its options are read from them.
 
-    They are `hidden`, `dropout`, the precision that it computes in, and the flat knobs among its options; for a head
-    that finds objects also the block `boxes`, and what it learns from the boxes of train.
+    They are `hidden`, `dropout`, the precision that it computes in, and the flat knobs among its options. A head that
+    finds objects also has the block `boxes`, and what it learns from the boxes of train.
     """
     spec, heavy = HEADS[head], len(data.shape) > 1 or params.tap != "same"
     names = {"hidden", "dropout", *spec.options.model_fields} & type(params).model_fields.keys()
@@ -169,10 +169,10 @@ def assemble(
         shape = [tuple(level.shape[1:]) for level in maps.values()] if isinstance(maps, dict) else maps.shape[1:]
     several = isinstance(shape[0], Sequence)
     if (takes == "map" and (several or len(shape) != 3)) or (takes == "pyramid") != several:
-        place = {"map": "cut=map or tap=map", "pyramid": "cut=pyramid", "vector": "cut=pooled"}[takes]
+        cut = {"map": "cut=map or tap=map", "pyramid": "cut=pyramid", "vector": "cut=pooled"}[takes]
         fitting = heads_taking("pyramid" if several else "map" if len(shape) == 3 else "vector")
         raise UserError(
-            f"`head`: {head} takes {INPUTS[takes]}, and the features are of shape {tuple(shape)}: take {place}, or a "
+            f"`head`: {head} takes {INPUTS[takes]}, and the features are of shape {tuple(shape)}: take {cut}, or a "
             f"head for these ({', '.join(fitting)})."
         )
     options = HEADS[head].read(knobs)
@@ -190,7 +190,7 @@ def assemble(
 
 @torch.inference_mode()
 def embed(module: HeadModel, split: SplitData) -> torch.Tensor:
-    """What the head takes of every view of every image: (N, V, …), in eval mode."""
+    """The features (N, V, …) that the head takes, of every view of every image, in eval mode."""
     module.eval()
     views = split.x.shape[1]
     return torch.stack([torch.cat([*map(module.features, split.batches(view))]) for view in range(views)], 1)
@@ -198,7 +198,7 @@ def embed(module: HeadModel, split: SplitData) -> torch.Tensor:
 
 @torch.inference_mode()
 def batch_outputs(module: nn.Module, split: SplitData, view: int = 0) -> Iterator[Any]:
-    """What a head gives for one view of every image, a batch of the split at a time, in eval mode."""
+    """The outputs of a head for one view of every image, batch by batch, in eval mode."""
     module.eval()
     batches = tqdm(split.batches(view), total=len(split.image_batches()), unit=" batches", leave=False, delay=2)
     for batch in batches:
@@ -214,8 +214,8 @@ def averaged_logits(module: nn.Module, split: SplitData, views: int) -> torch.Te
     """Logits (N, C) of the first `views` views of each image: the logarithm of their mean probability."""
     if views == 1 or not len(split.y):
         return logits(module, split)
-    each = torch.stack([logits(module, split, view).softmax(1) for view in range(views)]).mean(0)
-    return each.clamp(min=torch.finfo(each.dtype).tiny).log()
+    probabilities = torch.stack([logits(module, split, view).softmax(1) for view in range(views)]).mean(0)
+    return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
 
 
 def save_head(folder: Path, module: nn.Module, description: Mapping[str, Any]) -> None:
@@ -226,10 +226,10 @@ def save_head(folder: Path, module: nn.Module, description: Mapping[str, Any]) -
 
 
 def load_head(folder: Path) -> tuple[HeadModel, dict[str, Any]]:
-    """A head from its own description, in eval mode.
+    """A head and its description, from the two files that `save_head` wrote; in eval mode.
 
     Raises:
-        UserError: it is not there or not whole.
+        UserError: a file is missing or damaged.
     """
     try:
         description: dict[str, Any] = json.loads((folder / "head.json").read_text())
@@ -238,6 +238,6 @@ def load_head(folder: Path) -> tuple[HeadModel, dict[str, Any]]:
         module = assemble(description["head"], shape, classes, description["knobs"], rest)
         module.load_state_dict(load_file(folder / "head.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder} holds no whole head ({error}): `dvc repro -f -s train` makes it anew.") from None
+        raise UserError(f"{folder} has no complete head ({error}): `dvc repro -f -s train` trains it again.") from None
     module.eval()
     return module, description

@@ -1,4 +1,4 @@
-"""Normalisation of features before a head: kept with the head, so that new images go through the same."""
+"""Normalisation of features before a head; it is stored with the head, so that new images get the same."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 Kind = Literal["standardize", "l2", "sqrt", "none"]
-SMALLEST = 1e-6  # a deviation: features that are all the same are left alone
+SMALLEST = 1e-6  # the least deviation to divide by: features that are all the same are left alone
 
 
 class FeatureNormalization(nn.Module):
@@ -20,7 +20,8 @@ class FeatureNormalization(nn.Module):
     - `none`: features as they are.
 
     A channel that varies less than is typical (the root mean square of all deviations) is divided by the typical
-    deviation: scaled up to unit variance, channels that are nearly constant in train drown the others on new images.
+    deviation. Scaled up to unit variance, channels that are nearly constant in train would drown the others on new
+    images.
     """
 
     mean: torch.Tensor
@@ -37,7 +38,7 @@ class FeatureNormalization(nn.Module):
         return (self._scaled(x) - self.mean.view(shape)) * self.scale.view(shape)
 
     def fit(self, batches: Iterable[torch.Tensor]) -> "FeatureNormalization":
-        """Takes mean and standard deviation of batches (N, C) or (N, C, H, W), for the kinds that have them."""
+        """Sets mean and scale from batches (N, C) or (N, C, H, W), for the kinds that have statistics."""
         if self.kind not in ("standardize", "sqrt"):
             return self
         count, total, squares = 0, torch.zeros_like(self.mean.double()), torch.zeros_like(self.mean.double())
@@ -59,7 +60,7 @@ class FeatureNormalization(nn.Module):
 
 
 class LevelNormalization(nn.ModuleList):
-    """Normalisation of several maps, each by itself."""
+    """Normalisation of several maps, each on its own."""
 
     def forward(self, levels: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         return tuple(normalize(level) for normalize, level in zip(self, levels, strict=True))

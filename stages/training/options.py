@@ -8,7 +8,7 @@ from stages.blocks import Block
 
 
 class Phase(Block):
-    """A stretch of training; a rate that it does not set is that of the flat knob."""
+    """A stretch of training. A rate that it does not set comes from the flat knob of the same name."""
 
     epochs: Annotated[int, Field(ge=1)]
     train_from: str = "all"

@@ -1,6 +1,6 @@
 """The learning-rate range test (Smith 2017, arXiv:1506.01186, §3.3): the loss while the rate grows from step to step.
 
-It trains a head of its own under a random state of its own: nothing of it is left for training.
+It trains a head of its own with its own random state, and leaves nothing behind for training.
 """
 
 import math
@@ -36,28 +36,28 @@ class Point:
 def range_test(head: str, data: HeadData, params: Params, device: torch.device) -> list[Point]:
     """Trains a new head for `lr_sweep.steps` steps, the rate growing evenly on a log scale from `low` to `high`.
 
-    What the first phase trains of the rest trains too. Its rates have the proportion to the head's that they would have
-    at the head's default (or the phase's own rate), so that the curve does not depend on `lr`.
+    Whatever the first phase trains of the rest trains here too. Its rates keep the ratio to the head's rate that they
+    have at the head's default (or at the phase's own rate), so that the curve does not depend on `lr`.
 
     Returns:
-        A point a step, up to where the loss diverges.
+        One point per step, up to where the loss diverges.
     """
-    train, how, points = data.splits["train"].to(device), params.lr_sweep, list[Point]()
+    train, sweep, points = data.splits["train"].to(device), params.lr_sweep, list[Point]()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(params.seed)
-        module, shaped = loop.start(head, data, train, params, device)
+        module, knobs = loop.start(head, data, train, params, device)
         phase = params.phases[0] if params.phases else Phase(epochs=1)
         groups = loop.unfreeze(module, phase, with_overrides(params, {"lr": HEADS[head].default_lr}))
         optimizer = loop.make_optimizer(groups, params)
         shares = [group["lr"] / groups[0]["lr"] for group in groups]
-        task = tasks.task_of(head, module, shaped, data=data, params=params)
+        task = tasks.task_of(head, module, knobs, data=data, params=params)
         module.train()
         mean = lowest = math.inf
         running = 0.0
         passes = chain.from_iterable(loop.draw(train, params.batch_size) for _ in count())
-        steps = tqdm(range(how.steps), unit=" steps", leave=False, delay=2)
+        steps = tqdm(range(sweep.steps), unit=" steps", leave=False, delay=2)
         for number, (images, views) in zip(steps, passes, strict=False):
-            lr = how.low * (how.high / how.low) ** (number / (how.steps - 1))
+            lr = sweep.low * (sweep.high / sweep.low) ** (number / (sweep.steps - 1))
             for group, share in zip(optimizer.param_groups, shares, strict=True):
                 group["lr"] = share * lr
             batch, affine = train.training_batch(images, views)
@@ -73,7 +73,12 @@ def range_test(head: str, data: HeadData, params: Params, device: torch.device) 
 
 
 def suggestion(points: Sequence[Point], steps: int) -> Suggestion:
-    """What the points suggest, of a test that was to have so many steps."""
+    """The rate that the points suggest.
+
+    Args:
+        points: of the test.
+        steps: how many it should have had; fewer points mean that the loss diverged.
+    """
     rates, losses = [point.lr for point in points], [point.loss for point in points]
     return suggest(rates, losses, diverged=len(points) < steps)
 

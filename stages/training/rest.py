@@ -21,23 +21,23 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # their statistics mov
 
 
 class Rest(nn.Module):
-    """The rest of a backbone, from features as they are kept to what the head takes.
+    """The rest of a backbone, from cached features to what the head takes.
 
-    A part that is frozen stays in eval mode: neither its weights nor its statistics move.
+    Frozen modules stay in eval mode: neither their weights nor their statistics move.
 
     Args:
-        body: from the cut to the tap; None where the head is at the cut, on pixels.
-        how: of images that are kept as pixels; None where features are.
+        body: from the cut to the tap; None if the head sits on pixels.
+        preprocessing: of the images, if the cache holds pixels; None if it holds features.
     """
 
-    def __init__(self, body: "DualGraphModule | None", how: Preprocessing | None) -> None:
+    def __init__(self, body: "DualGraphModule | None", preprocessing: Preprocessing | None) -> None:
         super().__init__()
         self.body = body
-        self.normalize = Normalize(how) if how else None
+        self.normalize = Normalize(preprocessing) if preprocessing else None
         self._asleep: list[nn.Module] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features at the tap of features at the cut, or of pixels from 0 to 255."""
+        """Features at the tap, from features at the cut or from pixels (0 to 255)."""
         if self.normalize:
             if self.body is None:
                 return x / 255
@@ -54,11 +54,11 @@ class Rest(nn.Module):
         return self
 
     def freeze(self, train_from: str, *, batchnorm: bool) -> None:
-        """Lets the parameters from a module on train, and no other.
+        """Lets the parameters from a module onwards train, and freezes all others.
 
         Args:
             train_from: `head` (nothing of the rest trains), `all`, or a module's name.
-            batchnorm: whether batch-norm keeps its statistics where it trains, too.
+            batchnorm: keep the statistics of batch-norm fixed, even where its weights train.
 
         Raises:
             UserError: the rest has no such module.
@@ -80,10 +80,10 @@ class Rest(nn.Module):
                 self._asleep.append(module)
 
     def groups(self, phase: Phase, params: Params) -> list[dict[str, Any]]:
-        """The parameters that train, in groups of one learning rate, for an optimizer.
+        """The parameters that train, grouped by learning rate, for an optimizer.
 
-        A parameter's rate is that of `phase.groups` for the longest module name that it begins with, else
-        `lr_backbone`, times `layer_decay` once for each block between it and the head.
+        The rate of a parameter is the one in `phase.groups` for the longest module name that its own name begins with;
+        otherwise `lr_backbone`, times `layer_decay` once for each block between the parameter and the head.
 
         Raises:
             UserError: the rest has no such module.
@@ -103,8 +103,8 @@ class Rest(nn.Module):
         return [{"params": parameters, "lr": rate} for rate, parameters in rate_of.items()]
 
     def _check(self, key: str, module: str) -> None:
-        """Refuses the name of a module that the rest has not, or that has no parameters."""
-        names = [name for name, found in self.named_modules() if any(True for _ in found.parameters())]
+        """Raises a UserError if the rest has no module of this name, or if it has no parameters."""
+        names = [name for name, candidate in self.named_modules() if any(True for _ in candidate.parameters())]
         names = [name.removeprefix("body.") for name in names if name.startswith("body.")]
         if module not in names:
             raise UserError(f"`phases`: {key} {module!r} has no parameters in the rest; {nearest(module, names)}")
@@ -116,31 +116,32 @@ def _rate(name: str, groups: Mapping[str, float], general: float) -> float:
 
 
 def build(features: Mapping[str, Any], tap: str, weights: str | None = None) -> Rest | None:
-    """The rest that belongs to some features; None where the head sits on them.
+    """The rest of the backbone between some features and the tap; None if the head sits on the features.
 
     Args:
         features: their provenance.
         tap: where the head attaches.
-        weights: the pretrained ones to start from; None for an architecture that a state dict will fill.
+        weights: the pretrained weights to start from; None if a state dict will be loaded.
 
     Raises:
-        UserError: the tap does not follow the cut, or the weights are other ones than the features were made with.
+        UserError: the tap does not follow the cut, or the features were made with other weights.
     """
     cut, name = features["cut"], features["backbone"]
-    how = Preprocessing.parse(features["preprocessing"]) if cut == INPUT else None
+    preprocessing = Preprocessing.parse(features["preprocessing"]) if cut == INPUT else None
     if tap == "same":
-        return Rest(None, how) if how else None
+        return Rest(None, preprocessing) if preprocessing else None
     from stages.backbones import zoo  # imports torchvision, 1.5 s: only where there is a rest
     from stages.backbones.cuts import load_network
 
     size = features["image_size"]
     if weights is None:
-        return Rest(load_network(zoo.architecture(name, features["weights"], size), size, name).rest(cut, tap), how)
+        architecture = zoo.architecture(name, features["weights"], size)
+        return Rest(load_network(architecture, size, name).rest(cut, tap), preprocessing)
     backbone = zoo.load(name, weights, size)
     made_with = features.get("weights_sha256", backbone.sha256)
     if made_with != backbone.sha256:
         raise UserError(
-            f"The features were made with other weights of {name} ({made_with[:12]}) than are here "
+            f"The features were made with other weights of {name} ({made_with[:12]}) than the current ones "
             f"({backbone.sha256[:12]}): `dvc repro -f -s extract`, then `dvc repro`."
         )
-    return Rest(load_network(backbone.model, size, name).rest(cut, tap), how)
+    return Rest(load_network(backbone.model, size, name).rest(cut, tap), preprocessing)

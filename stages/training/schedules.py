@@ -9,13 +9,13 @@ ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1 / 250_000
 
 
 def factor(step: int, steps: int, epochs: int, params: Params) -> float:
-    """The factor on `lr` at a step; `plateau` is not a function of the step and has factor 1 here.
+    """The factor on `lr` at a step; `plateau` does not depend on the step and has factor 1 here.
 
     Args:
         step: counted from 0 over all epochs of the phase.
-        steps: an epoch.
+        steps: per epoch.
         epochs: of the phase.
-        params: `schedule` and what belongs to it; `warmup` epochs of a linear rise come before any of them.
+        params: `schedule` and its knobs; `warmup` epochs of a linear rise come before any schedule.
     """
     warmup, total = params.warmup * steps, epochs * steps
     if step < warmup:

@@ -1,6 +1,6 @@
-"""The two tasks of heads, with targets, loss and scores: the label of an image, or the boxes of its objects.
+"""What heads are trained for: the label of an image, or the boxes of its objects; with targets, loss and scores.
 
-The training loop knows of a task only what the protocol `Task` has.
+The training loop uses a task through the protocol `Task` alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ CACHED_TARGETS = 1 << 29  # bytes; targets of a view that is seen again are comp
 
 
 class EpochScores(NamedTuple):
-    """The scores of a split after an epoch; None where the task has none, or it was not asked for."""
+    """The scores of a split after an epoch; None if the task does not have a score, or `monitor` does not need it."""
 
     loss: float
     accuracy: float | None = None
@@ -34,7 +34,7 @@ class EpochScores(NamedTuple):
 
 
 class Task(Protocol):
-    """What the training loop knows of a task."""
+    """What the training loop needs of a task."""
 
     def targets(self, split: SplitData, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
         """What the outputs should be.
@@ -99,7 +99,7 @@ class DetectionTask:
         self._cached_bytes = 0
 
     def targets(self, split: SplitData, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
-        """The targets of the head, stacked over images."""
+        """The head's targets of each image, stacked."""
         assert affine is not None
         arguments = zip(images.tolist(), views.tolist(), affine, strict=True)
         return _to(_stack([self._targets(split, *image) for image in arguments]), split.y.device)
@@ -109,13 +109,13 @@ class DetectionTask:
         return self.head.loss(outputs, targets, self.options)
 
     def correct(self, outputs: Any, targets: Any) -> torch.Tensor | None:
-        """Which images have the right class, if the head names one class per image."""
+        """Which images have the right class, (n,) bool, if the head predicts one class per image."""
         classified = getattr(self.head, "classified", None)
         return classified(outputs, targets, self.options) if classified else None
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, split: SplitData) -> EpochScores:
-        """The loss; accuracy if the head names one class per image; map_50 if `monitor` asks for it."""
+        """The loss; accuracy if the head predicts one class per image; map_50 if `monitor` needs it."""
         total, hits, detections = 0.0, list[torch.Tensor](), list[Detections]()
         with_map = self.params.monitor == "val_map_50"
         for images, outputs in zip(split.image_batches(), batch_outputs(model, split), strict=True):
@@ -145,7 +145,7 @@ class DetectionTask:
         Args:
             model: the head with its layers.
             split: the images.
-            iou: of two boxes of a class that overlap more than this, one is dropped.
+            iou: of two boxes of a class that overlap by more than this, the one with the lower score is dropped.
             views: how many views of each image are merged.
             merge: `nms` or `fusion`.
         """
@@ -181,8 +181,8 @@ class DetectionTask:
 
 def share_of_true(masks: Sequence[torch.Tensor]) -> float | None:
     """The share of True in some masks together; None if they are empty."""
-    together = torch.cat([torch.zeros(0, dtype=torch.bool), *(mask.cpu() for mask in masks)])
-    return float(together.double().mean()) if len(together) else None
+    joined = torch.cat([torch.zeros(0, dtype=torch.bool), *(mask.cpu() for mask in masks)])
+    return float(joined.double().mean()) if len(joined) else None
 
 
 def task_of(head: str, model: HeadModel, knobs: Mapping[str, Any], *, data: HeadData, params: Params) -> Task:
@@ -192,8 +192,8 @@ def task_of(head: str, model: HeadModel, knobs: Mapping[str, Any], *, data: Head
         head: its name.
         model: the head with its layers.
         knobs: stored with it.
-        data: the classes, and the labels of train, by which classes may be weighted.
-        params: the loss.
+        data: the classes, and the labels of train for class weights.
+        params: of the loss.
     """
     if HEADS[head].finds_objects:
         return DetectionTask(head, model, HEADS[head].read(knobs), classes=len(data.classes), params=params)

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from stages.boxes.convolution import Pointwise, Square
+from stages.boxes.convolution import Convolution3x3, Pointwise
 
 
-def plain(module: Pointwise | Square) -> nn.Conv2d:
+def plain(module: Pointwise | Convolution3x3) -> nn.Conv2d:
     """torch's own convolution with the same weights, in float64."""
     side = module.kernel_size[0]
     same = nn.Conv2d(module.in_channels, module.out_channels, side, padding=side // 2, bias=module.bias is not None)
@@ -39,7 +39,7 @@ def test_they_are_those_of_torch_and_so_are_their_gradients(
     seed: int, images: int, channels: tuple[int, int], size: tuple[int, int], square: bool, last: bool
 ) -> None:
     torch.manual_seed(seed)
-    module = Square(*channels) if square else Pointwise(*channels, bias=bool(seed % 2))
+    module = Convolution3x3(*channels) if square else Pointwise(*channels, bias=bool(seed % 2))
     x, weight = torch.randn(images, channels[0], *size), torch.randn(images, channels[1], *size)
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     expected = gradients(plain(module), x.double(), weight)
@@ -48,8 +48,8 @@ def test_they_are_those_of_torch_and_so_are_their_gradients(
     torch.testing.assert_close(module.eval()(x).double(), expected[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("module", [Square(16, 24), Pointwise(16, 24, bias=True)])
-def test_in_bfloat16_gradients_are_off_by_its_rounding_alone(module: Pointwise | Square) -> None:
+@pytest.mark.parametrize("module", [Convolution3x3(16, 24), Pointwise(16, 24, bias=True)])
+def test_in_bfloat16_gradients_are_off_by_its_rounding_alone(module: Pointwise | Convolution3x3) -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(4, 16, 14, 14), torch.randn(4, 24, 14, 14)
     expected = gradients(plain(module), x.double(), weight)
@@ -62,7 +62,7 @@ def test_in_bfloat16_gradients_are_off_by_its_rounding_alone(module: Pointwise |
 
 def test_a_frozen_input_gets_no_gradient_and_the_threads_stay() -> None:
     threads = torch.get_num_threads()
-    module, x = Square(4, 4).train(), torch.randn(2, 4, 5, 5)
+    module, x = Convolution3x3(4, 4).train(), torch.randn(2, 4, 5, 5)
     module(x).sum().backward()
     assert x.grad is None and module.weight.grad is not None
     assert torch.get_num_threads() == threads

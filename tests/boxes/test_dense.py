@@ -15,7 +15,7 @@ def drawn(seed: int, *shape: int) -> torch.Tensor:
 
 
 def test_at_first_objects_are_rare_everywhere() -> None:
-    raw = dense.Predictor(6, 3, 7)(torch.zeros(2, 6, 4, 5))
+    raw = dense.PredictionLayer(6, 3, 7)(torch.zeros(2, 6, 4, 5))
     assert raw.shape == (2, 4, 5, 3, 7)
     prediction = dense.split(raw)
     torch.testing.assert_close(prediction.object.sigmoid(), torch.full((2, 4, 5, 3), 0.01))

@@ -4,7 +4,7 @@ import pytest
 
 from stages import paths
 from stages.datasets import corrections
-from stages.datasets.base import Box, LeftOut, Note, Record
+from stages.datasets.base import Box, Note, Record, UnusedFile
 from stages.datasets.corrections import Correction
 from stages.errors import UserError
 
@@ -34,7 +34,7 @@ def test_each_decision_does_what_it_says() -> None:
     ]
     applied = corrections.apply(items, decided, "folder")
     assert applied[0] == Record("a.jpg", "bee")
-    assert isinstance(applied[1], LeftOut) and applied[1].path == "b.jpg"
+    assert isinstance(applied[1], UnusedFile) and applied[1].path == "b.jpg"
     assert applied[2:4] == items[2:4]
     assert isinstance(applied[4], Note) and "gone.jpg" in applied[4].text
     assert list(corrections.together(decided)) == [("c.jpg", "d.jpg")]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.datasets import csv
-from stages.datasets.base import AnnotationFault, Box, LeftOut, Note, Record
+from stages.datasets.base import AnnotationFault, Box, Note, Record, UnusedFile
 from stages.errors import UserError
 
 OURS = "path,label,x1,y1,x2,y2\n"
@@ -86,7 +86,7 @@ def test_rows_of_one_image_that_contradict_each_other(tmp_path: Path) -> None:
     }
     (fault,) = [item for item in items if isinstance(item, AnnotationFault)]
     assert "in several lists" in fault.kind and fault.detail == "a.jpg, lines 2, 3, 4"
-    assert LeftOut("b.jpg", "no row is of it") in items
+    assert UnusedFile("b.jpg", "no row is of it") in items
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_malformed_safetensors_are_refused(workplace: Path, name: str) -> None:
                  "knobs": {"precision": "float32"}}  # fmt: skip
     (head / "head.json").write_text(json.dumps(described))
     (head / "head.safetensors").write_bytes(MALFORMED[name])
-    with pytest.raises(UserError, match="holds no whole head"):
+    with pytest.raises(UserError, match="has no complete head"):
         model.load_head(head)
 
 
@@ -128,7 +128,7 @@ def test_tensors_of_other_shapes_are_refused(workplace: Path) -> None:
 )
 def test_malformed_descriptions_of_heads_are_refused(workplace: Path, text: str) -> None:
     (workplace / "head.json").write_text(text)
-    with pytest.raises(UserError, match="holds no whole head"):
+    with pytest.raises(UserError, match="has no complete head"):
         model.load_head(workplace)
 
 

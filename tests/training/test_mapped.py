@@ -18,7 +18,7 @@ from stages.datasets.index_file import IndexRow
 from stages.features import h5
 from stages.training import data, loop, mapped
 from stages.training.data import HeadData
-from stages.training.mapped import NEIGHBOURS, MappedFeatures
+from stages.training.mapped import BLOCK, MappedFeatures
 from stages.training.model import logits
 
 Make = Callable[..., Any]
@@ -111,8 +111,8 @@ def test_the_order_is_random_and_reads_in_pieces(tmp_path: Path, monkeypatch: py
     found = MappedFeatures([layer], places.tolist())
     one, other = found.shuffled(), found.shuffled()
     assert sorted(one.tolist()) == list(range(3200)) and not torch.equal(one, other)
-    piece = places[one[: 10 * NEIGHBOURS].numpy()]  # a tenth of the rows: ten blocks
-    blocks = {place // (2 * NEIGHBOURS) for place in piece}
+    piece = places[one[: 10 * BLOCK].numpy()]  # a tenth of the rows: ten blocks
+    blocks = {place // (2 * BLOCK) for place in piece}
     assert len(blocks) <= 2 * 10 + 5  # of 50; blocks of the order do not begin where these do
     assert np.abs(np.diff(piece)).mean() > 1000  # mixed
     monkeypatch.setattr(mapped, "room", lambda: 0)

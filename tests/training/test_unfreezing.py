@@ -391,7 +391,7 @@ def test_a_slip_in_a_late_phase_is_refused_before_the_first_begins(
 def test_other_weights_than_those_of_the_features_are_refused(data: HeadData) -> None:
     made = data.provenance | {"weights_sha256": "0" * 64}
     with pytest.raises(
-        UserError, match=r"made with other weights of shufflenet_v2_x0_5 \(000000000000\) than are here"
+        UserError, match=r"made with other weights of shufflenet_v2_x0_5 \(000000000000\) than the current ones"
     ):
         build(made, "pooled", "random")
 
