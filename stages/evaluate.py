@@ -22,7 +22,7 @@ def main(params: Params) -> dict[str, object]:
         raise UserError("`cache/head` was trained on other features or classes than params describe: `dvc repro`.")
     data = replace(data, splits={name: split.to(device) for name, split in data.splits.items()})
     evaluate = detection.evaluate if HEADS[described["head"]].finds_objects else classification.evaluate
-    return evaluate(params, data, head.to(device), described)
+    return evaluate(params, data, head=head.to(device), described=described)
 
 
 def _what(params: Params) -> str:

@@ -16,7 +16,7 @@ def main(params: Params) -> dict[str, object]:
     """
     points, content = list[range_test.Point](), dict[str, object]()
     if not HEADS[params.head].closed_form:
-        points = range_test.range_test(params.head, load_data(params), params, pick_device(params.device))
+        points = range_test.range_test(params.head, load_data(params), params=params, device=pick_device(params.device))
         content = range_test.suggestion(points, params.lr_sweep.steps).as_json()
     range_test.write(paths.PLOTS / "lr_sweep.csv", points)
     files.write_json(paths.REPORTS / "lr_sweep.json", content)

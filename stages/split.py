@@ -17,7 +17,7 @@ def main(params: Params) -> dict[str, object]:
     except splits.UnusableClasses as error:
         leave_out = argument(f"datasets.{params.dataset}.exclude", error.labels)
         raise UserError(f"{error} Add images, or leave the classes out: {leave_out}") from None
-    splits.write(paths.split(params.dataset), images, source, params.split)
+    splits.write(paths.split(params.dataset), images, source=source, choices=params.split)
     print(f"split: {source}", flush=True)
     return {name: len(part) for name, part in images.items()}
 

@@ -65,7 +65,7 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Swe
         raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
     command.LOG.info(_announcement(len(seeded), len(train.y), params))
     best_epochs: list[tuple[float, float, int] | None] = [None] * len(seeded)
-    for index, head in many_heads.fit(params.head, head_data, seeded, device):
+    for index, head in many_heads.fit(params.head, head_data, settings=seeded, device=device):
         if head:
             best = head.history[head.best_epoch - 1]
             best_epochs[index] = best.val_loss, best.val_accuracy or 0.0, head.best_epoch
@@ -177,7 +177,7 @@ def _score(row: SweepRow, monitor: str) -> tuple[float, float]:
     """A key that sorts the rows, best first; those that diverged come last."""
     if row.val_loss is None or row.val_accuracy is None:
         return float("inf"), 0.0
-    return history.score(row.val_loss, row.val_accuracy, monitor)
+    return history.score(row.val_loss, row.val_accuracy, monitor=monitor)
 
 
 def _write(rows: Sequence[SweepRow], params: Params, axes: Mapping[str, str | None]) -> None:

@@ -35,7 +35,7 @@ def main(params: Params) -> dict[str, object]:
     head, *others = [fit(data, with_seed(params, number), device) for number in range(params.seeds)]
     results = [(paths.HEAD, params.head, head)]
     if params.refit == "trainval":
-        refitted = loop.refit(params.head, data, params, device, epochs=head.best_epoch)
+        refitted = loop.refit(params.head, data, params=params, device=device, epochs=head.best_epoch)
         results = [(paths.HEAD, params.head, refitted), (paths.HEAD / "chosen", params.head, head)]
     results += [(paths.HEAD / f"seed-{number}", params.head, other) for number, other in enumerate(others, 1)]
     if not HEADS[params.head].finds_objects:
@@ -76,14 +76,14 @@ def ridge_baseline(head: TrainResult, data: HeadData, params: Params, device: to
     if params.head == "ridge" and params.normalize == "standardize":
         return head
     standardized = with_overrides(params, {"normalize": "standardize"})
-    return closed_form.fit("ridge", data, standardized, device)
+    return closed_form.fit("ridge", data, params=standardized, device=device)
 
 
 def fit(data: HeadData, params: Params, device: torch.device) -> TrainResult:
     """Solves or trains the head of params."""
     if HEADS[params.head].closed_form:
-        return closed_form.fit(params.head, data, params, device)
-    return loop.fit(params.head, data, params, device)
+        return closed_form.fit(params.head, data, params=params, device=device)
+    return loop.fit(params.head, data, params=params, device=device)
 
 
 def with_seed(params: Params, number: int) -> Params:

@@ -97,7 +97,7 @@ def evaluated(workplace: Path, params: Make) -> Make:
         rows = [IndexRow(f"{n}.jpg", f"{n:064x}", 8, 8, CLASSES[labels[n]], (), None) for n in range(count)]
         index_file.write(paths.index("folder"), rows)
         split = {name: [rows[n].sha256 for n in numbers] for name, numbers in SPLIT.items()}
-        splits.write(paths.split("folder"), split, "by hand", chosen.split)
+        splits.write(paths.split("folder"), split, source="by hand", choices=chosen.split)
         generator = torch.Generator().manual_seed(1)
         x = torch.nn.functional.one_hot(labels, 3)[:, None] + 1.2 * torch.randn(count, 4, 3, generator=generator)
         x = x[:, :views]
@@ -116,7 +116,7 @@ def evaluated(workplace: Path, params: Make) -> Make:
             provenance=provenance,
             pieces=iter([(0, arrays)]),
         )
-        module = model.assemble("linear", (3,), 3, {"precision": "float32"})
+        module = model.assemble("linear", (3,), classes=3, knobs={"precision": "float32"})
         with torch.no_grad():
             module.head.weight.copy_(torch.eye(3))  # type: ignore[operator]
             module.head.bias.zero_()  # type: ignore[operator]

@@ -65,7 +65,7 @@ def test_results_are_means_over_the_seeds(turned: Make) -> None:
     found = loading.load_data(chosen)
     best = []
     for seed in (4, 5, 6):
-        head = loop.fit("mlp", found, chosen.model_copy(update={"seed": seed}), torch.device("cpu"))
+        head = loop.fit("mlp", found, params=chosen.model_copy(update={"seed": seed}), device=torch.device("cpu"))
         best.append(head.history[head.best_epoch - 1])
     assert row.val_loss == pytest.approx(sum(epoch.val_loss for epoch in best) / 3, rel=1e-5)
     assert row.val_accuracy == pytest.approx(sum(epoch.val_accuracy for epoch in best) / 3, rel=1e-5)

@@ -116,7 +116,7 @@ def target(assigned: torch.Tensor, codes: torch.Tensor, labels: torch.Tensor) ->
 
 
 def loss(
-    prediction: Prediction, truth: torch.Tensor, boxes: tuple[torch.Tensor, torch.Tensor], options: DenseOptions
+    prediction: Prediction, truth: torch.Tensor, *, boxes: tuple[torch.Tensor, torch.Tensor], options: DenseOptions
 ) -> torch.Tensor:
     """The mean over images of J = Σ 1_obj (w_box L_box + w_class L_class) + w_object L_object, over all locations.
 

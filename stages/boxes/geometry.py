@@ -80,7 +80,7 @@ def to_view(boxes: torch.Tensor, affine: torch.Tensor, size: int) -> tuple[torch
     return clip(through(boxes, affine) / size, 1, 1)
 
 
-def to_image(boxes: torch.Tensor, affine: torch.Tensor, size: int, width: int, height: int) -> torch.Tensor:
+def to_image(boxes: torch.Tensor, affine: torch.Tensor, *, size: int, width: int, height: int) -> torch.Tensor:
     """Boxes in a view as boxes (n, 4) in pixels of the image, cut at the image's border.
 
     Args:

@@ -159,14 +159,15 @@ def scan(folder: Path, options: Options) -> Iterator[Record]:
 
 def _encoded_scene(wheel: Path, seed: int, size: int, name: tuple[str, int]) -> tuple[bytes, list[dict[str, object]]]:
     """The JPEG of one scene and its objects as JSON has them."""
-    image, marks = draw_scene(glyphs(wheel), seed, size, *name)
+    label, number = name
+    image, marks = draw_scene(glyphs(wheel), seed, size=size, label=label, number=number)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=JPEG_QUALITY)
     return stream.getvalue(), [{"label": mark.label, "box": mark.box} for mark in marks]
 
 
 def draw_scene(
-    figures: Mapping[str, Image.Image], seed: int, size: int, label: str, number: int
+    figures: Mapping[str, Image.Image], seed: int, *, size: int, label: str, number: int
 ) -> tuple[Image.Image, list[Mark]]:
     """Draws scene `number` of a class, from a generator of its own so that other scenes do not matter.
 
@@ -185,22 +186,22 @@ def draw_scene(
         name = label if index == 0 else str(others.pop()) if others and rng.random() < 0.75 else NO_LOGO
         figure = neutral_figure(rng) if name == NO_LOGO else figures[name]
         share = area if index == 0 else area * float(rng.uniform(*OTHER_AREA))
-        sign = draw_sign(rng, name, figure, share, size)
-        if position := find_position(rng, sign, size, taken):
-            marks.append(paint_sign(rng, palette, canvas, sign, position))
+        sign = draw_sign(rng, name, figure=figure, share=share, size=size)
+        if position := find_position(rng, sign, size=size, taken=taken):
+            marks.append(paint_sign(rng, palette, canvas=canvas, sign=sign, position=position))
     return finish(rng, canvas), [mark for mark in marks if mark.label != NO_LOGO]
 
 
-def draw_sign(rng: Generator, label: str, figure: Image.Image, share: float, size: int) -> Sign:
+def draw_sign(rng: Generator, label: str, *, figure: Image.Image, share: float, size: int) -> Sign:
     """Chooses a sign; the box of its figure will have this share of the scene."""
     plate, tilt = str(rng.choice(PLATES)), draw_tilt(rng, size)
     mount = "wall" if plate == "bare" else str(rng.choice(MOUNTS))
-    return Sign(label, fit(figure, tilt, share, size), plate, mount, tilt)
+    return Sign(label, fit(figure, tilt, share=share, size=size), plate, mount, tilt)
 
 
-def find_position(rng: Generator, sign: Sign, size: int, taken: list[Extent]) -> Point | None:
+def find_position(rng: Generator, sign: Sign, *, size: int, taken: list[Extent]) -> Point | None:
     """Finds the middle of a place where the sign and its mount cover no other, and takes it; None if none is free."""
-    left, top, right, bottom = tight_box(warp(plate_mask(sign, 0), sign.tilt, (size / 2, size / 2), size))
+    left, top, right, bottom = tight_box(warp(plate_mask(sign, 0), sign.tilt, middle=(size / 2, size / 2), size=size))
     half = np.array((right - left, bottom - top)) / 2 + size / 40  # with room for frame and shadow
     margin, strip = np.minimum(half, 0.47 * size), 0.08 * size
     for _ in range(60):
@@ -218,19 +219,19 @@ def overlap(first: Extent, second: Extent) -> bool:
     return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
-def paint_sign(rng: Generator, palette: Palette, canvas: Image.Image, sign: Sign, position: Point) -> Mark:
+def paint_sign(rng: Generator, palette: Palette, *, canvas: Image.Image, sign: Sign, position: Point) -> Mark:
     """Paints mount, shadow, frame, plate and figure on the canvas."""
     size = canvas.width
-    mask, shift = warp(sign.figure, sign.tilt, position, size), size // 80
+    mask, shift = warp(sign.figure, sign.tilt, middle=position, size=size), size // 80
     if sign.plate == "bare":
         ink, ground = draw_inks(rng, palette, rgb(ImageStat.Stat(canvas.crop(tight_box(mask))).mean))
-        shade(canvas, mask, shift, 0.35)
+        shade(canvas, mask, shift=shift, strength=0.35)
     else:
         ink, ground = draw_inks(rng, palette)
         frame = int(rng.choice((0, 0, size // 50, size // 32)))
-        inner, outer = (warp(plate_mask(sign, rim), sign.tilt, position, size) for rim in (0, frame))
-        paint_mount(rng, palette, canvas, sign.mount, position)
-        shade(canvas, outer, shift * int(rng.integers(1, 4)), 0.5)
+        inner, outer = (warp(plate_mask(sign, rim), sign.tilt, middle=position, size=size) for rim in (0, frame))
+        paint_mount(rng, palette, canvas=canvas, mount=sign.mount, middle=position)
+        shade(canvas, outer, shift=shift * int(rng.integers(1, 4)), strength=0.5)
         canvas.paste(ink if rng.random() < 0.5 else draw_paint(rng, palette), mask=outer)
         canvas.paste(ground, mask=inner)
     canvas.paste(ink, mask=mask)
@@ -414,7 +415,7 @@ def plate_mask(sign: Sign, rim: int) -> Image.Image:
     return mask.reduce(3)
 
 
-def paint_mount(rng: Generator, palette: Palette, canvas: Image.Image, mount: str, middle: Point) -> None:
+def paint_mount(rng: Generator, palette: Palette, *, canvas: Image.Image, mount: str, middle: Point) -> None:
     """Paints the pole below or the ropes above a sign's middle."""
     size, draw = canvas.width, ImageDraw.Draw(canvas)
     (x, y), dark = middle, oklch(0.3, 0.02, palette.hue)
@@ -427,7 +428,7 @@ def paint_mount(rng: Generator, palette: Palette, canvas: Image.Image, mount: st
             draw.line((x + side * size * 0.05, y, x + side * size * 0.07, 0), fill=dark, width=max(1, size // 110))
 
 
-def shade(canvas: Image.Image, mask: Image.Image, shift: int, strength: float) -> None:
+def shade(canvas: Image.Image, mask: Image.Image, *, shift: int, strength: float) -> None:
     """Darkens the canvas where the mask's soft shadow falls."""
     moved = mask.transform(mask.size, Image.Transform.AFFINE, (1, 0, -shift, 0, 1, -shift))
     soft = moved.filter(ImageFilter.GaussianBlur(shift * 1.2))
@@ -444,7 +445,7 @@ def draw_tilt(rng: Generator, size: int) -> Matrix:
     return matrix
 
 
-def warp(mask: Image.Image, tilt: Matrix, middle: Point, size: int) -> Image.Image:
+def warp(mask: Image.Image, tilt: Matrix, *, middle: Point, size: int) -> Image.Image:
     """The mask as it lies in a scene (size, size): tilted around its middle, which lies at `middle`."""
     mask = ImageOps.expand(mask, 2)  # an empty rim, without which the edge would not be smooth
     centre = np.array([[1, 0, -mask.width / 2], [0, 1, -mask.height / 2], [0, 0, 1]])
@@ -454,12 +455,12 @@ def warp(mask: Image.Image, tilt: Matrix, middle: Point, size: int) -> Image.Ima
     return mask.transform((size, size), Image.Transform.PERSPECTIVE, data, Image.Resampling.BICUBIC)
 
 
-def fit(figure: Image.Image, tilt: Matrix, share: float, size: int) -> Image.Image:
+def fit(figure: Image.Image, tilt: Matrix, *, share: float, size: int) -> Image.Image:
     """Resizes a figure so that its tight box has this share of a scene's area once tilted."""
     scale = size / 3 / figure.width
     for _ in range(2):  # the first time to see how the tilt changes the box
         probe = figure.resize([max(4, round(side * scale)) for side in figure.size], Image.Resampling.LANCZOS)
-        left, top, right, bottom = tight_box(warp(probe, tilt, (size / 2, size / 2), size))
+        left, top, right, bottom = tight_box(warp(probe, tilt, middle=(size / 2, size / 2), size=size))
         scale *= size * math.sqrt(share / ((right - left) * (bottom - top)))
     return figure.resize([max(4, round(side * scale)) for side in figure.size], Image.Resampling.LANCZOS)
 

@@ -213,7 +213,7 @@ def _classes(rows: Iterable[IndexRow]) -> set[str]:
     return {label for row in rows for label in (row.label, *(box.label for box in row.objects)) if label}
 
 
-def write(path: Path, images: SplitImages, source: str, choices: Split) -> None:
+def write(path: Path, images: SplitImages, *, source: str, choices: Split) -> None:
     """Writes a split, whole or not at all."""
     described = {
         "source": source,

@@ -21,7 +21,7 @@ from stages.training.data import HeadData, SplitData
 SPREAD = ("top1", "top5", "macro_accuracy", "cross_entropy")  # metrics with a mean and a deviation over seeds
 
 
-def evaluate(params: Params, data: HeadData, head: nn.Module, described: Mapping[str, Any]) -> dict[str, object]:
+def evaluate(params: Params, data: HeadData, *, head: nn.Module, described: Mapping[str, Any]) -> dict[str, object]:
     """Writes metrics, plots, and the probabilities of every val and test image.
 
     Args:
@@ -36,9 +36,9 @@ def evaluate(params: Params, data: HeadData, head: nn.Module, described: Mapping
     views = params.views if params.decide.tta else 1
     logits = {name: model.averaged_logits(head, data.splits[name], views) for name in ("val", "test")}
     judged = "test" if len(data.splits["test"].y) else "val"
-    metrics = common.run_facts("classification", params, data, described) | common.parameter_counts(
-        head, data, described
-    )
+    metrics = common.run_facts(
+        "classification", params=params, data=data, described=described
+    ) | common.parameter_counts(head, data, described)
     if judged == "test":
         metrics |= classification.scores(logits["test"], data.splits["test"].y)
     validation = classification.scores(_chosen_by_validation(logits["val"], data, views), data.splits["val"].y)

@@ -19,7 +19,7 @@ PLOTS = {  # the header of every plot in dvc.yaml; a task that has no rows for a
 }
 
 
-def run_facts(task: str, params: Params, data: HeadData, described: Mapping[str, Any]) -> dict[str, Any]:
+def run_facts(task: str, *, params: Params, data: HeadData, described: Mapping[str, Any]) -> dict[str, Any]:
     """What was evaluated, on how many images: the first entries of metrics.json."""
     names = {"task": task, "dataset": params.dataset, "backbone": params.backbone, "cut": params.cut}
     if source := described.get("lr_from"):  # with `lr: auto` the rate is not in params.yaml

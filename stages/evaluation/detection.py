@@ -27,13 +27,13 @@ BY_VIEWS = ("accuracy", "map_50", "mean_iou")  # metrics that are plotted by the
 Score = Callable[[SplitData, Sequence[Detections], HeadData, str], dict[str, float]]
 
 
-def evaluate(params: Params, data: HeadData, model: HeadModel, described: Mapping[str, Any]) -> dict[str, object]:
+def evaluate(params: Params, data: HeadData, *, head: HeadModel, described: Mapping[str, Any]) -> dict[str, object]:
     """Writes metrics, plots, and the boxes detected in every val and test image.
 
     Args:
         params: `views`, `decide`, and the names in metrics.json.
-        data: the splits, on the device of the model.
-        model: the trained head.
+        data: the splits, on the device of the head.
+        head: the trained head.
         described: the contents of head.json.
 
     Returns:
@@ -41,9 +41,11 @@ def evaluate(params: Params, data: HeadData, model: HeadModel, described: Mappin
     """
     views = params.views if params.decide.tta else 1
     judged = "test" if len(data.splits["test"].y) else "val"
-    task, kind = _task(model, described, data, params), HEADS[described["head"]].task
-    detections = {name: _detect(task, model, data.splits[name], params, views) for name in ("val", "test")}
-    metrics = common.run_facts(kind, params, data, described) | common.parameter_counts(model, data, described)
+    task, kind = _task(head, described, data, params), HEADS[described["head"]].task
+    detections = {name: _detect(task, head, data.splits[name], params, views) for name in ("val", "test")}
+    metrics = common.run_facts(kind, params=params, data=data, described=described) | common.parameter_counts(
+        head, data, described
+    )
     metrics |= {"n_objects": _object_count(data.splits[judged]), **_unassigned(task, data.splits["train"])}
     score: Score = _largest_scores if kind == "largest" else _detection_scores
     predict = _predicted_part(task)
@@ -56,7 +58,7 @@ def evaluate(params: Params, data: HeadData, model: HeadModel, described: Mappin
         metrics |= _typical_box_baseline(data, judged)
     written = common.write_metrics(metrics)
     _write_predictions(params, data, detections, task, judged)
-    view_rows = _scores_by_views(task, model, data, data.splits[judged], score, params)
+    view_rows = _scores_by_views(task, head, data, data.splits[judged], score, params)
     plots = {"per_class": _counts(data)} if kind == "largest" else _plots(data, detections[judged], judged)
     common.write_plots(plots | {"views": view_rows})
     name = table.headline(kind, written)
@@ -131,7 +133,7 @@ def _largest_scores(
     if predict != "box":
         scores |= largest.class_scores(labels, true_labels)
     if predict == "both":
-        scores |= largest.both_scores(boxes, true_boxes, labels, true_labels)
+        scores |= largest.both_scores(boxes, true_boxes, labels=labels, true_labels=true_labels)
     return scores
 
 

@@ -121,7 +121,7 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, options: AnchorsOptions) 
     codes = prediction.code, truth[..., 1:5]
     if options.box_loss == "giou":
         codes = offsets_to_corners(codes[0], anchors), offsets_to_corners(codes[1], anchors)
-    return dense.loss(prediction, truth, codes, options)
+    return dense.loss(prediction, truth, boxes=codes, options=options)
 
 
 def decode(outputs: torch.Tensor, options: AnchorsOptions) -> list[Detections]:

@@ -54,7 +54,7 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, options: DenseOptions) ->
     if options.box_loss == "giou":
         codes = corners(codes[0]), corners(codes[1])
     boxes = codes[0].flatten(1, 2), codes[1].flatten(1, 2)
-    return dense.loss(dense.split(outputs.flatten(1, 2)), targets.flatten(1, 2), boxes, options)
+    return dense.loss(dense.split(outputs.flatten(1, 2)), targets.flatten(1, 2), boxes=boxes, options=options)
 
 
 def decode(outputs: torch.Tensor, options: DenseOptions) -> list[Detections]:

@@ -31,7 +31,7 @@ def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -
     weight, bias = (torch.zeros_like(parameter, dtype=exact) for parameter in (layers.weight, layers.bias))
     best, worse = float("inf"), 0
     for strength in STRENGTHS:
-        weight, bias = minimise(weight, bias, train, strength)
+        weight, bias = minimise(weight, bias, train=train, strength=strength)
         with torch.no_grad():
             layers.weight.copy_(weight)
             layers.bias.copy_(bias)
@@ -43,7 +43,7 @@ def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -
 
 
 def minimise(
-    weight: torch.Tensor, bias: torch.Tensor, train: LabelledVectors, strength: float
+    weight: torch.Tensor, bias: torch.Tensor, *, train: LabelledVectors, strength: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight (C, D) and bias (C,) that minimise the penalised loss; the bias is not penalised.
 

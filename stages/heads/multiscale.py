@@ -75,7 +75,7 @@ def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], optio
     distances = [F.softplus(output[..., 1:5]) for output in outputs], [target[..., 1:5] for target in targets]
     if options.box_loss == "giou":
         distances = [corners(level) for level in distances[0]], [corners(level) for level in distances[1]]
-    total = dense.loss(prediction, truth, (_flat(distances[0]), _flat(distances[1])), options)
+    total = dense.loss(prediction, truth, boxes=(_flat(distances[0]), _flat(distances[1])), options=options)
     if options.centreness:
         objects = truth[..., 0] > 0
         quality = centreness(truth[..., 1:5][objects])

@@ -29,7 +29,7 @@ def class_scores(predicted: torch.Tensor, truth: torch.Tensor) -> dict[str, floa
 
 
 def both_scores(
-    boxes: torch.Tensor, true_boxes: torch.Tensor, labels: torch.Tensor, true_labels: torch.Tensor
+    boxes: torch.Tensor, true_boxes: torch.Tensor, *, labels: torch.Tensor, true_labels: torch.Tensor
 ) -> dict[str, float]:
     """correct_at_iou50: the share of images with the right class and an IoU of at least 0.5.
 

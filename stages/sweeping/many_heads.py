@@ -34,7 +34,7 @@ ROWS = 256  # validation images that are evaluated at a time, so that the logits
 
 
 def fit(
-    head: str, data: HeadData, settings: Sequence[Params], device: torch.device
+    head: str, data: HeadData, *, settings: Sequence[Params], device: torch.device
 ) -> Iterator[tuple[int, TrainResult | None]]:
     """Trains a head for each of the settings and yields (index in settings, head) as the heads are finished.
 
@@ -64,7 +64,12 @@ def _shared(params: Params) -> tuple[int, float, float]:
 def _at_once(head: str, data: HeadData, params: Params, device: torch.device) -> int:
     """How many heads to hold in memory."""
     with torch.device("meta"):
-        layers = assemble(head, data.shape, len(data.classes), stored_knobs(head, params, data, device)).head
+        layers = assemble(
+            head,
+            data.shape,
+            classes=len(data.classes),
+            knobs=stored_knobs(head, params=params, data=data, device=device),
+        ).head
     return max(1, MAX_BYTES // (COPIES * 4 * sum(parameter.numel() for parameter in layers.parameters())))
 
 
@@ -90,13 +95,15 @@ class _Head:
 
     def __post_init__(self) -> None:
         rate = torch.optim.SGD([torch.zeros(1)], lr=self.params.learning_rate)
-        self.plateau = loop.make_schedule(rate, self.params, self.params.epochs, 1)
+        self.plateau = loop.make_schedule(rate, params=self.params, epochs=self.params.epochs, steps=1)
 
     def lr(self, step: int, steps: int) -> float:
         """The rate of a step, counted from 0 over all epochs; `steps` is the number of steps per epoch."""
         if isinstance(self.plateau, lr_scheduler.ReduceLROnPlateau):
             return float(self.plateau.optimizer.param_groups[0]["lr"])
-        return self.params.learning_rate * schedules.factor(step, steps, self.params.epochs, self.params)
+        return self.params.learning_rate * schedules.factor(
+            step, steps=steps, epochs=self.params.epochs, params=self.params
+        )
 
     def note(self, epoch: Epoch) -> None:
         """Adds the result of an epoch, unless the loss is no longer finite."""
@@ -106,7 +113,7 @@ class _Head:
         self.history.append(epoch)
         if isinstance(self.plateau, lr_scheduler.ReduceLROnPlateau):
             self.plateau.step(epoch.val_loss)
-        epoch_score = score(epoch.val_loss, epoch.val_accuracy, self.params.monitor)
+        epoch_score = score(epoch.val_loss, epoch.val_accuracy, monitor=self.params.monitor)
         if self.best is None or epoch_score < self.best[0]:
             self.best = epoch_score, epoch.epoch, [weight.clone() for weight in self.weights]
 
@@ -157,9 +164,17 @@ class _Stack:
 
     @torch.no_grad()
     def epoch(
-        self, number: int, train: SplitData, val: SplitData, draw: _Draw, class_weights: torch.Tensor | None
+        self, number: int, *, train: SplitData, val: SplitData, draw: _Draw, class_weights: torch.Tensor | None
     ) -> None:
-        """Trains all heads for an epoch, evaluates them and drops those that have stopped."""
+        """Trains all heads for an epoch, evaluates them and drops those that have stopped.
+
+        Args:
+            number: of the epoch, counted from 1.
+            train: normalised vectors.
+            val: normalised vectors.
+            draw: the random choices of the epoch.
+            class_weights: (C,) or None.
+        """
         rates = [head.lr((number - 1) * len(draw.batches), len(draw.batches)) for head in self.active]
         trained, val_scores = self._train(number, train, draw, class_weights), self._evaluate(val)
         for head, lr, *row in zip(
@@ -178,7 +193,7 @@ class _Stack:
         for step, (rows, mask) in enumerate(zip(draw.batches, draw.masks, strict=True)):
             x, labels = train.x[rows, draw.views[rows]], train.y[rows]
             hidden, logits = self._forward(x, mask)
-            loss, gradient = losses.stacked(logits, labels, shared, class_weights)
+            loss, gradient = losses.stacked(logits, labels, params=shared, weights=class_weights)
             self._backward(x, hidden, mask, gradient)
             self._update((number - 1) * steps + step, steps)
             loss_sum += loss * len(rows)
@@ -270,7 +285,7 @@ def _train(head: str, data: HeadData, settings: Sequence[Params], device: torch.
     count = min(len(settings), max(workers, -(-len(settings) // STACK))) if device.type == "cpu" else 1
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _pool(workers) as pool:
         torch.manual_seed(shared.seed)
-        module, knobs = loop.start(head, data, train, shared, device)
+        module, knobs = loop.start(head, data, train=train, params=shared, device=device)
         train, val = (_standardized(split, module) for split in (train, val))
         start = [parameter.detach() for parameter in module.head.parameters()]
         hidden = len(start[0]) if len(start) > 2 and shared.dropout else 0
@@ -279,7 +294,10 @@ def _train(head: str, data: HeadData, settings: Sequence[Params], device: torch.
             if not (active := [stack for stack in stacks if stack.active]):
                 break
             draw = _draw(shared, train, hidden)
-            for future in [pool.submit(stack.epoch, number, train, val, draw, class_weights) for stack in active]:
+            for future in [
+                pool.submit(stack.epoch, number, train=train, val=val, draw=draw, class_weights=class_weights)
+                for stack in active
+            ]:
                 future.result()
     heads = [stacks[index % count].heads[index // count] for index in range(len(settings))]
     return [_fitted(trained, module, knobs) for trained in heads]

@@ -14,16 +14,16 @@ from stages.training.rest import build
 from stages.training.tasks import ClassificationTask
 
 
-def fit(head: str, data: HeadData, params: Params, device: torch.device) -> TrainResult:
+def fit(head: str, data: HeadData, *, params: Params, device: torch.device) -> TrainResult:
     """The solution with the best validation accuracy; of equally good ones the one with the lower cross-entropy.
 
     Every view of a train image is a row; the learning rate and the seed play no part.
     """
     module = cast("ClosedFormHead", module_of(head))
     train, val = (data.splits[name].to(device) for name in ("train", "val"))
-    knobs = stored_knobs(head, params, data, device)
+    knobs = stored_knobs(head, params=params, data=data, device=device)
     rest = build(data.provenance, params.tap, params.weights)
-    model = assemble(head, data.shape, len(data.classes), knobs, rest).to(device)
+    model = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
     normalize = model.standardize
     assert isinstance(normalize, FeatureNormalization)
     vectors = embed(model, train).flatten(0, 1)
@@ -40,7 +40,7 @@ def fit(head: str, data: HeadData, params: Params, device: torch.device) -> Trai
             state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     knobs |= best.options
     if best.options:
-        model = assemble(head, data.shape, len(data.classes), knobs, rest).to(device)
+        model = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
     model.load_state_dict(state)
     model.eval().requires_grad_(False)
     train_scores = task.evaluate(model, train)

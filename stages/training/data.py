@@ -228,7 +228,7 @@ def _split_data(
         label_of = {name: label for label, name in enumerate(classes)}
         return SplitData(x, torch.tensor([label_of[row.label] for row in rows], dtype=torch.long), positions, pixels)
     affine = torch.from_numpy(np.array(features.members["views"])[positions])
-    ground_truth = read_ground_truth(rows, classes, affine, features.provenance["image_size"])
+    ground_truth = read_ground_truth(rows, classes=classes, affine=affine, size=features.provenance["image_size"])
     return SplitData(x, torch.zeros(len(rows), dtype=torch.long), positions, pixels, ground_truth)
 
 

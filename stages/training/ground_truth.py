@@ -48,7 +48,7 @@ class GroundTruthBoxes:
             affine: (2, 3) from pixels of the image to pixels of the view.
         """
         width, height = self.extents[image].tolist()
-        return detections._replace(boxes=to_image(detections.boxes, affine, self.size, width, height))
+        return detections._replace(boxes=to_image(detections.boxes, affine, size=self.size, width=width, height=height))
 
     def pick(self, images: Sequence[int]) -> "GroundTruthBoxes":
         """The objects of some images, by their positions in the split."""
@@ -66,7 +66,7 @@ class GroundTruthBoxes:
 
 
 def read_ground_truth(
-    rows: Sequence[IndexRow], classes: Sequence[str], affine: torch.Tensor, size: int
+    rows: Sequence[IndexRow], *, classes: Sequence[str], affine: torch.Tensor, size: int
 ) -> GroundTruthBoxes:
     """The objects of indexed images.
 

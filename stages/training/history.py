@@ -24,7 +24,7 @@ class Epoch:
     val_map_50: float | None = None
 
 
-def score(loss: float, accuracy: float | None, monitor: str, map_50: float | None = None) -> tuple[float, float]:
+def score(loss: float, accuracy: float | None, *, monitor: str, map_50: float | None = None) -> tuple[float, float]:
     """A key that sorts results on validation by `monitor`, ties by another score: smaller is better."""
     if monitor == "val_loss":
         return loss, -(accuracy or 0.0)

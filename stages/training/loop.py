@@ -45,7 +45,7 @@ class Progress:
     def add(self, epoch: Epoch, module: nn.Module, monitor: str) -> None:
         """Adds an epoch, and keeps the weights after it if it is the best so far."""
         self.history.append(epoch)
-        epoch_score = score(epoch.val_loss, epoch.val_accuracy, monitor, epoch.val_map_50)
+        epoch_score = score(epoch.val_loss, epoch.val_accuracy, monitor=monitor, map_50=epoch.val_map_50)
         if self.best is None or epoch_score < self.best:
             self.best, self.best_epoch = epoch_score, epoch.epoch
             self.state = copy.deepcopy(module.state_dict())
@@ -63,7 +63,7 @@ class TrainingRun:
     checkpoint: Checkpoint
 
 
-def fit(head: str, data: HeadData, params: Params, device: torch.device, *, last: bool = False) -> TrainResult:
+def fit(head: str, data: HeadData, *, params: Params, device: torch.device, last: bool = False) -> TrainResult:
     """Trains a head, and whatever each phase unfreezes of the rest of the backbone.
 
     The best epoch by `monitor` on the validation split is kept, and a phase begins with the best epoch so far. The same
@@ -83,10 +83,10 @@ def fit(head: str, data: HeadData, params: Params, device: torch.device, *, last
     train, val = (data.splits[name].to(device) for name in ("train", "val"))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(params.seed)
-        module, knobs = start(head, data, train, params, device)
+        module, knobs = start(head, data, train=train, params=params, device=device)
         trained = _trained(module, params)
         task = tasks.task_of(head, module, knobs, data=data, params=params)
-        checkpoint = Checkpoint(inputs(head, data, params, device))
+        checkpoint = Checkpoint(inputs(head, data, params=params, device=device))
         run, progress, saved = TrainingRun(module, train, val, params, task, checkpoint), Progress(), checkpoint.load()
         if saved:
             progress = Progress(**saved["progress"])
@@ -105,7 +105,7 @@ def fit(head: str, data: HeadData, params: Params, device: torch.device, *, last
     return TrainResult(module, progress.history, epoch, notes, knobs, trained)
 
 
-def refit(head: str, data: HeadData, params: Params, device: torch.device, epochs: int) -> TrainResult:
+def refit(head: str, data: HeadData, *, params: Params, device: torch.device, epochs: int) -> TrainResult:
     """Trains again on train and val together, for the number of epochs that val has chosen, and keeps the last one.
 
     There is nothing left to choose, so each epoch is scored by its loss alone.
@@ -117,16 +117,16 @@ def refit(head: str, data: HeadData, params: Params, device: torch.device, epoch
         {"epochs": epochs, "early_stopping_patience": epochs, "warmup": min(params.warmup, epochs - 1)}
         | {"monitor": "val_loss"},
     )
-    return fit(head, joined, again, device, last=True)
+    return fit(head, joined, params=again, device=device, last=True)
 
 
 def start(
-    head: str, data: HeadData, train: SplitData, params: Params, device: torch.device
+    head: str, data: HeadData, *, train: SplitData, params: Params, device: torch.device
 ) -> tuple[HeadModel, dict[str, Any]]:
     """A head before its first step, with its normalisation fitted on `train`, and the knobs that are stored with it."""
-    knobs = stored_knobs(head, params, data, device)
+    knobs = stored_knobs(head, params=params, data=data, device=device)
     rest = build(data.provenance, params.tap, params.weights)
-    module = assemble(head, data.shape, len(data.classes), knobs, rest).to(device)
+    module = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
     module.fit_normalization(train)
     return module, knobs
 
@@ -136,7 +136,7 @@ def plan(params: Params) -> list[Phase]:
     return params.phases or [Phase(epochs=params.epochs)]
 
 
-def inputs(head: str, data: HeadData, params: Params, device: torch.device) -> dict[str, Any]:
+def inputs(head: str, data: HeadData, *, params: Params, device: torch.device) -> dict[str, Any]:
     """Everything that a trained head depends on."""
     return {
         "head": head,
@@ -172,7 +172,7 @@ def make_optimizer(groups: list[dict[str, Any]], params: Params) -> torch.optim.
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, params: Params, epochs: int, steps: int
+    optimizer: torch.optim.Optimizer, *, params: Params, epochs: int, steps: int
 ) -> lr_scheduler.LRScheduler:
     """The schedule of a phase, stepped once per batch; `plateau` is stepped once per epoch with the validation loss.
 
@@ -184,7 +184,9 @@ def make_schedule(
     """
     if params.schedule == "plateau":
         return lr_scheduler.ReduceLROnPlateau(optimizer, factor=params.plateau_factor, patience=params.plateau_patience)
-    return lr_scheduler.LambdaLR(optimizer, lambda step: schedules.factor(step, steps, epochs, params))
+    return lr_scheduler.LambdaLR(
+        optimizer, lambda step: schedules.factor(step, steps=steps, epochs=epochs, params=params)
+    )
 
 
 def _phase(run: TrainingRun, phase: Phase, number: int, progress: Progress, saved: dict[str, Any] | None) -> None:
@@ -193,7 +195,9 @@ def _phase(run: TrainingRun, phase: Phase, number: int, progress: Progress, save
     if progress.state:
         module.load_state_dict(progress.state)
     optimizer = make_optimizer(unfreeze(module, phase, params), params)
-    schedule = make_schedule(optimizer, params, phase.epochs, math.ceil(len(run.train.y) / params.batch_size))
+    schedule = make_schedule(
+        optimizer, params=params, epochs=phase.epochs, steps=math.ceil(len(run.train.y) / params.batch_size)
+    )
     if saved:
         _restore(saved, module, optimizer, schedule, run.train.y.device)
     net, train, val = _shortest(module, run.train, run.val)
@@ -234,7 +238,13 @@ def evaluate(net: nn.Module, split: SplitData, task: Task) -> EpochScores:
 
 
 def step(
-    module: nn.Module, batch: torch.Tensor, targets: Any, optimizer: torch.optim.Optimizer, params: Params, task: Task
+    module: nn.Module,
+    batch: torch.Tensor,
+    *,
+    targets: Any,
+    optimizer: torch.optim.Optimizer,
+    params: Params,
+    task: Task,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """One step of the optimizer on a batch; returns the loss, and which images were right, before the step.
 
@@ -279,7 +289,14 @@ def _one_epoch(
     loss_sum, hits = torch.zeros((), device=device), list[torch.Tensor]()
     for chosen, views in draw(train, params.batch_size):
         batch, affine = train.training_batch(chosen, views)
-        loss, right = step(module, batch, task.targets(train, chosen, views, affine), optimizer, params, task)
+        loss, right = step(
+            module,
+            batch,
+            targets=task.targets(train, chosen, views=views, affine=affine),
+            optimizer=optimizer,
+            params=params,
+            task=task,
+        )
         if not isinstance(schedule, lr_scheduler.ReduceLROnPlateau):
             schedule.step()
         loss_sum += loss * len(chosen)

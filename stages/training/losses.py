@@ -22,7 +22,7 @@ def class_weights(labels: torch.Tensor, classes: int, weighting: str) -> torch.T
     return torch.where(counts > 0, len(labels) / (classes * counts.clamp(min=1)), 0.0)
 
 
-def loss(logits: torch.Tensor, labels: torch.Tensor, params: Params, weights: torch.Tensor | None) -> torch.Tensor:
+def loss(logits: torch.Tensor, labels: torch.Tensor, *, params: Params, weights: torch.Tensor | None) -> torch.Tensor:
     """The mean loss of a batch, weighted by class.
 
     Focal loss (Lin et al. 2017, eq. 4) is (1 - p)^γ times the cross-entropy, p the probability of the label; γ = 0 is
@@ -44,7 +44,7 @@ def loss(logits: torch.Tensor, labels: torch.Tensor, params: Params, weights: to
 
 
 def stacked(
-    logits: torch.Tensor, labels: torch.Tensor, params: Params, weights: torch.Tensor | None
+    logits: torch.Tensor, labels: torch.Tensor, *, params: Params, weights: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of each of many heads on a batch, and its gradient with respect to their logits.
 
@@ -61,7 +61,9 @@ def stacked(
         (heads,) and (heads, C, N).
     """
     if params.loss == "focal":
-        of_head = torch.func.grad_and_value(lambda head_logits: loss(head_logits.T, labels, params, weights))
+        of_head = torch.func.grad_and_value(
+            lambda head_logits: loss(head_logits.T, labels, params=params, weights=weights)
+        )
         gradient, value = torch.func.vmap(of_head)(logits)
         return value, gradient
     classes = logits.shape[1]

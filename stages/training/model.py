@@ -122,7 +122,7 @@ class TrainResult:
     trained: int = 0
 
 
-def stored_knobs(head: str, params: Params, data: HeadData, device: torch.device) -> dict[str, Any]:
+def stored_knobs(head: str, *, params: Params, data: HeadData, device: torch.device) -> dict[str, Any]:
     """The knobs that are stored with a head, so that it can be built again; its options are read from them.
 
     They are `hidden`, `dropout`, the precision that it computes in, and the flat knobs among its options. A head that
@@ -148,7 +148,7 @@ def _train_boxes(train: SplitData) -> torch.Tensor:
 
 
 def assemble(
-    head: str, shape: Sequence[Any], classes: int, knobs: Mapping[str, Any], rest: Rest | None = None
+    head: str, shape: Sequence[Any], *, classes: int, knobs: Mapping[str, Any], rest: Rest | None = None
 ) -> HeadModel:
     """A head with the rest and normalisation before it.
 
@@ -235,7 +235,7 @@ def load_head(folder: Path) -> tuple[HeadModel, dict[str, Any]]:
         description: dict[str, Any] = json.loads((folder / "head.json").read_text())
         shape, classes = description["shape"], len(description["classes"])
         rest = build(description["features"], description["tap"])
-        module = assemble(description["head"], shape, classes, description["knobs"], rest)
+        module = assemble(description["head"], shape, classes=classes, knobs=description["knobs"], rest=rest)
         module.load_state_dict(load_file(folder / "head.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder} has no complete head ({error}): `dvc repro -f -s train` trains it again.") from None

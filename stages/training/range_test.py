@@ -33,7 +33,7 @@ class Point:
     smoothed: float
 
 
-def range_test(head: str, data: HeadData, params: Params, device: torch.device) -> list[Point]:
+def range_test(head: str, data: HeadData, *, params: Params, device: torch.device) -> list[Point]:
     """Trains a new head for `lr_sweep.steps` steps, the rate growing evenly on a log scale from `low` to `high`.
 
     Whatever the first phase trains of the rest trains here too. Its rates keep the ratio to the head's rate that they
@@ -45,7 +45,7 @@ def range_test(head: str, data: HeadData, params: Params, device: torch.device) 
     train, sweep, points = data.splits["train"].to(device), params.lr_sweep, list[Point]()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(params.seed)
-        module, knobs = loop.start(head, data, train, params, device)
+        module, knobs = loop.start(head, data, train=train, params=params, device=device)
         phase = params.phases[0] if params.phases else Phase(epochs=1)
         groups = loop.unfreeze(module, phase, with_overrides(params, {"lr": HEADS[head].default_lr}))
         optimizer = loop.make_optimizer(groups, params)
@@ -61,8 +61,8 @@ def range_test(head: str, data: HeadData, params: Params, device: torch.device) 
             for group, share in zip(optimizer.param_groups, shares, strict=True):
                 group["lr"] = share * lr
             batch, affine = train.training_batch(images, views)
-            targets = task.targets(train, images, views, affine)
-            loss = float(loop.step(module, batch, targets, optimizer, params, task)[0])
+            targets = task.targets(train, images, views=views, affine=affine)
+            loss = float(loop.step(module, batch, targets=targets, optimizer=optimizer, params=params, task=task)[0])
             running = SMOOTHING * running + (1 - SMOOTHING) * loss
             mean = running / (1 - SMOOTHING ** (number + 1))
             if not math.isfinite(loss) or mean > DIVERGED * lowest:

@@ -8,7 +8,7 @@ ONE_CYCLE_RISE = 0.3  # of all steps; Smith 2018, with the numbers that fastai m
 ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1 / 250_000
 
 
-def factor(step: int, steps: int, epochs: int, params: Params) -> float:
+def factor(step: int, *, steps: int, epochs: int, params: Params) -> float:
     """The factor on `lr` at a step; `plateau` does not depend on the step and has factor 1 here.
 
     Args:

@@ -36,7 +36,9 @@ class EpochScores(NamedTuple):
 class Task(Protocol):
     """What the training loop needs of a task."""
 
-    def targets(self, split: SplitData, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
+    def targets(
+        self, split: SplitData, images: torch.Tensor, *, views: torch.Tensor, affine: torch.Tensor | None
+    ) -> Any:
         """What the outputs should be.
 
         Args:
@@ -62,13 +64,15 @@ class ClassificationTask:
     def __init__(self, params: Params, weights: torch.Tensor | None) -> None:
         self.params, self.weights = params, weights
 
-    def targets(self, split: SplitData, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
+    def targets(
+        self, split: SplitData, images: torch.Tensor, *, views: torch.Tensor, affine: torch.Tensor | None
+    ) -> Any:
         """The labels, (n,) int64."""
         return split.y[images.to(split.y.device)]
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy or focal loss."""
-        return losses.loss(outputs, targets, self.params, self.weights)
+        return losses.loss(outputs, targets, params=self.params, weights=self.weights)
 
     def correct(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Whether the most probable class is the label."""
@@ -98,7 +102,9 @@ class DetectionTask:
         self._target_cache: dict[tuple[int, int], Any] = {}
         self._cached_bytes = 0
 
-    def targets(self, split: SplitData, images: torch.Tensor, views: torch.Tensor, affine: torch.Tensor | None) -> Any:
+    def targets(
+        self, split: SplitData, images: torch.Tensor, *, views: torch.Tensor, affine: torch.Tensor | None
+    ) -> Any:
         """The head's targets of each image, stacked."""
         assert affine is not None
         arguments = zip(images.tolist(), views.tolist(), affine, strict=True)
@@ -119,7 +125,7 @@ class DetectionTask:
         total, hits, detections = 0.0, list[torch.Tensor](), list[Detections]()
         with_map = self.params.monitor == "val_map_50"
         for images, outputs in zip(split.image_batches(), batch_outputs(model, split), strict=True):
-            targets = self.targets(split, images, torch.zeros_like(images), split.affines(images))
+            targets = self.targets(split, images, views=torch.zeros_like(images), affine=split.affines(images))
             total += float(self.loss(outputs, targets)) * len(images)
             if (correct := self.correct(outputs, targets)) is not None:
                 hits.append(correct)

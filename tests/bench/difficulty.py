@@ -34,9 +34,11 @@ def main() -> None:
         places = {name: [whole[image] for image in drawn[name]] for name in drawn}
         features, pixels = lined_up(vectors, rows, places, found), lined_up(raw, rows, places, found)
         device = torch.device("cpu")
-        heads = [loop.fit(name, features, params, device) for name in ("linear", "mlp")]
-        scores = [top1(head, features) for head in (*heads, closed_form.fit("ridge", features, params, device))]
-        scores.append(top1(closed_form.fit("ridge", pixels, params, device), pixels))
+        heads = [loop.fit(name, features, params=params, device=device) for name in ("linear", "mlp")]
+        scores = [
+            top1(head, features) for head in (*heads, closed_form.fit("ridge", features, params=params, device=device))
+        ]
+        scores.append(top1(closed_form.fit("ridge", pixels, params=params, device=device), pixels))
         print(f"{seed:<12}{scores[0]:>8.3f}{scores[1]:>8.3f}{scores[2]:>8.3f}{scores[3]:>22.3f}", flush=True)
 
 

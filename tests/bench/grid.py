@@ -111,7 +111,7 @@ def measure(train: Callable[[HeadData, Params], nn.Module], found: HeadData, par
 def ours(found: HeadData, params: Params) -> nn.Module:
     """The trainer, as in a refit."""
     return loop.fit(
-        "grid", found, params.model_copy(update={"monitor": "val_loss"}), pick_device("cpu"), last=True
+        "grid", found, params=params.model_copy(update={"monitor": "val_loss"}), device=pick_device("cpu"), last=True
     ).module
 
 
@@ -140,7 +140,7 @@ def plain(found: HeadData, params: Params) -> nn.Module:
     """A loop as one writes it first."""
     torch.manual_seed(params.seed)
     train, val = found.splits["train"], found.splits["val"]
-    whole, knobs = loop.start("grid", found, train, params, pick_device("cpu"))
+    whole, knobs = loop.start("grid", found, train=train, params=params, device=pick_device("cpu"))
     options = HEADS["grid"].read(knobs)
     module = Plain(whole, params, len(found.classes))
     optimizer = torch.optim.AdamW(module.layers.parameters(), params.lr, weight_decay=params.weight_decay)
@@ -171,7 +171,7 @@ def targets(split: SplitData, images: torch.Tensor, shape: Any, options: Any) ->
 
 def task_of(module: Any, found: HeadData, params: Params) -> tasks.DetectionTask:
     """What reads the outputs of either head."""
-    options = HEADS["grid"].read(model.stored_knobs("grid", params, found, pick_device("cpu")))
+    options = HEADS["grid"].read(model.stored_knobs("grid", params=params, data=found, device=pick_device("cpu")))
     return tasks.DetectionTask("grid", module, options, classes=len(found.classes), params=params)
 
 

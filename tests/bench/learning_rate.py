@@ -24,11 +24,11 @@ def main() -> None:
         default = HEADS[head].default_lr
         chosen = with_overrides(params, {"head": head, "lr": default})
         data = load_data(chosen)
-        points = range_test.range_test(head, data, chosen, device)
+        points = range_test.range_test(head, data, params=chosen, device=device)
         suggestion = range_test.suggestion(points, chosen.lr_sweep.steps)
         scores = []
         for lr in (default, suggestion.lr or default):
-            result = loop.fit(head, data, with_overrides(chosen, {"lr": lr}), device)
+            result = loop.fit(head, data, params=with_overrides(chosen, {"lr": lr}), device=device)
             best = result.history[result.best_epoch - 1]
             scores.append(best.val_accuracy if best.val_accuracy is not None else best.val_map_50)
         print(f"{head}: default {default:g} {scores[0]}, auto {suggestion.lr or suggestion.reason} {scores[1]} on val")

@@ -75,8 +75,8 @@ def measure(params: Params, found: HeadData, rounds: int) -> dict[str, Any]:
     ]
     device, times = pick_device(params.device), list[tuple[float, float, float, float]]()
     for _ in range(rounds):
-        one, *alone = timed(lambda: loop.fit("linear", found, params, device))
-        heads, *together = timed(lambda: dict(many_heads.fit("linear", found, settings, device)))
+        one, *alone = timed(lambda: loop.fit("linear", found, params=params, device=device))
+        heads, *together = timed(lambda: dict(many_heads.fit("linear", found, settings=settings, device=device)))
         times.append((alone[0], together[0], alone[1], together[1]))
     better = min if params.monitor == "val_loss" else max
     same = heads[settings.index(params)]

@@ -73,7 +73,9 @@ def main() -> None:
         count = given.batches * how.batch_size
         write(found, home / "features.h5")
         ways: dict[str, Callable[[], float]] = {
-            "ours": lambda: timed(lambda: loop.fit(params.head, found, params, pick_device(params.device))),
+            "ours": lambda: timed(
+                lambda: loop.fit(params.head, found, params=params, device=pick_device(params.device))
+            ),
             "a DataLoader over HDF5": lambda: timed(lambda: plain(found, params, home / "features.h5")),
             "the backbone alone": lambda: timed(lambda: compute_part(how, some[:count], how.views[:1])),
         }
@@ -98,16 +100,15 @@ def on_made_up(params: Params, home: Path) -> tuple[Spec, list[ImageRef]]:
     make_up(home / "images")
     files = sorted((home / "images").rglob("*.jpg"))
     some = [(str(path.relative_to(home / "images")), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
-    return spec(params, home / "images", params.backbone, "random"), some
+    return spec(params, home / "images", (params.backbone, "random")), some
 
 
 def on_what_is_there(params: Params, found: HeadData) -> tuple[Spec, list[ImageRef]]:
     """How the dataset's images of train are extracted, and which."""
     rows = index_file.read(params.dataset)
     some = [(rows[place].path, rows[place].sha256) for place in found.splits["train"].index_positions]
-    return spec(
-        params, source.folder(params.dataset, params.options, params.root), params.backbone, params.weights
-    ), some
+    folder = source.folder(params.dataset, params.options, params.root)
+    return spec(params, folder, (params.backbone, params.weights)), some
 
 
 def write(found: HeadData, path: Path) -> None:
@@ -120,14 +121,14 @@ def write(found: HeadData, path: Path) -> None:
 def plain(found: HeadData, params: Params, path: Path) -> None:
     """The same head, trained on shuffled rows from a DataLoader."""
     device, train = pick_device(params.device), found.splits["train"]
-    module, shaped = loop.start(params.head, found, train, params, device)
+    module, shaped = loop.start(params.head, found, train=train, params=params, device=device)
     task = tasks.task_of(params.head, module, shaped, data=found, params=params)
     optimizer = loop.make_optimizer([{"params": list(module.head.parameters()), "lr": params.lr}], params)
     loader: Any = DataLoader(Rows(path), params.batch_size, shuffle=True, num_workers=WORKERS, persistent_workers=True)
     module.train()
     for _ in range(params.epochs):
         for x, y in loader:
-            loop.step(module, x.to(device), y.to(device), optimizer, params, task)
+            loop.step(module, x.to(device), targets=y.to(device), optimizer=optimizer, params=params, task=task)
 
 
 if __name__ == "__main__":

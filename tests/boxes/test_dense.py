@@ -44,7 +44,7 @@ def test_the_loss_is_j(kind: str) -> None:
         if right[0] > 0:
             total += 2 * measure(place[1:5], right[1:5]) + 3 * F.cross_entropy(place[5:], right[5].long())
     prediction = dense.split(raw)
-    found = dense.loss(prediction, truth, (prediction.code, truth[..., 1:5]), options)
+    found = dense.loss(prediction, truth, boxes=(prediction.code, truth[..., 1:5]), options=options)
     torch.testing.assert_close(found, total / 2)
 
 
@@ -52,7 +52,9 @@ def test_images_without_objects_have_a_finite_loss() -> None:
     raw, truth = drawn(0, 2, 5, 8).requires_grad_(), torch.zeros(2, 5, 6)
     prediction = dense.split(raw)
     for kind in ("smooth_l1", "giou"):
-        found = dense.loss(prediction, truth, (prediction.code, truth[..., 1:5]), options_of("grid", box_loss=kind))
+        found = dense.loss(
+            prediction, truth, boxes=(prediction.code, truth[..., 1:5]), options=options_of("grid", box_loss=kind)
+        )
         found.backward(retain_graph=True)  # type: ignore[no-untyped-call]
         assert found.isfinite() and raw.grad is not None and raw.grad.isfinite().all()
 

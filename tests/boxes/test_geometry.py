@@ -67,7 +67,7 @@ def test_there_and_back_again(seed: int, flip: bool, angle: float) -> None:
     map_ = view(angle, flip, crop=(-10, -20, 150, 150))  # all of the image is in view
     seen, visible = to_view(boxes, map_, 50)
     assert visible.all() and ((seen >= 0) & (seen <= 1)).all()
-    torch.testing.assert_close(to_image(seen, map_, 50, 100, 100), boxes, atol=1e-3, rtol=0)
+    torch.testing.assert_close(to_image(seen, map_, size=50, width=100, height=100), boxes, atol=1e-3, rtol=0)
 
 
 @given(st.integers(0, 10_000), st.floats(-45, 45))
@@ -82,7 +82,7 @@ def test_no_boxes_pass_through_everything() -> None:
     none = torch.zeros(0, 4)
     seen, visible = to_view(none, view(30.0), 50)
     assert seen.shape == (0, 4) and visible.shape == (0,)
-    assert to_image(none, view(30.0), 50, 9, 9).shape == (0, 4)
+    assert to_image(none, view(30.0), size=50, width=9, height=9).shape == (0, 4)
     assert len(suppress(Detections(none, torch.zeros(0), torch.zeros(0, dtype=torch.long)), 0.5, 9).boxes) == 0
 
 

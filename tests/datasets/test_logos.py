@@ -63,7 +63,9 @@ def test_more_scenes_leave_the_first_ones_as_they_were(archives: dict[str, Path]
 
 
 def test_another_seed_draws_another_scene(font_wheel: Path) -> None:
-    first, second = (logos.draw_scene(logos.glyphs(font_wheel), seed, SIZE, "apple", 1)[0] for seed in (0, 1))
+    first, second = (
+        logos.draw_scene(logos.glyphs(font_wheel), seed, size=SIZE, label="apple", number=1)[0] for seed in (0, 1)
+    )
     assert first.tobytes() != second.tobytes()
 
 
@@ -96,7 +98,7 @@ def test_the_largest_mark_is_the_label(archives: dict[str, Path], tmp_path: Path
 
 @pytest.mark.parametrize(("label", "number"), CASES)
 def test_marks_stand_out_and_boxes_are_tight(font_wheel: Path, label: str, number: int) -> None:
-    _, marks = logos.draw_scene(logos.glyphs(font_wheel), 7, SIZE, label, number)
+    _, marks = logos.draw_scene(logos.glyphs(font_wheel), 7, size=SIZE, label=label, number=number)
     for mark in marks:
         assert logos.contrast(mark.ink, mark.ground) >= logos.MIN_CONTRAST
         rows, columns = np.nonzero(np.asarray(mark.mask) >= 128)
@@ -105,7 +107,7 @@ def test_marks_stand_out_and_boxes_are_tight(font_wheel: Path, label: str, numbe
 
 def test_the_mark_is_seen_inside_its_box_only(font_wheel: Path) -> None:
     """In the finished scene, the pixels under the mask are nearer to the ink than to the ground."""
-    image, marks = logos.draw_scene(logos.glyphs(font_wheel), 7, 320, "apple", 1)
+    image, marks = logos.draw_scene(logos.glyphs(font_wheel), 7, size=320, label="apple", number=1)
     pixels, covered = np.asarray(image, float), np.asarray(marks[0].mask) == 255
     inside = pixels[covered].mean(0)
     assert np.linalg.norm(inside - marks[0].ink) < np.linalg.norm(inside - marks[0].ground)
@@ -125,6 +127,6 @@ def test_a_tilted_figure_has_the_asked_area(font_wheel: Path) -> None:
     rng = np.random.default_rng(0)
     for figure in logos.glyphs(font_wheel).values():
         tilt = logos.draw_tilt(rng, 320)
-        mask = logos.warp(logos.fit(figure, tilt, 0.2, 320), tilt, (160, 160), 320)
+        mask = logos.warp(logos.fit(figure, tilt, share=0.2, size=320), tilt, middle=(160, 160), size=320)
         x1, y1, x2, y2 = logos.tight_box(mask)
         assert (x2 - x1) * (y2 - y1) / 320**2 == pytest.approx(0.2, rel=0.06)

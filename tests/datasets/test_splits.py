@@ -172,7 +172,7 @@ def test_published_needs_lists() -> None:
 
 def test_write_and_read(workplace: Any) -> None:
     images_of, source = splits.draw(rows(ant=8, bee=8), choices(seed=4))
-    splits.write(paths.split("toy"), images_of, source, choices(seed=4))
+    splits.write(paths.split("toy"), images_of, source=source, choices=choices(seed=4))
     assert splits.read("toy") == images_of
     written = json.loads(paths.split("toy").read_text())
     assert written["source"] == source and written["params"]["seed"] == 4

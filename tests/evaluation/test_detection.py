@@ -265,7 +265,7 @@ def test_what_needs_no_training_is_the_mean_box_and_the_commonest_class() -> Non
     """The mean box lies an eighth of the view from both: [0, 0, 0.5, 0.5] and [0.25, 0.25, 0.75, 0.75]."""
     made, _ = by_hand()
     common = 0.375**2
-    assert judging._typical(made, "test") == pytest.approx(
+    assert judging._typical_box_baseline(made, "test") == pytest.approx(
         {"typical_mean_iou": common / (2 * 0.25 - common), "majority": 0.5}
     )
 

@@ -97,10 +97,10 @@ def test_what_is_consumed_is_compared_with_params(
     joined = {"dataset": "folder", "root": str(folder), "backbone": "squeezenet1_1+resnet18"}
     chosen = params(**joined, weights="random")
     split = {name: [row.sha256 for row in rows[start::3]] for start, name in enumerate(("train", "val", "test"))}
-    splits.write(paths.split("folder"), split, "by hand", chosen.split)
+    splits.write(paths.split("folder"), split, source="by hand", choices=chosen.split)
     found = data.load_data(chosen)
     assert found.shape == (1024,)
-    assert len(loop.fit("linear", found, chosen.model_copy(update={"epochs": 1}), CPU).history) == 1
+    assert len(loop.fit("linear", found, params=chosen.model_copy(update={"epochs": 1}), device=CPU).history) == 1
     with pytest.raises(UserError, match="was extracted with image_size 64, params ask for 96"):
         data.load_data(params(**joined, weights="random", image_size=96))
     with pytest.raises(UserError, match="was extracted with image_size 96, params ask for 64"):

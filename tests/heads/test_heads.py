@@ -57,7 +57,9 @@ def test_the_published_caltech101_head_has_its_number_of_parameters() -> None:
     knobs = {"hidden": 256, "dropout": 0.4, "precision": "float32"}
     module = mlp.build((4096,), 100, MlpOptions(hidden=256, dropout=0.4))
     assert trainable(module) == 1_074_532
-    assert trainable(model.assemble("mlp", (4096,), 100, knobs)) == 1_074_532  # standardisation trains nothing
+    assert (
+        trainable(model.assemble("mlp", (4096,), classes=100, knobs=knobs)) == 1_074_532
+    )  # standardisation trains nothing
     assert [type(layer).__name__ for layer in module] == ["Linear", "ReLU", "Dropout", "Linear"]  # type: ignore[attr-defined]
     assert module[2].p == 0.4  # type: ignore[index]
 

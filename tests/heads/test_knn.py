@@ -36,7 +36,7 @@ def chosen(workplace: Path, params: Callable[..., Any]) -> Any:
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_votes_by_hand(chosen: Any, views: int) -> None:
-    found = closed_form.fit("knn", data(1.5, views), chosen, CPU)
+    found = closed_form.fit("knn", data(1.5, views), params=chosen, device=CPU)
     k, standardize = found.notes["k"], found.module.standardize
     train = split(80, 1.5, views)
     vectors = standardize(train.x.flatten(0, 1)).double().numpy()
@@ -57,12 +57,12 @@ def test_the_best_number_on_validation_is_kept(chosen: Any, monkeypatch: pytest.
     monkeypatch.setattr(
         ClassificationTask, "evaluate", lambda self, net, split: next(told)
     )  # 1, 3, 5, 10, 20, 50 fit into 80, then train
-    found = closed_form.fit("knn", data(1.0), chosen, CPU)
+    found = closed_form.fit("knn", data(1.0), params=chosen, device=CPU)
     assert found.notes == {"k": 5} and found.knobs["k"] == 5
     assert found.history[0].val_accuracy == 0.7 and found.history[0].val_loss == 0.5
 
 
 def test_it_learns_and_nothing_trains(chosen: Any) -> None:
-    found = closed_form.fit("knn", data(0.3), chosen, CPU)
+    found = closed_form.fit("knn", data(0.3), params=chosen, device=CPU)
     assert found.history[0].val_accuracy == 1
     assert not list(found.module.parameters())

@@ -55,14 +55,14 @@ def test_it_is_the_classifier_of_torchvision() -> None:
 @pytest.mark.parametrize("views", [1, 3])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_it_learns_from_maps(turned: Make, views: int, precision: str) -> None:
-    found = loop.fit("squeezenet", toy(views), turned(precision=precision), CPU)
+    found = loop.fit("squeezenet", toy(views), params=turned(precision=precision), device=CPU)
     assert max(epoch.val_accuracy for epoch in found.history) > 0.9
     assert found.module.precision == precision
     assert model.logits(found.module, toy(views).splits["test"]).dtype == torch.float32
 
 
 def test_maps_are_standardised_by_channel(turned: Make) -> None:
-    found = loop.fit("squeezenet", toy(), turned(epochs=1), CPU)
+    found = loop.fit("squeezenet", toy(), params=turned(epochs=1), device=CPU)
     x = toy().splits["train"].x.float()[:, 0]
     torch.testing.assert_close(found.module.standardize.mean, x.mean((0, 2, 3)))
 
@@ -73,4 +73,4 @@ def test_vectors_are_refused_with_what_fits(turned: Make) -> None:
         for name, split in toy().splits.items()
     }
     with pytest.raises(UserError, match=r"squeezenet takes a map.* take cut=map or tap=map, or a head for these"):
-        loop.fit("squeezenet", HeadData(["a", "b", "c"], vectors, FEATURES), turned(), CPU)
+        loop.fit("squeezenet", HeadData(["a", "b", "c"], vectors, FEATURES), params=turned(), device=CPU)

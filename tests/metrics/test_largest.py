@@ -28,7 +28,7 @@ def test_classes_by_hand() -> None:
 
 def test_correct_takes_the_class_and_an_iou_of_a_half() -> None:
     labels = torch.tensor([4, 5])
-    assert both_scores(FOUND, TRUE, labels, labels) == {"correct_at_iou50": 1}
-    assert both_scores(FOUND, TRUE, torch.tensor([4, 4]), labels) == {"correct_at_iou50": 0.5}
+    assert both_scores(FOUND, TRUE, labels=labels, true_labels=labels) == {"correct_at_iou50": 1}
+    assert both_scores(FOUND, TRUE, labels=torch.tensor([4, 4]), true_labels=labels) == {"correct_at_iou50": 0.5}
     smaller = FOUND - torch.tensor([0, 0, 0, 0.01])
-    assert both_scores(smaller, TRUE, labels, labels) == {"correct_at_iou50": 0.5}
+    assert both_scores(smaller, TRUE, labels=labels, true_labels=labels) == {"correct_at_iou50": 0.5}

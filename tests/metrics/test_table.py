@@ -24,7 +24,7 @@ def detection_scores() -> dict[str, float]:
 
 def largest_scores() -> dict[str, float]:
     labels = torch.tensor([0])
-    both = largest.both_scores(BOX / 100, BOX / 100, labels, labels)
+    both = largest.both_scores(BOX / 100, BOX / 100, labels=labels, true_labels=labels)
     return both | largest.class_scores(labels, labels) | largest.box_scores(BOX / 100, BOX / 100, 100)
 
 

@@ -49,10 +49,10 @@ def varied(chosen: Params, **axes: list[float]) -> list[Params]:
 
 def assert_as_alone(settings: list[Params], data: HeadData) -> dict[int, TrainResult | None]:
     """Every head has the history, the best epoch and the weights of `train` with its settings."""
-    found = dict(many_heads.fit(settings[0].head, data, settings, CPU))
+    found = dict(many_heads.fit(settings[0].head, data, settings=settings, device=CPU))
     assert sorted(found) == list(range(len(settings)))
     for place, params in enumerate(settings):
-        alone, together = loop.fit(params.head, data, params, CPU), found[place]
+        alone, together = loop.fit(params.head, data, params=params, device=CPU), found[place]
         assert together is not None and together.best_epoch == alone.best_epoch
         assert len(together.history) == len(alone.history)
         for epoch, other in zip(together.history, alone.history, strict=True):
@@ -121,7 +121,7 @@ def test_a_head_that_stops_leaves_the_others_as_they_are(turned: Make, optimizer
 def test_a_head_that_diverges_is_none_and_leaves_the_others_as_they_are(turned: Make) -> None:
     chosen = turned(head="mlp", optimizer="sgd", schedule="constant")
     settings = varied(chosen, lr=[0.01, 1e30, 0.02])
-    found = dict(many_heads.fit("mlp", toy(), settings, CPU))
+    found = dict(many_heads.fit("mlp", toy(), settings=settings, device=CPU))
     assert found[1] is None
     left = assert_as_alone([settings[0], settings[2]], toy())
     for place, other in ((0, 0), (2, 1)):
@@ -147,7 +147,7 @@ def test_what_does_not_fit_in_memory_trains_in_turns(turned: Make, monkeypatch: 
 
 def test_the_random_state_and_the_threads_are_left_alone(turned: Make) -> None:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    list(many_heads.fit("mlp", toy(), varied(turned(head="mlp"), lr=[0.01, 0.02]), CPU))
+    list(many_heads.fit("mlp", toy(), settings=varied(turned(head="mlp"), lr=[0.01, 0.02]), device=CPU))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
 
@@ -166,5 +166,5 @@ def test_the_test_part_plays_no_part(turned: Make) -> None:
     data = toy()
     other = HeadData(data.classes, {name: split for name, split in data.splits.items() if name != "test"}, FEATURES)
     settings = varied(turned(head="linear"), lr=[0.01, 0.02])
-    one, two = (dict(many_heads.fit("linear", some, settings, CPU)) for some in (data, other))
+    one, two = (dict(many_heads.fit("linear", some, settings=settings, device=CPU)) for some in (data, other))
     assert [head.history for head in one.values() if head] == [head.history for head in two.values() if head]

@@ -80,7 +80,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, chosen: Any, after: int) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(loop, "evaluate", counted)
         with pytest.raises(Killed):
-            loop.fit("mlp", toy(), chosen, CPU)
+            loop.fit("mlp", toy(), params=chosen, device=CPU)
 
 
 def same(one: TrainResult, other: TrainResult) -> bool:
@@ -94,10 +94,10 @@ def test_it_goes_on_with_the_same_result(
     turned: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], optimizer: str, schedule: str
 ) -> None:
     chosen = turned(optimizer=optimizer, schedule=schedule)
-    expected = loop.fit("mlp", toy(), chosen, CPU)
+    expected = loop.fit("mlp", toy(), params=chosen, device=CPU)
     cut_off(monkeypatch, chosen, after=2)
     cut_off(monkeypatch, chosen, after=1)
-    found = loop.fit("mlp", toy(), chosen, CPU)
+    found = loop.fit("mlp", toy(), params=chosen, device=CPU)
     assert "resumed after epoch 3" in capsys.readouterr().out
     assert same(found, expected)
     assert not list((paths.store() / "train").iterdir())  # a finished run leaves nothing behind
@@ -108,18 +108,18 @@ def test_another_run_does_not_take_it(
     turned: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
 ) -> None:
     cut_off(monkeypatch, turned(), after=2)
-    loop.fit("mlp", toy(), turned(**change), CPU)
+    loop.fit("mlp", toy(), params=turned(**change), device=CPU)
     assert "resumed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("size", [0, 100])
 def test_a_damaged_one_is_passed_over(turned: Make, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     chosen = turned()
-    expected = loop.fit("mlp", toy(), chosen, CPU)
+    expected = loop.fit("mlp", toy(), params=chosen, device=CPU)
     cut_off(monkeypatch, chosen, after=2)
     (path,) = (paths.store() / "train").iterdir()
     path.write_bytes(path.read_bytes()[:size])
-    assert same(loop.fit("mlp", toy(), chosen, CPU), expected)
+    assert same(loop.fit("mlp", toy(), params=chosen, device=CPU), expected)
 
 
 def test_a_second_passes_between_two(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ FEATURES = {"cut": "pooled", "backbone": "squeezenet1_1", "image_size": 64, "wei
 @pytest.fixture
 def fit(workplace: Path, params: Make) -> Callable[[HeadData], TrainResult]:
     """`fit(data)`: ridge with the params of the checkout."""
-    return lambda data: closed_form.fit("ridge", data, params(head="ridge"), CPU)
+    return lambda data: closed_form.fit("ridge", data, params=params(head="ridge"), device=CPU)
 
 
 def toy(columns: int, train: int = 60, val: int = 40, noise: float = 2.0) -> HeadData:

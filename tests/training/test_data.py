@@ -46,7 +46,7 @@ def files(workplace: Path, params: Make) -> Make:
             dataset="folder", root=str(workplace), backbone="squeezenet1_1", weights="random", cut=cut, **turned
         )
         split = {split: [sha(n) for n in numbers] for split, numbers in SPLIT.items()}
-        splits.write(paths.split("folder"), split, "by hand", chosen.split)
+        splits.write(paths.split("folder"), split, source="by hand", choices=chosen.split)
         shape = (5,) if cut == "pooled" else (5, 2, 2)
         values = np.zeros((len(order), columns, *shape), "f2")
         for place, number in enumerate(order):

@@ -91,7 +91,7 @@ def test_what_a_head_is_asked_for_is_in_the_image_what_was_there(
 ) -> None:
     affine = seen_through(kind, seed, width, height)
     boxes, labels = drawn(seed, count)
-    boxes = to_image(boxes, affine, SIZE, width, height)  # all lie in the view
+    boxes = to_image(boxes, affine, size=SIZE, width=width, height=height)  # all lie in the view
     found, unassigned = answered(head, scene(boxes, labels, width, height), affine)
     near = (boxes[:, None] - found.boxes[None]).abs().amax(2) < NEAR * max(1, width / SIZE, height / SIZE)
     near &= labels[:, None] == found.labels[None]
@@ -121,7 +121,7 @@ def test_difficult_ignored_and_crowds_are_not_asked_for() -> None:
     objects += [Box("b", (0, 0, 96, 96), crowd=True), Box("b", (60, 10, 90, 30), ignore=True)]
     row = IndexRow("x.jpg", "0", SIZE, SIZE, "a", tuple(objects), "train")
     plain = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
-    made = ground_truth.read_ground_truth([row], ["a", "b"], plain[None, None], SIZE)
+    made = ground_truth.read_ground_truth([row], classes=["a", "b"], affine=plain[None, None], size=SIZE)
     assert torch.equal(made.truths[0].boxes, boxes) and made.truths[0].labels.tolist() == [0, 1, 1, 1]
     seen, labels = made.in_view(0, plain)
     assert torch.allclose(seen, boxes[:1] / SIZE) and labels.tolist() == [0]

@@ -43,7 +43,7 @@ def turned(workplace: Any, params: Make) -> Make:
 
 
 def fit(chosen: Any, data: HeadData | None = None) -> TrainResult:
-    return loop.fit(chosen.head, data or toy(), chosen, CPU)
+    return loop.fit(chosen.head, data or toy(), params=chosen, device=CPU)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])

@@ -20,14 +20,14 @@ def logits(seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_cross_entropy_is_torchs(params: Callable[..., Any], smoothing: float) -> None:
-    found = loss(logits(), LABELS, params(label_smoothing=smoothing), None)
+    found = loss(logits(), LABELS, params=params(label_smoothing=smoothing), weights=None)
     torch.testing.assert_close(found, F.cross_entropy(logits(), LABELS, label_smoothing=smoothing))
 
 
 def test_weighted_cross_entropy_is_torchs(params: Callable[..., Any]) -> None:
     weights = torch.tensor([0.5, 2.0, 1.0, 3.0])
     torch.testing.assert_close(
-        loss(logits(), LABELS, params(), weights), F.cross_entropy(logits(), LABELS, weight=weights)
+        loss(logits(), LABELS, params=params(), weights=weights), F.cross_entropy(logits(), LABELS, weight=weights)
     )
 
 
@@ -38,11 +38,11 @@ def test_focal_loss_is_its_definition(gamma: float, seed: int) -> None:
     chosen: Any = SimpleNamespace(loss="focal", focal_gamma=gamma, label_smoothing=0.0)
     probability = logits(seed).softmax(1)[torch.arange(len(LABELS)), LABELS]
     expected = (-((1 - probability) ** gamma) * probability.log()).mean()
-    torch.testing.assert_close(loss(logits(seed), LABELS, chosen, None), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(loss(logits(seed), LABELS, params=chosen, weights=None), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_focal_loss_without_gamma_is_cross_entropy(params: Callable[..., Any]) -> None:
-    found = loss(logits(), LABELS, params(loss="focal", focal_gamma=0.0), None)
+    found = loss(logits(), LABELS, params=params(loss="focal", focal_gamma=0.0), weights=None)
     torch.testing.assert_close(found, F.cross_entropy(logits(), LABELS))
 
 
@@ -70,7 +70,7 @@ def test_the_loss_of_many_heads_and_its_gradient_are_those_of_each(
     chosen: Any = SimpleNamespace(loss=kind, focal_gamma=2.0, label_smoothing=smoothing)
     weights = torch.tensor([0.5, 2.0, 1.0, 3.0]) if weighted else None
     heads = torch.stack([logits(seed), 5 * logits(seed + 1)]).requires_grad_()
-    alone = torch.stack([loss(head, LABELS, chosen, weights) for head in heads])
+    alone = torch.stack([loss(head, LABELS, params=chosen, weights=weights) for head in heads])
     (gradient,) = torch.autograd.grad(alone.sum(), [heads])
-    found = stacked(heads.detach().transpose(1, 2), LABELS, chosen, weights)
+    found = stacked(heads.detach().transpose(1, 2), LABELS, params=chosen, weights=weights)
     torch.testing.assert_close(found, (alone.detach(), gradient.transpose(1, 2)))

@@ -45,7 +45,7 @@ def files(workplace: Path, params: Make) -> Make:
         )  # fmt: skip
         drawn = [sha(n) for n in generator.permutation(IMAGES)]
         split = {"train": drawn[:200], "val": drawn[200:300], "test": drawn[300:]}
-        splits.write(paths.split("folder"), split, "by hand", chosen.split)
+        splits.write(paths.split("folder"), split, source="by hand", choices=chosen.split)
         shapes = {"map": (CHANNELS, 3, 3)} if cut == "map" else {"p8": (4, 4, 4), "p16": (4, 2, 2), "p32": (4, 1, 1)}
         arrays: dict[str, Any] = {
             f"features/{name}": generator.standard_normal((IMAGES, columns, *shape)).astype("f2")
@@ -124,7 +124,7 @@ def test_a_head_scores_as_from_memory(files: Make, monkeypatch: pytest.MonkeyPat
     chosen = files(columns=columns, epochs=12, lr=0.03, batch_size=16, dropout=0.0, precision="float32")
     scores = []
     for found in (data.load_data(chosen), on_disk(chosen, monkeypatch)):
-        fitted = loop.fit("squeezenet", found, chosen, torch.device("cpu"))
+        fitted = loop.fit("squeezenet", found, params=chosen, device=torch.device("cpu"))
         test = found.splits["test"]
         scores.append(float((logits(fitted.module, test).argmax(1) == test.y).float().mean()))
     assert min(scores) > 0.8 and abs(scores[0] - scores[1]) < 0.06

@@ -20,7 +20,7 @@ def factors(params: Callable[..., Any]) -> Callable[..., list[float]]:
 
     def make(**overrides: Any) -> list[float]:
         chosen = params(epochs=EPOCHS, **overrides)
-        return [factor(step, STEPS, chosen.epochs, chosen) for step in range(TOTAL + 1)]
+        return [factor(step, steps=STEPS, epochs=chosen.epochs, params=chosen) for step in range(TOTAL + 1)]
 
     return make
 

@@ -101,7 +101,7 @@ def test_a_head_learns_its_scenes_by_heart(turned: Make, head: str) -> None:
     data = replace(data, splits=data.splits | {"val": data.splits["train"]})
     cut = "map" if head in OBJECT_HEADS else "pyramid"
     chosen = turned(head=head, cut=cut, epochs=60, hidden=32, monitor="val_map_50")
-    found = loop.fit(head, data, chosen, CPU)
+    found = loop.fit(head, data, params=chosen, device=CPU)
     scores = [epoch.val_map_50 for epoch in found.history]
     assert scores[found.best_epoch - 1] == max(score for score in scores if score is not None)
     task = boxes_task(found, head, data, chosen)
@@ -118,14 +118,14 @@ def test_several_maps_behind_a_rest(turned: Make, normalize: str) -> None:
     data = replace(on_maps((64, 16, 16)), provenance=found)
     phases = [{"epochs": 1, "train_from": "head"}, {"epochs": 1, "train_from": "layer4"}]
     knobs = {"cut": "layer1", "tap": "pyramid", "head": "multiscale", "backbone": "resnet18", "weights": "random"}
-    trained = loop.fit("multiscale", data, turned(phases=phases, normalize=normalize, **knobs), CPU)
+    trained = loop.fit("multiscale", data, params=turned(phases=phases, normalize=normalize, **knobs), device=CPU)
     assert [epoch.phase for epoch in trained.history] == [1, 2]
     assert trained.module.shape == ((128, 8, 8), (256, 4, 4), (512, 2, 2))
 
 
 @pytest.mark.parametrize("head", OBJECT_HEADS)
 def test_training_is_deterministic(turned: Make, head: str) -> None:
-    first, second = (loop.fit(head, on_maps(views=2), turned(head=head), CPU) for _ in range(2))
+    first, second = (loop.fit(head, on_maps(views=2), params=turned(head=head), device=CPU) for _ in range(2))
     for one, two in zip(first.module.state_dict().values(), second.module.state_dict().values(), strict=True):
         assert torch.equal(one, two)
 
@@ -145,12 +145,12 @@ def test_a_head_on_cached_maps_trains_as_behind_the_frozen_backbone_image_by_ima
     )
     chosen = turned(head="grid", optimizer="sgd", weight_decay=0.0, normalize="none")
     began = time.perf_counter()
-    cached = loop.fit("grid", data, chosen, CPU)
+    cached = loop.fit("grid", data, params=chosen, device=CPU)
     with_cache = time.perf_counter() - began
 
     began = time.perf_counter()
     torch.manual_seed(chosen.seed)
-    module, knobs = loop.start("grid", data, data.splits["train"], chosen, CPU)
+    module, knobs = loop.start("grid", data, train=data.splits["train"], params=chosen, device=CPU)
     task = tasks.DetectionTask("grid", module, HEADS["grid"].read(knobs), classes=len(data.classes), params=chosen)
     optimizer = torch.optim.SGD(module.head.parameters(), lr=chosen.lr, momentum=chosen.momentum)
     for row in cached.history:
@@ -159,7 +159,7 @@ def test_a_head_on_cached_maps_trains_as_behind_the_frozen_backbone_image_by_ima
             with torch.inference_mode():
                 each = [trunk(model, images[[place]]) for place in places.tolist()]
             affine = data.splits["train"].affines(places)
-            targets = task.targets(data.splits["train"], places, torch.zeros_like(places), affine)
+            targets = task.targets(data.splits["train"], places, views=torch.zeros_like(places), affine=affine)
             loss = task.loss(module(torch.cat(each).clone()), targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -189,7 +189,7 @@ def test_a_refit_trains_on_train_and_val_for_the_chosen_epochs(turned: Make, mon
         return one_epoch(module, train, *rest)
 
     monkeypatch.setattr(loop, "_one_epoch", spy)
-    found = loop.refit("grid", data, chosen, CPU, 3)
+    found = loop.refit("grid", data, params=chosen, device=CPU, epochs=3)
     assert found.best_epoch == len(found.history) == len(seen) == 3
     assert {len(train.y) for train in seen} == {TRAIN + VAL}
     joined = seen[0]
@@ -203,9 +203,9 @@ def test_a_refit_trains_on_train_and_val_for_the_chosen_epochs(turned: Make, mon
 
 def test_a_refit_keeps_the_last_epoch_and_not_the_best(turned: Make) -> None:
     data, chosen = on_maps(), turned(epochs=2)
-    last = loop.refit("grid", data, chosen, CPU, 2).module.state_dict()
+    last = loop.refit("grid", data, params=chosen, device=CPU, epochs=2).module.state_dict()
     data.splits["train"] = data.splits["train"].join(data.splits["val"])
-    trained = loop.fit("grid", data, chosen, CPU, last=True).module.state_dict()
+    trained = loop.fit("grid", data, params=chosen, device=CPU, last=True).module.state_dict()
     assert all(torch.equal(one, trained[name]) for name, one in last.items())
 
 
@@ -234,7 +234,7 @@ def test_difficult_objects_are_asked_of_no_head(turned: Make, head: str) -> None
     one = truth([[4, 4, 24, 24]], [0])
     nothing = torch.zeros(2, 1, CHANNELS, SIDE, SIDE)
     made, places = split(nothing, [both, one]), torch.arange(2)
-    asked = task.targets(made, places, torch.zeros(2).long(), made.affines(places))
+    asked = task.targets(made, places, views=torch.zeros(2).long(), affine=made.affines(places))
     assert torch.equal(asked[0], asked[1])
 
 
@@ -245,21 +245,23 @@ def test_targets_follow_the_view(turned: Make) -> None:
     place = torch.tensor([0])
     for view, column in ((0, 0), (1, SIDE - 1)):
         views = torch.tensor([view])
-        asked = task.targets(made, place, views, made.affines(place, views))
+        asked = task.targets(made, place, views=views, affine=made.affines(place, views))
         assert asked[0, ..., 0].nonzero().tolist() == [[0, column]]
 
 
 def test_targets_of_a_view_that_comes_again_are_made_once(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     task, made = task_of("grid", turned()), on_maps(views=2).splits["train"]
     places = torch.arange(TRAIN)
-    first = task.targets(made, places, torch.ones(TRAIN).long(), made.affines(places, 1))
+    first = task.targets(made, places, views=torch.ones(TRAIN).long(), affine=made.affines(places, 1))
     monkeypatch.setattr(task.head, "targets", lambda *_: pytest.fail("made again"))
-    assert torch.equal(first, task.targets(made, places, torch.ones(TRAIN).long(), made.affines(places, 1)))
+    assert torch.equal(
+        first, task.targets(made, places, views=torch.ones(TRAIN).long(), affine=made.affines(places, 1))
+    )
 
 
 def test_anchors_are_clustered_from_the_boxes_of_train(turned: Make) -> None:
     data, chosen = on_maps(), turned(head="anchors")
-    found = loop.fit("anchors", data, chosen, CPU)
+    found = loop.fit("anchors", data, params=chosen, device=CPU)
     shapes = {(30 / SIZE, 32 / SIZE), *((16 / SIZE, height / SIZE) for height in (12, 13, 14))}
     assert len(found.knobs["anchor_sizes"]) == 2
     assert found.knobs["anchor_sizes"][1] == pytest.approx(max(shapes))
@@ -267,7 +269,7 @@ def test_anchors_are_clustered_from_the_boxes_of_train(turned: Make) -> None:
     assert 0.9 < found.notes["anchor_iou"] == found.knobs["anchor_iou"] <= 1
     few = on_maps(train=[truth([[0, 0, 8, 8]], [0])] * TRAIN)
     with pytest.raises(UserError, match="2 anchors need as many boxes of different sizes, train has 1"):
-        loop.fit("anchors", few, chosen, CPU)
+        loop.fit("anchors", few, params=chosen, device=CPU)
 
 
 # --- how they are judged
@@ -323,7 +325,7 @@ def test_views_that_agree_give_each_object_once(turned: Make) -> None:
 def test_a_part_without_any_object_trains_and_is_judged(turned: Make, head: str) -> None:
     chosen = turned(head=head, monitor="val_map_50", boxes={"anchor_count": 0})
     empty = on_maps(val=[truth([], [])] * VAL, train=[scene(0), truth([], [])] * 3)
-    found = loop.fit(head, empty, chosen, CPU)
+    found = loop.fit(head, empty, params=chosen, device=CPU)
     assert found.history[0].val_map_50 == 0 and found.history[0].val_accuracy is None
     task = boxes_task(found, head, empty, chosen)
     assert len(task.detect(found.module, empty.splits["val"], iou=0.5)) == VAL
@@ -335,7 +337,7 @@ def test_three_hundred_objects_in_an_image(turned: Make, head: str) -> None:
     crowded = truth(torch.cat([corners, corners + 8], 1).tolist(), [number % 3 for number in range(300)])
     data = on_maps(train=[crowded, *[scene(number) for number in range(5)]])
     chosen = turned(head=head, boxes={"anchor_count": 1})
-    found = loop.fit(head, data, chosen, CPU)
+    found = loop.fit(head, data, params=chosen, device=CPU)
     assert found.history and all(epoch.val_loss < float("inf") for epoch in found.history)
     module: HeadModel = found.module
     (first, *_) = boxes_task(found, head, data, chosen).detect(module, data.splits["train"], iou=0.99)

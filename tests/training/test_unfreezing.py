@@ -77,7 +77,7 @@ def data(network: Make) -> HeadData:
 
 
 def fit(chosen: Any, data: HeadData) -> TrainResult:
-    return loop.fit("linear", data, chosen, CPU)
+    return loop.fit("linear", data, params=chosen, device=CPU)
 
 
 def body(found: TrainResult) -> dict[str, torch.Tensor]:
@@ -240,7 +240,7 @@ def test_a_phase_of_the_head_alone_trains_as_through_the_frozen_rest(data: HeadD
     chosen = turned(phases=[{"epochs": 3, "train_from": "head"}], normalize="standardize")
     found = fit(chosen, data)
     torch.manual_seed(chosen.seed)
-    module, _ = loop.start("linear", data, data.splits["train"], chosen, CPU)
+    module, _ = loop.start("linear", data, train=data.splits["train"], params=chosen, device=CPU)
     optimizer = loop.make_optimizer(loop.unfreeze(module, chosen.phases[0], chosen), chosen)
     train = data.splits["train"]
     for epoch in found.history:
@@ -248,7 +248,12 @@ def test_a_phase_of_the_head_alone_trains_as_through_the_frozen_rest(data: HeadD
         total = 0.0
         for batch in torch.randperm(TRAIN).split(chosen.batch_size):  # type: ignore[no-untyped-call]
             loss, _ = loop.step(
-                module, train.batch(batch), train.y[batch], optimizer, chosen, ClassificationTask(chosen, None)
+                module,
+                train.batch(batch),
+                targets=train.y[batch],
+                optimizer=optimizer,
+                params=chosen,
+                task=ClassificationTask(chosen, None),
             )
             total += float(loss) * len(batch)
         assert epoch.train_loss == pytest.approx(total / TRAIN, rel=1e-5)
@@ -304,13 +309,19 @@ def test_gradients_of_an_earlier_phase_have_no_part_in_the_norm(rest: Rest, turn
     moved = []
     for left in (0.0, 1e6):
         torch.manual_seed(0)
-        module = assemble("linear", data.shape, 3, {"precision": "float32"}, build(data.provenance, "pooled", "random"))
+        module = assemble(
+            "linear",
+            data.shape,
+            classes=3,
+            knobs={"precision": "float32"},
+            rest=build(data.provenance, "pooled", "random"),
+        )
         assert module.rest
         module.eval()
         optimizer = loop.make_optimizer(loop.unfreeze(module, Phase(epochs=1, train_from="head"), chosen), chosen)
         for parameter in module.rest.parameters():
             parameter.grad = torch.full_like(parameter, left)
-        loop.step(module, x, y, optimizer, chosen, ClassificationTask(chosen, None))
+        loop.step(module, x, targets=y, optimizer=optimizer, params=chosen, task=ClassificationTask(chosen, None))
         moved.append(module.head.weight.detach().clone())  # type: ignore[operator]
     assert torch.equal(*moved)
 
@@ -407,4 +418,4 @@ def test_a_tap_that_cannot_be_is_refused(data: HeadData, tap: str, message: str)
 
 def test_a_head_for_maps_behind_a_vector_is_refused(rest: Rest, data: HeadData) -> None:
     with pytest.raises(UserError, match=r"squeezenet takes a map \(C, H, W\), and the features are of shape \(1024,\)"):
-        assemble("squeezenet", data.shape, 3, {"precision": "float32", "dropout": 0.0}, rest)
+        assemble("squeezenet", data.shape, classes=3, knobs={"precision": "float32", "dropout": 0.0}, rest=rest)
