@@ -85,7 +85,8 @@ def run() -> None:
     arguments = parser.parse_args()
     if arguments.open:
         command.run(open_page, arguments)
-    run_stage("report", main, lambda params: f"page, text and figures of {params.dataset}")
+    else:
+        run_stage("report", main, lambda params: f"page, text and figures of {params.dataset}")
 
 
 if __name__ == "__main__":
