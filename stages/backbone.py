@@ -1,4 +1,4 @@
-"""Where a backbone can be cut: shapes, bytes per image, share of the compute that the cache saves."""
+"""Where a backbone can be cut: shapes, bytes per image, and the share of the computation that the cache saves."""
 
 import argparse
 from math import prod
@@ -23,7 +23,11 @@ HEADER = f"{'shape':18}{'float16 per image':>18}{'10,000 images':>16}{'compute s
 
 
 def describe(name: str, image_size: int | Literal["auto"] = "auto") -> str:
-    """A table of the cuts of a backbone. No weights are fetched: shapes do not depend on them.
+    """A table of the cuts of a backbone. Weights are not downloaded: the table does not depend on them.
+
+    Args:
+        name: as in the knob `backbone`.
+        image_size: input pixels a side; auto takes what the weights expect.
 
     Raises:
         UserError: there is no such backbone, or it cannot be cut.
@@ -59,15 +63,15 @@ def describe(name: str, image_size: int | Literal["auto"] = "auto") -> str:
 def _row(
     network: cuts.Network | UntracedNetwork, cut: str, spent: dict[fx.Node, float], preprocessing: Preprocessing
 ) -> str:
-    """What a cut keeps; of images that of a square one, at one byte per value."""
+    """The row of a cut; the cut `input` is described for a square image, at one byte per value."""
     if cut == "input":
         side = kept_side(preprocessing)
         return _columns(
             _times((3, side, side)), 3 * side * side, 0.0, f"uint8; up to 1:{KEPT_RATIO}, {KEPT_RATIO} x as much"
         )
     layers = network.layers(cut).values()
-    shapes = [_times(place.shape) for place in layers]
-    size = 2 * sum(prod(place.shape) for place in layers)
+    shapes = [_times(layer.shape) for layer in layers]
+    size = 2 * sum(prod(layer.shape) for layer in layers)
     nodes = [layer.node for layer in layers if isinstance(layer, cuts.Cut)]
     saved = max(spent[node] for node in nodes) / max(spent.values()) if nodes else 1.0
     at = network.describe(cut)
@@ -76,8 +80,8 @@ def _row(
     return _columns(shapes[0], size, saved, "" if at == cut else at)
 
 
-def _columns(shown: str, size: int, saved: float, at: str) -> str:
-    return f"{shown:18}{size:>16,} B{size / 100:>13,.1f} MB{saved:>14.1%}   {at}"
+def _columns(shape: str, size: int, saved: float, at: str) -> str:
+    return f"{shape:18}{size:>16,} B{size / 100:>13,.1f} MB{saved:>14.1%}   {at}"
 
 
 def _times(shape: tuple[int, ...]) -> str:
@@ -100,12 +104,12 @@ class _Meter(fx.Interpreter):
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Prints where a backbone can be cut, or which there are."""
+    """Prints where a backbone can be cut, or a list of backbones."""
     if arguments.list:
         print(encoders.table())
         return 0
     if arguments.name is None:
-        raise UserError("NAME is missing: python -m stages.backbone --list shows some worth trying.")
+        raise UserError("NAME is missing: python -m stages.backbone --list names backbones worth trying.")
     print(describe(arguments.name, arguments.image_size or "auto"))
     return 0
 

@@ -1,8 +1,8 @@
-"""The one place that writes features, parts and downloads: whole or not at all.
+"""The only module that writes features, parts and downloads: completely or not at all.
 
-Everything goes to a temporary name in the destination's folder, is fsynced and renamed, and the folder is fsynced.
-An error of the disk is an `Unwritable` that says what to do.
-Faults are injected here in tests, so nothing else in the feature store may open a file for writing.
+Every file is written under a temporary name in the destination's folder, fsynced and renamed; then the folder is
+fsynced. An error of the disk becomes an `Unwritable`, which says what to do. Tests inject faults here, so nothing else
+in the feature store may open a file for writing.
 """
 
 import csv
@@ -28,7 +28,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Unwritable(UserError):
-    """A file that could not be written: the disk is full or fails. Nothing half-written is left."""
+    """A file could not be written: the disk is full or fails. No incomplete file is left."""
 
 
 @contextmanager
@@ -36,8 +36,8 @@ def atomic_write(path: Path, size: int | None = None) -> Iterator[int]:
     """A file descriptor to write to; `path` appears, complete, when the block ends without an error.
 
     Args:
-        path: the final name; its folder is made.
-        size: bytes to reserve first, so that a full disk shows before the work and not in the middle of it.
+        path: the final name; its folder is created.
+        size: bytes to reserve first, so that a full disk shows before the work, not in the middle of it.
 
     Raises:
         Unwritable: the disk is full or fails.
@@ -63,7 +63,7 @@ def atomic_write(path: Path, size: int | None = None) -> Iterator[int]:
 
 
 def temp_path(path: Path) -> Path:
-    """A name that nothing has, in the folder of `path`."""
+    """An unused temporary name in the folder of `path`."""
     return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
 
 
@@ -75,25 +75,25 @@ def _unwritable(path: Path, size: int | None, error: OSError) -> Unwritable:
 
 
 def discard(path: Path) -> None:
-    """Removes a file that nobody needs any more; where the disk refuses, it stays and a later run takes it."""
+    """Removes a file that is no longer needed. If the disk refuses, it stays; a later run removes or overwrites it."""
     with suppress(OSError):
         path.unlink(missing_ok=True)
 
 
 @contextmanager
 def locked(folder: Path, waiting: str | None) -> Iterator[None]:
-    """Holds a folder, which is made, against other processes; what a killed one held is free at once.
+    """Locks a folder against other processes, and creates it first; the lock of a killed process is released at once.
 
     Args:
-        folder: what to hold.
-        waiting: said before waiting for another holder; None does not wait.
+        folder: what to lock.
+        waiting: printed before waiting for another process; None does not wait.
 
     Raises:
-        BlockingIOError: another process holds it and `waiting` is None.
+        BlockingIOError: another process holds the lock and `waiting` is None.
         Unwritable: the disk is full or fails.
     """
     descriptor = _lock(folder, waiting)
-    while not _is_at(descriptor, folder / LOCK):  # it was cleared away while we waited for it
+    while not _is_at(descriptor, folder / LOCK):  # the lock file was removed while we waited for it
         os.close(descriptor)
         descriptor = _lock(folder, waiting)
     try:
@@ -121,7 +121,7 @@ def _lock(folder: Path, waiting: str | None) -> int:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether a path still leads to the file that was opened."""
+    """Whether a path still points to the file that was opened."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -129,19 +129,19 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def free(path: Path) -> int:
-    """Bytes that are free where `path` is or will be."""
+    """Free bytes on the disk where `path` is or will be."""
     return shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes what killed writers of `path` left beside it; none may be at work."""
+    """Removes the temporary files that killed writers of `path` left; no writer of it may be running."""
     for leftover in path.parent.glob(f"*{TEMPORARY}"):
         if leftover.name.rpartition(".")[0].rpartition(".")[0] == path.name:
             discard(leftover)
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Makes a file `size` bytes long; on Linux with its blocks, so that a full disk is an OSError here."""
+    """Makes a file `size` bytes long; on Linux its blocks are allocated too, so that a full disk is an OSError here."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
     else:  # macOS
@@ -149,7 +149,7 @@ def reserve(descriptor: int, size: int) -> None:
 
 
 def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    """All of `data` at `offset`; short writes are continued."""
+    """Writes all of `data` at `offset`; short writes are continued."""
     view = memoryview(data).cast("B")
     while view:
         written = os.pwrite(descriptor, view, offset)
@@ -157,37 +157,37 @@ def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """A small file, whole or not at all."""
+    """Writes a small file, completely or not at all."""
     with atomic_write(path, len(data)) as descriptor:
         write_at(descriptor, data, 0)
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""A text in UTF-8; bytes of a file's name that are not UTF-8 come as `\udc80` to `\udcff`."""
+    r"""Writes a text in UTF-8; bytes of file names that are not UTF-8 are written as `\udc80` to `\udcff`."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(
     path: Path, value: object, *, indent: int | None = None, sort_keys: bool = False, ensure_ascii: bool = True
 ) -> None:
-    """A value as JSON, with a line break at its end."""
+    """Writes a value as JSON, with a line break at its end."""
     write_text(path, json.dumps(value, indent=indent, sort_keys=sort_keys, ensure_ascii=ensure_ascii) + "\n")
 
 
 def write_json_lines(path: Path, rows: Iterable[object]) -> None:
-    """One line of JSON per row."""
+    """Writes one line of JSON per row."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_csv(
     path: Path, header: Sequence[str], rows: Iterable[Mapping[str, object]], *, digits: int | None = None
 ) -> None:
-    """A table; None is an empty cell.
+    """Writes a CSV table; None becomes an empty cell.
 
     Args:
         path: the final name.
         header: names of the columns.
-        rows: name of a column -> what its cell holds.
+        rows: of each, name of a column -> value of its cell.
         digits: significant digits of floats; None writes all of them.
     """
     text = streams.StringIO()
@@ -203,7 +203,7 @@ def _cell(value: object, digits: int | None) -> object:
 
 
 def link(source: Path, target: Path) -> None:
-    """`target` as a hard link to `source`, replacing what was there; a copy where links cannot be made.
+    """Makes `target` a hard link to `source`, or a copy where links are not possible; an old `target` is replaced.
 
     Raises:
         Unwritable: the disk is full or fails.
@@ -225,7 +225,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """`target` as a copy of `source`, whole or not at all; what was there is replaced, never written into."""
+    """Makes `target` a copy of `source`, completely or not at all; an old `target` is replaced, never written into."""
     with source.open("rb") as file, atomic_write(target, source.stat().st_size) as descriptor:
         offset = 0
         while block := file.read(1 << 20):
@@ -235,10 +235,10 @@ def copy(source: Path, target: Path) -> None:
 
 @contextmanager
 def appending(partial: Path, first: int) -> Iterator[Callable[[bytes], None]]:
-    """A function that adds to a file which grows under its temporary name; it is cut to `first` bytes before.
+    """Yields a function that appends bytes to a file under its temporary name, which is first cut to `first` bytes.
 
     Raises:
-        Unwritable: by that function too: the disk is full or fails. What has come stays.
+        Unwritable: the disk is full or fails; that function raises it too. The bytes so far stay.
     """
     end = first
 
@@ -263,7 +263,7 @@ def appending(partial: Path, first: int) -> Iterator[Callable[[bytes], None]]:
 
 
 def commit(partial: Path, path: Path) -> None:
-    """A file that has grown to its end gets its final name.
+    """Gives a file that is complete its final name.
 
     Raises:
         Unwritable: the disk is full or fails.

@@ -1,7 +1,7 @@
-"""What a stage depends on, as it was when the stage began and as it is at its end.
+"""The inputs of a stage when it begins, compared with those at its end.
 
-DVC hashes the code and the inputs of a stage, and reads its knobs, after the stage has run. What changes in between
-would be recorded as if the result were made of it, for good. So a stage that finds a change fails, and DVC records
+DVC hashes the code and the inputs of a stage, and reads its knobs, after the stage has run. If one of them changes in
+between, DVC would record the result under the new value for good. So a stage that finds a change fails, and DVC records
 nothing.
 """
 
@@ -30,7 +30,7 @@ class Inputs:
 
 
 def of(stage: str) -> Inputs:
-    """What a stage depends on now, by dvc.yaml; nothing where there is no dvc.yaml.
+    """The current inputs of a stage, according to dvc.yaml; empty if there is no dvc.yaml.
 
     Raises:
         UserError: params.yaml or dvc.yaml cannot be read.
@@ -46,13 +46,13 @@ def of(stage: str) -> Inputs:
 
 
 def check_unchanged(stage: str, before: Inputs) -> None:
-    """Compares what a stage depended on when it began with what is there now.
+    """Checks that the inputs of a stage are still what they were when it began.
 
     Raises:
-        UserError: naming each knob with both values, and the files.
+        UserError: they are not; the message names each knob with both values, and the files.
     """
     after = of(stage)
-    knobs = [
+    changes = [
         f"`{knob}` was {value!r} when {stage} began and is {after.knobs.get(knob)!r} now"
         for knob, value in before.knobs.items()
         if after.knobs.get(knob) != value
@@ -61,16 +61,16 @@ def check_unchanged(stage: str, before: Inputs) -> None:
     changed = list(dict.fromkeys(changed))
     if changed:
         more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
-        knobs.append(f"{', '.join(changed[:NAMED])}{more} changed while {stage} ran")
-    if knobs:
+        changes.append(f"{', '.join(changed[:NAMED])}{more} changed while {stage} ran")
+    if changes:
         raise UserError(
-            f"{'; '.join(knobs)}. What {stage} wrote is of neither for certain, so nothing is recorded: `dvc repro` "
-            "runs it again."
+            f"{'; '.join(changes)}. The output of {stage} may belong to neither state, so DVC records nothing: `dvc "
+            "repro` runs it again."
         )
 
 
 def _filled(text: str, tree: Mapping[str, Any]) -> str:
-    """A line of dvc.yaml with the values of flat knobs in place of `${knob}`."""
+    """A text from dvc.yaml with the values of flat knobs in place of `${knob}`."""
     return re.sub(r"\$\{(\w+)\}", lambda match: str(tree[match[1]]), text)
 
 
@@ -82,7 +82,7 @@ def _value(tree: Mapping[str, Any], name: str) -> Any:
 
 
 def _stamps(path: Path) -> Iterator[tuple[str, Stamp]]:
-    """A file, or all files below a folder that are not Python's own."""
+    """The stamp of a file, or of all files below a folder except Python's caches."""
     if path.is_dir():
         with os.scandir(path) as entries:
             for entry in entries:

@@ -1,4 +1,4 @@
-"""Where things lie. DVC sets DVC_ROOT to the main checkout, for `--temp` and queued experiments too."""
+"""The paths of all files. DVC sets DVC_ROOT to the main checkout, for `--temp` and queued experiments too."""
 
 import os
 from pathlib import Path
@@ -9,8 +9,8 @@ PREDICTIONS = Path("cache/predictions")
 TIMINGS = Path("cache/timings")
 LIVE_RUN = Path("cache/run")  # what is known of the run that is at work in this folder
 REPORTS = Path("reports")
-EVALUATION = PREDICTIONS / "evaluation.json"  # all that evaluate measured, and
-METRICS = REPORTS / "metrics.json"  # the few numbers of it that DVC shows
+EVALUATION = PREDICTIONS / "evaluation.json"  # all numbers of evaluate
+METRICS = REPORTS / "metrics.json"  # the few of them that DVC shows
 PLOTS = REPORTS / "plots"
 FIGURES = REPORTS / "figures"
 
@@ -21,12 +21,12 @@ def main_checkout() -> Path:
 
 
 def typed(path: str) -> str:
-    """A path as a user typed it: a relative one is meant in the folder in which `coldcut` was called."""
+    """A path as a user typed it: a relative one starts from the folder in which `coldcut` was called."""
     return os.path.join(os.environ.get("COLDCUT_FROM", ""), path)
 
 
 def typed_path(path: str) -> Path:
-    """The same as a Path."""
+    """`typed` as a Path."""
     return Path(typed(path))
 
 
@@ -46,17 +46,17 @@ def unpacked(dataset: str) -> Path:
 
 
 def maps() -> Path:
-    """Maps of features, which take seconds to draw; safe to remove."""
+    """Maps of features, which take seconds to compute; safe to remove."""
     return main_checkout() / "cache" / "maps"
 
 
 def thumbnails() -> Path:
-    """Small pictures for the page; safe to remove."""
+    """Thumbnails for the page; safe to remove."""
     return main_checkout() / "cache" / "thumbnails"
 
 
 def pixels(dataset: str) -> Path:
-    """What the pixels of each image of a dataset look like; safe to remove."""
+    """Statistics of the pixels of each image of a dataset; safe to remove."""
     return main_checkout() / "cache" / "pixels" / f"{dataset}.safetensors"
 
 
@@ -66,22 +66,22 @@ def engine() -> Path:
 
 
 def raw(dataset: str) -> Path:
-    """The archives of a dataset as fetched."""
+    """The archives of a dataset, as they were fetched."""
     return Path("data/raw") / dataset
 
 
 def index(dataset: str) -> Path:
-    """One line an image."""
+    """The index of a dataset: one line per image."""
     return Path("data/index") / f"{dataset}.jsonl"
 
 
 def corrections(dataset: str) -> Path:
-    """What people decided about suspicions of the review."""
+    """The decisions of people on suspicions of the review."""
     return Path("data/corrections") / f"{dataset}.csv"
 
 
 def split(dataset: str) -> Path:
-    """Which image is train, val or test."""
+    """The file that says which image is train, val or test."""
     return Path("data/split") / f"{dataset}.json"
 
 

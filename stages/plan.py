@@ -1,7 +1,7 @@
-"""What the features of so many images would cost on this machine, before anything is computed.
+"""What the features of a number of images would cost on this machine, before they are computed.
 
-The speed is measured for some seconds on images of the current dataset, with the code that `dvc repro` runs; nothing is
-written to the store. Sizes are exact.
+The speed is measured for a few seconds on images of the current dataset, with the code that `dvc repro` runs; nothing
+is written to the store. Sizes are exact.
 """
 
 import argparse
@@ -40,12 +40,12 @@ EXAMPLES = """\
   python -m stages.plan
   python -m stages.plan --images 1000000 --backbone resnet50 --cut map
   python -m stages.plan --images 1e9 --views 6"""
-SAMPLE = 4096  # images to measure on, spread evenly over the dataset: a second reading would come from memory
+SAMPLE = 4096  # images to measure on, spread evenly over the dataset; many, because repeated ones come from memory
 WARM_UP = 4  # batches
 
 
 class Measurement(NamedTuple):
-    """A short extraction: seconds until it started, images computed after that, and the seconds these took."""
+    """A short extraction: the seconds to start, the images computed after that, and the seconds they took."""
 
     start: float
     images: int
@@ -58,7 +58,7 @@ class Measurement(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What could be kept, and the bytes per image; None where the backbone does not have the cut."""
+    """A way to keep features, and its bytes per image; None if the backbone does not have the cut."""
 
     cut: str
     views: int
@@ -92,12 +92,12 @@ def main(options: argparse.Namespace) -> int:
 
 
 def measure(spec: Spec, images: Sequence[ImageRef], seconds: float) -> Measurement:
-    """Computes parts for about so many seconds, after a few batches that warm up and tell how many images that will be.
+    """Computes parts for some seconds. A few batches before that warm up and tell how many images it will be.
 
     Args:
-        spec: how to compute.
-        images: what to compute on, again and again if they are few.
-        seconds: how long.
+        spec: of the extraction.
+        images: to compute on, repeatedly if they are few.
+        seconds: about how long.
     """
     started = time.perf_counter()
     extractor, endless = load_extractor(spec), cycle(images)
@@ -106,11 +106,11 @@ def measure(spec: Spec, images: Sequence[ImageRef], seconds: float) -> Measureme
     compute_part(spec, warm_up, spec.views)
     guess = len(warm_up) / (time.perf_counter() - started - start)
     measured = list(islice(endless, max(len(warm_up), round(seconds * guess))))
-    began = time.perf_counter()
+    measuring = time.perf_counter()
     missing = {spec.views: range(len(measured))}
     with closing(compute_parts(spec, parts_of(spec, extractor, images=measured, missing=missing))) as parts:
-        done = sum(len(part.images) for part, _ in parts)
-    return Measurement(start, done, time.perf_counter() - began)
+        count = sum(len(part.images) for part, _ in parts)
+    return Measurement(start, count, time.perf_counter() - measuring)
 
 
 def speed_sentence(spec: Spec, measurement: Measurement, count: int) -> str:
@@ -128,7 +128,7 @@ def speed_sentence(spec: Spec, measurement: Measurement, count: int) -> str:
 
 
 def parts_sentence(spec: Spec, count: int, image_sizes: Sequence[tuple[int, int]]) -> str:
-    """The pieces in which the work is done and kept: a run that stops goes on with the next one."""
+    """In how many parts the work is done and stored: a run that was stopped goes on with the next part."""
     extractor = load_extractor(spec)
     images = min(count, part_images(extractor, len(spec.views)))
     size = forecast.in_bytes(images * len(spec.views) * _row_bytes(extractor, image_sizes))
@@ -137,7 +137,7 @@ def parts_sentence(spec: Spec, count: int, image_sizes: Sequence[tuple[int, int]
 
 
 def alternatives(spec: Spec, sizes: Sequence[tuple[int, int]]) -> list[Choice]:
-    """What could be kept instead: the other cuts, dtypes and numbers of views, one changed at a time."""
+    """The current choice, and others with another cut, dtype or number of views, one changed at a time."""
     backbone = zoo.load(spec.backbone, "random", spec.image_size)
     network = cuts.load_network(backbone.model, load_extractor(spec).preprocessing.crop, spec.backbone)
     own = len(spec.views)
@@ -148,7 +148,12 @@ def alternatives(spec: Spec, sizes: Sequence[tuple[int, int]]) -> list[Choice]:
 
 
 def _row_bytes(extractor: Extractor, sizes: Sequence[tuple[int, int]]) -> int:
-    """Bytes that a view of an image takes; where images are kept, of the dataset's sizes (width, height in pixels)."""
+    """Bytes per view of an image.
+
+    Args:
+        extractor: whose layers are stored.
+        sizes: width and height in pixels of the dataset's images, on which the size depends if images are stored.
+    """
     layers = extractor.layers
     if h5.INPUT in layers:
         layers = {h5.INPUT: (kept_shape(sizes, extractor.preprocessing), "u1")}
@@ -189,7 +194,7 @@ def advice(count: int, size: int, seconds: float) -> list[str]:
     Args:
         count: images.
         size: bytes of their features.
-        seconds: that computing them takes.
+        seconds: to compute them.
     """
     sentences, free = list[str](), files.free(paths.store() / files.LOCK)
     if size > free:

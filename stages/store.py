@@ -1,14 +1,14 @@
-"""Shows what `cache/store` of the main checkout holds, checks it, and removes what is no longer needed.
+"""Lists what is in `cache/store` of the main checkout, checks it, and removes what is no longer needed.
 
 `ls` lists the entries: features by provenance, downloads, interrupted training runs, leftovers of killed runs.
 
-`verify` reads every byte of them, of `cache/features` and of the feature files in DVC's cache, and names what is
-damaged. `--repair` removes damaged files under all of their names and restores parts of which there is a whole copy;
-`dvc repro` makes the rest again and computes only the rows that are lost.
+`verify` reads every byte of the entries, of `cache/features` and of the feature files in DVC's cache, and names what is
+damaged. `--repair` removes damaged files under all of their names, and restores parts from an intact copy if there is
+one; `dvc repro` makes the rest again and computes only the rows that are lost.
 
-`gc` removes what nothing refers to: features whose provenance no file in `cache/features` or DVC's cache has (so those
-of every experiment stay until `dvc gc`), downloads that neither params.yaml nor a provenance names, and training runs.
-It leaves what has changed within `--days`, because an interrupted run goes on from it.
+`gc` removes what nothing refers to: features whose provenance is in no file of `cache/features` or DVC's cache (the
+features of experiments stay until `dvc gc`), downloads that neither params.yaml nor a provenance names, and training
+runs. Whatever has changed within `--days` stays, because an interrupted run may go on from it.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from stages.datasets.unpack import UNPACKING
 from stages.features import audit, h5
 from stages.features.forecast import in_bytes
 from stages.features.store import common, fingerprint
-from stages.fetching.fetch import kept_in
+from stages.fetching.fetch import download_folder
 from stages.params import load
 
 EXAMPLES = """\
@@ -41,9 +41,9 @@ class Entry:
 
     Attributes:
         kind: features, download, training or leftover.
-        path: where it lies.
+        path: of the file or folder.
         description: what it is, in words.
-        keys: what others refer to it by: the fingerprint of features, the folder or the name of a download.
+        keys: the names by which others refer to it: the fingerprint of features, the folder or the name of a download.
     """
 
     kind: str
@@ -53,12 +53,12 @@ class Entry:
 
     @property
     def files(self) -> list[Path]:
-        """The files that take room."""
+        """The file itself, or all files below the folder."""
         return [self.path] if self.path.is_file() else [path for path in self.path.rglob("*") if path.is_file()]
 
     @property
     def size(self) -> int:
-        """Bytes of its files."""
+        """Of all its files, in bytes."""
         return sum(path.stat().st_size for path in self.files)
 
     @property
@@ -68,7 +68,7 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """Everything in the store, and what killed runs left there, in `cache/features` and in `cache/images`."""
+    """Everything in the store, and the leftovers of killed runs there, in `cache/features` and in `cache/images`."""
     home, images = paths.store(), paths.unpacked("")
     features = [path for path in sorted((home / "features").glob("*")) if path.is_dir()]
     leftovers = [
@@ -96,7 +96,7 @@ def _described(home: Path) -> str:
 
 
 def unreferenced(days: float) -> list[Entry]:
-    """The entries that nothing refers to and that have not changed for so many days; leftovers after one."""
+    """The entries that nothing refers to and that have not changed for `days` days; leftovers after one day at most."""
     keys = _referenced()
     limits = {"leftover": min(days * DAY, DAY)}
     return [entry for entry in entries() if not keys & entry.keys and entry.age > limits.get(entry.kind, days * DAY)]
@@ -109,14 +109,14 @@ def _referenced() -> set[str]:
     keys = {fingerprint(common(provenance)) for provenance in single}
     keys |= {str(provenance.get("weights")) for provenance in single}
     sources = [source for _, block in load().datasets if has_source(block) for _, source in block.source]
-    return keys | {kept_in(source) for source in sources}
+    return keys | {download_folder(source) for source in sources}
 
 
 def drop(entry: Entry) -> bool:
-    """Removes an entry, unless it is features that a run holds now.
+    """Removes an entry, except features that a run is using.
 
     Returns:
-        Whether it is gone.
+        Whether it was removed.
     """
     if entry.path.is_file():
         files.discard(entry.path)
@@ -144,7 +144,7 @@ def verify(*, repair: bool) -> bool:
     """Prints what is damaged, and with `repair` removes or restores it.
 
     Returns:
-        Whether nothing damaged is left.
+        True if nothing damaged is left.
     """
     damaged = audit.damaged()
     for reason in damaged.values():
@@ -160,7 +160,7 @@ def verify(*, repair: bool) -> bool:
 
 
 def gc(*, days: float, dry: bool) -> None:
-    """Removes what nothing refers to, and prints each; with `dry` only prints."""
+    """Removes the entries that nothing refers to, and prints each; with `dry` it only prints them."""
     freed = 0
     for entry in unreferenced(days):
         size = sum(path.stat().st_size for path in entry.files if path.stat().st_nlink == 1)
@@ -179,7 +179,7 @@ def _ago(seconds: float) -> str:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Lists, verifies or cleans; returns 1 where something is damaged."""
+    """Lists, verifies or cleans up; returns 1 if something is damaged."""
     if arguments.command == "verify":
         return 0 if verify(repair=arguments.repair) else 1
     if arguments.command == "gc":
@@ -199,9 +199,9 @@ def run() -> None:
         "--repair", action="store_true", help="remove what is damaged, and restore parts from whole copies"
     )
     dropping = commands.add_parser("gc", help="remove what nothing refers to")
-    dropping.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    dropping.add_argument("--dry-run", action="store_true", help="only print what would be removed")
     dropping.add_argument(
-        "--days", type=float, default=DAYS, help=f"leave what has changed within so many days (default: {DAYS:g})"
+        "--days", type=float, default=DAYS, help=f"keep what has changed within this many days (default: {DAYS:g})"
     )
     command.run(main, parser.parse_args())
 

@@ -54,7 +54,7 @@ def test_a_knob_that_changes_is_told_with_both_values(home: Path, old: str, new:
     replace(home, old, new)
     with pytest.raises(UserError) as error:
         inputs.check_unchanged("train", before)
-    assert message in str(error.value) and "nothing is recorded" in str(error.value)
+    assert message in str(error.value) and "DVC records nothing" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["code/a.py", "data/csv.json", "photos/x/1.jpg", "photos/x/2.jpg"])

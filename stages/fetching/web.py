@@ -1,7 +1,7 @@
-"""One file over HTTP: it resumes, retries, takes no more than the server declared, and appears whole or not at all.
+"""Downloads one file over HTTP: resumes, retries, accepts no more bytes than the server declared, and is atomic.
 
-What has come lies in `<name>.partial` with the server's validator (a strong ETag, or the date) beside it, and a later
-attempt, or a later run, asks for the rest under the condition that the file is still the same (RFC 9110, If-Range).
+The bytes so far are in `<name>.partial`, with the server's validator (a strong ETag, or the date) beside it. A later
+attempt, or a later run, asks for the rest on the condition that the file is still the same (RFC 9110, If-Range).
 """
 
 import hashlib
@@ -13,55 +13,55 @@ from tqdm import tqdm
 
 from stages import files
 
-ATTEMPTS = 5  # in a row that bring nothing new
-PAUSE = 0.5  # seconds before the next attempt, doubled with every one that brings nothing
+ATTEMPTS = 5  # in a row without a new byte
+PAUSE = 0.5  # seconds before the next attempt, doubled after every attempt without a new byte
 TIMEOUT = 60  # seconds without a byte
-MAX_BYTES = 1 << 40  # where the server does not say how much comes
+MAX_BYTES = 1 << 40  # of a file whose size the server does not declare
 BLOCK = 1 << 18
-AGAIN = (408, 425, 429, 500, 502, 503, 504)
+RETRIED = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes after which another attempt may succeed
 
 
 class Refused(Exception):
-    """The file cannot be had; the message is the reason."""
+    """The file cannot be downloaded; the message is the reason."""
 
 
 class Mismatch(Refused):
-    """The file came, and is another than expected."""
+    """The file was downloaded, and its checksum is not the expected one."""
 
 
 class _Cut(Exception):
-    """An attempt ended early; another may bring the rest."""
+    """An attempt ended early; another one may fetch the rest."""
 
 
 def download(url: str, target: Path, expected: str | None) -> None:
-    """The file behind `url` as `target`; what came is kept for a later call where the network failed.
+    """Downloads a URL to `target`; if the network fails, the bytes so far are kept for a later call.
 
     Args:
         url: http:// or https://.
         target: the final name.
-        expected: its checksum, `sha256:…` or `md5:…`; None takes what comes.
+        expected: the checksum, `sha256:…` or `md5:…`; None accepts any content.
 
     Raises:
-        Refused: the server has no such file, sends more than it said, or the network failed again and again.
-        Mismatch: the checksum is another, also when all was fetched anew.
+        Refused: the server does not have the file, sends more than it declared, or the network failed repeatedly.
+        Mismatch: the checksum does not match, even after a complete new download.
         Unwritable: the disk is full or fails.
     """
     partial, validator = (target.with_name(target.name + suffix + files.TEMPORARY) for suffix in ("", ".validator"))
     algorithm = (expected or "sha256").partition(":")[0]
     resumed = _fetch(url, partial, validator)
     if expected and digest(partial, algorithm) != expected and resumed:
-        files.discard(partial)  # what lay there before may have been damaged
+        files.discard(partial)  # the bytes of an earlier call may have been damaged
         _fetch(url, partial, validator)
-    found = digest(partial, algorithm)
+    checksum = digest(partial, algorithm)
     files.discard(validator)
-    if expected and found != expected:
+    if expected and checksum != expected:
         files.discard(partial)
-        raise Mismatch(f"it has {found}, expected {expected}")
+        raise Mismatch(f"it has {checksum}, expected {expected}")
     files.commit(partial, target)
 
 
 def _fetch(url: str, partial: Path, validator: Path) -> bool:
-    """Brings all of the file, in as many attempts as it takes; whether it built on what had come before."""
+    """Downloads the whole file in as many attempts as it takes; returns whether it went on from earlier bytes."""
     failures, resumed = 0, False
     while True:
         before = _size(partial)
@@ -76,26 +76,26 @@ def _fetch(url: str, partial: Path, validator: Path) -> bool:
 
 
 def _attempt(url: str, partial: Path, validator: Path) -> bool:
-    """One request, to the end of the file; whether the server agreed to send only what was missing."""
+    """One request for the rest of the file; returns whether the server sent only the missing bytes."""
     import requests
 
-    there, known = _size(partial), _read(validator)
+    size, previous_validator = _size(partial), _read(validator)
     headers = {"Accept-Encoding": "identity"}
-    if there and known:
-        headers |= {"Range": f"bytes={there}-", "If-Range": known}
+    if size and previous_validator:
+        headers |= {"Range": f"bytes={size}-", "If-Range": previous_validator}
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             if response.status_code == 416:  # nothing is missing, or the file is shorter now
                 files.discard(partial)
                 raise _Cut("the server has no such range")
-            if response.status_code in AGAIN:
+            if response.status_code in RETRIED:
                 raise _Cut(f"{response.status_code} {response.reason}")
             response.raise_for_status()
-            resumed = response.status_code == 206 and _starts_at(response.headers, there)
+            resumed = response.status_code == 206 and _starts_at(response.headers, size)
             if response.status_code == 206 and not resumed:
                 files.discard(partial)
-                raise _Cut("the server sent another range than asked for")
-            first = there if resumed else 0
+                raise _Cut("the server sent another range than requested")
+            first = size if resumed else 0
             files.write_bytes(validator, _validator(response.headers).encode())
             _receive(response, partial, first)
             return resumed
@@ -130,7 +130,7 @@ def _starts_at(headers: Any, first: int) -> bool:
 
 
 def _validator(headers: Any) -> str:
-    """What tells whether the file is still the same; empty where the server gives nothing that can be relied on."""
+    """A value that changes when the file does: a strong ETag or a date; empty if the server sends neither."""
     tag = str(headers.get("ETag", ""))
     return tag if tag and not tag.startswith("W/") else str(headers.get("Last-Modified", ""))
 
@@ -144,6 +144,6 @@ def _read(path: Path) -> str:
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
-    """The checksum of a file as params.yaml writes it, `sha256:…`."""
+    """The checksum of a file as in params.yaml, `sha256:…`."""
     with path.open("rb") as file:
         return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"

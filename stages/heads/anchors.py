@@ -13,7 +13,7 @@ from stages.boxes.geometry import Detections
 from stages.errors import UserError
 from stages.heads.options import AnchorsOptions
 
-MOST_GROWTH = 4.0  # a box outgrows its anchor by e to this power at most: boxes stay finite with wild weights
+MOST_GROWTH = 4.0  # a box is at most e to this power times as large as its anchor, so that it stays finite
 CLUSTER_STEPS = 100
 Shape = tuple[int, int, int]
 
@@ -37,7 +37,7 @@ def build(shape: Shape, classes: int, options: AnchorsOptions) -> nn.Module:
 
 
 def prepare(boxes: torch.Tensor, options: AnchorsOptions) -> dict[str, Any]:
-    """What the head learns before it is built: `anchor_sizes`, and their `anchor_iou`; nothing without `anchor_count`.
+    """The options learned before the head is built: `anchor_sizes` and their `anchor_iou`; none without `anchor_count`.
 
     Args:
         boxes: (n, 4) of all images of train, corners in [0, 1] of the view.
@@ -52,8 +52,8 @@ def prepare(boxes: torch.Tensor, options: AnchorsOptions) -> dict[str, Any]:
 def sizes(options: AnchorsOptions) -> torch.Tensor:
     """Width and height (k, 2) of the anchors, in [0, 1] of the view.
 
-    They are `anchor_sizes` if there are any; else one for each of `anchor_scales` (the side of a square of the same
-    area) and each of `anchor_ratios` (height to width).
+    They are `anchor_sizes` if there are any; otherwise one for each pair of `anchor_scales` (the side of a square of
+    the same area) and `anchor_ratios` (height to width).
     """
     if options.anchor_sizes:
         return torch.tensor(options.anchor_sizes)
@@ -64,7 +64,7 @@ def sizes(options: AnchorsOptions) -> torch.Tensor:
 def cluster(boxes: torch.Tensor, count: int) -> tuple[list[list[float]], float]:
     """Sizes of anchors from boxes by k-means on IoU (Redmon and Farhadi 2017); the same boxes give the same sizes.
 
-    It starts from boxes at equal steps of area and ends when no box changes its anchor.
+    It starts from boxes at equal steps of area, and ends when no box changes its anchor any more.
 
     Args:
         boxes: (n, 4) corners in [0, 1] of the view.
@@ -80,7 +80,7 @@ def cluster(boxes: torch.Tensor, count: int) -> tuple[list[list[float]], float]:
     different: torch.Tensor = torch.unique(shapes, dim=0)
     if len(different) < count:
         raise UserError(
-            f"`boxes.anchor_count`: {count} anchors need as many boxes of different sizes, train has {len(different)}: "
+            f"`boxes.anchor_count`: {count} anchors need {count} boxes of different sizes, train has {len(different)}: "
             f"-S boxes.anchor_count={len(different)}"
         )
     order = different.prod(1).argsort(stable=True)
@@ -138,12 +138,12 @@ def candidates(outputs: torch.Tensor, options: AnchorsOptions) -> dense.Candidat
 
 
 def unassigned(boxes: torch.Tensor, options: AnchorsOptions, shape: Shape) -> int:
-    """How many of an image's boxes (n, 4) no anchor can predict, as others have taken all that overlap them."""
+    """How many of an image's boxes (n, 4) no anchor can predict, because other boxes took all anchors near them."""
     return dense.unassigned(len(boxes), [assign(boxes, at_every_cell(sizes(options), *shape[1:]), options)])
 
 
 def at_every_cell(anchors: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Anchors of these sizes (k, 2) at each cell of a map: (height * width * k, 4) centre and size."""
+    """Anchors of sizes (k, 2) at each cell of a map: (height * width * k, 4), centre and size."""
     centres = dense.cell_centres(height, width).repeat_interleave(len(anchors), dim=0)
     return torch.cat([centres, anchors.repeat(height * width, 1)], dim=1)
 
@@ -151,9 +151,9 @@ def at_every_cell(anchors: torch.Tensor, height: int, width: int) -> torch.Tenso
 def assign(boxes: torch.Tensor, anchors: torch.Tensor, options: AnchorsOptions) -> torch.Tensor:
     """The box that each anchor should predict, (P,), or dense.BACKGROUND or dense.IGNORED.
 
-    An anchor takes the box that it overlaps most if their IoU is `anchor_match` or more; from `anchor_ignore` on it is
-    ignored. The anchor that overlaps a box most takes that box in any case, and the largest of several such boxes. A
-    box that overlaps no anchor belongs to none.
+    An anchor takes the box that it overlaps most, if their IoU is at least `anchor_match`; if it is less, but at least
+    `anchor_ignore`, the anchor is ignored. The anchor that overlaps a box most takes that box in any case; if there are
+    several such boxes, the largest. A box that overlaps no anchor is not assigned.
 
     Args:
         boxes: (n, 4) corners.
@@ -167,14 +167,17 @@ def assign(boxes: torch.Tensor, anchors: torch.Tensor, options: AnchorsOptions) 
     assigned[best < options.anchor_match] = dense.IGNORED
     assigned[best < options.anchor_ignore] = dense.BACKGROUND
     best_iou, best_anchor = iou.max(0)
-    for box in ops.box_area(boxes).argsort(stable=True).tolist():  # the largest comes last and overrules the others
+    for box in ops.box_area(boxes).argsort(stable=True).tolist():  # the largest comes last and replaces the others
         if best_iou[box] > 0:
             assigned[best_anchor[box]] = box
     return assigned
 
 
 def encode(boxes: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
-    """Offsets (…, 4) of boxes (corners) to anchors (centre and size): shift by the anchor's size, log of growth."""
+    """Offsets (…, 4) of boxes (…, 4; corners) to anchors (…, 4; centre and size).
+
+    The first two are the shift of the centre, divided by the anchor's size; the others the logarithm of the growth.
+    """
     centre_size = ops.box_convert(boxes, "xyxy", "cxcywh")
     shift = (centre_size[..., :2] - anchors[..., :2]) / anchors[..., 2:]
     return torch.cat([shift, (centre_size[..., 2:] / anchors[..., 2:]).log()], dim=-1)

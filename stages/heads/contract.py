@@ -1,10 +1,10 @@
-"""What the module of a head offers. A head is one such module and one line in the registry, of the same name.
+"""The functions that the module of a head has. A head is one such module and one line in the registry, of its name.
 
-Every head has `build`. A head that is solved in closed form has `solutions` too; a head that finds objects has the
-functions of `ObjectHead`, and may have
+Every head has `build`. A head in closed form also has `solutions`; a head that finds objects also has the functions of
+`ObjectHead`, and may have
 
 - `prepare(boxes, options)`: options that it learns from the boxes of train before it is built, e.g. sizes of anchors;
-- `classified(outputs, targets, options)`: for a head that names one class per image, which images are right.
+- `classified(outputs, targets, options)`: which images are right, if it predicts one class per image.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,10 +19,10 @@ from stages.boxes.geometry import Detections
 
 
 class Head(Protocol):
-    """A head, whatever it is for."""
+    """A head for any task."""
 
     def build(self, shape: Any, classes: int, options: Any) -> nn.Module:
-        """Its layers, from features to logits (N, classes) or to what `loss` takes.
+        """The layers of the head, from features to logits (N, classes) or to what `loss` takes.
 
         Args:
             shape: of the features of one image: (D,), (C, H, W), or the shapes of several maps.
@@ -44,12 +44,12 @@ class LabelledVectors(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """What is to know of one of several solutions; its weights are in the head's layers already.
+    """One of several solutions; its weights are in the head's layers already.
 
     Attributes:
-        notes: kept with the head and shown on the page, e.g. the strength of a ridge.
-        options: learned options, which the layers are built with when the head is loaded.
-        val_loss: its cross-entropy on validation, where it is known more exactly than from float32 logits.
+        notes: stored with the head and shown on the page, e.g. the strength of a ridge.
+        options: learned options, with which the layers are built when the head is loaded.
+        val_loss: its cross-entropy on validation, if that is available more exactly than from float32 logits.
     """
 
     notes: Mapping[str, float]
@@ -58,17 +58,17 @@ class Solution(NamedTuple):
 
 
 class ClosedFormHead(Head, Protocol):
-    """A head without epochs: it is solved, and validation chooses among its solutions."""
+    """A head that is solved without epochs; validation chooses among its solutions."""
 
     def solutions(self, layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
-        """Puts one solution after another into the layers that `build` made; of equally good ones the first is kept."""
+        """Puts one solution after another into the layers from `build`; of equally good ones the first is kept."""
 
 
 class ObjectHead(Head, Protocol):
     """A head that finds objects."""
 
     def targets(self, boxes: torch.Tensor, labels: torch.Tensor, options: Any, *, shape: Any) -> Any:
-        """What its outputs should be for one view of an image.
+        """What the outputs should be for one view of an image.
 
         Args:
             boxes: (n, 4) corners in [0, 1] of the view.
@@ -84,10 +84,10 @@ class ObjectHead(Head, Protocol):
         """The boxes in each view of a batch, before non-maximum suppression."""
 
     def candidates(self, outputs: Any, options: Any) -> Candidates:
-        """The same as tensors of one shape for every view, as an exported file gives them."""
+        """The boxes in each view of a batch as tensors of a fixed shape, as an exported file gives them."""
 
     def unassigned(self, boxes: torch.Tensor, options: Any, shape: Any) -> int:
-        """How many of the boxes (n, 4) of a view it cannot predict by its design."""
+        """How many of the boxes (n, 4) of a view the head cannot predict because of its design."""
 
 
 def module_of(head: str) -> Head:

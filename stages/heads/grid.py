@@ -80,12 +80,12 @@ def corners(codes: torch.Tensor) -> torch.Tensor:
 
 
 def unassigned(boxes: torch.Tensor, options: DenseOptions, shape: Shape) -> int:
-    """How many of an image's boxes (n, 4) no cell can predict: the centre of a larger box is in their cell."""
+    """How many of an image's boxes (n, 4) no cell can predict, because the centre of a larger box is in their cell."""
     return dense.unassigned(len(boxes), [_assign(boxes, *shape[1:])])
 
 
 def _assign(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(H * W,) the largest box with its centre in each cell (of equal ones the first), or BACKGROUND."""
+    """The largest box with its centre in each cell (the first of equally large ones), or BACKGROUND: (H * W,)."""
     order = ops.box_area(boxes).argsort(descending=True, stable=True)
     centre = (boxes[order, :2] + boxes[order, 2:]) / 2
     column = (centre[:, 0] * width).long().clamp(0, width - 1)

@@ -14,16 +14,16 @@ from stages.heads.contract import LabelledVectors, Solution
 from stages.heads.options import KnnOptions
 
 TEMPERATURE = 0.07
-COUNTS = (1, 3, 5, 10, 20, 50, 100, 200)  # of neighbours that are tried
-UNIFORM = 1e-3  # the share of the votes that all classes have: no class gets probability 0
+COUNTS = (1, 3, 5, 10, 20, 50, 100, 200)  # the numbers of neighbours to try
+UNIFORM = 1e-3  # the share of the votes that is spread over all classes, so that no class has probability 0
 
 
 class NearestNeighbours(nn.Module):
     """Training vectors and their labels.
 
     Args:
-        rows: how many training vectors there are.
-        features: how many numbers a vector has.
+        rows: the number of training vectors.
+        features: the length of a vector.
         classes: how many.
         k: how many neighbours vote.
     """
@@ -51,7 +51,7 @@ def build(shape: Sequence[int], classes: int, options: KnnOptions) -> nn.Module:
 
 
 def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
-    """One for each of COUNTS: the training vectors with their labels, and how many of them vote."""
+    """One solution for each of COUNTS: the training vectors with their labels, and how many of them vote."""
     assert isinstance(layers, NearestNeighbours)
     layers.vectors, layers.labels = F.normalize(train.x).to(layers.vectors.dtype), train.labels
     for layers.k in [count for count in COUNTS if count <= len(train.x)]:

@@ -14,7 +14,7 @@ from stages.heads.options import LargestOptions
 
 
 class Norm(nn.BatchNorm1d):
-    """Batch normalisation; a batch of one image, as the last of an epoch may be, is normalised as in evaluation."""
+    """Batch normalisation; a batch of a single image, which ends some epochs, is normalised as in evaluation."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and len(x) == 1:
@@ -25,7 +25,7 @@ class Norm(nn.BatchNorm1d):
 def build(shape: tuple[int, int, int], classes: int, options: LargestOptions) -> nn.Module:
     """A map (N, C, H, W) to (N, 4), (N, classes) or (N, 4 + classes): box, class or both.
 
-    `pool: none` flattens the map, `avg` averages it. `largest_hidden` units, if any, come between map and outputs.
+    `pool: none` flattens the map, `avg` averages it. With `largest_hidden` above 0 a hidden layer precedes the outputs.
     """
     channels, height, width = shape
     pool = {"none": nn.Flatten(), "avg": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())}[options.pool]
@@ -46,7 +46,7 @@ def targets(
     """(6,): 1 and the largest object's cx, cy, w, h in [0, 1] and class, or zeros where there is no object.
 
     Args:
-        boxes: (n, 4) corners in [0, 1] of the view; the first of several that are equally large counts.
+        boxes: (n, 4) corners in [0, 1] of the view; of several largest ones the first counts.
         labels: (n,) the class of each box.
         options: not used.
         shape: not used.
@@ -58,12 +58,12 @@ def targets(
 
 
 def loss(outputs: torch.Tensor, targets: torch.Tensor, options: LargestOptions) -> torch.Tensor:
-    """The mean over images with an object of w_box L_box + w_class L_class, as far as each is predicted.
+    """The mean over images with an object of w_box L_box + w_class L_class; a term that is not predicted is left out.
 
     Args:
         outputs: (N, …) as `build` gives them.
         targets: (N, 6).
-        options: `predict`, `box_sigmoid`, `box_loss`, `box_weight`, `class_weight`, `loss` and what belongs to it.
+        options: `predict`, `box_sigmoid`, `box_loss`, `box_weight`, `class_weight`, `loss` and `focal_gamma`.
     """
     objects = targets[:, 0] > 0
     outputs, targets = outputs[objects], targets[objects]
@@ -80,14 +80,14 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, options: LargestOptions) 
 
 
 def decode(outputs: torch.Tensor, options: LargestOptions) -> list[Detections]:
-    """One box per image: the whole view if no box is predicted, and class 0 with score 1 if no class is."""
-    only = candidates(outputs, options)
-    scores, labels = dense.scores(only)[:, 0].max(1)
-    return [Detections(only.boxes[image], scores[[image]], labels[[image]]) for image in range(len(outputs))]
+    """One box per image: the whole view if no box is predicted, and class 0 with score 1 if no class is predicted."""
+    predicted = candidates(outputs, options)
+    scores, labels = dense.scores(predicted)[:, 0].max(1)
+    return [Detections(predicted.boxes[image], scores[[image]], labels[[image]]) for image in range(len(outputs))]
 
 
 def candidates(outputs: torch.Tensor, options: LargestOptions) -> dense.Candidates:
-    """The one candidate of each view; it always is an object."""
+    """The single candidate of each view, whose probability of an object is always 1."""
     centre_size, logits = _split(outputs, options)
     images = outputs.shape[0]
     whole_view = outputs.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(images, 4)
@@ -98,7 +98,7 @@ def candidates(outputs: torch.Tensor, options: LargestOptions) -> dense.Candidat
 
 
 def classified(outputs: torch.Tensor, targets: torch.Tensor, options: LargestOptions) -> torch.Tensor | None:
-    """Which of the images with an object have their class right: (n,) bool; None where no class is predicted."""
+    """Which of the n images with an object have the right class: (n,) bool; None if no class is predicted."""
     if options.predict == "box":
         return None
     objects = targets[:, 0] > 0
@@ -106,12 +106,12 @@ def classified(outputs: torch.Tensor, targets: torch.Tensor, options: LargestOpt
 
 
 def unassigned(boxes: torch.Tensor, options: LargestOptions, shape: tuple[int, int, int]) -> int:
-    """How many of an image's boxes (n, 4) it cannot predict: all but one."""
+    """How many of an image's boxes (n, 4) the head cannot predict: all but one."""
     return max(0, len(boxes) - 1)
 
 
 def _split(outputs: torch.Tensor, options: LargestOptions) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centre and size (N, 4) and class logits (N, C); one of them is empty where it is not predicted."""
+    """Centre and size (N, 4) and class logits (N, C); the one that is not predicted has no columns."""
     coordinates = 0 if options.predict == "class" else 4
     centre_size = outputs[:, :coordinates]
     return centre_size.sigmoid() if options.box_sigmoid else centre_size, outputs[:, coordinates:]

@@ -15,7 +15,7 @@ SMALLEST = 16  # pixels a side: one position is left after two convolutions and 
 
 
 def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module:
-    """(N, C, S, S) to logits (N, classes); no knob shapes it.
+    """(N, C, S, S) to logits (N, classes); without options.
 
     Raises:
         UserError: the images are too small.

@@ -8,5 +8,5 @@ from stages.blocks import HeadOptions
 
 
 def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module:
-    """(N, D) to logits (N, classes); no knob shapes it."""
+    """(N, D) to logits (N, classes); without options."""
     return nn.Linear(shape[0], classes)

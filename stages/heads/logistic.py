@@ -1,7 +1,7 @@
 """`logistic`: multinomial logistic regression by L-BFGS; validation chooses its strength.
 
-It is the linear probe of CLIP (Radford et al. 2021) and DINOv2 (Oquab et al. 2024): the mean cross-entropy of all train
-vectors plus λ/2 ‖W‖², minimised for a path of strengths λ, each from the solution of the one before.
+This is the linear probe of CLIP (Radford et al. 2021) and DINOv2 (Oquab et al. 2024): it minimises the mean
+cross-entropy of all train vectors plus λ/2 ‖W‖² for a path of strengths λ, each starting from the previous solution.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,8 @@ from stages.blocks import HeadOptions
 from stages.heads.contract import LabelledVectors, Solution
 
 STRENGTHS = tuple(10.0 ** (-power / 2) for power in range(-1, 11))  # λ, from strong to weak: 3 to 1e-5
-PATIENCE = 2  # strengths in a row with a higher cross-entropy on validation, after which weaker ones are not tried
-STEPS, MEMORY = 1000, 10  # of L-BFGS: iterations at most, and gradients that it remembers
+PATIENCE = 2  # strengths in a row with a higher cross-entropy on validation; after them weaker ones are not tried
+STEPS, MEMORY = 1000, 10  # of L-BFGS: iterations at most, and gradients that it keeps
 GRADIENT = 2e-5  # the largest entry of the gradient at a solution, as a multiple of λ: what W may be off by
 
 
@@ -25,7 +25,7 @@ def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module
 
 
 def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
-    """One solution for each of STRENGTHS, as long as validation does not get worse again and again."""
+    """One solution for each of STRENGTHS, until validation has become worse PATIENCE times in a row."""
     assert isinstance(layers, nn.Linear)
     exact = torch.float32 if train.x.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
     weight, bias = (torch.zeros_like(parameter, dtype=exact) for parameter in (layers.weight, layers.bias))
@@ -67,7 +67,7 @@ def minimise(
     )
 
     def loss() -> torch.Tensor:
-        """Sets the gradients as well; written down, they take half of the time of autograd."""
+        """The loss; also sets the gradients, whose formula takes half the time of autograd."""
         log_probabilities = F.linear(x, weight, bias).log_softmax(1)
         residual = (log_probabilities.exp() - one_hot) / len(x)
         weight.grad = residual.T @ x + strength * weight

@@ -1,6 +1,6 @@
-"""`multiscale`: boxes from several maps, small ones from the finest; a point predicts its distances to a box's sides.
+"""`multiscale`: boxes from several maps, small boxes from the finest; a point predicts its distances to a box's sides.
 
-FCOS (Tian et al. 2019) on frozen features, with an object logit beside the classes as in the other heads here.
+This is FCOS (Tian et al. 2019) on frozen features, with an object logit beside the classes as in the other heads.
 """
 
 from collections.abc import Sequence
@@ -37,10 +37,10 @@ class Multiscale(nn.Module):
 
 
 def build(shape: Shapes, classes: int, options: MultiscaleOptions) -> nn.Module:
-    """Maps to predictions (N, H, W, 5 + classes) of each; with `centreness` one number more, the last.
+    """Maps to predictions (N, H, W, 5 + classes), one tensor per map; `centreness` adds one more number at the end.
 
-    Each map is narrowed to `hidden` channels; with `fusion` each coarser map is added to the finer one below it
-    (Lin et al. 2017). `towers` are one for all maps (shared) or one for each (separate).
+    Each map is narrowed to `hidden` channels. With `fusion` each coarser map is added to the next finer one (Lin et al.
+    2017). `towers` is `shared` (one tower for all maps) or `separate` (one per map).
     """
     return Multiscale(shape, 5 + classes + options.centreness, options)
 
@@ -99,16 +99,21 @@ def candidates(outputs: Sequence[torch.Tensor], options: MultiscaleOptions) -> d
 
 
 def unassigned(boxes: torch.Tensor, options: MultiscaleOptions, shape: Shapes) -> int:
-    """How many of an image's boxes (n, 4) no point of their map can predict: smaller ones have taken them."""
+    """How many of an image's boxes (n, 4) no point of their map can predict, because smaller boxes took the points."""
     return dense.unassigned(len(boxes), assign(boxes, options, shape))
 
 
 def assign(boxes: torch.Tensor, options: MultiscaleOptions, shape: Shapes) -> list[torch.Tensor]:
     """For each map the box that each point should predict, (H * W,), or dense.BACKGROUND.
 
-    A box belongs to the finest map on which its longer side has at most `level_cells` cells, else to the coarsest.
-    There it takes the points inside it that are less than `centre_radius` cells from its centre, in x and in y; a point
-    in several boxes takes the smallest.
+    A box belongs to the finest map on which its longer side has at most `level_cells` cells, otherwise to the coarsest.
+    On that map it takes the points inside it that are less than `centre_radius` cells from its centre, in x and in y. A
+    point in several boxes takes the smallest one.
+
+    Args:
+        boxes: (n, 4) corners in [0, 1] of the view.
+        options: `level_cells` and `centre_radius`.
+        shape: (C, H, W) of each map, the finest first.
     """
     if not len(boxes):
         return [torch.full((height * width,), dense.BACKGROUND) for _, height, width in shape]
@@ -158,6 +163,6 @@ def _flat(maps: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _split(raw: torch.Tensor, options: MultiscaleOptions) -> tuple[dense.Prediction, torch.Tensor]:
-    """A prediction, and the logit of its centreness, which is empty without `centreness`."""
+    """The prediction of raw outputs (N, P, …), and the logits of centreness (N, P), or (N, P, 0) without it."""
     last = raw.shape[-1] - options.centreness
     return dense.split(raw[..., :last]), raw[..., last:].squeeze(-1)

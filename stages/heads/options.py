@@ -9,7 +9,7 @@ from stages.boxes.options import DenseOptions, LossOptions
 
 
 class Boxes(Block):
-    """What heads for boxes are made of; the options below are views of it."""
+    """The knobs of heads for boxes; the options below read them."""
 
     predict: Literal["both", "class", "box"]
     pool: Literal["none", "avg"]
@@ -61,7 +61,7 @@ class SqueezenetOptions(HeadOptions):
 
 
 class KnnOptions(HeadOptions):
-    """`knn`: learned in training, 0 before it.
+    """`knn`: both are learned in training, and 0 before it.
 
     Attributes:
         rows: how many training vectors it keeps.
@@ -83,7 +83,7 @@ class LargestOptions(LossOptions):
 
 
 class AnchorsOptions(DenseOptions):
-    """`anchors`: the sizes of its anchors, (width, height) in [0, 1] of the view, and which boxes each takes."""
+    """`anchors`: the sizes of its anchors, (width, height) in [0, 1] of the view, and which boxes an anchor takes."""
 
     anchor_count: int
     anchor_sizes: list[list[float]]

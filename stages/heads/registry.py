@@ -1,4 +1,4 @@
-"""The heads by name: what each takes, what it is for and what its options are. Needs no torch."""
+"""The heads by name: the features that each takes, its task and its options. Needs no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ INPUTS: Mapping[Input, str] = {"vector": "a vector", "map": "a map (C, H, W)", "
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """What the pipeline must know of a head before it imports it.
+    """What the pipeline needs to know about a head before it imports its module.
 
     Attributes:
-        input: what it takes of one image; maps are averaged over positions for a head that takes a vector.
-        task: `classification` names the class of an image, `detection` finds all objects, `largest` the largest one.
-        options: what its module reads of the knobs; those of them that are flat in params.yaml are stored with it.
-        closed_form: it is solved at once: no epochs, no learning rate.
+        input: the features that it takes; maps are averaged over positions for a head that takes a vector.
+        task: `classification` predicts the class of an image, `detection` finds all objects, `largest` the largest one.
+        options: the knobs that its module reads; those that are flat in params.yaml are stored with the head.
+        closed_form: it is solved at once, without epochs and learning rate.
         default_lr: the learning rate where params.yaml has `lr: auto` and the range test suggests none.
     """
 
@@ -39,11 +39,11 @@ class HeadSpec:
 
     @property
     def finds_objects(self) -> bool:
-        """Whether it answers with boxes, not with the probabilities of classes."""
+        """Whether it predicts boxes, not just probabilities of classes."""
         return self.task != "classification"
 
     def read(self, knobs: Mapping[str, Any]) -> HeadOptions:
-        """Its options from the knobs that are stored with it."""
+        """The options of the head, from the knobs that are stored with it."""
         return self.options.model_validate(knobs)
 
 

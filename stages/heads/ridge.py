@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from stages.blocks import HeadOptions
 from stages.heads.contract import LabelledVectors, Solution
 
-STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # λ, as a multiple of the number of rows
+STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # λ, times the number of rows
 SCALES = tuple(10 ** (step / 20) for step in range(61))  # 1 to 1,000: what turns regression values into logits
 
 
@@ -39,7 +39,12 @@ def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -
 
 
 def _solve(x: torch.Tensor, y: torch.Tensor) -> Iterator[torch.Tensor]:
-    """W (D, C) for every strength, from one Gram matrix and a Cholesky factor per strength."""
+    """W (D, C) for every strength: one Gram matrix for all, and one Cholesky factor per strength.
+
+    Args:
+        x: (N, D).
+        y: (N, C).
+    """
     rows, columns = x.shape
     dual = rows < columns
     gram = x @ x.T if dual else x.T @ x

@@ -1,6 +1,6 @@
 """`squeezenet`: the classifier of SqueezeNet (Iandola et al. 2016, §3.3) on a map, trained by gradient descent.
 
-Dropout, a new 1 × 1 convolution, ReLU, global average pooling. Initialised as torchvision does.
+Dropout, a new 1 × 1 convolution, ReLU, global average pooling; initialised as in torchvision.
 """
 
 from collections.abc import Sequence

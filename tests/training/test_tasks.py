@@ -268,7 +268,7 @@ def test_anchors_are_clustered_from_the_boxes_of_train(turned: Make) -> None:
     assert found.knobs["anchor_sizes"][0][0] == pytest.approx(16 / SIZE)
     assert 0.9 < found.notes["anchor_iou"] == found.knobs["anchor_iou"] <= 1
     few = on_maps(train=[truth([[0, 0, 8, 8]], [0])] * TRAIN)
-    with pytest.raises(UserError, match="2 anchors need as many boxes of different sizes, train has 1"):
+    with pytest.raises(UserError, match="2 anchors need 2 boxes of different sizes, train has 1"):
         loop.fit("anchors", few, params=chosen, device=CPU)
 
 
