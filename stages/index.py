@@ -30,7 +30,7 @@ def main(params: Params) -> dict[str, object]:
     decided = corrections.read(params.dataset)
     items = corrections.apply(items, decided, params.dataset)
     images = contents.read(folder, (item for item in items if isinstance(item, Record)))
-    objects = [annotations.fit(file.record, *_size(file), file.orientation) for file in images.used]
+    objects = [annotations.fit(file.record, _size(file), file.orientation) for file in images.used]
     rows = [_row(file, fitted) for file, fitted in zip(images.used, objects, strict=True)]
     faults = [
         *(item for item in items if isinstance(item, AnnotationFault)),

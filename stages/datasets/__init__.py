@@ -1,1 +1,1 @@
-"""Sources of images: one module a dataset, all returning the same records."""
+"""Sources of images: one module per dataset, all returning the same records."""

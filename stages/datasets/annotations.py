@@ -1,4 +1,4 @@
-"""Boxes made fit for use: none empty, none twice, none outside its image; and what an image is called after them."""
+"""Cleaning the boxes of an image (empty, repeated or outside of it), and the label of an image from its objects."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -6,17 +6,17 @@ from typing import NamedTuple
 
 from stages.datasets.base import AnnotationFault, Box, Record
 
-TOLERANCE = 1.0  # pixels that rounding may put a box outside of its image without a word
+TOLERANCE = 1.0  # pixels by which a box may leave its image without a message, because of rounding
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 class Objects(NamedTuple):
-    """The objects of an image that are of use, and what became of the others.
+    """The usable objects of an image, and why others are not used.
 
     Attributes:
-        boxes: those that lie in the image.
-        twice: those that stand there again, with the same box and class.
-        faults: what is wrong with the others, and what was clipped.
+        boxes: the objects that lie in the image.
+        twice: repetitions, with the same box and class.
+        faults: what is wrong with the others, and which boxes were clipped.
         turned: whether the boxes were turned with the image.
     """
 
@@ -26,19 +26,19 @@ class Objects(NamedTuple):
     turned: bool = False
 
 
-def fit(record: Record, width: int, height: int, orientation: int = 1) -> Objects:
-    """The objects of an image that lie in it, and what was wrong with the others.
+def fit(record: Record, size: tuple[int, int], orientation: int = 1) -> Objects:
+    """The objects of an image that lie in it, and what is wrong with the others.
 
-    A box that is partly outside is clipped; one that is empty or lies outside is left out; one that is there twice
-    counts once. Where an annotation has the size of the image as it is stored, and its EXIF orientation turns that, the
-    boxes are turned too. Where it has yet another size, its boxes are used as they are.
+    A box that is partly outside is clipped; one that is empty or completely outside is left out; one that is repeated
+    counts once. If the annotation has the size of the stored image, and EXIF turns the image, the boxes are turned too.
+    If the annotation has yet another size, its boxes are used as they are.
 
     Args:
         record: the image as annotated.
-        width: pixels, as a viewer shows it.
-        height: pixels, as a viewer shows it.
+        size: width and height of the image in pixels, as a viewer shows it.
         orientation: of EXIF, 1 to 8.
     """
+    width, height = size
     file = record.annotation or record.path
     boxes, twice, faults = dict[tuple[str, object], Box](), list[Box](), list[AnnotationFault]()
     turned = orientation in TURNED and record.size == (height, width) != (width, height)
@@ -67,9 +67,9 @@ def fit(record: Record, width: int, height: int, orientation: int = 1) -> Object
 def _turned(
     box: tuple[float, float, float, float], orientation: int, width: int, height: int
 ) -> tuple[float, float, float, float]:
-    """A box in the stored frame as it lies in the shown one, of `width` x `height` pixels.
+    """A box of the stored image as a box of the shown one, which has `width` x `height` pixels.
 
-    Stored rows are shown columns: 5 transposes, 6 turns clockwise, 7 transposes the other way, 8 turns anticlockwise.
+    Stored rows are shown as columns: 5 transposes, 6 turns clockwise, 7 transposes the other way, 8 anticlockwise.
     """
     x1, y1, x2, y2 = box
     left, right = (width - y2, width - y1) if orientation in (6, 7) else (y1, y2)
@@ -78,15 +78,15 @@ def _turned(
 
 
 def largest(objects: Sequence[Box]) -> str:
-    """The class of the largest object: of those that count where any does; empty where there is no object."""
+    """The class of the largest object that counts; if none counts, of the largest of all; empty without objects."""
     counting = [box for box in objects if not (box.difficult or box.crowd or box.ignore)]
     return max(counting or objects, key=lambda box: box.area).label if objects else ""
 
 
 def counts(records: Iterable[Record]) -> dict[str, dict[str, dict[str, int]]]:
-    """Objects as annotated: list (`all` where there are none) -> class -> `objects`, and how many `difficult` of them.
+    """How many objects are annotated: list (`all` without lists) -> class -> `objects`, and `difficult` ones of them.
 
-    Every object of every record counts, difficult ones too, as the published statistics of VOC count.
+    Every object of every record counts, difficult ones too, as in the published statistics of VOC.
     """
     counted: dict[str, dict[str, dict[str, int]]] = {}
     for record in records:

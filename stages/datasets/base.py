@@ -1,12 +1,12 @@
-"""What every dataset module has: typed options, and a reader that gives one record per image.
+"""What every dataset module has: typed options, and a reader that yields one record per image.
 
 A dataset is one module under `stages/datasets/` with
 
 - `class Options(DatasetOptions)`: its block under `datasets.` in params.yaml;
-- `scan(folder, options)`: a record for each image below `folder`, the faults of annotations, what is left out, notes.
+- `scan(folder, options)`: a record for each image below `folder`, the faults of annotations, unused files, notes.
 
-A dataset whose archives are made here rather than kept as fetched also has `build(fetched, options, out)`, which the
-stage download calls by name.
+A dataset whose archives are made here instead of being kept as fetched also has `build(fetched, options, out)`, which
+the stage download calls by name.
 """
 
 import re
@@ -24,10 +24,10 @@ def has_source(options: Any) -> bool:
 
 
 class DatasetOptions(Block):
-    """What every dataset of real images lets people choose.
+    """The options of every dataset of real images.
 
     Attributes:
-        exclude: globs of classes, folders or files to leave out; a name without a slash is looked for at any depth.
+        exclude: globs of classes, folders or files to leave out; a name without a slash matches at any depth.
         strict: broken annotations and images of two classes stop the run; otherwise they are left out and listed.
     """
 
@@ -39,12 +39,12 @@ class DatasetOptions(Block):
 class Box:
     """An object in an image: corners in pixels of the stored image, from 0, right and bottom exclusive.
 
-    In the index x1 < x2 and y1 < y2, all inside the image; a dataset gives boxes as it finds them.
+    In the index x1 < x2 and y1 < y2, all inside the image; a dataset yields boxes as they are in its files.
 
     Attributes:
         label: its class.
         box: x1, y1, x2, y2.
-        difficult: hard to recognise (VOC): a detector is neither asked for it nor blamed for finding it.
+        difficult: hard to recognise (VOC): it counts neither way, whether a detector finds it or not.
         truncated: the object goes on outside the box (VOC).
         crowd: one box around many objects (COCO's iscrowd).
         ignore: left out of scores (COCO-style files).
@@ -59,7 +59,7 @@ class Box:
 
     @property
     def area(self) -> float:
-        """In square pixels."""
+        """The area in square pixels."""
         x1, y1, x2, y2 = self.box
         return (x2 - x1) * (y2 - y1)
 
@@ -71,11 +71,11 @@ class Record:
     Attributes:
         path: below the folder of the images, with forward slashes.
         label: its class; None takes that of its largest object (`annotations.largest`).
-        objects: what is to be seen in it.
-        split: train, val or test where the dataset has official lists.
-        annotation: the file that its objects stand in, for messages.
-        size: width and height in pixels as that file has them, where it does.
-        problem: why no file below the folder can be meant; empty where one is.
+        objects: the objects in it.
+        split: train, val or test, if the dataset has official lists.
+        annotation: the file with its objects, for messages.
+        size: width and height in pixels according to that file; None if it has no size.
+        problem: why no file below the folder matches; empty if one does.
         excluded: how many of its objects the user leaves out.
         group: what it belongs to, such as a patient or a video, where the dataset tells: groups stay in one split.
     """
@@ -93,14 +93,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class AnnotationFault:
-    """Something in an annotation file that cannot be meant.
+    """Something in an annotation file that must be a mistake.
 
     Attributes:
         path: the annotation file.
         kind: what is wrong, in words that all faults of the kind share.
         detail: where, and what was found.
-        objects: how many objects are lost by it.
-        label: their class, where that is known.
+        objects: how many objects are lost because of it.
+        label: their class; empty if that is not clear.
     """
 
     path: str
@@ -117,13 +117,13 @@ class AnnotationFault:
 
 @dataclass(frozen=True, slots=True)
 class UnusedFile:
-    """A file that was seen and is not used, though it may be a fine image.
+    """A file that is not used, although it may be a good image.
 
     Attributes:
         path: below the folder of the images.
-        reason: why.
-        objects: how many objects are lost by it.
-        in_note: whether a note tells of it already.
+        reason: why it is not used.
+        objects: how many objects are lost because of it.
+        in_note: whether a note mentions it already.
     """
 
     path: str
@@ -134,14 +134,14 @@ class UnusedFile:
 
 @dataclass(frozen=True, slots=True)
 class EmptyClass:
-    """A class without a single file."""
+    """A class without files."""
 
     label: str
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """How the data was read, where that is not plain; a warning where it may not be what was meant."""
+    """How the data was read, if that is not obvious; a warning if it may not be what the user meant."""
 
     text: str
     warning: bool = False

@@ -1,7 +1,7 @@
 """Caltech-101 (Li, Andreeto, Ranzato, Perona, 2003), CC BY 4.0, in its official nesting: a zip with a tar.gz inside.
 
 The archive is `https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip`. It holds 101 categories and
-BACKGROUND_Google; published numbers differ in what they leave out, so `exclude` says it.
+BACKGROUND_Google; published numbers differ in which categories they leave out, which `exclude` sets.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""COCO's format: JSON files with images, annotations and categories. Of each object its box is read, never its mask.
+"""COCO's format: JSON files with images, annotations and categories. The boxes of objects are read, the masks are not.
 
-`coco` is any images below the flat, absolute parameter `root` with files like COCO's; the official set reads its own
-from here. Boxes in the files are x, y, width, height in pixels from 0.
+The dataset `coco` reads images below the flat, absolute parameter `root` with annotation files like COCO's; coco2017,
+the official set, uses the same functions. Boxes in the files are x, y, width, height in pixels from 0.
 """
 
 import json
@@ -20,11 +20,11 @@ from stages.datasets.matching import ImageFinder, Match, unmentioned
 from stages.datasets.reasons import commonest
 from stages.errors import UserError, listed
 
-TRIED = 20  # images of a file by which their folder is found
+TRIED = 20  # images of an annotation file that are looked for to find their folder
 
 
 class Files(Block):
-    """The annotation file of each list, below root or absolute; `all` for images in no list."""
+    """The annotation file of each list, below root or absolute; `all` is for images that belong to no list."""
 
     train: str | None
     val: str | None
@@ -39,7 +39,7 @@ class Options(DatasetOptions):
 
 
 class CocoAnnotation(NamedTuple):
-    """What is kept of an annotation: a file has hundreds of thousands, most of their text in masks."""
+    """The fields of an annotation that are kept in memory: a file has hundreds of thousands, most of it masks."""
 
     image: Any
     category: Any
@@ -52,7 +52,7 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
     """The images of every annotation file.
 
     Raises:
-        UserError: no file is named, one cannot be read, or its images are not there.
+        UserError: no file is named, one cannot be read, or its images do not exist.
     """
     files = {split: folder / name for split, name in options.annotations if name}
     if not files:
@@ -68,7 +68,7 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
 
 
 def _suggested(folder: Path) -> str:
-    """How the JSON files that are there would be named."""
+    """The arguments that would name the JSON files below the folder."""
     jsons = [path for path in tree.read(folder).files if path.lower().endswith(".json")]
     named = dict[str, str]()
     for path in jsons:
@@ -81,12 +81,12 @@ def _suggested(folder: Path) -> str:
 
 
 def read(folder: Path, files: Mapping[str, Path]) -> Iterator[Item]:
-    """The images that each split's annotation file names, in its order, and what is broken in it.
+    """The images in the annotation file of each split, in its order, and what is broken in the file.
 
-    An image may stand in several files: the index keeps it once.
+    An image may be in several files: the index keeps it once.
 
     Args:
-        folder: the one below which all images lie.
+        folder: all images are below it.
         files: split (or `all`) -> annotation file.
     """
     below = tree.read(folder).files
@@ -108,8 +108,8 @@ def _list(folder: Path, split: str, file: Path, finder: ImageFinder) -> Iterator
         of_image[annotation.image].append(annotation)
     images = {_key(image.get("id")): image for image in contents["images"]}
     names = [str(image.get("file_name")) for image in images.values()]
-    part = None if split == "all" else split
-    matches = finder.find_all(names, _homes(folder, split, file, names[:TRIED], finder), part)
+    listed_split = None if split == "all" else split
+    matches = finder.find_all(names, _homes(folder, split, file, names[:TRIED], finder), listed_split)
     _refuse_nowhere(folder, file, matches)
     if twice := len(contents["images"]) - len(images):
         yield AnnotationFault(file.name, "images have the number of another and are left out", f"{twice} image(s)")
@@ -119,7 +119,7 @@ def _list(folder: Path, split: str, file: Path, finder: ImageFinder) -> Iterator
             if isinstance(fault, AnnotationFault):
                 yield replace(fault, path=file.name)
         objects = tuple(box for box in boxes if isinstance(box, Box))
-        yield Record(match.path, None, objects, part, file.name, _size(image), _problem(match))
+        yield Record(match.path, None, objects, listed_split, file.name, _size(image), _problem(match))
     for number, lost in of_image.items():
         detail = f"{len(lost)} object(s) are of image {number!r}"
         yield AnnotationFault(file.name, "the file describes no image of this number", detail, objects=len(lost))
@@ -162,7 +162,7 @@ def _flag(value: Any) -> bool:
 
 
 def _key(value: Any) -> Any:
-    """An id as a key of a dictionary, whatever stands in the file: 7, 7.0 and "7" are the same."""
+    """An id as a key of a dictionary, whatever its type in the file: 7, 7.0 and "7" are the same."""
     if isinstance(value, str):
         text = value.strip()
         return int(text) if text.isascii() and text.isdecimal() and str(int(text)) == text else text
@@ -172,9 +172,9 @@ def _key(value: Any) -> Any:
 
 
 def _homes(folder: Path, split: str, file: Path, names: Sequence[str], finder: ImageFinder) -> list[str]:
-    """The folders that names of images may start from, below `folder`: that of the first images, the file's, the top.
+    """The folders below `folder` from which names of images may start: that of the first images, the file's, the top.
 
-    The images lie beside the file, in a folder that is called like the split, or in the topmost one that has them.
+    The images are beside the file, in a folder named after the split, or in the topmost folder that has them.
     """
     beside = file.parent.relative_to(folder).as_posix() if file.is_relative_to(folder) else ""
     beside = "" if beside == "." else beside
@@ -213,6 +213,6 @@ def _box(annotation: CocoAnnotation, categories: Mapping[Any, str], path: str) -
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Width and height in pixels, where the file has them."""
+    """Width and height in pixels; None if the file does not have them."""
     width, height = image.get("width"), image.get("height")
     return (width, height) if isinstance(width, int) and isinstance(height, int) else None

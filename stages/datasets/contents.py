@@ -1,4 +1,4 @@
-"""What the files of a dataset hold: each is read once, and stands in exactly one list."""
+"""The files of a dataset by their contents: each file is read once, and is in exactly one list."""
 
 import hashlib
 import os
@@ -16,23 +16,23 @@ from stages.datasets.tree import LFS_POINTER, is_lfs_pointer
 from stages.images.header import BadImage, looks_like_image, open_image, orientation
 from stages.images.loading import inspect
 
-# Across official splits, the same content stays in the first of these
+# If the same content is in several official splits, it stays in the first of these
 SPLITS = ("test", "val", "train", None)
 
 
 @dataclass(frozen=True)
 class DatasetFile:
-    """A file that was read.
+    """A file of a dataset, after it was read.
 
     Attributes:
-        record: what the dataset says of it, the records of one file joined.
+        record: what the dataset says about it, all records of the file joined.
         labels: every class that a record gives it.
-        sha256: of its bytes; empty where it cannot be read.
-        size: width and height in pixels, as a viewer shows it; None where it is no good.
-        problem: why it is no good; empty where it is an image.
+        sha256: of its bytes; empty if it cannot be read.
+        size: width and height in pixels, as a viewer shows it; None if the file cannot be used.
+        problem: why it cannot be used; empty for an image.
         is_image: whether its first bytes are those of an image.
-        orientation: of EXIF, where the annotated size tells that it matters.
-        scaling: how its values become those of a screen; None where they are.
+        orientation: of EXIF; 1 unless the annotated size is that of the stored image.
+        scaling: how its values are scaled to 8 bits; None if they have 8 bits.
     """
 
     record: Record
@@ -47,12 +47,12 @@ class DatasetFile:
 
 @dataclass(frozen=True)
 class Contents:
-    """The files of a dataset by what they are.
+    """The files of a dataset, sorted by whether and why they are used.
 
     Attributes:
         used: one file per content, in path order.
-        duplicates: the other files of the same content, with the one that is used in their place.
-        conflicts: files of one content under several classes, one list per content: none of them is used.
+        duplicates: the other files of the same content, each with the file that is used instead.
+        conflicts: files of one content with several classes, one list per content: none of them is used.
         bad: images that cannot be read.
         not_images: other kinds of files.
     """
@@ -66,19 +66,19 @@ class Contents:
 
 def read(folder: Path, records: Iterable[Record]) -> Contents:
     """Reads every file once; records of the same file are joined."""
-    of_path: dict[str, list[Record]] = {}
+    records_of: dict[str, list[Record]] = {}
     for record in records:
-        of_path.setdefault(record.path, []).append(record)
+        records_of.setdefault(record.path, []).append(record)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        reading = pool.map(lambda same: _read(folder, same), of_path.values())
-        files = list(tqdm(reading, total=len(of_path), unit=" files", leave=False, delay=2))
-    of_content: dict[str, list[DatasetFile]] = defaultdict(list)
+        reading = pool.map(lambda same: _read(folder, same), records_of.values())
+        files = list(tqdm(reading, total=len(records_of), unit=" files", leave=False, delay=2))
+    files_of: dict[str, list[DatasetFile]] = defaultdict(list)
     for file in sorted(files, key=lambda file: (SPLITS.index(file.record.split), file.record.path)):
         if not file.problem:
-            of_content[file.sha256].append(file)
-    conflicts = [same for same in of_content.values() if len({label for file in same for label in file.labels}) > 1]
+            files_of[file.sha256].append(file)
+    conflicts = [same for same in files_of.values() if len({label for file in same for label in file.labels}) > 1]
     contradicted = {same[0].sha256 for same in conflicts}
-    first = {sha256: same[0] for sha256, same in of_content.items() if sha256 not in contradicted}
+    first = {sha256: same[0] for sha256, same in files_of.items() if sha256 not in contradicted}
     good = [file for file in files if not file.problem and file.sha256 in first]
     return Contents(
         sorted(first.values(), key=lambda file: file.record.path),
@@ -131,7 +131,7 @@ def _joined(same: Sequence[Record]) -> Record:
 
 
 def _orientation(data: bytes, record: Record, shown: tuple[int, int]) -> int:
-    """The EXIF orientation of an image whose annotation has the size that is stored, not the one that is shown."""
+    """The EXIF orientation if the annotation has the size of the stored image, not of the shown one; otherwise 1."""
     if record.size is None or record.size == shown or record.size != shown[::-1]:
         return 1
     with open_image(data) as image:

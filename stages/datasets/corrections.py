@@ -1,7 +1,7 @@
-"""What people decided about suspicions, in `data/corrections/<dataset>.csv`: kept in git, never in the user's files.
+"""The decisions of people on suspicions: `data/corrections/<dataset>.csv`, in git; the user's files stay as they are.
 
-Each line has the path of an image below the folder of the dataset, the suspicion that was decided on (`what`, and
-`other` for a copy), and the decision: `keep`, `relabel:NAME`, `drop` or `together`.
+Each line has the path of an image below the folder of the dataset, the suspicion (`what`, and `other` for a copy), and
+the decision: `keep`, `relabel:NAME`, `drop` or `together`.
 """
 
 import csv
@@ -24,8 +24,8 @@ class Correction(NamedTuple):
 
     Attributes:
         path: of the image.
-        what: was suspected.
-        other: path of the image that it is a copy of; empty where there is none.
+        what: the kind of suspicion.
+        other: path of the image that it is a copy of; empty if it is not suspected to be one.
         decision: one of DECISIONS.
     """
 
@@ -36,19 +36,24 @@ class Correction(NamedTuple):
 
     @property
     def label(self) -> str | None:
-        """The label that the image gets; None where the decision is another one."""
+        """The label that the image gets; None for other decisions."""
         return self.decision.removeprefix(RELABEL) if self.decision.startswith(RELABEL) else None
 
 
 def check(decision: str, where: str) -> None:
-    """Raises a UserError where a decision is none of DECISIONS."""
+    """Raises a UserError if a decision is not one of DECISIONS.
+
+    Args:
+        decision: as in the file.
+        where: the file and line, for the message.
+    """
     named = decision.startswith(RELABEL) and decision != RELABEL
     if not named and decision not in (KEEP, DROP, TOGETHER):
         raise UserError(f"{where}: `decision` must be {', '.join(DECISIONS)} or empty, found {decision!r}.")
 
 
 def read(dataset: str) -> list[Correction]:
-    """The corrections of a dataset; none where it has no such file.
+    """The corrections of a dataset; empty if it has no such file.
 
     Raises:
         UserError: the file cannot be read, a decision is unknown, or two decisions contradict each other.
@@ -72,7 +77,7 @@ def read(dataset: str) -> list[Correction]:
 
 
 def write(path: Path, corrections: Iterable[Correction]) -> None:
-    """Writes corrections in the order of their paths, whole or not at all; removes the file where there are none."""
+    """Writes corrections in the order of their paths, completely or not at all; removes the file if there are none."""
     rows = [correction._asdict() for correction in sorted(corrections)]
     if rows:
         files.write_csv(path, Correction._fields, rows)
@@ -81,7 +86,7 @@ def write(path: Path, corrections: Iterable[Correction]) -> None:
 
 
 def refuse_contradictions(corrections: Iterable[Correction], path: Path) -> None:
-    """Raises a UserError where an image is to have two labels, or one and be dropped."""
+    """Raises a UserError if an image has two new labels, or has one and is dropped."""
     decided = dict[str, str]()
     for correction in corrections:
         if correction.decision == DROP or correction.label:
@@ -91,7 +96,7 @@ def refuse_contradictions(corrections: Iterable[Correction], path: Path) -> None
 
 
 def apply(items: Sequence[Item], corrections: Sequence[Correction], dataset: str) -> list[Item]:
-    """The items of a dataset with other labels, and without the dropped ones; a note names what is not there."""
+    """The items of a dataset with corrected labels, and without those to drop; a note lists images that are missing."""
     if not corrections:
         return list(items)
     path = paths.corrections(dataset)

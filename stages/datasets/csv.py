@@ -1,4 +1,4 @@
-"""`csv`: a table of images below the flat, absolute parameter `root`. Only ever read.
+"""`csv`: a table of images below the flat, absolute parameter `root`. It is only read, never written.
 
 Columns `path` (below root) and `label`; where there are boxes `x1`, `y1`, `x2`, `y2` in pixels; where there are lists
 `split` (train, val, test); where images belong together `group` (a patient, a video), which keeps them in one split. A
@@ -35,7 +35,7 @@ class Options(DatasetOptions):
 
 
 class Row(NamedTuple):
-    """A row that can be meant: an image, what it or an object in it is, and its list."""
+    """A valid row: an image, its label or that of an object in it, and its list."""
 
     line: int
     path: str
@@ -59,7 +59,7 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
     """One record per image, in the order in which the table first names them.
 
     Raises:
-        UserError: the table is not there, cannot be read or lacks a column.
+        UserError: the table does not exist, cannot be read or lacks a column.
     """
     table = _read(folder, options.file)
     yield from table.faults
@@ -161,7 +161,7 @@ def _row(values: dict[str, str], line: int, table: str, has_boxes: bool) -> Row 
 
 
 def _image(path: str, rows: list[Row], table: Table, name: str, from_zero: str, problem: str) -> Iterator[Item]:
-    """The record of an image, and what its rows contradict each other in; an image of two classes is two records."""
+    """The record of an image, and contradictions between its rows; an image with two classes gives two records."""
     splits = sorted({row.split for row in rows if row.split})
     if len(splits) > 1 or (splits and any(row.split is None for row in rows)):
         detail = f"{path}, lines {', '.join(str(row.line) for row in rows)}"

@@ -13,9 +13,9 @@ Its owners send the archive on request
 | in all | | 2,300 train, 1,980 val, 3,960 test | 320 train, 3,960 val, 3,960 test |
 
 `notebook` is the protocol of a published course notebook. A half is every other entry of a class, in the order of the
-list, the first to train. Where we differ: the published text also counts the training logos into validation, we never
-do; and it halves the list without logos in the middle. With `owners` no image without logo is in train, so a classifier
-never answers no-logo. `testset-logosonly` is a part of testset and not read.
+list; the first entry goes to train. Two things differ: the published text also counts the training logos as validation,
+which we never do, and it halves the list without logos in the middle. With `owners` train has no image without a logo,
+so a classifier never predicts no-logo. `testset-logosonly` is a part of testset and is not read.
 """
 
 from collections import defaultdict
@@ -49,7 +49,7 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
     """The images of the lists, each in the split that the protocol gives it.
 
     Raises:
-        UserError: the archive has another layout, or a list names files that are not there.
+        UserError: the archive has another layout, or a list names files that do not exist.
     """
     homes = sorted(path.parent for path in folder.rglob("trainset.relpaths.txt") if "__MACOSX" not in path.parts)
     if not homes:
@@ -80,7 +80,7 @@ def _listed(file: Path) -> list[Path]:
 
 
 def _image(folder: Path, path: Path, brand: str, split: str) -> Iterator[Item]:
-    """The record of an image, and what is broken in the file of its boxes; photographs without logo have none."""
+    """The record of an image, and what is broken in its file of boxes; photographs without a logo have no such file."""
     name = path.relative_to(folder).as_posix()
     if brand == NO_LOGO:
         yield Record(name, brand, split=split)

@@ -1,8 +1,8 @@
-"""`folder`: a user's own images below the flat, absolute parameter `root`. Only ever read.
+"""`folder`: a user's own images below the flat, absolute parameter `root`. They are only read, never written.
 
-Either `class/image`, or the dataset's own lists on top, `train/class/image` beside `val` or `test` in any of their
-usual names (`Training`, `valid`, `test_set`, `seg_train/seg_train`, …), or lists in every class, `class/train/image`.
-Whatever else the folders look like is told, or refused where it cannot be meant.
+The layout is `class/image`, or the dataset's own lists on top (`train/class/image` beside `val` or `test`, under any of
+their usual names: `Training`, `valid`, `test_set`, `seg_train/seg_train`, …), or lists in every class
+(`class/train/image`). A note tells about other layouts; layouts that cannot be intended are an error.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,11 +48,11 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
 
 
 def _unwrapped(folder: Folder, names: Callable[[str], bool] = lambda name: True) -> Folder:
-    """The folder whose subfolders are classes or lists: further down, where a folder holds images in one alone.
+    """The folder whose subfolders are classes or lists, below all folders that hold images in a single subfolder.
 
     Args:
-        folder: where to begin.
-        names: whether a folder of this name may be gone down into.
+        folder: the topmost one.
+        names: whether to go down into a subfolder of this name.
     """
     while True:
         inner = [home for name, home in folder.image_folders.items() if name.casefold() not in MASKS]
@@ -83,7 +83,7 @@ def _lists(top: Folder, lists: dict[str, str], root: Path) -> Iterator[Item]:
 
 
 def _list(inside: Folder, split: str, root: Path) -> Iterator[Item]:
-    """The images of one list; a folder that is there twice (`seg_train/seg_train`) counts once."""
+    """The images of one list; a folder inside one of the same name (`seg_train/seg_train`) counts once."""
     if _is_loose(inside):
         yield from _loose(inside, inside.below())
         return
@@ -94,24 +94,24 @@ def _list(inside: Folder, split: str, root: Path) -> Iterator[Item]:
 
 
 def _is_loose(folder: Folder) -> bool:
-    """Whether all images of a folder lie in it, or in one below that is only called like it or like images."""
+    """Whether all images lie directly in a folder, or in a subfolder of the same name or with a name like `images`."""
     name = folder.path.rpartition("/")[2]
     home = _unwrapped(folder, _holder_of(name))
     return all(_holder_of(name)(inner) and not below.image_folders for inner, below in home.image_folders.items())
 
 
 def _holder_of(name: str) -> Callable[[str], bool]:
-    """Whether a folder inside of one of this name is the same again, or called like images."""
+    """A test whether the name of a subfolder is this name again, or one like `images`."""
     return lambda inner: inner == name or inner.casefold() in (*IMAGES, "data")
 
 
 def _exclude(folder: Folder) -> str:
-    """How a folder is left out."""
+    """The argument that leaves a folder out."""
     return argument("datasets.folder.exclude", [folder.path])
 
 
 def _loose(folder: Folder, files: list[str], reason: str = LOOSE) -> Iterator[Item]:
-    """Files that no class folder holds, with a word where they are images."""
+    """Files outside of all class folders, with a note if there are images among them."""
     yield from (UnusedFile(path, reason, in_note=True) for path in files)
     if count := sum(map(tree.named_as_image, files)):
         yield Note(
@@ -143,12 +143,12 @@ def _classes(top: Folder, split: str | None, root: Path) -> Iterator[Item]:
 
 
 def _deep(folder: Folder) -> bool:
-    """Whether a folder holds images in subfolders alone."""
+    """Whether all images of a folder are in its subfolders."""
     return bool(folder.image_folders) and not any(map(tree.named_as_image, folder.files))
 
 
 def _masks(top: Folder) -> set[str]:
-    """Subfolders of masks or annotations that stand beside one of images in every class."""
+    """Subfolders of masks or annotations, if every class has one beside a subfolder of images."""
     if not top.image_folders or not all(_deep(folder) for folder in top.image_folders.values()):
         return set()
     inside = [{name.casefold() for name in folder.image_folders} for folder in top.image_folders.values()]
@@ -158,7 +158,7 @@ def _masks(top: Folder) -> set[str]:
 
 
 def _doubtful(top: Folder, second: set[str], root: Path) -> Iterator[Note]:
-    """A word, or an error, where the folders on top may not be the classes."""
+    """A note, or an error, if the folders on top may not be the classes."""
     names = sorted(top.image_folders)
     like_lists = [name for name in names if (named := split_named(name)) and not named[1]]
     if like_lists:
@@ -179,7 +179,7 @@ def _doubtful(top: Folder, second: set[str], root: Path) -> Iterator[Note]:
 
 
 def _odd_classes(top: Folder, root: Path) -> Iterator[Note]:
-    """A word, or an error, where folders of images are not called as classes are."""
+    """A note, or an error, if the folders of images do not have names of classes."""
     kinds = {name.casefold() for name in top.folders}
     if kinds & MASKS and kinds & set(IMAGES) and kinds <= {*IMAGES, *MASKS}:
         raise UserError(

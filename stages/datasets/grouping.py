@@ -1,4 +1,4 @@
-"""Images that belong together, such as copies, one patient, one video: groups, and splits that keep them whole."""
+"""Groups of images that belong together (copies, one patient, one video), and splits that keep groups whole."""
 
 import re
 from collections import Counter
@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from stages.datasets.index_file import IndexRow
 
-Groups = Mapping[str, str]  # sha256 of an image -> that of the image that stands for its group
+Groups = Mapping[str, str]  # sha256 of an image -> sha256 of the image that represents its group
 NO_GROUPS: Groups = MappingProxyType({})
 Counts = Mapping[str, int]
 
@@ -57,7 +57,7 @@ def cut_groups(
     targets: Mapping[str, Counts],
     turn: Callable[[str], bytes],
 ) -> dict[str, str]:
-    """Assigns every image of a group to a split, the largest groups first, each to where its labels are lacking most.
+    """Assigns every image in a group to a split: the largest groups first, each where its labels are lacking most.
 
     Args:
         label_of: sha256 -> label of every image.
@@ -83,7 +83,7 @@ def cut_groups(
 
 
 def _fit(labels: Counts, room: Counts, target: Counts) -> tuple[bool, float]:
-    """How well a group goes into a split: whether there is room for all of it, and how much the split lacks."""
+    """How well a group fits into a split: whether there is room for all of it, and how much the split lacks."""
     fits = all(room[label] >= count for label, count in labels.items())
     lacking = sum(count * room[label] / max(target[label], 1) for label, count in labels.items())
     return fits, lacking

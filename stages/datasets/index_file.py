@@ -36,7 +36,7 @@ class IndexRow:
 
 
 def write(path: Path, rows: Iterable[IndexRow]) -> None:
-    """Writes an index, whole or not at all."""
+    """Writes an index, completely or not at all."""
     files.write_json_lines(path, map(_values, rows))
 
 
@@ -44,7 +44,7 @@ def read(dataset: str) -> list[IndexRow]:
     """The index of a dataset.
 
     Raises:
-        UserError: it is not there or not whole.
+        UserError: the file is missing or damaged.
     """
     path = paths.index(dataset)
     log.debug("reads %s", path)
@@ -83,5 +83,5 @@ def _row(values: dict[str, Any]) -> IndexRow:
     if not all(isinstance(text, str) for text in texts) or not all(type(side) is int and side > 0 for side in sides):
         raise ValueError(f"the line of {row.path!r} has a value of another type")
     if any(len(box.box) != 4 or not box.area >= 0 for box in objects):
-        raise ValueError(f"the line of {row.path!r} has a box that is none")
+        raise ValueError(f"the line of {row.path!r} has a box without four numbers or with a negative area")
     return row

@@ -1,4 +1,4 @@
-"""The usual names of folders and lists: what holds images, what annotations, which split."""
+"""The usual names of folders and lists: which hold images, which annotations, and which split a list is."""
 
 import re
 from collections import defaultdict
@@ -23,7 +23,7 @@ MASKS = frozenset(
 
 
 def split_named(name: str) -> tuple[str, str] | None:
-    """The split that a folder or list is called after, and what else stands in its name.
+    """The split that the name of a folder or list says, and the rest of the name; None if it does not say one.
 
     `Training` is ("train", ""), `seg_test` ("test", "seg"), `valset` ("val", ""), `train_station` ("train", "station").
     """
@@ -37,7 +37,7 @@ def split_named(name: str) -> tuple[str, str] | None:
 
 
 def _without_filler(word: str) -> list[str]:
-    """`trainset` is `train` and `set`; other words are as they are."""
+    """`trainset` is split into `train` and `set`; other words stay as they are."""
     for filler in FILLERS:
         if word.endswith(filler) and word.removesuffix(filler) in SPLIT_OF:
             return [word.removesuffix(filler), filler]
@@ -45,9 +45,9 @@ def _without_filler(word: str) -> list[str]:
 
 
 def splits_of(names: Iterable[str]) -> dict[str, str]:
-    """The split of every name that is a list's: where there is one for train and one for another, called alike.
+    """The split of every name that is a list: names that differ only in the split, of which one is a train list.
 
-    `seg_train` beside `seg_test` are lists, `train_station` beside `test_tube` are not.
+    `seg_train` and `seg_test` are lists, `train_station` and `test_tube` are not.
     """
     alike: dict[str, dict[str, str]] = defaultdict(dict)
     for name in names:

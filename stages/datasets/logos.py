@@ -6,9 +6,9 @@ largest gives its label and each has a tight box. Palette, sign, background and 
 The marks come from the wheel of `fontawesomefree==6.6.0` (Font Awesome Free: icons CC BY 4.0, font OFL 1.1); brand
 marks are trademarks of their owners, used here only to name them.
 
-1,320 scenes of 320 pixels (40 a class) take about 25 s on 2 cores and 30 MB. On 20 training scenes a class, over three
+1,320 scenes of 320 pixels (40 per class) take about 25 s on 2 cores, and 30 MB. On 20 training scenes per class, over 3
 splits, test top-1 on pooled EfficientNet-Lite0 features is 0.76 to 0.80 for a linear head, 0.78 to 0.84 for an MLP and
-0.87 to 0.89 for ridge regression; on 32 by 32 raw pixels ridge gets 0.04 to 0.05: colours tell nothing
+0.87 to 0.89 for ridge regression; on 32 by 32 raw pixels ridge gets 0.04 to 0.05: colours say nothing about the class
 (`python -m tests.bench.difficulty`).
 """
 
@@ -77,7 +77,7 @@ Generator = np.random.Generator
 
 
 class Archives(Block):
-    """What is fetched."""
+    """The file to fetch."""
 
     font: Source
 
@@ -86,7 +86,7 @@ class Options(Block):
     """The block `datasets.logos` of params.yaml."""
 
     source: Archives
-    scenes: int = Field(ge=1)  # a class
+    scenes: int = Field(ge=1)  # per class
     size: int = Field(ge=64)  # pixels a side
     seed: int = Field(ge=0)
 
@@ -116,7 +116,7 @@ class Palette:
 
 @dataclass(frozen=True)
 class Sign:
-    """A figure and what it hangs on, before it has its place and colours."""
+    """A figure and what it hangs on, before its position and colours are chosen."""
 
     label: str
     figure: Image.Image  # the mask at the size it will have
@@ -158,7 +158,7 @@ def scan(folder: Path, options: Options) -> Iterator[Record]:
 
 
 def _encoded_scene(wheel: Path, seed: int, size: int, name: tuple[str, int]) -> tuple[bytes, list[dict[str, object]]]:
-    """The JPEG of one scene and its objects as JSON has them."""
+    """The JPEG of one scene, and its objects for JSON."""
     label, number = name
     image, marks = draw_scene(glyphs(wheel), seed, size=size, label=label, number=number)
     stream = io.BytesIO()
@@ -169,7 +169,14 @@ def _encoded_scene(wheel: Path, seed: int, size: int, name: tuple[str, int]) -> 
 def draw_scene(
     figures: Mapping[str, Image.Image], seed: int, *, size: int, label: str, number: int
 ) -> tuple[Image.Image, list[Mark]]:
-    """Draws scene `number` of a class, from a generator of its own so that other scenes do not matter.
+    """Draws a scene from a random generator of its own, so that it does not depend on other scenes.
+
+    Args:
+        figures: the mask of every brand's mark.
+        seed: of the dataset.
+        size: pixels a side.
+        label: a brand, or NO_LOGO.
+        number: of the scene within its class.
 
     Returns:
         The scene (size by size, RGB) and its brand marks, largest first.
@@ -200,7 +207,14 @@ def draw_sign(rng: Generator, label: str, *, figure: Image.Image, share: float, 
 
 
 def find_position(rng: Generator, sign: Sign, *, size: int, taken: list[Extent]) -> Point | None:
-    """Finds the middle of a place where the sign and its mount cover no other, and takes it; None if none is free."""
+    """A position for the middle of a sign where the sign and its mount cover no other; None if none is free.
+
+    Args:
+        rng: draws the position.
+        sign: with its mount.
+        size: of the scene, in pixels a side.
+        taken: the boxes of the signs and mounts so far; those of this sign are added.
+    """
     left, top, right, bottom = tight_box(warp(plate_mask(sign, 0), sign.tilt, middle=(size / 2, size / 2), size=size))
     half = np.array((right - left, bottom - top)) / 2 + size / 40  # with room for frame and shadow
     margin, strip = np.minimum(half, 0.47 * size), 0.08 * size
@@ -297,7 +311,7 @@ def draw_inks(rng: Generator, palette: Palette, ground: Colour | None = None) ->
 
 
 def background(rng: Generator, palette: Palette, size: int) -> Image.Image:
-    """One of four kinds of place, out of focus."""
+    """One of four kinds of background, out of focus."""
     paint_background = (street, hills, lights, wall)[rng.integers(4)]
     low, high = 0.22 + 0.55 * palette.daylight, 0.30 + 0.62 * palette.daylight
     top = oklch(low, 0.09, palette.hue + rng.uniform(-25, 25))
@@ -368,7 +382,7 @@ def wall(rng: Generator, palette: Palette, canvas: Image.Image) -> None:
 
 @functools.cache
 def glyphs(wheel: Path) -> dict[str, Image.Image]:
-    """The mask of every brand's mark, 0..255, cropped; read once a process."""
+    """The mask of every brand's mark, 0..255, cropped; read once per process."""
     with zipfile.ZipFile(wheel) as archive:
 
         def read(suffix: str) -> bytes:
@@ -397,7 +411,7 @@ def neutral_figure(rng: Generator) -> Image.Image:
 
 
 def plate_mask(sign: Sign, rim: int) -> Image.Image:
-    """The mask of a sign's plate with `rim` pixels more on each side; the figure itself where it is bare."""
+    """The mask of a sign's plate with `rim` pixels more on each side; the figure itself if the sign has no plate."""
     if sign.plate == "bare":
         return sign.figure
     width, height = (float(side) for side in sign.figure.size)
@@ -436,7 +450,7 @@ def shade(canvas: Image.Image, mask: Image.Image, *, shift: int, strength: float
 
 
 def draw_tilt(rng: Generator, size: int) -> Matrix:
-    """A homography (3, 3) around the origin: rotation, and now and then shear and perspective."""
+    """A homography (3, 3) around the origin: rotation, and sometimes shear and perspective."""
     angle = math.radians(MAX_ROTATION * float(np.clip(rng.normal(0, 0.3), -1, 1)))
     matrix = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
     if rng.random() < 0.2:
@@ -446,7 +460,7 @@ def draw_tilt(rng: Generator, size: int) -> Matrix:
 
 
 def warp(mask: Image.Image, tilt: Matrix, *, middle: Point, size: int) -> Image.Image:
-    """The mask as it lies in a scene (size, size): tilted around its middle, which lies at `middle`."""
+    """The mask of a scene (size, size) in which a mask is tilted around its middle, at the position `middle`."""
     mask = ImageOps.expand(mask, 2)  # an empty rim, without which the edge would not be smooth
     centre = np.array([[1, 0, -mask.width / 2], [0, 1, -mask.height / 2], [0, 0, 1]])
     move = np.array([[1, 0, middle[0]], [0, 1, middle[1]], [0, 0, 1]])

@@ -1,7 +1,7 @@
-"""Which file an annotation means: names are compared as people write them, and never guessed where two files fit.
+"""Finds the file that an annotation names. If two files fit a name, it is not guessed.
 
-Slashes of Windows, percent-encoding, capitals, normal forms of Unicode, absolute paths of another machine, another
-suffix and nested folders all find the file, if exactly one fits.
+Names may differ from the file's in backslashes, percent-encoding, capitals, normal forms of Unicode, absolute paths of
+another machine, the suffix or the folders, as long as exactly one file fits.
 """
 
 import os
@@ -26,12 +26,12 @@ HEAD = 4096  # bytes of a file that tell whether it is an image
 
 
 class Match(NamedTuple):
-    """The file that a name means, or why none does.
+    """The file that a name means, or why there is none.
 
     Attributes:
-        path: below the folder; where there is a problem, the name as it was asked for.
+        path: below the folder; if there is a problem, the name itself.
         problem: empty, or one of the reasons above.
-        detail: the files that fit, or what was looked for.
+        detail: the files that fit, or the name that was looked for.
     """
 
     path: str
@@ -58,14 +58,15 @@ class ImageFinder:
             self.by_stem[stem(posixpath.basename(path))].append(path)
 
     def find_all(self, names: Sequence[str], homes: Sequence[str] = ("",), split: str | None = None) -> list[Match]:
-        """The file that each name means: exactly, or the only one at the first likeness at which any fits.
+        """The file that each name means.
 
-        A file that a name means is nobody else's for a weaker likeness.
+        Names are compared exactly first, then more and more loosely. The first comparison with which any file fits
+        decides, and a file that was found for one name is not available to looser comparisons of others.
 
         Args:
             names: as the annotations have them.
-            homes: folders that a name may start from, the likeliest first.
-            split: that of the annotations' list; files in a folder of another split are not meant.
+            homes: folders that a name may start from, the most likely first.
+            split: that of the annotations' list; files in a folder of another split do not fit.
         """
         matches, taken = dict[int, Match](), set[str]()
         likenesses = (
@@ -97,7 +98,7 @@ class ImageFinder:
         return Match(name, OUTSIDE if below is None or below.startswith("../") else MISSING, name)
 
     def _asked(self, name: str) -> str:
-        """A name as a path below the root, or what may be its end."""
+        """A name as a path below the root, or as the possible end of one."""
         below = self._below_root(name)
         return slashed(name).lstrip("/") if below is None else below
 
@@ -121,7 +122,7 @@ class ImageFinder:
         return self._images_among(self._of_tail(name, self._of_stem(name)))
 
     def _below_root(self, name: str) -> str | None:
-        """The name with forward slashes, an absolute path inside of the root below it; None for one outside of it."""
+        """The name with forward slashes, relative to the root; None for an absolute path outside of the root."""
         text = slashed(name)
         if not text.startswith("/") and text[1:2] != ":":
             return text
@@ -131,11 +132,11 @@ class ImageFinder:
         return None
 
     def _of_stem(self, name: str) -> list[str]:
-        """Files that differ from a name in their suffix alone."""
+        """Files whose names differ from a name only in the suffix."""
         return self.by_stem.get(stem(posixpath.basename(name)), [])
 
     def _images_among(self, paths: Sequence[str]) -> list[str]:
-        """Of several files those whose first bytes are an image's; where none is, those that are called like one."""
+        """The files whose first bytes are those of an image; if there are none, those with the name of an image."""
         named = [path for path in paths if may_be_image(path)]
         if len(paths) == len(named) == 1:
             return named
@@ -150,9 +151,9 @@ class ImageFinder:
         return images or named
 
     def _of_tail(self, name: str, paths: Iterable[str]) -> list[str]:
-        """Those files whose last parts are the name's, as many of them as any has.
+        """The files that share the most folders with the name, counted from its end.
 
-        A folder that the name has and that exists must be the file's as well: `train/1.jpg` never means `val/1.jpg`.
+        If the name has a folder that exists, the file must be in it: `train/1.jpg` never means `val/1.jpg`.
         """
         folders = [part for part in plain(name).split("/")[:-1] if part not in ("", ".", "..")]
         best, longest = list[str](), -1
@@ -172,7 +173,7 @@ class ImageFinder:
 
 
 def _keys(name: str, homes: Sequence[str]) -> list[str]:
-    """A name below each of the folders, as names are compared."""
+    """A name below each of the folders, in the form in which names are compared."""
     return [plain(posixpath.normpath(posixpath.join(home, name))) for home in homes]
 
 
@@ -186,22 +187,22 @@ def _of_another_split(path: str, split: str) -> bool:
 
 
 def slashed(name: str) -> str:
-    """A path with forward slashes alone, without `file://` and `./`."""
+    """A path with forward slashes only, without `file://` and `./`."""
     return posixpath.normpath(name.strip().replace("\\", "/").removeprefix("file://")) if name.strip() else ""
 
 
 def plain(name: str) -> str:
-    """A name as it is compared: percent-encoding decoded, composed Unicode, no capitals."""
+    """A name in the form in which names are compared: percent-encoding decoded, composed Unicode, no capitals."""
     return unicodedata.normalize("NFC", unquote(name)).casefold()
 
 
 def stem(name: str) -> str:
-    """What two names share that differ in their suffix alone; `im.0` has none."""
+    """A name without its suffix, in the form in which names are compared; `im.0` does not have a suffix."""
     root, suffix = posixpath.splitext(name)
     return plain(root if suffix.lower() in SUFFIXES else name)
 
 
 def unmentioned(files: Iterable[str], mentioned: Iterable[str]) -> list[str]:
-    """The files with an image's name that no annotation means."""
+    """The files with the name of an image that no annotation names."""
     used = set(mentioned)
     return [path for path in files if named_as_image(path) and path not in used]

@@ -1,17 +1,17 @@
-"""Why things are left out, counted: the commonest reasons with an example each, for console, page and errors."""
+"""The most frequent reasons why files and annotations are left out, with an example of each, for messages and pages."""
 
 from collections import Counter
 from collections.abc import Iterable
 
-COMMONEST = 3  # reasons that a message tells
+COMMONEST = 3  # reasons in a message
 
 
 def commonest(reasons: Iterable[tuple[str, str]], show: int = COMMONEST) -> str:
-    """`12 x the image is not there (a.xml: im00.jpg); 1 x …`, the commonest first.
+    """`12 x the image is not there (such as a.xml: im00.jpg); 1 x …`, the most frequent first.
 
     Args:
-        reasons: the kind of each fault, and where it was.
-        show: how many kinds are told; of the others only the number.
+        reasons: the kind of each fault, and where it is.
+        show: how many kinds are named; the others are only counted.
     """
     counts, example = Counter[str](), dict[str, str]()
     for kind, where in reasons:

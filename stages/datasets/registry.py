@@ -20,25 +20,25 @@ from stages.datasets import (
 )
 from stages.datasets.reasons import commonest
 
-ALWAYS_LEFT_OUT = 3  # unreadable images: one of them is no reason to stop a folder of fifty
+ALWAYS_LEFT_OUT = 3  # unreadable images that never stop a run: one in a folder of fifty should not
 
 
 class BadImages(Block):
-    """The share of the images that may be unreadable before a run stops; a few are always left out without a stop."""
+    """The share of the images that may be unreadable before a run stops; a few never stop it."""
 
     max_fraction: Fraction
 
     def limit(self, images: int) -> int:
-        """How many images may be unreadable: none where `max_fraction` is 0, else at least ALWAYS_LEFT_OUT."""
+        """How many of `images` may be unreadable: none if `max_fraction` is 0, otherwise at least ALWAYS_LEFT_OUT."""
         return max(ALWAYS_LEFT_OUT, int(self.max_fraction * images)) if self.max_fraction else 0
 
     def refusal(self, bad: Sequence[Mapping[str, str]], *, images: int, verb: str) -> str:
-        """The message that too many of so many images cannot be read: how many, the first, and how to go on.
+        """The message that too many images cannot be read: how many, for which reasons, and how to go on.
 
         Args:
-            bad: path and reason of each.
-            images: how many there are.
-            verb: what cannot be done with them: `read`, `decoded`.
+            bad: `path` and `reason` of each unreadable image.
+            images: how many there are in all.
+            verb: what failed: `read` or `decoded`.
         """
         share = max(ceil(1000 * len(bad) / images) / 1000, self.max_fraction)
         reasons = commonest((image["reason"], image["path"]) for image in bad)

@@ -1,4 +1,4 @@
-"""Where the images of a dataset are, and their bytes, checked by content."""
+"""The folder with the images of a dataset, and the bytes of an image, checked against the index."""
 
 import hashlib
 import json
@@ -12,12 +12,17 @@ from stages.errors import UserError
 
 
 def folder(dataset: str, options: Any, root: str) -> Path:
-    """The folder below which a dataset's record paths lie.
+    """The folder from which the paths in a dataset's index start.
 
     Archives are unpacked on first use into `cache/images/<dataset>/<content>/` of the main checkout.
 
+    Args:
+        dataset: its name.
+        options: its block below `datasets` in params.yaml.
+        root: the flat parameter, for a dataset without archives.
+
     Raises:
-        UserError: the archives are not there.
+        UserError: the archives are missing.
     """
     if not has_source(options):
         return Path(root).expanduser()
@@ -25,7 +30,7 @@ def folder(dataset: str, options: Any, root: str) -> Path:
         archives = json.loads((paths.raw(dataset) / SOURCES).read_text())["archives"]
     except (OSError, ValueError, KeyError):
         raise UserError(
-            f"{paths.raw(dataset)} is not there or not whole: `dvc repro -f -s download` fetches it."
+            f"{paths.raw(dataset)} is missing or incomplete: `dvc repro -f -s download` fetches it."
         ) from None
     content = hashlib.sha256(json.dumps(archives, sort_keys=True).encode()).hexdigest()[:16]
     home = paths.unpacked(dataset) / content
@@ -39,10 +44,10 @@ def folder(dataset: str, options: Any, root: str) -> Path:
 
 
 def read(folder: Path, path: str, sha256: str) -> bytes:
-    """The bytes of an image, which must be those that were indexed.
+    """The bytes of an image, which must still be those that were indexed.
 
     Raises:
-        UserError: the file is gone or has changed since.
+        UserError: the file is missing or has changed since then.
     """
     try:
         data = (folder / path).read_bytes()
@@ -54,9 +59,9 @@ def read(folder: Path, path: str, sha256: str) -> bytes:
 
 
 def _advice(folder: Path, path: str) -> str:
-    """What to do about an image that is not the one that was indexed."""
+    """What to do about an image that is missing or has changed since it was indexed."""
     if folder.is_relative_to(paths.main_checkout() / "cache" / "images"):
-        return f"remove {folder} and run `dvc repro`, it is unpacked again."
+        return f"remove {folder} and run `dvc repro`, which unpacks it again."
     if any((folder / above).is_symlink() for above in PurePosixPath(path).parents if above.name):
         return "it lies in a linked folder, which DVC does not watch: run `dvc repro -f -s index`, then `dvc repro`."
-    return "run `dvc repro`, it indexes a changed folder again."
+    return "run `dvc repro`, which indexes a changed folder again."

@@ -1,4 +1,4 @@
-"""Which image is train, val or test: drawn class by class, or taken from the dataset's own lists."""
+"""Which image is train, val or test: chosen class by class at random, or by the dataset's own lists."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from stages.errors import UserError, listed
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
-NAMED = 5  # classes that a sentence names
+NAMED = 5  # classes that a message names
 SplitImages = dict[str, list[str]]  # split -> sha256 of its images, in index order
 
 
@@ -66,15 +66,16 @@ class UnusableClasses(UserError):
 def draw(rows: Sequence[IndexRow], choices: Split, groups: Groups = NO_GROUPS) -> tuple[SplitImages, str]:
     """Assigns every image to a split.
 
-    Where images have objects their labels, the classes of the largest ones, only keep the splits alike: a label too
-    rare to be in every split joins the commonest, and a class that train lacks is told, not refused.
+    If images have objects, their labels (the class of the largest object) only serve to make the splits similar: a
+    label that is too rare to be in every split joins the most frequent one, and a class without images in train is
+    reported, not refused.
 
     Args:
         rows: the index.
-        choices: `protocol` fractions draws all of them; published keeps the dataset's lists as they are; auto takes the
-            lists where there are any, cuts a missing val from train, and where there is no test lets val be the test
-            and cuts a new val from train.
-        groups: images that belong into one split; lists stay as they are all the same.
+        choices: with the protocol `fractions` all splits are random; `published` keeps the dataset's lists as they are;
+            `auto` takes the lists if there are any and cuts a missing val from train; if there is no test list, the val
+            list becomes the test and a new val is cut from train.
+        groups: images that belong in one split; the dataset's lists are kept even if they divide a group.
 
     Returns:
         The splits, and a sentence that says where they come from.
@@ -96,7 +97,7 @@ def draw(rows: Sequence[IndexRow], choices: Split, groups: Groups = NO_GROUPS) -
 def _published(
     rows: Sequence[IndexRow], listed_splits: set[str], choices: Split, groups: Groups
 ) -> tuple[SplitImages, str]:
-    """The dataset's own lists, completed where a list is missing."""
+    """The dataset's own lists; missing ones are made from the others."""
     if "train" not in listed_splits:
         lacking = f"only {listed(sorted(listed_splits))}" if listed_splits else "none"
         raise UserError(
@@ -131,29 +132,39 @@ def _published(
 
 
 def _grouped(rows: Sequence[IndexRow], images: SplitImages, groups: Groups) -> str:
-    """What a reader of the page must know of the groups."""
+    """What a reader of the page needs to know about the groups, as the end of a sentence."""
     if not groups:
         return ""
     splits_of = defaultdict[str, set[str]](set)
-    for split, part in images.items():
-        for image in part:
+    for split, members in images.items():
+        for image in members:
             if image in groups:
                 splits_of[groups[image]].add(split)
-    source = f"; {len(splits_of)} groups of {sum(image in groups for part in images.values() for image in part)} images"
-    if torn := sum(len(names) > 1 for names in splits_of.values()):
-        return f"{source}, {torn} of which the dataset's own lists tear apart"
+    count = sum(image in groups for members in images.values() for image in members)
+    source = f"; {len(splits_of)} groups of {count} images"
+    if divided := sum(len(names) > 1 for names in splits_of.values()):
+        return f"{source}, {divided} of which the dataset's own lists tear apart"
     label_of = {row.sha256: row.label for row in rows}
-    classes = {split: {label_of[image] for image in part} for split, part in images.items()}
-    every = set().union(*classes.values())
-    lacking = [f"{split} has no image of {listed(sorted(every - found), NAMED)}" for split, found in classes.items()
-               if found and every - found]  # fmt: skip
+    classes = {split: {label_of[image] for image in members} for split, members in images.items()}
+    all_classes = set().union(*classes.values())
+    lacking = [
+        f"{split} has no image of {listed(sorted(all_classes - split_classes), NAMED)}"
+        for split, split_classes in classes.items()
+        if split_classes and all_classes - split_classes
+    ]
     return "; ".join([f"{source} are kept together", *lacking])
 
 
 def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], groups: Groups, *, seed: int) -> SplitImages:
-    """Cuts splits off every class; train is what remains. Groups stay whole, at the cost of exact shares.
+    """Cuts splits from every class; train is what remains. Groups stay whole, at the cost of exact shares.
 
-    An image's turn depends on its content and the seed alone: adding images moves few others from split to split.
+    The order of images depends only on their contents and the seed, so adding images moves few others to another split.
+
+    Args:
+        rows: of the images to cut.
+        shares: of each split but train, in [0, 1].
+        groups: images that belong in one split.
+        seed: of the order.
     """
     turn: Callable[[str], bytes] = lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest()  # noqa: E731
     strata = _strata(rows, len(shares) + 1)
@@ -193,7 +204,7 @@ def _refuse_small(strata: Mapping[str, Sequence[IndexRow]], needed: Sequence[str
 
 
 def _strata(rows: Sequence[IndexRow], least: int) -> dict[str, list[IndexRow]]:
-    """The images of each label; where there are objects, labels of fewer than `least` images go to the commonest."""
+    """The images of each label; if there are objects, labels with fewer than `least` images join the most frequent."""
     strata: dict[str, list[IndexRow]] = defaultdict(list)
     for row in rows:
         strata[row.label].append(row)
@@ -209,12 +220,19 @@ def _has_objects(rows: Iterable[IndexRow]) -> bool:
 
 
 def _classes(rows: Iterable[IndexRow]) -> set[str]:
-    """Every class that an image or an object is of."""
+    """The classes of all images and objects."""
     return {label for row in rows for label in (row.label, *(box.label for box in row.objects)) if label}
 
 
 def write(path: Path, images: SplitImages, *, source: str, choices: Split) -> None:
-    """Writes a split, whole or not at all."""
+    """Writes the splits, completely or not at all.
+
+    Args:
+        path: of the file.
+        images: the splits.
+        source: a sentence that says where they come from.
+        choices: the block `split` of params.yaml.
+    """
     described = {
         "source": source,
         "params": choices.model_dump(exclude=None if choices.groups else {"groups"}),
@@ -224,10 +242,10 @@ def write(path: Path, images: SplitImages, *, source: str, choices: Split) -> No
 
 
 def read(dataset: str) -> SplitImages:
-    """The split of a dataset.
+    """The splits of a dataset.
 
     Raises:
-        UserError: it is not there or not whole.
+        UserError: the file is missing or damaged.
     """
     path = paths.split(dataset)
     log.debug("reads %s", path)

@@ -1,4 +1,4 @@
-"""What became of every file and object of a dataset: for the index's summary, the console and the page."""
+"""Which files and objects of a dataset are not used, and why: for the index's summary, the console and the page."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,12 +22,12 @@ class IndexSummary:
     """Counts and lists of one index.
 
     Args:
-        items: what the dataset's reader gave.
-        contents: the files by what they are.
+        items: as the dataset's reader yielded them.
+        contents: the files, sorted by whether they are used.
         rows: the lines of the index.
-        objects: those of each line, and what became of the others.
+        objects: of each line, with the objects that are not used.
         faults: everything that is wrong in annotations.
-        folder: the one that was read.
+        folder: that was read.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class IndexSummary:
         )
 
     def _dropped(self) -> dict[str, int]:
-        """Why objects are not used, and how many of them."""
+        """Reasons why objects are not used -> how many."""
         contents, counts = self.contents, Counter[str]()
         for fault in self.faults:
             counts[fault.kind] += fault.objects
@@ -69,7 +69,7 @@ class IndexSummary:
         return {reason: count for reason, count in counts.most_common() if count}
 
     def values(self) -> dict[str, Any]:
-        """The summary as it is written."""
+        """The summary as it is written to JSON."""
         contents, lists = self.contents, Counter(row.split for row in self.rows if row.split)
         labels = Counter(row.label for row in self.rows if row.label)
         return {
@@ -98,7 +98,7 @@ class IndexSummary:
         }  # fmt: skip
 
     def counts(self) -> dict[str, object]:
-        """The numbers that the stage tells at its end."""
+        """The numbers that the stage prints at its end."""
         duplicates = self.contents.duplicates
         lists = Counter(row.split for row in self.rows if row.split)
         counts: dict[str, object] = {
@@ -128,12 +128,12 @@ class IndexSummary:
         return [{"path": file.record.path, "reason": file.problem} for file in self.contents.bad]
 
     def notes(self) -> list[str]:
-        """How the data was read, where that is not plain; doubts first."""
+        """How the data was read, if that is not obvious; warnings first."""
         notes = [item for item in self.items if isinstance(item, Note)]
         return [note.text for note in sorted(notes, key=lambda note: not note.warning)]
 
     def lost(self) -> list[str]:
-        """Classes that have no image or object left, but for those that `exclude` names."""
+        """Classes without any image or object left, except those that `exclude` names."""
         used = {label for row in self.rows for label in (row.label, *(box.label for box in row.objects))}
         labels = {item.label for item in self.items if isinstance(item, EmptyClass)}
         labels |= {fault.label for fault in self.faults if fault.label}
@@ -142,11 +142,11 @@ class IndexSummary:
         return sorted(labels - used, key=natural)
 
     def reasons(self) -> str:
-        """The commonest reasons for which files and annotations are not used."""
+        """The most frequent reasons why files and annotations are not used."""
         return commonest(self._reasons())
 
     def dropped_reasons(self) -> str:
-        """The commonest reasons for which objects are not used."""
+        """The most frequent reasons why objects are not used."""
         sentences = [f"{count} x {reason}" for reason, count in list(self.dropped.items())[:3]]
         example = next((f" (such as {fault.path}: {fault.reason})" for fault in self.faults if fault.objects), "")
         return "; ".join(sentences) + example
@@ -164,7 +164,7 @@ class IndexSummary:
         )
 
     def console_lines(self) -> list[str]:
-        """What is worth a line on the console, the most important first."""
+        """The lines for the console, the most important first."""
         lines = self.notes()
         lines += [f"no image is left of class {label!r}: {self._why_lost(label)}" for label in self.lost()]
         if conflicts := self.contents.conflicts:
@@ -180,9 +180,9 @@ class IndexSummary:
             lines.append(f"{len(self.contents.bad)} image(s) cannot be read: {reasons}")
         if self.faults:
             lines.append(f"{len(self.faults)} annotation(s) are broken: {commonest(_examples(self.faults))}")
-        return lines + self._objects_told() + _nearly_alike(self.rows)
+        return lines + self._object_lines() + _similar_names(self.rows)
 
-    def _objects_told(self) -> list[str]:
+    def _object_lines(self) -> list[str]:
         lines, boxes = list[str](), [box for row in self.rows for box in row.objects]
         if repeated := sum(len(fitted.twice) for fitted in self.objects):
             lines.append(
@@ -205,7 +205,7 @@ class IndexSummary:
         return lines
 
     def _why_lost(self, label: str) -> str:
-        """What became of the files of a class."""
+        """Why no file of a class is used."""
         contents, why = self.contents, list[tuple[str, str]]()
         conflicting = [file for same in contents.conflicts for file in same]
         for files, reason in (
@@ -230,7 +230,7 @@ def _copies(same: Sequence[DatasetFile]) -> str:
 
 
 def _duplicate(file: DatasetFile, first: DatasetFile) -> dict[str, str]:
-    """A duplicate, with the lists it would have leaked between."""
+    """A duplicate, with the two lists that would both have had it."""
     across = file.record.split != first.record.split
     lists = {"lists": f"{file.record.split}, {first.record.split}"} if across else {}
     return {"path": file.record.path, "of": first.record.path} | lists
@@ -240,8 +240,8 @@ def _examples(faults: Iterable[AnnotationFault]) -> Iterable[tuple[str, str]]:
     return ((fault.kind, f"{fault.path}: {fault.detail}" if fault.detail else fault.path) for fault in faults)
 
 
-def _nearly_alike(rows: Sequence[IndexRow]) -> list[str]:
-    """Classes whose names differ in blanks, capitals or normal form alone."""
+def _similar_names(rows: Sequence[IndexRow]) -> list[str]:
+    """Warnings about classes whose names differ only in blanks, capitals or normal form."""
     alike: dict[str, set[str]] = {}
     for row in rows:
         for label in (row.label, *(box.label for box in row.objects)):

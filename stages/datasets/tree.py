@@ -1,4 +1,4 @@
-"""The files below a folder, as a dataset's reader sees them."""
+"""The files below a folder, for the readers of datasets."""
 
 import os
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-SKIPPED = ("__MACOSX",)  # written by macOS beside what was packed; hidden folders are skipped too
+SKIPPED = ("__MACOSX",)  # macOS adds it to archives; hidden folders are skipped too
 IMAGE_SUFFIXES = frozenset(
     {".apng", ".arw", ".avif", ".bmp", ".cr2", ".dib", ".dng", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2",
      ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".jxl", ".nef", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".svg",
@@ -21,8 +21,8 @@ class Tree(NamedTuple):
     Attributes:
         files: every file that no pattern excludes.
         excluded: the files that a pattern excludes.
-        links: the folders that are links to others; DVC does not see what changes in those.
-        empty: the folders that hold nothing.
+        links: the folders that are links to others; DVC does not see changes in those.
+        empty: the folders without any files and folders.
     """
 
     files: list[str]
@@ -35,8 +35,8 @@ class Folder:
     """A folder of a tree: its own files and its subfolders, by name.
 
     Attributes:
-        path: below the root of the tree, empty for that.
-        files: paths of the files that lie directly in it.
+        path: below the root of the tree; empty for the root itself.
+        files: paths of the files directly in it.
         folders: its subfolders, by name.
     """
 
@@ -59,7 +59,7 @@ class Folder:
 
 
 def read(root: Path, exclude: Sequence[str] = ()) -> Tree:
-    """The files below a folder; links are followed, but no folder is walked twice.
+    """The files below a folder; links are followed, but no folder is visited twice.
 
     Args:
         root: the folder.
@@ -98,7 +98,7 @@ def nested(files: Sequence[str]) -> Folder:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a pattern names a file, a folder that it lies in, or either by its last name alone."""
+    """Whether a pattern matches the path of a file or of a folder above it, or just the last name of either."""
     pattern = pattern.rstrip("/")
     parts = path.split("/")
     above = ("/".join(parts[: count + 1]) for count in range(len(parts)))
@@ -106,14 +106,14 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def may_be_image(path: str) -> bool:
-    """Whether a file's name is one that images have: a known suffix, or none."""
+    """Whether a file may be an image by its name: it has a suffix of images, or none."""
     name = path.rpartition("/")[2]
     _, dot, suffix = name.rpartition(".")
     return not name.startswith(".") and (not dot or f".{suffix.lower()}" in IMAGE_SUFFIXES)
 
 
 def named_as_image(path: str) -> bool:
-    """Whether a file's name ends as those of images do."""
+    """Whether a file's name has a suffix of images."""
     return may_be_image(path) and "." in path.rpartition("/")[2]
 
 
@@ -121,15 +121,15 @@ LFS_POINTER = "a Git LFS pointer, not the file itself: run `git lfs pull` where 
 
 
 def is_lfs_pointer(data: bytes) -> bool:
-    """Whether a file is what Git LFS leaves in the place of one that was not fetched."""
+    """Whether the contents of a file are a pointer, which Git LFS leaves in place of a file that was not fetched."""
     return data.startswith(b"version https://git-lfs.github.com/spec/")
 
 
 def without_pointer(data: bytes) -> bytes:
-    """The bytes of an annotation file.
+    """The same bytes, of an annotation file.
 
     Raises:
-        ValueError: they are what Git LFS leaves in its place.
+        ValueError: they are a pointer of Git LFS.
     """
     if is_lfs_pointer(data):
         raise ValueError(LFS_POINTER)

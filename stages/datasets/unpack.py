@@ -1,6 +1,6 @@
-"""Unpacking archives from anywhere: regular files only, nothing outside the destination, all or nothing.
+"""Unpacking archives that are not trusted: regular files only, nothing outside the destination, all or nothing.
 
-`tarfile`'s own `filter="data"` was escaped on Python 3.11.7 by a chain of links, so members are copied out one by one.
+A chain of links escaped `tarfile`'s own `filter="data"` on Python 3.11.7, so members are copied one by one.
 """
 
 import shutil
@@ -17,23 +17,23 @@ from stages.errors import UserError
 
 MAX_BYTES = 1 << 40  # of all members together
 MAX_RATIO = 200  # unpacked to packed bytes; image archives are near 1
-SLACK = 64 << 20  # bytes an archive may unpack to whatever its ratio
+SLACK = 64 << 20  # bytes to which an archive may unpack whatever its ratio
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-MEMBER = 512  # bytes that a member counts for beside its content: empty files fill a disk too
+MEMBER = 512  # bytes that a member counts in addition to its content: empty files fill a disk too
 BLOCK = 1 << 20
 UNPACKING = ".unpacking"
 Member = tuple[str, Callable[[], IO[bytes] | None]]
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file name is one that `unpack` takes."""
+    """Whether `unpack` can read a file, by its name."""
     return name.lower().endswith(ARCHIVES)
 
 
 def unpack(archive: Path, destination: Path) -> None:
-    """The regular files of a zip or tar archive below `destination`, archives inside it unpacked in their place too.
+    """Unpacks the regular files of a zip or tar archive into `destination`; archives inside it are unpacked as well.
 
-    `destination` appears whole, by a rename, or not at all.
+    `destination` appears complete, by a rename, or not at all.
 
     Raises:
         UserError: the archive is damaged, holds a link, a device, a bad name, two equal names, or too much.
@@ -54,7 +54,7 @@ def unpack(archive: Path, destination: Path) -> None:
 
 
 def _unpack_into(archive: Path, folder: Path, budget: int) -> int:
-    """Unpacks one archive; of the bytes that may come out of all of them together, returns what is left."""
+    """Unpacks one archive; returns what is left of the budget, the bytes to which all archives together may unpack."""
     seen: set[str] = set()
     try:
         for name, opened in tqdm(_members(archive), archive.name, unit=" files", leave=False, delay=2):

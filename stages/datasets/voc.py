@@ -1,8 +1,9 @@
 """Pascal VOC's layout: `JPEGImages`, one XML file per image in `Annotations`, lists in `ImageSets/Main`.
 
-`voc` is any folder in this layout below the flat, absolute parameter `root`; the official sets read theirs from here. A
-folder with several (VOCdevkit) is read as one set. The folders may have other usual names (`images`, `annots`) and
-subfolders. Corners in the files are pixels from 1, right and bottom inclusive; a set that counts from 0 is recognised.
+The dataset `voc` reads any folder in this layout below the flat, absolute parameter `root`; the official sets use the
+same functions. A folder with several sets (VOCdevkit) is read as one. The folders may have other usual names (`images`,
+`annots`) and subfolders. Corners in the files are pixels from 1, right and bottom inclusive; a set that counts from 0
+is recognised.
 """
 
 import re
@@ -30,7 +31,7 @@ DECLARED = re.compile(rb"""^(\s*<\?xml[^>]*?)\s+encoding\s*=\s*["']([\w.-]+)["']
 class Options(DatasetOptions):
     """The block `datasets.voc`; the folder is the flat parameter `root`."""
 
-    classes: list[str]  # objects of other classes are broken; none: any class is taken
+    classes: list[str]  # objects of other classes are broken annotations; if it is empty, every class is valid
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Home:
 
 @dataclass(frozen=True)
 class VocAnnotation:
-    """What an annotation file says: objects with corners as they stand in it, the size and name of its image."""
+    """The contents of an annotation file: objects with corners as in the file, and size and name of the image."""
 
     path: str
     objects: tuple[Box, ...]
@@ -59,9 +60,10 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
 
 
 def read(folder: Path, classes: Sequence[str]) -> Iterator[Item]:
-    """The images of every set below `folder` in the order of its lists, or all annotated ones where it has no lists.
+    """The images of every set below `folder`, in the order of its lists; without lists all annotated ones.
 
-    An image without a readable annotation is left out, as nobody knows what it shows; so are those in no list.
+    Images without a readable annotation are left out, because nobody knows what they show, and so are images that are
+    in none of the lists.
 
     Raises:
         UserError: there is no set in VOC's layout, or a list cannot be read.
@@ -75,7 +77,7 @@ def read(folder: Path, classes: Sequence[str]) -> Iterator[Item]:
 
 
 def _homes(top: tree.Folder) -> list[Home]:
-    """Every folder that holds one of annotations beside one of images."""
+    """Every folder that holds a folder of annotations beside one of images."""
     homes = list[Home]()
 
     def walk(folder: tree.Folder) -> None:
@@ -101,7 +103,7 @@ def _homes(top: tree.Folder) -> list[Home]:
 
 
 def _with_splits(homes: list[Home]) -> list[Home]:
-    """Sets that lie in folders called train, val or test are lists, where none of them has its own."""
+    """Sets in folders called train, val or test get that split, if none of them has lists of its own."""
     if any(home.lists for home in homes):
         return homes
     above = {home: PurePosixPath(home.images).parent.name for home in homes}
@@ -156,7 +158,7 @@ def _records(
     finder, mentioned = ImageFinder(folder, (path for path in images if not _is_annotation(path))), set[str]()
     names = [annotation.path.removeprefix(f"{home.annotations}/") for annotation, _ in annotations]
     for (annotation, split), match in zip(annotations, finder.find_all(names, [home.images]), strict=True):
-        if match.problem and annotation.image:  # what the annotation itself calls its image
+        if match.problem and annotation.image:  # the name of the image in the annotation itself
             (by_name,) = finder.find_all([annotation.image], [home.images])
             match = match if by_name.problem else by_name
         if match.problem:
@@ -176,7 +178,7 @@ def _is_annotation(path: str) -> bool:
 def _splits(
     folder: Path, home: Home, annotations: Sequence[str], files: Sequence[str]
 ) -> tuple[dict[str, str | None], list[AnnotationFault]]:
-    """The split of every annotation file that a list names; without lists, of every one.
+    """The split of every annotation file in a list; without lists, of every annotation file.
 
     Lists may have suffixes and flags: `im00`, `im00.jpg`, `im00  1`, `im00.jpg -1`.
     """
@@ -213,7 +215,7 @@ def _splits(
 
 
 def _lists(home: Home, files: Sequence[str]) -> list[tuple[str, str]]:
-    """The lists of a set with their splits; VoTT writes one per class, `cell_train.txt`."""
+    """The lists of a set with their splits; VoTT writes one list per class, such as `cell_train.txt`."""
     if not home.lists:
         return []
     texts = [path for path in files if PurePosixPath(path).parent.as_posix() == home.lists and path.endswith(".txt")]
@@ -228,7 +230,7 @@ def _lists(home: Home, files: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _annotation(folder: Path, path: str, classes: Sequence[str]) -> tuple[VocAnnotation | None, list[AnnotationFault]]:
-    """What an annotation file says, and what is broken in it."""
+    """The contents of an annotation file, and what is broken in it."""
     try:
         root = parse(tree.without_pointer((folder / path).read_bytes()))
     except OSError as error:
@@ -253,9 +255,9 @@ def _annotation(folder: Path, path: str, classes: Sequence[str]) -> tuple[VocAnn
 
 
 def parse(data: bytes) -> ElementTree.Element:
-    """The root of an XML document, which may declare no entities: none needs them, and they can fill the memory.
+    """The root of an XML document. Entities are refused: annotations do not need them, and they can fill the memory.
 
-    Encodings that expat lacks (gb2312, shift_jis, …) are decoded by Python.
+    Python decodes encodings that expat lacks (gb2312, shift_jis, …).
 
     Raises:
         ElementTree.ParseError, ValueError, LookupError: it is malformed, has a DOCTYPE, or an unknown encoding.
@@ -273,20 +275,20 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 
 def object_of(element: ElementTree.Element, label: str) -> Box:
-    """An object with its corners as they stand in the file."""
+    """An object with its corners as in the file."""
     x1, y1, x2, y2 = (float(element.findtext(f"bndbox/{name}", "")) for name in CORNERS)
     difficult, truncated = (element.findtext(name, "").strip() == "1" for name in ("difficult", "truncated"))
     return Box(label, (x1, y1, x2, y2), difficult=difficult, truncated=truncated)
 
 
 def counts_from_zero(boxes: Iterable[tuple[Corners, tuple[int, int] | None]]) -> str:
-    """How the corners of a set count: `inclusive` or `exclusive` from 0, or empty for VOC's from 1.
+    """How the corners of a set count: from 0 (`inclusive` or `exclusive`), or empty for from 1 as in VOC.
 
-    In a set from 1 a box at the left or upper edge begins at 1, in one from 0 at 0. If a set counts from 0, a box that
-    ends at the image's width can only be exclusive.
+    In a set that counts from 1, a box at the left or upper edge begins at 1; in one that counts from 0, it begins at 0.
+    If a set counts from 0, a box that ends at the image's width must be exclusive.
 
     Args:
-        boxes: corners as they stand in the files, and width and height of their images where these are told.
+        boxes: corners as in the files, and width and height of their images in pixels, or None.
     """
     zeros = ones = 0
     ends_at_size = False
@@ -300,7 +302,12 @@ def counts_from_zero(boxes: Iterable[tuple[Corners, tuple[int, int] | None]]) ->
 
 
 def corners(box: Corners, from_zero: str) -> Corners:
-    """Pixels from 0, right and bottom exclusive."""
+    """Corners in pixels from 0, right and bottom exclusive.
+
+    Args:
+        box: corners as in the file.
+        from_zero: as `counts_from_zero` returns it.
+    """
     x1, y1, x2, y2 = box
     if from_zero:
         return (x1, y1, x2, y2) if from_zero == "exclusive" else (x1, y1, x2 + 1, y2 + 1)
@@ -308,7 +315,7 @@ def corners(box: Corners, from_zero: str) -> Corners:
 
 
 def _size(root: ElementTree.Element) -> tuple[int, int] | None:
-    """Width and height in pixels, where the annotation has them."""
+    """Width and height in pixels; None if the annotation does not have them."""
     try:
         return int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
     except ValueError:

@@ -16,7 +16,7 @@ def test_a_fitted_box_has_an_area_inside_the_image(
     box: tuple[float, float, float, float], width: int, height: int
 ) -> None:
     given_box = Box("ant", box, difficult=True, crowd=True)
-    fitted = annotations.fit(Record("a.jpg", None, (given_box,)), width, height)
+    fitted = annotations.fit(Record("a.jpg", None, (given_box,)), (width, height))
     boxes, broken = fitted.boxes, fitted.faults
     for fitted_box in boxes:
         x1, y1, x2, y2 = fitted_box.box

@@ -135,7 +135,7 @@ def fit(found: list[Any]) -> None:
     rows = []
     for record in found:
         if isinstance(record, Record):
-            objects = annotations.fit(record, 48, 40).boxes
+            objects = annotations.fit(record, (48, 40)).boxes
             label = annotations.largest(objects) if record.label is None else record.label
             rows.append(index_file.IndexRow(record.path, "0" * 64, 48, 40, label, objects, record.split))
     annotations.counts([record for record in found if isinstance(record, Record)])
