@@ -29,9 +29,9 @@ def text(module: str) -> str:
     Args:
         module: what stands before the name of a command: `coldcut ` or `python -m stages.`.
     """
-    words = {name if name.startswith("dvc ") else f"{module}{name}": told for name, told in COMMANDS.items()}
-    width = max(map(len, words)) + 2
-    lines = [f"  {name:{width}}{told.format(f'{module}recipe')}" for name, told in words.items()]
+    purposes = {name if name.startswith("dvc ") else f"{module}{name}": purpose for name, purpose in COMMANDS.items()}
+    width = max(map(len, purposes)) + 2
+    lines = [f"  {name:{width}}{purpose.format(f'{module}recipe')}" for name, purpose in purposes.items()]
     head = "coldcut: the frozen part of a network runs once, heads train in seconds."
     return "\n".join([head, "", *lines, "", "Each has --help with an example."])
 

@@ -74,14 +74,14 @@ def no_traceback() -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
-def stop(name: str, kept: str) -> NoReturn:
+def stop(name: str, saved_work: str) -> NoReturn:
     """Ends a stage after Ctrl-C.
 
     Args:
         name: of the stage.
-        kept: what of its work the next run will not do again.
+        saved_work: the work that the next run does not repeat, as a short sentence.
     """
-    print(f"\n{name} was stopped: {kept}, and `dvc repro` goes on from there.", file=sys.stderr, flush=True)
+    print(f"\n{name} was stopped: {saved_work}, and `dvc repro` goes on from there.", file=sys.stderr, flush=True)
     sys.exit(INTERRUPTED)
 
 

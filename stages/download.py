@@ -47,4 +47,4 @@ def _what(params: Params) -> str:
 
 
 if __name__ == "__main__":
-    run("download", main, _what)
+    run("download", main, announce=_what)

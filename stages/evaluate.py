@@ -32,4 +32,4 @@ def _what(params: Params) -> str:
 
 
 if __name__ == "__main__":
-    run("evaluate", main, _what)
+    run("evaluate", main, announce=_what)

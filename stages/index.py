@@ -185,4 +185,4 @@ def _refuse_unusable(summary: IndexSummary, params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run("index", main, lambda params: f"every file of {_where(params)}, read once")
+    run("index", main, announce=lambda params: f"every file of {_where(params)}, read once")

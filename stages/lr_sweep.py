@@ -31,4 +31,4 @@ def _what(params: Params) -> str:
 
 
 if __name__ == "__main__":
-    run("lr_sweep", main, _what)
+    run("lr_sweep", main, announce=_what)

@@ -86,7 +86,7 @@ def run() -> None:
     if arguments.open:
         command.run(open_page, arguments)
     else:
-        run_stage("report", main, lambda params: f"page, text and figures of {params.dataset}")
+        run_stage("report", main, announce=lambda params: f"page, text and figures of {params.dataset}")
 
 
 if __name__ == "__main__":

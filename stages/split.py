@@ -23,4 +23,4 @@ def main(params: Params) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    run("split", main, lambda params: f"{params.dataset}, protocol {params.split.protocol}")
+    run("split", main, announce=lambda params: f"{params.dataset}, protocol {params.split.protocol}")

@@ -1,4 +1,4 @@
-"""Running one stage: check params, do the work, keep the time it took, show a user's error without a traceback."""
+"""Running a stage: checks params, does the work, keeps the seconds, and shows a user's error without a traceback."""
 
 import argparse
 import contextlib
@@ -15,15 +15,16 @@ from stages import command, files, inputs, live_run, paths
 from stages.params import Params, load
 
 Stage = Callable[[Params], Mapping[str, object]]
-KEPT = {"train": "its last checkpoint is kept", "download": "what has come is kept"}  # after Ctrl-C
-LEAST = 1.0  # seconds that are worth a word beforehand
+KEPT = {"train": "its last checkpoint is kept", "download": "the bytes so far are kept"}  # after Ctrl-C
+LEAST = 1.0  # seconds that a run must have taken to be mentioned before the next one
 
 
 def run(
     name: str,
     stage: Stage,
-    what: Callable[[Params], str] | None = None,
-    made: Path | None = None,
+    *,
+    announce: Callable[[Params], str] | None = None,
+    result_file: Path | None = None,
 ) -> None:
     """Runs `stage` with the params of the current folder; exits with 1 and a message on a user's error.
 
@@ -32,8 +33,8 @@ def run(
     Args:
         name: of the module.
         stage: does the work.
-        what: says what is about to be done, and how much.
-        made: a file that tells a result of this stage from all others; the seconds are also kept for it.
+        announce: returns what the stage is about to do, and on how much.
+        result_file: written by the stage, different for every result; the seconds are also kept under its content.
     """
     arguments = _parser(name).parse_args()
     command.log_to_stderr(quiet=arguments.quiet, verbose=arguments.verbose)
@@ -41,31 +42,31 @@ def run(
         live_run.claim()
         before = inputs.of(name)
         params = load()
-        if what:
-            print(f"{name}: {what(params)}{_expected(name, params)}", flush=True)
+        if announce:
+            print(f"{name}: {announce(params)}{_expected(name, params)}", flush=True)
         started = time.perf_counter()
         try:
-            found = stage(params)
+            counts = stage(params)
         except KeyboardInterrupt:
-            command.stop(name, KEPT.get(name, "what earlier stages made is kept"))
+            command.stop(name, KEPT.get(name, "the results of earlier stages are kept"))
         seconds = time.perf_counter() - started
         inputs.check_unchanged(name, before)
-        _keep(name, params, found, seconds, made)
-        print(f"{name}: {', '.join(f'{value} {key}' for key, value in found.items())} in {seconds:.1f} s")
+        _keep(name, params, counts, seconds, result_file)
+        print(f"{name}: {', '.join(f'{value} {key}' for key, value in counts.items())} in {seconds:.1f} s")
     leave()
 
 
 def leave() -> None:
-    """Ends the process as it is: all is written, and taking down what torch has loaded takes up to a second."""
+    """Ends the process at once: everything is written, and a normal exit takes up to a second to unload torch."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
-def seconds_of(name: str, made: Path) -> float | None:
-    """What the stage took that made this file, or one of the same bytes; None where it was not on this machine."""
+def seconds_of(name: str, result_file: Path) -> float | None:
+    """The seconds of the run of a stage that wrote a file with these bytes; None if it was not on this machine."""
     try:
-        seconds: float = json.loads(_timing(name, made).read_text())["seconds"]
+        seconds: float = json.loads(_timing(name, result_file).read_text())["seconds"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return seconds
@@ -82,17 +83,17 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Drops what is printed, progress bars too; errors come through from outside of this."""
+    """Drops everything that is printed inside it, progress bars too; errors are printed outside."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         yield
 
 
 def _expected(name: str, params: Params) -> str:
-    """What the stage took the last time, with the same data and features."""
+    """The seconds of the last run with the same data, features and head, in brackets; empty if there was none."""
     try:
         last = json.loads((paths.TIMINGS / f"{name}.json").read_text())
-        known = last["of"] == _run_key(params) and last["seconds"] >= LEAST
-        return f" ({last['seconds']:.0f} s the last time)" if known else ""
+        comparable = last["of"] == _run_key(params) and last["seconds"] >= LEAST
+        return f" ({last['seconds']:.0f} s the last time)" if comparable else ""
     except (OSError, ValueError, TypeError, KeyError):
         return ""
 
@@ -102,13 +103,13 @@ def _run_key(params: Params) -> dict[str, Any]:
     return {name: getattr(params, name) for name in names}
 
 
-def _keep(name: str, params: Params, found: Mapping[str, object], seconds: float, made: Path | None) -> None:
-    timing = {"of": _run_key(params), "seconds": round(seconds, 2), **found}
-    for path in (paths.TIMINGS / f"{name}.json", *([_timing(name, made)] if made else [])):
+def _keep(name: str, params: Params, counts: Mapping[str, object], seconds: float, result_file: Path | None) -> None:
+    timing = {"of": _run_key(params), "seconds": round(seconds, 2), **counts}
+    for path in (paths.TIMINGS / f"{name}.json", *([_timing(name, result_file)] if result_file else [])):
         files.write_json(path, timing)
 
 
-def _timing(name: str, made: Path) -> Path:
-    """Where the seconds of a result are kept: in the main checkout and by its content, as caches bring results back."""
-    content = hashlib.sha256(made.read_bytes()).hexdigest()[:16]
+def _timing(name: str, result_file: Path) -> Path:
+    """The file with the seconds of a result: in the main checkout, by content, because caches bring results back."""
+    content = hashlib.sha256(result_file.read_bytes()).hexdigest()[:16]
     return paths.main_checkout() / paths.TIMINGS / f"{name}-{content}.json"

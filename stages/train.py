@@ -101,4 +101,4 @@ def _what(params: Params) -> str:
 
 
 if __name__ == "__main__":
-    run("train", main, _what, made=paths.PLOTS / "history.csv")
+    run("train", main, announce=_what, result_file=paths.PLOTS / "history.csv")

@@ -31,7 +31,7 @@ def work(params: Params) -> dict[str, object]:
 
 
 def test_a_stage_says_what_it_starts_and_what_came_out(told: object, capsys: pytest.CaptureFixture[str]) -> None:
-    stage.run("x", work, lambda params: f"{params.head} on 7 images")
+    stage.run("x", work, announce=lambda params: f"{params.head} on 7 images")
     out = capsys.readouterr().out.splitlines()
     assert out[-3] == "x: mlp on 7 images" and out[-1].startswith("x: 7 images in ")
 
@@ -43,17 +43,17 @@ def test_the_last_time_is_told_where_it_was_of_the_same(
     kept = paths.TIMINGS / "x.json"
     timing = json.loads(kept.read_text())
     kept.write_text(json.dumps(timing | {"seconds": 41.7}))
-    stage.run("x", work, lambda params: "mlp")
+    stage.run("x", work, announce=lambda params: "mlp")
     assert "x: mlp (42 s the last time)" in capsys.readouterr().out
     for other in ("{", json.dumps(timing | {"seconds": 41.7, "of": timing["of"] | {"head": "ridge"}})):
         kept.write_text(other)
-        stage.run("x", work, lambda params: "mlp")
+        stage.run("x", work, announce=lambda params: "mlp")
         assert "the last time" not in capsys.readouterr().out
 
 
 def test_quiet_says_nothing(told: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     told.setattr(sys, "argv", ["x", "-q"])
-    stage.run("x", work, lambda params: "mlp")
+    stage.run("x", work, announce=lambda params: "mlp")
     assert capsys.readouterr() == ("", "")
     assert (paths.TIMINGS / "x.json").exists()
 
@@ -85,7 +85,9 @@ def test_a_users_error_is_a_sentence_and_any_other_a_traceback(
     assert not paths.TIMINGS.exists()
 
 
-@pytest.mark.parametrize(("name", "kept"), [("train", "its last checkpoint is kept"), ("x", "what earlier stages")])
+@pytest.mark.parametrize(
+    ("name", "kept"), [("train", "its last checkpoint is kept"), ("x", "the results of earlier stages")]
+)
 def test_ctrl_c_is_told_what_is_kept(
     told: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, kept: str
 ) -> None:
@@ -109,7 +111,7 @@ def test_seconds_are_kept_by_what_was_made(told: object, tmp_path: Path, monkeyp
         return main
 
     for text in ("one", "two"):
-        stage.run("x", write(text), made=made)
+        stage.run("x", write(text), result_file=made)
     timing = stage._timing("x", made)
     timing.write_text(json.dumps({"seconds": 2.5}))
     made.write_text("one")
