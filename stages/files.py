@@ -149,7 +149,13 @@ def reserve(descriptor: int, size: int) -> None:
 
 
 def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    """Writes all of `data` at `offset`; short writes are continued."""
+    """Writes all of `data`; short writes are continued.
+
+    Args:
+        descriptor: of the open file.
+        data: the bytes.
+        offset: of the first byte in the file.
+    """
     view = memoryview(data).cast("B")
     while view:
         written = os.pwrite(descriptor, view, offset)

@@ -114,7 +114,13 @@ def measure(spec: Spec, images: Sequence[ImageRef], seconds: float) -> Measureme
 
 
 def speed_sentence(spec: Spec, measurement: Measurement, count: int) -> str:
-    """What was measured, and how long `count` images would take."""
+    """What was measured, and how long so many images would take.
+
+    Args:
+        spec: of the extraction.
+        measurement: of its speed.
+        count: of images.
+    """
     provenance = load_extractor(spec).provenance
     keys = ("engine", "device", "precision")
     engine = ", ".join(str(provenance[key]) for key in keys) if "engine" in provenance else "kept as they are"
@@ -128,7 +134,13 @@ def speed_sentence(spec: Spec, measurement: Measurement, count: int) -> str:
 
 
 def parts_sentence(spec: Spec, count: int, image_sizes: Sequence[tuple[int, int]]) -> str:
-    """In how many parts the work is done and stored: a run that was stopped goes on with the next part."""
+    """In how many parts the work is done and stored: a run that was stopped goes on with the next part.
+
+    Args:
+        spec: of the extraction.
+        count: of images.
+        image_sizes: width and height in pixels of the dataset's images.
+    """
     extractor = load_extractor(spec)
     images = min(count, part_images(extractor, len(spec.views)))
     size = forecast.in_bytes(images * len(spec.views) * _row_bytes(extractor, image_sizes))

@@ -189,7 +189,13 @@ def _write(rows: Sequence[SweepRow], params: Params, axes: Mapping[str, str | No
 
 
 def page(rows: Sequence[SweepRow], params: Params, axes: Mapping[str, str | None]) -> str:
-    """The page, in Markdown."""
+    """The page, in Markdown.
+
+    Args:
+        rows: the settings, best first.
+        params: of the current folder.
+        axes: as in `main`.
+    """
     flags = [f"--{name.replace('_', '-')} {value}" for name, value in axes.items() if value is not None]
     sweep_command = shlex.join(
         ["python", "-m", "stages.sweep", *" ".join([*flags, f"--seeds {rows[0].seeds}"]).split()]

@@ -37,7 +37,7 @@ class GroundTruth(NamedTuple):
         boxes: (n, 4) corners in pixels of the image.
         labels: (n,) int64.
         ignored: (n,) bool: difficult, or to be ignored for another reason; counts neither way.
-        crowd: (n,) bool: many objects in one box. A detection that lies in it by half counts neither way.
+        crowd: (n,) bool: many objects in one box. A detection of which half is in it counts neither way.
     """
 
     boxes: torch.Tensor
@@ -60,7 +60,13 @@ def inverse(affine: torch.Tensor) -> torch.Tensor:
 
 
 def clip(boxes: torch.Tensor, width: float, height: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Boxes (n, 4) cut at the border of width x height, and which of them keep the share VISIBLE: (n,) bool."""
+    """Boxes (n, 4) cut at the border of an image or view, and which of them keep the share VISIBLE: (n,) bool.
+
+    Args:
+        boxes: (n, 4) corners.
+        width: of the image or view, in the unit of the boxes.
+        height: the same.
+    """
     inside = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
     remains = ops.box_area(inside)
     return inside, (remains > 0) & (remains >= VISIBLE * ops.box_area(boxes))

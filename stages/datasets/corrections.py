@@ -96,7 +96,13 @@ def refuse_contradictions(corrections: Iterable[Correction], path: Path) -> None
 
 
 def apply(items: Sequence[Item], corrections: Sequence[Correction], dataset: str) -> list[Item]:
-    """The items of a dataset with corrected labels, and without those to drop; a note lists images that are missing."""
+    """The items of a dataset with corrected labels, and without those to drop; a note lists images that are missing.
+
+    Args:
+        items: as the dataset's reader yields them.
+        corrections: of the dataset.
+        dataset: its name, for messages.
+    """
     if not corrections:
         return list(items)
     path = paths.corrections(dataset)

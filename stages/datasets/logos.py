@@ -200,7 +200,15 @@ def draw_scene(
 
 
 def draw_sign(rng: Generator, label: str, *, figure: Image.Image, share: float, size: int) -> Sign:
-    """Chooses a sign; the box of its figure will have this share of the scene."""
+    """Chooses a sign.
+
+    Args:
+        rng: draws plate, mount and tilt.
+        label: of the figure.
+        figure: a mask 0..255, cropped.
+        share: of the scene's area, in [0, 1], that the box of the figure will have.
+        size: of the scene, in pixels a side.
+    """
     plate, tilt = str(rng.choice(PLATES)), draw_tilt(rng, size)
     mount = "wall" if plate == "bare" else str(rng.choice(MOUNTS))
     return Sign(label, fit(figure, tilt, share=share, size=size), plate, mount, tilt)
@@ -234,7 +242,15 @@ def overlap(first: Extent, second: Extent) -> bool:
 
 
 def paint_sign(rng: Generator, palette: Palette, *, canvas: Image.Image, sign: Sign, position: Point) -> Mark:
-    """Paints mount, shadow, frame, plate and figure on the canvas."""
+    """Paints mount, shadow, frame, plate and figure.
+
+    Args:
+        rng: draws the colours, the frame and the shadow.
+        palette: of the scene.
+        canvas: the scene, which is changed.
+        sign: what to paint.
+        position: of the sign's middle.
+    """
     size = canvas.width
     mask, shift = warp(sign.figure, sign.tilt, middle=position, size=size), size // 80
     if sign.plate == "bare":
@@ -443,7 +459,14 @@ def paint_mount(rng: Generator, palette: Palette, *, canvas: Image.Image, mount:
 
 
 def shade(canvas: Image.Image, mask: Image.Image, *, shift: int, strength: float) -> None:
-    """Darkens the canvas where the mask's soft shadow falls."""
+    """Darkens the canvas where the mask's soft shadow falls.
+
+    Args:
+        canvas: the scene, which is changed.
+        mask: (S, S) 0..255, of what throws the shadow.
+        shift: of the shadow to the right and down, in pixels.
+        strength: 1 makes the shadow black.
+    """
     moved = mask.transform(mask.size, Image.Transform.AFFINE, (1, 0, -shift, 0, 1, -shift))
     soft = moved.filter(ImageFilter.GaussianBlur(shift * 1.2))
     canvas.paste((12, 12, 20), mask=soft.point(lambda value: value * strength))
@@ -460,7 +483,14 @@ def draw_tilt(rng: Generator, size: int) -> Matrix:
 
 
 def warp(mask: Image.Image, tilt: Matrix, *, middle: Point, size: int) -> Image.Image:
-    """The mask of a scene (size, size) in which a mask is tilted around its middle, at the position `middle`."""
+    """A mask of the size of a scene, in which another mask is tilted around its middle.
+
+    Args:
+        mask: 0..255, cropped.
+        tilt: a homography (3, 3).
+        middle: the position of the mask's middle in the scene.
+        size: of the scene, in pixels a side.
+    """
     mask = ImageOps.expand(mask, 2)  # an empty rim, without which the edge would not be smooth
     centre = np.array([[1, 0, -mask.width / 2], [0, 1, -mask.height / 2], [0, 0, 1]])
     move = np.array([[1, 0, middle[0]], [0, 1, middle[1]], [0, 0, 1]])
@@ -470,7 +500,14 @@ def warp(mask: Image.Image, tilt: Matrix, *, middle: Point, size: int) -> Image.
 
 
 def fit(figure: Image.Image, tilt: Matrix, *, share: float, size: int) -> Image.Image:
-    """Resizes a figure so that its tight box has this share of a scene's area once tilted."""
+    """Resizes a figure so that its tight box, once tilted, has a given share of the scene.
+
+    Args:
+        figure: a mask 0..255, cropped.
+        tilt: a homography (3, 3).
+        share: of the scene's area, in [0, 1].
+        size: of the scene, in pixels a side.
+    """
     scale = size / 3 / figure.width
     for _ in range(2):  # the first time to see how the tilt changes the box
         probe = figure.resize([max(4, round(side * scale)) for side in figure.size], Image.Resampling.LANCZOS)

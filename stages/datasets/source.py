@@ -46,6 +46,11 @@ def folder(dataset: str, options: Any, root: str) -> Path:
 def read(folder: Path, path: str, sha256: str) -> bytes:
     """The bytes of an image, which must still be those that were indexed.
 
+    Args:
+        folder: as `folder` returns it.
+        path: of the image below it, from the index.
+        sha256: of the image, from the index.
+
     Raises:
         UserError: the file is missing or has changed since then.
     """

@@ -20,7 +20,14 @@ PLOTS = {  # the header of every plot in dvc.yaml; a task that has no rows for a
 
 
 def run_facts(task: str, *, params: Params, data: HeadData, described: Mapping[str, Any]) -> dict[str, Any]:
-    """What was evaluated, on how many images: the first entries of metrics.json."""
+    """What was evaluated, on how many images: the first entries of metrics.json.
+
+    Args:
+        task: `classification`, `detection` or `largest`.
+        params: the names of dataset, backbone, cut and tap.
+        data: the splits and classes.
+        described: the contents of head.json.
+    """
     names = {"task": task, "dataset": params.dataset, "backbone": params.backbone, "cut": params.cut}
     if source := described.get("lr_from"):  # with `lr: auto` the rate is not in params.yaml
         names |= {"lr": described["params"]["lr"], "lr_from": source}
@@ -29,7 +36,13 @@ def run_facts(task: str, *, params: Params, data: HeadData, described: Mapping[s
 
 
 def parameter_counts(model: nn.Module, data: HeadData, described: Mapping[str, Any]) -> dict[str, int]:
-    """The parameters of trunk, rest and head, and how many of them trained."""
+    """How many parameters trunk, rest and head have together, and how many of them trained.
+
+    Args:
+        model: the head, with the rest before it.
+        data: whose provenance says how many parameters the trunk has.
+        described: the contents of head.json.
+    """
     own = sum(parameter.numel() for parameter in model.parameters())
     return {"parameters_total": own + data.provenance["parameters"], "parameters_trainable": described["trained"]}
 

@@ -115,7 +115,13 @@ def targets(boxes: torch.Tensor, labels: torch.Tensor, options: AnchorsOptions, 
 
 
 def loss(outputs: torch.Tensor, targets: torch.Tensor, options: AnchorsOptions) -> torch.Tensor:
-    """J of `dense.loss`; boxes are compared by their offsets, or with giou by their corners."""
+    """J of `dense.loss`; boxes are compared by their offsets, or with giou by their corners.
+
+    Args:
+        outputs: (N, H, W, k, 5 + classes).
+        targets: (N, H, W, k, 6).
+        options: the anchors, and what `dense.loss` reads.
+    """
     anchors = at_every_cell(sizes(options), *outputs.shape[1:3]).to(outputs)
     prediction, truth = dense.split(outputs.flatten(1, 3)), targets.flatten(1, 3)
     codes = prediction.code, truth[..., 1:5]

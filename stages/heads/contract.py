@@ -61,7 +61,13 @@ class ClosedFormHead(Head, Protocol):
     """A head that is solved without epochs; validation chooses among its solutions."""
 
     def solutions(self, layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
-        """Puts one solution after another into the layers from `build`; of equally good ones the first is kept."""
+        """Puts one solution after another into the layers; of equally good ones the first is kept.
+
+        Args:
+            layers: from `build`.
+            train: what to solve for.
+            val: for solutions that validation tunes further, e.g. a scale of logits.
+        """
 
 
 class ObjectHead(Head, Protocol):
@@ -78,7 +84,13 @@ class ObjectHead(Head, Protocol):
         """
 
     def loss(self, outputs: Any, targets: Any, options: Any) -> torch.Tensor:
-        """The mean loss of a batch."""
+        """The mean loss of a batch.
+
+        Args:
+            outputs: of the layers from `build`.
+            targets: of each view, from `targets`, stacked.
+            options: of the type that the registry names.
+        """
 
     def decode(self, outputs: Any, options: Any) -> list[Detections]:
         """The boxes in each view of a batch, before non-maximum suppression."""
@@ -87,7 +99,13 @@ class ObjectHead(Head, Protocol):
         """The boxes in each view of a batch as tensors of a fixed shape, as an exported file gives them."""
 
     def unassigned(self, boxes: torch.Tensor, options: Any, shape: Any) -> int:
-        """How many of the boxes (n, 4) of a view the head cannot predict because of its design."""
+        """How many of the boxes of a view the head cannot predict because of its design.
+
+        Args:
+            boxes: (n, 4) corners in [0, 1] of the view.
+            options: of the type that the registry names.
+            shape: of the features of one image.
+        """
 
 
 def module_of(head: str) -> Head:

@@ -49,7 +49,13 @@ def targets(boxes: torch.Tensor, labels: torch.Tensor, options: DenseOptions, *,
 
 
 def loss(outputs: torch.Tensor, targets: torch.Tensor, options: DenseOptions) -> torch.Tensor:
-    """J of `dense.loss`; boxes are compared as coded, or with giou by their corners."""
+    """J of `dense.loss`; boxes are compared as coded, or with giou by their corners.
+
+    Args:
+        outputs: (N, H, W, 5 + classes).
+        targets: (N, H, W, 6).
+        options: what `dense.loss` reads.
+    """
     codes = outputs[..., 1:5].sigmoid(), targets[..., 1:5]
     if options.box_loss == "giou":
         codes = corners(codes[0]), corners(codes[1])

@@ -69,6 +69,11 @@ def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], optio
     """J of `dense.loss` over the points of all maps, and with `centreness` its cross-entropy at the objects.
 
     Boxes are compared by their distances in cells, or with giou by their corners.
+
+    Args:
+        outputs: (N, H, W, 5 + classes + centreness) of each map.
+        targets: (N, H, W, 6) of each map.
+        options: `centreness`, and what `dense.loss` reads.
     """
     truth = _flat(targets)
     prediction, centre = _split(_flat(outputs), options)

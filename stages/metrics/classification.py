@@ -48,7 +48,13 @@ def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
 
 
 def interval(hits: int, count: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of the proportion hits / count (Wilson 1927); (0, 1) if `count` is 0."""
+    """Wilson's score interval of the proportion hits / count (Wilson 1927); (0, 1) if `count` is 0.
+
+    Args:
+        hits: how many of them are right.
+        count: how many there are.
+        level: the probability that the interval holds the true proportion.
+    """
     if count == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf((1 + level) / 2)
@@ -78,7 +84,13 @@ def reliability(
 
 
 def confident(probabilities: torch.Tensor, labels: torch.Tensor, threshold: float) -> tuple[float, float]:
-    """The share of images whose first choice has at least this probability, and the accuracy on them (0 if none)."""
+    """The share of images whose first choice is confident, and the accuracy on them (0 if there are none).
+
+    Args:
+        probabilities: (N, C).
+        labels: (N,).
+        threshold: the least probability of a confident choice.
+    """
     confidence, chosen = probabilities.max(1)
     sure = confidence >= threshold
     accuracy = float((chosen[sure] == labels[sure]).double().mean()) if sure.any() else 0.0

@@ -100,7 +100,13 @@ def overlaps(detections: Detections, truth: GroundTruth) -> torch.Tensor:
 
 
 def curves(truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: int) -> list[Curve]:
-    """Precision and recall of every class."""
+    """Precision and recall of every class.
+
+    Args:
+        truths: of each image.
+        detections: of each image, in pixels as the truths.
+        classes: how many.
+    """
     best = [scored(item) for item in detections]
     matches = [match(truth, item) for truth, item in zip(truths, best, strict=True)]
     counted = torch.cat([matched.counted for matched in matches])
@@ -170,7 +176,7 @@ def _silent(*_: object) -> None:
 
 
 def _inside(boxes: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-    """(boxes, regions): the share of each box that lies in each region."""
+    """The share of each box that is inside each region: (boxes, regions)."""
     boxes, regions = boxes.double(), regions.double()
     left_top = torch.maximum(boxes[:, None, :2], regions[:, :2])
     right_bottom = torch.minimum(boxes[:, None, 2:], regions[:, 2:])

@@ -75,7 +75,13 @@ def counts(truths: Sequence[GroundTruth], detections: Sequence[Detections]) -> d
 
 
 def costs(truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: int) -> dict[Kind, float]:
-    """How far map_50 would rise if all mistakes of one kind were fixed, and no others."""
+    """How far map_50 would rise if all mistakes of one kind were fixed, and no others.
+
+    Args:
+        truths: of each image.
+        detections: of each image, in pixels as the truths.
+        classes: how many.
+    """
     images = [sort(truth, item) for truth, item in zip(truths, detections, strict=True)]
     now = _map_50(truths, detections, classes)
     risen = {}

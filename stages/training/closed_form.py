@@ -17,7 +17,13 @@ from stages.training.tasks import ClassificationTask
 def fit(head: str, data: HeadData, *, params: Params, device: torch.device) -> TrainResult:
     """The solution with the best validation accuracy; of equally good ones the one with the lower cross-entropy.
 
-    Every view of a train image is a row; the learning rate and the seed play no part.
+    Every view of a train image is a row; the learning rate and the seed do not matter.
+
+    Args:
+        head: its name.
+        data: with vectors, or maps to average over positions; train and val are read.
+        params: `tap`, `weights`, `normalize` and the knobs of the head.
+        device: where to solve.
     """
     module = cast("ClosedFormHead", module_of(head))
     train, val = (data.splits[name].to(device) for name in ("train", "val"))

@@ -25,7 +25,14 @@ class Epoch:
 
 
 def score(loss: float, accuracy: float | None, *, monitor: str, map_50: float | None = None) -> tuple[float, float]:
-    """A key that sorts results on validation by `monitor`, ties by another score: smaller is better."""
+    """A key that sorts results on validation by `monitor`, ties by another score: smaller is better.
+
+    Args:
+        loss: on validation.
+        accuracy: on validation, in [0, 1]; None if the task does not have one.
+        monitor: `val_loss`, `val_accuracy` or `val_map_50`.
+        map_50: on validation, in [0, 1]; None if the task does not have one.
+    """
     if monitor == "val_loss":
         return loss, -(accuracy or 0.0)
     return -((accuracy if monitor == "val_accuracy" else map_50) or 0.0), loss

@@ -109,6 +109,13 @@ def refit(head: str, data: HeadData, *, params: Params, device: torch.device, ep
     """Trains again on train and val together, for the number of epochs that val has chosen, and keeps the last one.
 
     There is nothing left to choose, so each epoch is scored by its loss alone.
+
+    Args:
+        head: its name.
+        data: train and val are read.
+        params: everything that is set for training.
+        device: where to train.
+        epochs: that val has chosen, counted from 1.
     """
     both = data.splits["train"].join(data.splits["val"])
     joined = replace(data, splits=data.splits | {"train": both}, identity=f"{data.identity} trainval")
@@ -123,7 +130,15 @@ def refit(head: str, data: HeadData, *, params: Params, device: torch.device, ep
 def start(
     head: str, data: HeadData, *, train: SplitData, params: Params, device: torch.device
 ) -> tuple[HeadModel, dict[str, Any]]:
-    """A head before its first step, with its normalisation fitted on `train`, and the knobs that are stored with it."""
+    """A head before its first step, and the knobs that are stored with it.
+
+    Args:
+        head: its name.
+        data: the classes and provenance, and the boxes of train.
+        train: the split that the normalisation is fitted on, on the device.
+        params: `tap`, `weights` and the knobs of the head.
+        device: of the head.
+    """
     knobs = stored_knobs(head, params=params, data=data, device=device)
     rest = build(data.provenance, params.tap, params.weights)
     module = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
@@ -137,7 +152,7 @@ def plan(params: Params) -> list[Phase]:
 
 
 def inputs(head: str, data: HeadData, *, params: Params, device: torch.device) -> dict[str, Any]:
-    """Everything that a trained head depends on."""
+    """Everything that a trained head depends on, as values for JSON; it identifies the checkpoint of a run."""
     return {
         "head": head,
         "params": params.model_dump(exclude=NOT_TRAININGS),

@@ -127,6 +127,12 @@ def stored_knobs(head: str, *, params: Params, data: HeadData, device: torch.dev
 
     They are `hidden`, `dropout`, the precision that it computes in, and the flat knobs among its options. A head that
     finds objects also has the block `boxes`, and what it learns from the boxes of train.
+
+    Args:
+        head: its name.
+        params: all of them.
+        data: the shape of the features, and the boxes of train.
+        device: decides with `precision: auto` on the precision.
     """
     spec, heavy = HEADS[head], len(data.shape) > 1 or params.tap != "same"
     names = {"hidden", "dropout", *spec.options.model_fields} & type(params).model_fields.keys()
@@ -198,7 +204,13 @@ def embed(module: HeadModel, split: SplitData) -> torch.Tensor:
 
 @torch.inference_mode()
 def batch_outputs(module: nn.Module, split: SplitData, view: int = 0) -> Iterator[Any]:
-    """The outputs of a head for one view of every image, batch by batch, in eval mode."""
+    """The outputs of a head for one view of every image, batch by batch, in eval mode.
+
+    Args:
+        module: the head.
+        split: its N images.
+        view: the number of the view; 0 is the evaluation view.
+    """
     module.eval()
     batches = tqdm(split.batches(view), total=len(split.image_batches()), unit=" batches", leave=False, delay=2)
     for batch in batches:
@@ -211,7 +223,7 @@ def logits(module: nn.Module, split: SplitData, view: int = 0) -> torch.Tensor:
 
 
 def averaged_logits(module: nn.Module, split: SplitData, views: int) -> torch.Tensor:
-    """Logits (N, C) of the first `views` views of each image: the logarithm of their mean probability."""
+    """Logits (N, C) of the first `views` views of each image together: the logarithm of their mean probability."""
     if views == 1 or not len(split.y):
         return logits(module, split)
     probabilities = torch.stack([logits(module, split, view).softmax(1) for view in range(views)]).mean(0)

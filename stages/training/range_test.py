@@ -39,6 +39,12 @@ def range_test(head: str, data: HeadData, *, params: Params, device: torch.devic
     Whatever the first phase trains of the rest trains here too. Its rates keep the ratio to the head's rate that they
     have at the head's default (or at the phase's own rate), so that the curve does not depend on `lr`.
 
+    Args:
+        head: its name.
+        data: the features and labels; train is read.
+        params: `lr_sweep`, and everything that is set for training.
+        device: where to train.
+
     Returns:
         One point per step, up to where the loss diverges.
     """

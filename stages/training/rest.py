@@ -1,4 +1,4 @@
-"""What lies between the cached features and the head: the rest of the backbone, which may train too."""
+"""The rest of the backbone: the layers between the cached features and the head, which may train too."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
