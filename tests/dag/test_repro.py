@@ -93,7 +93,7 @@ def test_bad_params_leave_the_results_alone(project: Project, line: str, said: s
         ("stages/images/decode.py", {"extract", "report"}),
         ("stages/training/schedules.py", {"lr_sweep", "train"}),
         ("stages/heads/knn.py", {"lr_sweep", "train", "evaluate"}),
-        ("stages/datasets/splits.py", {"split", "lr_sweep", "train", "evaluate"}),
+        ("stages/datasets/splits.py", {"split", "review", "lr_sweep", "train", "evaluate"}),
         ("stages/datasets/caltech101.py", set()),
         ("stages/sweeping/many_heads.py", set()),
     ],
