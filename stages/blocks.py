@@ -1,4 +1,4 @@
-"""What every block of params.yaml is made of, and the options of a head; each stands beside the code that reads it."""
+"""The base classes of blocks of params.yaml and of options of heads; each block is beside the code that reads it."""
 
 from typing import Annotated, Literal
 
@@ -23,8 +23,8 @@ class Source(Block):
     """One file to fetch: `https://…`, a local path, or `pypi:NAME==VERSION` (the wheel).
 
     Attributes:
-        url: where it comes from.
-        checksum: `sha256:…` or `md5:…`; without one the download prints the checksum that it found and stops.
+        url: the address.
+        checksum: `sha256:…` or `md5:…`; without one the download prints the checksum of the file, to be added here.
     """
 
     url: str
@@ -32,10 +32,10 @@ class Source(Block):
 
 
 class HeadOptions(BaseModel):
-    """The options of a head: a typed view of the knobs that are stored with it; others among them are ignored.
+    """The options of a head, read from the knobs that are stored with it; other knobs are ignored.
 
     Attributes:
-        precision: in which its products and convolutions are computed, `float32` or `bfloat16`.
+        precision: `float32` or `bfloat16`, of products and convolutions.
         normalize: how features are normalised before its layers.
     """
 

@@ -1,4 +1,4 @@
-"""download: the archives of the chosen dataset, as fetched, in `data/raw/<dataset>/`."""
+"""download: fetches the archives of the dataset in params.yaml into `data/raw/<dataset>/`."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from stages.stage import run
 
 
 def main(params: Params) -> dict[str, object]:
-    """Fetches every source and keeps it, or what is built from it, with its checksum."""
+    """Fetches every source, and keeps it or the archive that is built from it, with its checksum."""
     out = paths.raw(params.dataset)
     out.mkdir(parents=True, exist_ok=True)
     options = params.options
@@ -32,7 +32,7 @@ def main(params: Params) -> dict[str, object]:
 
 
 def builder(dataset: str) -> Callable[..., None] | None:
-    """The function that makes the archives of a dataset; None where they are kept as fetched."""
+    """The function that builds the archives of a dataset; None if they are kept as they were fetched."""
     if dataset == "logos":
         from stages.datasets import logos  # here, since only this dataset draws: NumPy and Pillow cost half a second
 

@@ -227,7 +227,7 @@ def link(source: Path, target: Path) -> None:
     except OSError as error:
         raise _unwritable(target, None, error) from error
     finally:
-        discard(temporary)  # between two links to one file a rename does nothing
+        discard(temporary)  # if both are links to the same file, the rename does nothing
 
 
 def copy(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""index: one line per image in `data/index/<dataset>.jsonl`; what became of every file beside it, in `.json`."""
+"""index: one line per image in `data/index/<dataset>.jsonl`, and in `.json` beside it the files that are not used."""
 
 import importlib
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from stages.errors import UserError, listed, nearest
 from stages.params import Params
 from stages.stage import run
 
-TOLD = 5  # faults that an error lists
+LISTED = 5  # faults that an error lists
 
 
 def main(params: Params) -> dict[str, object]:
-    """Reads every file once and puts it into exactly one list, and tells whatever is not used."""
+    """Reads every file once, puts it into exactly one list, and reports what is not used."""
     folder = source.folder(params.dataset, params.options, params.root)
     module = importlib.import_module(f"stages.datasets.{params.dataset}")
     exclude, strict = _choices(params)
@@ -57,7 +57,7 @@ def main(params: Params) -> dict[str, object]:
 
 
 def _links(folder: Path, params: Params) -> list[Note]:
-    """A word about linked folders below `root`: DVC does not look into them."""
+    """A note about linked folders below `root`, in which DVC does not see changes."""
     links = [] if has_source(params.options) else tree.read(folder).links
     text = (
         f"{listed(links)} {'is a link' if len(links) == 1 else 'are links'} to another folder, where DVC does not see "
@@ -67,7 +67,7 @@ def _links(folder: Path, params: Params) -> list[Note]:
 
 
 def _choices(params: Params) -> tuple[list[str], bool]:
-    """What is left out, and whether faults stop the run."""
+    """The patterns to leave out, and whether faults stop the run."""
     options = params.options
     return (options.exclude, options.strict) if isinstance(options, DatasetOptions) else ([], False)
 
@@ -97,7 +97,7 @@ def _without_excluded(items: Sequence[Item], exclude: Sequence[str], dataset: st
         if not any(matches(pattern, name) for name in names):
             classes = sorted(name for name in names if "/" not in name)
             raise UserError(
-                f"`datasets.{dataset}.exclude`: {pattern!r} names no class and no file; {nearest(pattern, classes)}"
+                f"`datasets.{dataset}.exclude`: {pattern!r} matches no class and no file; {nearest(pattern, classes)}"
             )
     return remaining
 
@@ -135,14 +135,14 @@ def _refuse_faults(faults: Sequence[AnnotationFault], conflicts: Sequence[Sequen
     if conflicts:
         pairs = "".join(f"\n  {_pair(same)}" for same in conflicts)
         raise UserError(
-            f"{len(conflicts)} image(s) stand under several classes; remove the wrong copies, or set `strict` to "
-            f"false and all copies are left out:{pairs}"
+            f"{len(conflicts)} image(s) are in several classes. Remove the wrong copies, or set `strict` to false to "
+            f"leave all copies out:{pairs}"
         )
     if faults:
-        first = "".join(f"\n  {fault.path}: {fault.reason}" for fault in faults[:TOLD])
+        first = "".join(f"\n  {fault.path}: {fault.reason}" for fault in faults[:LISTED])
         raise UserError(
-            f"{len(faults)} annotation(s) are broken: {commonest((fault.kind, fault.path) for fault in faults)}. Mend "
-            f"them, or set `strict` to false and they are left out and listed. The first:{first}"
+            f"{len(faults)} annotation(s) are broken: {commonest((fault.kind, fault.path) for fault in faults)}. Fix "
+            f"them, or set `strict` to false to leave them out and list them. The first ones:{first}"
         )
 
 

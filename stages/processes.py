@@ -1,4 +1,4 @@
-"""Other processes to compute in, where the system can have them."""
+"""A pool of processes, or this process alone if the system cannot start others."""
 
 import multiprocessing
 import sys
@@ -25,16 +25,16 @@ class InlineExecutor(Executor):
 
 
 def process_pool(count: int) -> Executor:
-    """Processes that start anew: a fork would have locks that threads of this process hold, and wait for ever.
+    """A pool of spawned processes: forked ones would wait for ever for locks that threads of this process hold.
 
-    Where the system has no room for their locks (a container without /dev/shm), this process does the work.
+    If the system cannot create the locks of a pool (a container without /dev/shm), this process does the work.
     """
     try:
         return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
     except (OSError, ImportError, NotImplementedError) as error:
         print(
-            f"No other processes can be used here ({error}; is /dev/shm there and writable?): this one does their "
-            "work, which takes longer.",
+            f"Other processes cannot be started here ({error}; does /dev/shm exist, and is it writable?): this one "
+            "does their work, which takes longer.",
             file=sys.stderr,
         )
         return InlineExecutor()

@@ -35,7 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_evaluation() -> dict[str, Any]:
-    """Reads all that evaluate measured; of a run by older code it stands in metrics.json."""
+    """Reads all numbers of evaluate; a run of older code has them in metrics.json."""
     return read_json(paths.EVALUATION if paths.EVALUATION.exists() else paths.METRICS)
 
 

@@ -217,7 +217,7 @@ def _print(options: argparse.Namespace) -> int:
     """Sweeps, and prints the best."""
     if options.seeds < 1:
         raise UserError(f"`--seeds` must be at least 1, found {options.seeds}.")
-    params = learning_rate.taken(load())[0]
+    params = learning_rate.resolve(load())[0]
     rows = main(params, {name: getattr(options, name) for name in AXES}, options.seeds)
     cells = table(rows[:PRINTED])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -1,4 +1,4 @@
-"""train: a head on the cached features, in `cache/head/`; beside it the ridge baseline, fitted on the same features."""
+"""train: a head on the cached features, written to `cache/head/`, and the ridge baseline on the same features."""
 
 import shutil
 from typing import Any
@@ -18,14 +18,14 @@ from stages.training import closed_form, history, learning_rate, loop, model
 from stages.training.data import HeadData, load_data
 from stages.training.model import TrainResult
 
-NOT_STORED = {"root", "device"}  # with a head: they do not shape it
+NOT_STORED = {"root", "device"}  # knobs that are not stored with a head, because it does not depend on them
 
 
 def main(params: Params) -> dict[str, object]:
     """Trains on the train split, chooses on the validation split, and never looks at the test split."""
-    params, lr_from, words = learning_rate.taken(params)
-    if words:
-        print(words, flush=True)
+    params, lr_from, sentence = learning_rate.resolve(params)
+    if sentence:
+        print(sentence, flush=True)
     origin = {"lr_from": lr_from} if lr_from else {}
     data = load_data(params)
     train, val = data.splits["train"], data.splits["val"]
@@ -39,10 +39,10 @@ def main(params: Params) -> dict[str, object]:
         results = [(paths.HEAD, params.head, refitted), (paths.HEAD / "chosen", params.head, head)]
     results += [(paths.HEAD / f"seed-{number}", params.head, other) for number, other in enumerate(others, 1)]
     if not HEADS[params.head].finds_objects:
-        results.append((paths.HEAD / "ridge", "ridge", ridge_baseline(head, data, params, device)))
+        results.append((paths.HEAD / "ridge", "ridge", ridge_baseline(head, data=data, params=params, device=device)))
     shutil.rmtree(paths.HEAD, ignore_errors=True)  # there may be heads of more seeds than now
     for folder, name, result in results:
-        model.save_head(folder, result.module, describe(name, result, data, params) | origin)
+        model.save_head(folder, result.module, describe(name, result, data=data, params=params) | origin)
     history.write(paths.PLOTS / "history.csv", head.history)
     best = head.history[head.best_epoch - 1]
     scores = {"val accuracy": best.val_accuracy, "val map_50": best.val_map_50, "val loss": best.val_loss}
@@ -50,8 +50,15 @@ def main(params: Params) -> dict[str, object]:
     return {"train images": len(train.y), "epochs": len(head.history), **rounded}
 
 
-def describe(name: str, result: TrainResult, data: HeadData, params: Params) -> dict[str, Any]:
-    """What `head.json` says of a head: all that it takes to build it again, and what it was trained with."""
+def describe(name: str, result: TrainResult, *, data: HeadData, params: Params) -> dict[str, Any]:
+    """The contents of `head.json`: everything that is needed to build the head again, and how it was trained.
+
+    Args:
+        name: of the head.
+        result: of its training.
+        data: that it was trained on.
+        params: that it was trained with.
+    """
     knobs = set(flat_fields(type(params))) - NOT_STORED
     if params.cut == INPUT:  # training draws the views of pixels itself
         knobs |= {"augment"}
@@ -71,8 +78,15 @@ def describe(name: str, result: TrainResult, data: HeadData, params: Params) -> 
     }
 
 
-def ridge_baseline(head: TrainResult, data: HeadData, params: Params, device: torch.device) -> TrainResult:
-    """Ridge regression on standardised features, whatever `normalize` says: one baseline for all runs on them."""
+def ridge_baseline(head: TrainResult, *, data: HeadData, params: Params, device: torch.device) -> TrainResult:
+    """Ridge regression on standardised features, whatever `normalize` is: one baseline for all runs on the features.
+
+    Args:
+        head: the head that was trained, which may be the same.
+        data: the features and labels.
+        params: of the run.
+        device: where to solve.
+    """
     if params.head == "ridge" and params.normalize == "standardize":
         return head
     standardized = with_overrides(params, {"normalize": "standardize"})
@@ -87,12 +101,12 @@ def fit(data: HeadData, params: Params, device: torch.device) -> TrainResult:
 
 
 def with_seed(params: Params, number: int) -> Params:
-    """The params of the head with this number: the first has `seed` itself."""
+    """The params of one of several heads: the head with number 0 has `seed` itself, the next one `seed` + 1."""
     return with_overrides(params, {"seed": params.seed + number})
 
 
 def _what(params: Params) -> str:
-    """What is about to be trained."""
+    """What is about to be trained, for the console."""
     heads = f"{params.seeds} heads {params.head}" if params.seeds > 1 else params.head
     images = len(splits.read(params.dataset)["train"])
     epochs = sum(phase.epochs for phase in params.phases) or params.epochs

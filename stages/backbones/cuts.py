@@ -34,7 +34,7 @@ from torchvision.models.feature_extraction import DualGraphModule
 from stages.backbones import tokens, trace
 from stages.backbones.headless import headless, without_classifier
 from stages.backbones.names import CUTS, TOKEN_CUTS, joined_blocks
-from stages.backbones.tokens import Square, TokenLayout, Vectors
+from stages.backbones.tokens import Square, TokenLayout, TokenVectors
 from stages.backbones.trace import BATCH, Finish, shape
 from stages.backbones.untraced import UntracedNetwork
 from stages.errors import UserError, nearest
@@ -258,7 +258,7 @@ class Network:
             raise UserError(f"`{key}`: {self.name} has no class token; try {key}=avg or {key}=pooled.")
         blocks = joined_blocks(cut)
         nodes, norm = self._last_blocks(features, blocks, key) if blocks else ((features,), None)
-        finish = Vectors(layout.prefix, "cls" in cut, "avg" in cut, norm, layout.norm)
+        finish = TokenVectors(layout.prefix, "cls" in cut, "avg" in cut, norm, layout.norm)
         vectors = len(nodes) * finish.class_tokens + finish.mean
         return Cut(nodes, finish, (vectors * shape(features)[2],), None, layout.norm)
 

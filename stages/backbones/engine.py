@@ -159,15 +159,15 @@ class Lane:
 @torch.inference_mode()
 def half_trunk(trunk: Trunk, device: torch.device, precision: str) -> HalfTrunk | None:
     """A trunk with weights in half precision on a device; None where the network mixes precisions itself."""
-    made = HalfTrunk(trunk, DTYPES[precision]).eval().to(device).to(memory_format=torch.channels_last)
+    half = HalfTrunk(trunk, DTYPES[precision]).eval().to(device).to(memory_format=torch.channels_last)
     side = trunk.size
     try:
-        made(torch.zeros(1, side, side, 3, dtype=torch.uint8, device=device))
+        half(torch.zeros(1, side, side, 3, dtype=torch.uint8, device=device))
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:  # a type that does not fit another
         return None
-    return made
+    return half
 
 
 def at_a_time() -> int:

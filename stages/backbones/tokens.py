@@ -66,7 +66,7 @@ def check_size(layout: TokenLayout | None, size: int, name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Vectors:
+class TokenVectors:
     """Tokens (N, prefix + side², C) of one block or several to vectors (N, D), side by side. Works on an fx.Proxy only.
 
     Attributes:

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stages.backbones import tokens
 from stages.backbones.names import TOKEN_CUTS
-from stages.backbones.tokens import Square, Vectors
+from stages.backbones.tokens import Square, TokenVectors
 from stages.errors import UserError
 
 
@@ -80,7 +80,7 @@ class UntracedNetwork:
             return {cut: OwnCut("forward_features", Square(side, layout.prefix), (features.shape[2], side, side))}
         if "cls" in cut and not layout.has_class:
             raise UserError(f"`{key}`: {self.name} has no class token; try {key}=avg or {key}=pooled.")
-        finish = Vectors(layout.prefix, "cls" in cut, "avg" in cut)
+        finish = TokenVectors(layout.prefix, "cls" in cut, "avg" in cut)
         width = features.shape[2] * (finish.class_tokens + finish.mean)
         return {cut: OwnCut("forward_features", finish, (width,))}
 

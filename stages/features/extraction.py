@@ -107,11 +107,11 @@ def _image_extractor(spec: Spec) -> Extractor:
         )
     preprocessing = zoo.preprocessing(spec.backbone, spec.weights).at(spec.image_size, spec.resize)
     side = kept_side(preprocessing)
-    kept = f"decode|middle(1:{KEPT_RATIO})|shrink({side},{preprocessing.interpolation})"
+    steps = f"decode|middle(1:{KEPT_RATIO})|shrink({side},{preprocessing.interpolation})"
     provenance = {
         "weights": spec.weights,
         "cut_at": h5.INPUT,
-        "kept": kept,
+        "kept": steps,
         "parameters": 0,
         "dtype": "uint8",
         **_common_provenance(spec, preprocessing),
@@ -263,8 +263,8 @@ def _views(
             if by not in decoded:
                 decoded[by] = decode_shrunk(data, by) if by > 1 else (decode(data), 1.0)
             pixels, scale = decoded[by]
-            made = views.view(pixels, name, sha256=sha256, preprocessing=preprocessing, augment=spec.augment)
-            drawn.append((made[0], _of_the_image(made[1], scale)))
+            view, view_map = views.view(pixels, name, sha256=sha256, preprocessing=preprocessing, augment=spec.augment)
+            drawn.append((view, _of_the_image(view_map, scale)))
     return drawn
 
 
@@ -302,8 +302,8 @@ def _image_rows(spec: Spec, preprocessing: Preprocessing, images: Sequence[Image
                 pixels, scale = decode_shrunk(data, by) if by > 1 else (decode(data), 1.0)
         except BadImage:
             return None
-        kept, view_map = shrink(pixels, preprocessing)
-        return kept, _of_the_image(view_map, scale)
+        shrunk, view_map = shrink(pixels, preprocessing)
+        return shrunk, _of_the_image(view_map, scale)
 
     with ThreadPoolExecutor(THREADS) as pool:
         loaded = list(pool.map(load, images))

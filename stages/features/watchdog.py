@@ -281,8 +281,8 @@ def _remembered() -> dict[str, str]:
 def _remember(images: dict[str, str]) -> None:
     """Stores images that are at fault, for later children and runs."""
     _at_fault.update(images)
-    kept = {"decoders": _decoders(), "images": _remembered() | images}
-    files.write_json(_list(), kept, indent=1)
+    contents = {"decoders": _decoders(), "images": _remembered() | images}
+    files.write_json(_list(), contents, indent=1)
 
 
 def _list() -> Path:

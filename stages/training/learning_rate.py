@@ -81,7 +81,7 @@ def smoothed(losses: NDArray[np.float64], width: float) -> NDArray[np.float64]:
     return np.convolve(np.pad(losses, reach, mode="edge"), bell / bell.sum(), "valid")
 
 
-def taken(params: Params) -> tuple[Params, str | None, str]:
+def resolve(params: Params) -> tuple[Params, str | None, str]:
     """Params with a number in place of `lr: auto`.
 
     Returns:
@@ -98,5 +98,5 @@ def taken(params: Params) -> tuple[Params, str | None, str]:
     if lr := suggestion.get("lr"):
         return with_overrides(params, {"lr": lr}), RANGE_TEST, f"lr: auto takes {lr:g}, what the range test suggests"
     source, lr = f"default of {params.head}", spec.default_lr
-    words = f"lr: auto takes {lr:g}, the {source}: the range test suggests none, as {suggestion.get('reason')}"
-    return with_overrides(params, {"lr": lr}), source, words
+    sentence = f"lr: auto takes {lr:g}, the {source}: the range test suggests none, as {suggestion.get('reason')}"
+    return with_overrides(params, {"lr": lr}), source, sentence

@@ -181,7 +181,7 @@ def test_files_and_classes_can_be_left_out(jpeg: Make, indexed: Make, reader: st
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_pattern_that_names_nothing_is_refused(jpeg: Make, indexed: Make, reader: str) -> None:
-    with pytest.raises(UserError, match=rf"`datasets.{reader}.exclude`: 'bees' names no class .* did you mean .*bee"):
+    with pytest.raises(UserError, match=rf"`datasets.{reader}.exclude`: 'bees' matches no class .* did you mean .*bee"):
         indexed(reader, in_classes(jpeg), exclude=["bees"])
 
 
@@ -214,7 +214,7 @@ def test_one_image_of_two_classes(
     (workplace / "set/classes.csv").write_text("path,label\n" + "".join(lines))
     options = {"strict": strict} | ({"file": "classes.csv"} if reader == "csv" else {"exclude": ["classes.csv"]})
     if strict:
-        with pytest.raises(UserError, match=r"(?s)2 image\(s\) stand under several classes.*bee/1.jpg.*bee/2.jpg"):
+        with pytest.raises(UserError, match=r"(?s)2 image\(s\) are in several classes.*bee/1.jpg.*bee/2.jpg"):
             indexed(reader, images, **options)
         return
     rows, summary = indexed(reader, images, **options)

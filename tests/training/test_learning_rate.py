@@ -67,7 +67,7 @@ def auto(workplace: Path, params: Callable[..., Any]) -> Callable[..., Any]:
     def make(content: object, **knobs: Any) -> Any:
         paths.REPORTS.mkdir(exist_ok=True)
         (paths.REPORTS / "lr_sweep.json").write_text(json.dumps(content))
-        return learning_rate.taken(params(**({"lr": "auto"} | knobs)))
+        return learning_rate.resolve(params(**({"lr": "auto"} | knobs)))
 
     return make
 
@@ -91,4 +91,4 @@ def test_a_number_and_a_solved_head_ask_nobody(auto: Callable[..., Any], knobs: 
 
 def test_a_missing_range_test_is_told(workplace: Path, params: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match=r"lr_sweep\.json"):
-        learning_rate.taken(params(lr="auto"))
+        learning_rate.resolve(params(lr="auto"))
