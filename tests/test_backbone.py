@@ -16,20 +16,20 @@ def rows(name: str, image_size: int) -> dict[str, str]:
 
 
 def test_named_cuts_come_first_and_every_place_is_listed_once() -> None:
-    found = rows("resnet18", 64)
-    assert list(found)[:7] == ["pooled", "map", "map@16", "map@8", "pyramid", "input", "conv1"]
-    assert "layer4" in found and "layer4.1" not in found and "layer4.0" in found
-    assert found["map@8"].split()[:5] == ["128", "x", "8", "x", "8"] and "16,384 B" in found["map@8"]
-    assert found["map@8"].endswith("layer2.1.relu_1")
-    assert found["pyramid"].startswith("3 maps") and f"{2 * (128 * 64 + 256 * 16 + 512 * 4):,} B" in found["pyramid"]
-    assert "74 x 74" in found["input"] and "0.0%" in found["input"] and "100.0%" in found["fc"]
+    actual = rows("resnet18", 64)
+    assert list(actual)[:7] == ["pooled", "map", "map@16", "map@8", "pyramid", "input", "conv1"]
+    assert "layer4" in actual and "layer4.1" not in actual and "layer4.0" in actual
+    assert actual["map@8"].split()[:5] == ["128", "x", "8", "x", "8"] and "16,384 B" in actual["map@8"]
+    assert actual["map@8"].endswith("layer2.1.relu_1")
+    assert actual["pyramid"].startswith("3 maps") and f"{2 * (128 * 64 + 256 * 16 + 512 * 4):,} B" in actual["pyramid"]
+    assert "74 x 74" in actual["input"] and "0.0%" in actual["input"] and "100.0%" in actual["fc"]
 
 
 def test_a_network_of_tokens_has_their_cuts_too() -> None:
-    found = rows("timm:test_vit", 160)
-    assert list(found)[:6] == ["pooled", "cls", "avg", "cls+avg", "map", "map@16"]
-    assert found["cls+avg"].startswith("128 ") and found["cls"].endswith("norm")
-    assert found["map"].split()[:5] == ["64", "x", "10", "x", "10"]
+    actual = rows("timm:test_vit", 160)
+    assert list(actual)[:6] == ["pooled", "cls", "avg", "cls+avg", "map", "map@16"]
+    assert actual["cls+avg"].startswith("128 ") and actual["cls"].endswith("norm")
+    assert actual["map"].split()[:5] == ["64", "x", "10", "x", "10"]
 
 
 def test_the_share_saved_is_that_of_the_trunk() -> None:
@@ -44,9 +44,9 @@ def test_the_share_saved_is_that_of_the_trunk() -> None:
 
 
 def test_a_cut_that_there_is_not_says_why() -> None:
-    found = rows("squeezenet1_1", 64)
-    assert "has no map at stride 16" in found["map@16"]
-    assert "a pyramid needs two" in found["pyramid"]
+    actual = rows("squeezenet1_1", 64)
+    assert "has no map at stride 16" in actual["map@16"]
+    assert "a pyramid needs two" in actual["pyramid"]
 
 
 @pytest.mark.parametrize(

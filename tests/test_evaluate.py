@@ -40,13 +40,13 @@ def test_without_averaging_the_evaluation_view_decides() -> None:
 
 
 def test_probabilities_are_averaged_and_not_logits() -> None:
-    found = model.averaged_logits(IDENTITY, PART, 3).softmax(1).numpy()
+    actual = model.averaged_logits(IDENTITY, PART, 3).softmax(1).numpy()
     by_hand = (softmax(0, 1, -2) + softmax(3, 0, 0) + softmax(0, 0, 0)) / 3
     np.testing.assert_allclose(by_hand, [0.5008, 0.3613, 0.1379], atol=1e-4)
-    np.testing.assert_allclose(found[0], by_hand, rtol=1e-5)
-    np.testing.assert_allclose(found[1], (2 * softmax(0, 0, 9) + softmax(9, 0, 0)) / 3, rtol=1e-5)
+    np.testing.assert_allclose(actual[0], by_hand, rtol=1e-5)
+    np.testing.assert_allclose(actual[1], (2 * softmax(0, 0, 9) + softmax(9, 0, 0)) / 3, rtol=1e-5)
     of_logits = softmax(*X[0].mean(0).tolist())
-    assert np.abs(found[0] - of_logits).max() > 0.05
+    assert np.abs(actual[0] - of_logits).max() > 0.05
 
 
 @pytest.mark.parametrize("views", [1, 2, 3])
@@ -67,8 +67,8 @@ def test_views_of_different_images_are_kept_apart() -> None:
 
 def test_a_probability_of_nothing_has_a_finite_logarithm() -> None:
     split = SplitData(torch.tensor([[[0.0, 500.0], [0.0, 900.0]]]), torch.tensor([1]), [0])
-    found = model.averaged_logits(IDENTITY, split, 2)
-    assert found.isfinite().all() and found.softmax(1).tolist() == [[pytest.approx(0, abs=1e-30), 1]]
+    actual = model.averaged_logits(IDENTITY, split, 2)
+    assert actual.isfinite().all() and actual.softmax(1).tolist() == [[pytest.approx(0, abs=1e-30), 1]]
 
 
 @pytest.mark.parametrize("views", [1, 3])
@@ -138,16 +138,16 @@ def top1(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(("views", "tta"), [(1, False), (1, True), (4, False), (4, True)])
 def test_the_stage_averages_where_it_is_asked_to(evaluated: Make, views: int, tta: bool) -> None:
-    metrics, found, x, labels = evaluated(views, tta)
+    metrics, actual, x, labels = evaluated(views, tta)
     used = views if tta else 1
     for name in ("val", "test"):
         places = list(SPLIT[name])
-        torch.testing.assert_close(found[name], x[places, :used].softmax(2).mean(1))
+        torch.testing.assert_close(actual[name], x[places, :used].softmax(2).mean(1))
     test, val = list(SPLIT["test"]), list(SPLIT["val"])
-    assert metrics["top1"] == pytest.approx(top1(found["test"], labels[test]), abs=1e-6)
-    assert metrics["val_top1"] == pytest.approx(top1(found["val"], labels[val]), abs=1e-6)
+    assert metrics["top1"] == pytest.approx(top1(actual["test"], labels[test]), abs=1e-6)
+    assert metrics["val_top1"] == pytest.approx(top1(actual["val"], labels[val]), abs=1e-6)
     assert metrics["ridge_top1"] == metrics["top1"]  # the baseline here is the same head
-    likely = found["test"][torch.arange(12), labels[test]]
+    likely = actual["test"][torch.arange(12), labels[test]]
     assert metrics["cross_entropy"] == pytest.approx(float(-likely.log().mean()), rel=1e-4)
 
 

@@ -96,8 +96,8 @@ def test_arguments_are_checked_as_params_are(
 
 
 def test_the_time_is_that_of_the_measured_speed() -> None:
-    found = plan.Measurement(start=2.0, images=500, seconds=5.0)
-    assert found.speed == 100
+    measurement = plan.Measurement(start=2.0, images=500, seconds=5.0)
+    assert measurement.speed == 100
 
 
 @pytest.mark.parametrize(

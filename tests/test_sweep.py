@@ -34,8 +34,8 @@ def turned(workplace: Path, params: Make, monkeypatch: pytest.MonkeyPatch) -> Ma
         x = torch.nn.functional.one_hot(y, 6) + 0.8 * torch.randn(count, 6, generator=generator)
         return SplitData(x[:, None], y, list(range(count)))
 
-    found = HeadData(["a", "b", "c"], {"train": split(60), "val": split(30), "test": split(3)}, FEATURES)
-    monkeypatch.setattr(loading, "load_data", lambda params: found)
+    head_data = HeadData(["a", "b", "c"], {"train": split(60), "val": split(30), "test": split(3)}, FEATURES)
+    monkeypatch.setattr(loading, "load_data", lambda params: head_data)
     return lambda **knobs: params(**({"epochs": 3, "hidden": 8, "batch_size": 16} | knobs))
 
 
@@ -62,10 +62,10 @@ def test_a_row_a_setting_the_best_first(turned: Make, monkeypatch: pytest.Monkey
 def test_results_are_means_over_the_seeds(turned: Make) -> None:
     chosen = turned(head="mlp", lr=0.01, seed=4)
     (row,) = sweep.main(chosen, NONE | {"lr": "0.01", "weight_decay": "0.01"}, 3)
-    found = loading.load_data(chosen)
+    data = loading.load_data(chosen)
     best = []
     for seed in (4, 5, 6):
-        head = loop.fit("mlp", found, params=chosen.model_copy(update={"seed": seed}), device=torch.device("cpu"))
+        head = loop.fit("mlp", data, params=chosen.model_copy(update={"seed": seed}), device=torch.device("cpu"))
         best.append(head.history[head.best_epoch - 1])
     assert row.val_loss == pytest.approx(sum(epoch.val_loss for epoch in best) / 3, rel=1e-5)
     assert row.val_accuracy == pytest.approx(sum(epoch.val_accuracy for epoch in best) / 3, rel=1e-5)

@@ -30,8 +30,8 @@ def run(workplace: Path, params: Make) -> Make:
     index_file.write(paths.index("logos"), rows)
     generator = np.random.default_rng(0)
     x = generator.normal(size=(len(rows), VIEWS, SIZE)).astype("f2")
-    for place, (label, _) in enumerate(images):
-        x[place, :, label] += 1.5
+    for position, (label, _) in enumerate(images):
+        x[position, :, label] += 1.5
     members = h5.layout(len(rows), VIEWS, {"pooled": ((SIZE,), "f2")})
     arrays: dict[str, h5.Array] = {
         "features/pooled": x,
@@ -56,15 +56,15 @@ def run(workplace: Path, params: Make) -> Make:
 
 
 def test_metrics_are_flat_and_complete(run: Make) -> None:
-    found = run()
+    actual = run()
     named = """task dataset backbone cut tap head n_train n_val n_test top1 macro_accuracy cross_entropy ece
     top1_low top1_high val_top1 val_macro_accuracy val_cross_entropy val_ece val_top1_low val_top1_high chance majority
     ridge_top1 parameters_total parameters_trainable"""
-    assert set(named.split()) <= set(found)
-    assert not {"top5", "seeds"} & set(found)  # three classes, one seed
-    assert found["n_train"] + found["n_val"] + found["n_test"] == CLASSES * EACH
-    assert found["chance"] == pytest.approx(1 / 3, abs=1e-6)
-    assert found["parameters_total"] == found["parameters_trainable"] + 7
+    assert set(named.split()) <= set(actual)
+    assert not {"top5", "seeds"} & set(actual)  # three classes, one seed
+    assert actual["n_train"] + actual["n_val"] + actual["n_test"] == CLASSES * EACH
+    assert actual["chance"] == pytest.approx(1 / 3, abs=1e-6)
+    assert actual["parameters_total"] == actual["parameters_trainable"] + 7
 
 
 def test_several_seeds_give_mean_and_spread_of_the_single_runs(run: Make) -> None:
@@ -103,5 +103,5 @@ def test_views_are_averaged_where_it_is_asked_for(run: Make) -> None:
 
 def test_a_confident_answer_is_told_apart(run: Make) -> None:
     assert run(decide={"confidence": 0.0})["confident_share"] == 1
-    found = run(decide={"confidence": 1.0})
-    assert found["confident_share"] == 0 and found["confident_accuracy"] == 0
+    actual = run(decide={"confidence": 1.0})
+    assert actual["confident_share"] == 0 and actual["confident_accuracy"] == 0

@@ -20,10 +20,10 @@ def plain(module: Pointwise | Convolution3x3) -> nn.Conv2d:
 def gradients(module: nn.Module, x: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
     """Of a weighted sum of what it gives: what it gives, then by the input and by its parameters."""
     x = x.detach().requires_grad_()
-    found = module(x)
-    (found * weight.to(found)).sum().backward()
-    each = [x, *module.parameters()]
-    return [found.detach(), *(one.grad for one in each if one.grad is not None)]
+    actual = module(x)
+    (actual * weight.to(actual)).sum().backward()
+    tensors = [x, *module.parameters()]
+    return [actual.detach(), *(tensor.grad for tensor in tensors if tensor.grad is not None)]
 
 
 @settings(deadline=None, max_examples=30)
@@ -43,8 +43,8 @@ def test_they_are_those_of_torch_and_so_are_their_gradients(
     x, weight = torch.randn(images, channels[0], *size), torch.randn(images, channels[1], *size)
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     expected = gradients(plain(module), x.double(), weight)
-    for found, wanted in zip(gradients(module.train(), x, weight), expected, strict=True):
-        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
+    for gradient, wanted in zip(gradients(module.train(), x, weight), expected, strict=True):
+        torch.testing.assert_close(gradient.double(), wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(module.eval()(x).double(), expected[0], rtol=1e-4, atol=1e-4)
 
 
@@ -54,10 +54,10 @@ def test_in_bfloat16_gradients_are_off_by_its_rounding_alone(module: Pointwise |
     x, weight = torch.randn(4, 16, 14, 14), torch.randn(4, 24, 14, 14)
     expected = gradients(plain(module), x.double(), weight)
     with torch.autocast("cpu", torch.bfloat16):
-        found = gradients(module.train(), x, weight)
-    assert all(one.dtype == torch.float32 for one in found[1:])
-    for one, wanted in zip(found, expected, strict=True):
-        assert (one.double() - wanted).norm() < 0.01 * wanted.norm()
+        actual = gradients(module.train(), x, weight)
+    assert all(gradient.dtype == torch.float32 for gradient in actual[1:])
+    for gradient, wanted in zip(actual, expected, strict=True):
+        assert (gradient.double() - wanted).norm() < 0.01 * wanted.norm()
 
 
 def test_a_frozen_input_gets_no_gradient_and_the_threads_stay() -> None:

@@ -38,25 +38,25 @@ def test_the_loss_is_j(kind: str) -> None:
     options = options_of("grid", box_loss=kind)
     measure = {"smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss, "mse": F.mse_loss}[kind]
     total = torch.zeros(())
-    for place, right in zip(raw.flatten(0, 1), truth.flatten(0, 1), strict=True):
+    for position, right in zip(raw.flatten(0, 1), truth.flatten(0, 1), strict=True):
         if right[0] >= 0:
-            total += 0.5 * F.binary_cross_entropy_with_logits(place[0], right[0])
+            total += 0.5 * F.binary_cross_entropy_with_logits(position[0], right[0])
         if right[0] > 0:
-            total += 2 * measure(place[1:5], right[1:5]) + 3 * F.cross_entropy(place[5:], right[5].long())
+            total += 2 * measure(position[1:5], right[1:5]) + 3 * F.cross_entropy(position[5:], right[5].long())
     prediction = dense.split(raw)
-    found = dense.loss(prediction, truth, boxes=(prediction.code, truth[..., 1:5]), options=options)
-    torch.testing.assert_close(found, total / 2)
+    actual = dense.loss(prediction, truth, boxes=(prediction.code, truth[..., 1:5]), options=options)
+    torch.testing.assert_close(actual, total / 2)
 
 
 def test_images_without_objects_have_a_finite_loss() -> None:
     raw, truth = drawn(0, 2, 5, 8).requires_grad_(), torch.zeros(2, 5, 6)
     prediction = dense.split(raw)
     for kind in ("smooth_l1", "giou"):
-        found = dense.loss(
+        actual = dense.loss(
             prediction, truth, boxes=(prediction.code, truth[..., 1:5]), options=options_of("grid", box_loss=kind)
         )
-        found.backward(retain_graph=True)  # type: ignore[no-untyped-call]
-        assert found.isfinite() and raw.grad is not None and raw.grad.isfinite().all()
+        actual.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        assert actual.isfinite() and raw.grad is not None and raw.grad.isfinite().all()
 
 
 @settings(max_examples=40, deadline=None)

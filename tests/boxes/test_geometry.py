@@ -45,8 +45,8 @@ def test_a_rotated_box_becomes_the_bounding_box_of_its_corners(angle: float) -> 
         max(x for x, _ in turned),
         max(y for _, y in turned),
     ]
-    found = through(box, view(angle, crop=(0, 0, 50, 50)))
-    assert found[0].tolist() == pytest.approx(expected, abs=1e-4)
+    actual = through(box, view(angle, crop=(0, 0, 50, 50)))
+    assert actual[0].tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_box_is_cut_at_the_border_and_dropped_if_little_remains() -> None:
@@ -91,18 +91,20 @@ def test_no_boxes_pass_through_everything() -> None:
 def test_suppression_is_the_greedy_one(seed: int, count: int, iou: float, most: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     boxes = 100 * boxes_at_random(count, generator)
-    found = Detections(boxes, torch.rand(count, generator=generator), torch.randint(3, (count,), generator=generator))
+    detections = Detections(
+        boxes, torch.rand(count, generator=generator), torch.randint(3, (count,), generator=generator)
+    )
     kept: list[int] = []
-    for place in found.scores.argsort(descending=True).tolist():
-        rivals = [other for other in kept if found.labels[other] == found.labels[place]]
-        if all(plain_iou(boxes[place].tolist(), boxes[other].tolist()) <= iou for other in rivals):
-            kept.append(place)
-    assert torch.equal(suppress(found, iou, most).boxes, boxes[kept[:most]])
+    for position in detections.scores.argsort(descending=True).tolist():
+        rivals = [other for other in kept if detections.labels[other] == detections.labels[position]]
+        if all(plain_iou(boxes[position].tolist(), boxes[other].tolist()) <= iou for other in rivals):
+            kept.append(position)
+    assert torch.equal(suppress(detections, iou, most).boxes, boxes[kept[:most]])
 
 
-def plain_fusion(each: list[Detections], iou: float) -> list[tuple[int, float, list[float]]]:
+def plain_fusion(views_detections: list[Detections], iou: float) -> list[tuple[int, float, list[float]]]:
     """The steps of the paper's §3, one box after the other: label, score and corners of each fused box."""
-    rows = [row for found in each for row in zip(*(part.tolist() for part in found), strict=True)]
+    rows = [row for detections in views_detections for row in zip(*(part.tolist() for part in detections), strict=True)]
     clusters: list[list[tuple[list[float], float, int]]] = []
 
     def mean(cluster: list[tuple[list[float], float, int]]) -> list[float]:
@@ -110,13 +112,13 @@ def plain_fusion(each: list[Detections], iou: float) -> list[tuple[int, float, l
         return [sum(box[side] * score for box, score, _ in cluster) / total for side in range(4)]
 
     for box, score, label in sorted(rows, key=lambda row: -row[1]):
-        near = [(plain_iou(box, mean(one)), -place) for place, one in enumerate(clusters) if one[0][2] == label]
-        best, place = max(near, default=(0.0, 0))
+        near = [(plain_iou(box, mean(one)), -position) for position, one in enumerate(clusters) if one[0][2] == label]
+        best, position = max(near, default=(0.0, 0))
         if best > iou:
-            clusters[-place].append((box, score, label))
+            clusters[-position].append((box, score, label))
         else:
             clusters.append([(box, score, label)])
-    views = len(each)
+    views = len(views_detections)
     scores = [sum(row[1] for row in one) / len(one) * min(len(one), views) / views for one in clusters]
     return [(one[0][2], score, mean(one)) for score, one in zip(scores, clusters, strict=True)]
 
@@ -125,16 +127,18 @@ def plain_fusion(each: list[Detections], iou: float) -> list[tuple[int, float, l
 @given(seed=st.integers(0, 10_000), counts=st.lists(st.integers(0, 12), min_size=1, max_size=4))
 def test_fusion_is_that_of_the_paper(seed: int, counts: list[int]) -> None:
     generator = torch.Generator().manual_seed(seed)
-    each = []
+    views_detections = []
     for count in counts:
         boxes, labels = 100 * boxes_at_random(count, generator, 0.3), torch.randint(2, (count,), generator=generator)
-        each.append(Detections(boxes.double(), 0.1 + 0.9 * torch.rand(count, generator=generator).double(), labels))
-    found = fuse(each, 0.4, 1000)
-    expected = sorted(plain_fusion(each, 0.4), key=lambda row: -row[1])
-    assert found.labels.tolist() == [row[0] for row in expected]
-    assert found.scores.tolist() == pytest.approx([row[1] for row in expected])
-    assert found.boxes.tolist() == [pytest.approx(row[2]) for row in expected]
-    assert torch.equal(fuse(each, 0.4, 3).boxes, found.boxes[:3])
+        views_detections.append(
+            Detections(boxes.double(), 0.1 + 0.9 * torch.rand(count, generator=generator).double(), labels)
+        )
+    actual = fuse(views_detections, 0.4, 1000)
+    expected = sorted(plain_fusion(views_detections, 0.4), key=lambda row: -row[1])
+    assert actual.labels.tolist() == [row[0] for row in expected]
+    assert actual.scores.tolist() == pytest.approx([row[1] for row in expected])
+    assert actual.boxes.tolist() == [pytest.approx(row[2]) for row in expected]
+    assert torch.equal(fuse(views_detections, 0.4, 3).boxes, actual.boxes[:3])
 
 
 def test_fusion_of_two_views() -> None:
@@ -143,19 +147,19 @@ def test_fusion_of_two_views() -> None:
         torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]]), torch.tensor([0.9, 0.8]), torch.tensor([1, 0])
     )
     second = Detections(torch.tensor([[3.0, 0, 13, 10]]), torch.tensor([0.45]), torch.tensor([1]))
-    found = fuse([first, second], 0.5, 100)
-    assert found.labels.tolist() == [1, 0] and found.scores.tolist() == pytest.approx([0.675, 0.4])
-    assert found.boxes[0].tolist() == pytest.approx([1, 0, 11, 10])
+    actual = fuse([first, second], 0.5, 100)
+    assert actual.labels.tolist() == [1, 0] and actual.scores.tolist() == pytest.approx([0.675, 0.4])
+    assert actual.boxes[0].tolist() == pytest.approx([1, 0, 11, 10])
 
 
 def test_fusion_keeps_boxes_without_an_area_apart() -> None:
     """As boxes are that were cut at the border of the image: none overlaps another, of whatever class."""
     cut = Detections(torch.tensor([[5.0, 0, 5, 9], [5, 0, 5, 9]]), torch.tensor([0.9, 0.8]), torch.tensor([1, 0]))
-    found = fuse([cut], 0.5, 100)
-    assert found.labels.tolist() == [1, 0] and found.scores.tolist() == pytest.approx([0.9, 0.8])
+    actual = fuse([cut], 0.5, 100)
+    assert actual.labels.tolist() == [1, 0] and actual.scores.tolist() == pytest.approx([0.9, 0.8])
 
 
 @given(st.lists(st.integers(0, 5)))
 def test_first_occurrences(keys: list[int]) -> None:
-    expected = [key not in keys[:place] for place, key in enumerate(keys)]
+    expected = [key not in keys[:position] for position, key in enumerate(keys)]
     assert first_occurrences(torch.tensor(keys, dtype=torch.long)).tolist() == expected

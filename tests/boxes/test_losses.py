@@ -19,10 +19,10 @@ def drawn(seed: int, *shape: int) -> torch.Tensor:
 @given(seed=st.integers(0, 1000), gamma=st.floats(0, 5), alpha=st.floats(0, 1))
 def test_focal_loss_of_objects_is_its_definition(seed: int, gamma: float, alpha: float) -> None:
     logits, truth = drawn(seed, 20), (drawn(seed + 1, 20) > 0).float()
-    found = object_loss(logits, truth, options_of("grid", loss="focal", focal_gamma=gamma, focal_alpha=alpha))
+    actual = object_loss(logits, truth, options_of("grid", loss="focal", focal_gamma=gamma, focal_alpha=alpha))
     probability = torch.where(truth > 0, logits.sigmoid(), 1 - logits.sigmoid())
     weight = torch.where(truth > 0, alpha, 1 - alpha)
-    torch.testing.assert_close(found, -weight * (1 - probability) ** gamma * probability.log(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(actual, -weight * (1 - probability) ** gamma * probability.log(), rtol=1e-3, atol=1e-5)
 
 
 @given(seed=st.integers(0, 1000), gamma=st.floats(0.1, 5))
@@ -30,8 +30,8 @@ def test_focal_loss_of_classes_is_its_definition(seed: int, gamma: float) -> Non
     logits, labels = drawn(seed, 20, 4), torch.arange(20) % 4
     probability = logits.softmax(1)[torch.arange(20), labels]
     expected = -((1 - probability) ** gamma) * probability.log()
-    found = class_loss(logits, labels, options_of("grid", loss="focal", focal_gamma=gamma))
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    actual = class_loss(logits, labels, options_of("grid", loss="focal", focal_gamma=gamma))
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_focal_loss_without_gamma_and_alpha_is_cross_entropy() -> None:
@@ -51,8 +51,8 @@ def test_ignored_locations_cost_nothing() -> None:
     ("kind", "expected"), [("l1", (1 + 3) / 4), ("mse", (1 + 9) / 4), ("smooth_l1", (0.5 + 2.5) / 4)]
 )
 def test_box_losses_are_means_over_the_four_numbers(kind: str, expected: float) -> None:
-    found, truth = torch.tensor([[0.0, 0, 0, 0], [1, 2, 3, 4]]), torch.tensor([[1.0, 3, 0, 0], [1, 2, 3, 4]])
-    assert box_loss(found, truth, kind).tolist() == pytest.approx([expected, 0])
+    actual, truth = torch.tensor([[0.0, 0, 0, 0], [1, 2, 3, 4]]), torch.tensor([[1.0, 3, 0, 0], [1, 2, 3, 4]])
+    assert box_loss(actual, truth, kind).tolist() == pytest.approx([expected, 0])
 
 
 def test_giou_by_hand() -> None:
@@ -67,8 +67,8 @@ def test_mining_keeps_the_hardest_background(seed: int, ratio: float) -> None:
     each = drawn(seed, 3, 30).abs()
     truth = (drawn(seed + 1, 3, 30) / 3).round().clamp(-1, 1)
     truth[2] = truth[2].clamp(max=0)  # an image without objects
-    kept = hardest(each, truth, ratio)
-    for losses, states, mask in zip(each.tolist(), truth.tolist(), kept.tolist(), strict=True):
+    counted = hardest(each, truth, ratio)
+    for losses, states, mask in zip(each.tolist(), truth.tolist(), counted.tolist(), strict=True):
         background = sorted((loss for loss, state in zip(losses, states, strict=True) if state == 0), reverse=True)
         number = len(background) if ratio == 0 else int(ratio * max(1, states.count(1)))
         rows = list(zip(losses, states, mask, strict=True))

@@ -23,9 +23,9 @@ def split_names(images: splits.SplitImages) -> dict[str, str]:
 def test_groups_come_from_pairs_and_from_paths() -> None:
     rows = [row(path, "ant") for path in ("p1-a", "p1-b", "p2-a", "p3-a", "x", "y")]
     image = {item.path: item.sha256 for item in rows}
-    found = grouping.groups(rows, [("p2-a", "x"), ("x", "p3-a"), ("y", "gone")], r"^(p\d)-")
+    actual = grouping.groups(rows, [("p2-a", "x"), ("x", "p3-a"), ("y", "gone")], r"^(p\d)-")
     members = defaultdict(set)
-    for sha256, group in found.items():
+    for sha256, group in actual.items():
         members[group].add(sha256)
     assert sorted(map(sorted, members.values())) == sorted(
         [sorted([image["p1-a"], image["p1-b"]]), sorted([image["p2-a"], image["x"], image["p3-a"]])]
@@ -46,7 +46,7 @@ def test_a_column_of_the_index_groups_images() -> None:
     seed=st.integers(0, 3),
 )
 def test_no_group_is_in_two_splits(numbers: list[int], official: bool, seed: int) -> None:
-    rows = [row(f"{number}/{place}", f"class {place % 3}") for place, number in enumerate(numbers)]
+    rows = [row(f"{number}/{position}", f"class {position % 3}") for position, number in enumerate(numbers)]
     if official:  # val is cut from the train list, within which groups are kept
         rows = [IndexRow(*[getattr(item, name) for name in item.__slots__[:6]], "train") for item in rows]
     groups = grouping.groups(rows, [], r"^\d+")
@@ -65,7 +65,9 @@ def test_shares_hold_as_well_as_groups_allow() -> None:
     images, _ = splits.draw(rows, CHOICES, grouping.groups(rows, [], r"^\d+"))
     label = {item.sha256: item.label for item in rows}
     counts = {name: Counter(label[image] for image in part) for name, part in images.items()}
-    assert counts == {name: {"ant": each, "bee": each} for name, each in (("train", 200), ("val", 100), ("test", 100))}
+    assert counts == {
+        name: {"ant": count, "bee": count} for name, count in (("train", 200), ("val", 100), ("test", 100))
+    }
 
 
 def test_the_page_is_told_what_groups_cost() -> None:

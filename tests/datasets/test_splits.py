@@ -75,9 +75,11 @@ def test_no_class_is_without_a_part(sizes: list[int], seed: int, shares: tuple[f
 
 def test_the_order_of_the_index_is_nothing() -> None:
     listed = rows(ant=20, bee=20)
-    one, _ = splits.draw(listed, choices())
-    other, _ = splits.draw(listed[::-1], choices())
-    assert {part: set(images) for part, images in one.items()} == {part: set(images) for part, images in other.items()}
+    first, _ = splits.draw(listed, choices())
+    second, _ = splits.draw(listed[::-1], choices())
+    assert {part: set(images) for part, images in first.items()} == {
+        part: set(images) for part, images in second.items()
+    }
 
 
 def test_the_seed_changes_the_split() -> None:
@@ -89,9 +91,9 @@ def test_the_seed_changes_the_split() -> None:
 
 def test_added_images_move_few_others() -> None:
     before, after = rows(ant=100, bee=50), rows(ant=104, bee=50)
-    one, other = (splits.draw(listed, choices())[0] for listed in (before, after))
-    part_before = {image: part for part, images in one.items() for image in images}
-    part_after = {image: part for part, images in other.items() for image in images}
+    first, second = (splits.draw(listed, choices())[0] for listed in (before, after))
+    part_before = {image: part for part, images in first.items() for image in images}
+    part_after = {image: part for part, images in second.items() for image in images}
     moved = [image for image in part_before if part_after[image] != part_before[image]]
     assert len(moved) <= 4
     bees = {row.sha256 for row in before if row.label == "bee"}

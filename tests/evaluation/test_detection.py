@@ -52,8 +52,8 @@ def run(workplace: Path, params: Make) -> Make:
 
 
 def metrics() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((paths.EVALUATION).read_text())
-    return found
+    numbers: dict[str, Any] = json.loads((paths.EVALUATION).read_text())
+    return numbers
 
 
 def table(name: str) -> list[dict[str, str]]:
@@ -62,8 +62,8 @@ def table(name: str) -> list[dict[str, str]]:
 
 
 def files() -> dict[str, bytes]:
-    kept = [path for folder in (paths.HEAD, paths.PREDICTIONS, paths.REPORTS) for path in folder.rglob("*")]
-    return {str(path): path.read_bytes() for path in kept if path.is_file()}
+    files_written = [path for folder in (paths.HEAD, paths.PREDICTIONS, paths.REPORTS) for path in folder.rglob("*")]
+    return {str(path): path.read_bytes() for path in files_written if path.is_file()}
 
 
 def annotate(home: Path, name: str, *objects: tuple[str, miniature.Corners]) -> None:
@@ -84,16 +84,16 @@ def test_a_kept_head_finds_identical_boxes(run: Make, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(model, "save_head", spy)
     chosen = run(**HEADS[place])
-    found, (module,) = data.load_data(chosen), trained
+    head_data, (module,) = data.load_data(chosen), trained
     restored, described = model.load_head(paths.HEAD)
-    assert described["classes"] == found.classes == ["cat", "dog"]
-    each = []
+    assert described["classes"] == head_data.classes == ["cat", "dog"]
+    runs = []
     for whole in (module, restored):
         options = registry.HEADS[chosen.head].read(described["knobs"])
         task = tasks.DetectionTask(chosen.head, whole, options, classes=2, params=chosen)
-        each.append(task.detect(whole, found.splits["test"], iou=0.45))
-    for one, two in zip(*each, strict=True):
-        assert all(torch.equal(*pair) for pair in zip(one, two, strict=True))
+        runs.append(task.detect(whole, head_data.splits["test"], iou=0.45))
+    for first, second in zip(*runs, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("place", ["grid", "multiscale", "images"])
@@ -114,13 +114,13 @@ def test_objects_are_counted_and_difficult_ones_aside(run: Make) -> None:
 
 def test_the_boxes_lie_in_their_images_and_their_rows_agree(run: Make) -> None:
     chosen = run()
-    found = load_file(paths.PREDICTIONS / "boxes.safetensors")
+    tensors = load_file(paths.PREDICTIONS / "boxes.safetensors")
     described = json.loads((paths.PREDICTIONS / "predictions.json").read_text())
     for name in ("val", "test"):
-        rows = {len(found[f"{name}_{what}"]) for what in ("boxes", "scores", "labels", "images", "kinds", "meant")}
+        rows = {len(tensors[f"{name}_{what}"]) for what in ("boxes", "scores", "labels", "images", "kinds", "meant")}
         assert len(rows) == 1
-        assert found[f"{name}_boxes"].min() >= 0 and found[f"{name}_boxes"].max() <= SIDE
-        assert len(described["images"][name]) == LISTS[name] > int(found[f"{name}_images"].max())
+        assert tensors[f"{name}_boxes"].min() >= 0 and tensors[f"{name}_boxes"].max() <= SIDE
+        assert len(described["images"][name]) == LISTS[name] > int(tensors[f"{name}_images"].max())
     assert described["decide"] == chosen.decide.model_dump()
     assert sum(group["objects"] for group in described["recall_by_size"]) == LISTS["test"]
 
@@ -176,8 +176,8 @@ def test_images_without_objects_and_a_class_that_train_lacks(run: Make) -> None:
         annotate(home, "00002_000001", ("cow", (5, 5, 40, 40)), ("cat", (3, 3, 20, 20)))
 
     run(change=change)
-    found = metrics()
-    assert [found[f"n_{part}"] for part in LISTS] == list(LISTS.values()) and found["classes"] == 3
+    numbers = metrics()
+    assert [numbers[f"n_{part}"] for part in LISTS] == list(LISTS.values()) and numbers["classes"] == 3
     (cow,) = (row for row in table("per_class") if row["class"] == "cow")
     assert (cow["n_train"], cow["n_test"]) == ("0", "1") and float(cow["ap_50"]) <= 0.5
     assert {row["class"]: row["ap_50"] for row in table("per_class")}["dog"] != ""
@@ -192,15 +192,15 @@ def test_three_hundred_boxes_in_an_image_and_how_many_a_head_cannot_hold(run: Ma
             annotate(home, f"0000{part}_000000", *many)
 
     run(change=change, **HEADS[place])
-    found = metrics()
+    numbers = metrics()
     objects = len(many) + LISTS["train"] - 1
-    assert found["n_objects"] == len(many) + LISTS["test"] - 1
-    assert found["unheld_share"] == pytest.approx(found["unheld"] / objects, abs=1e-6)
+    assert numbers["n_objects"] == len(many) + LISTS["test"] - 1
+    assert numbers["unheld_share"] == pytest.approx(numbers["unheld"] / objects, abs=1e-6)
     held = {"largest": LISTS["train"], "grid": 16 + LISTS["train"] - 1, "anchors": 4 + LISTS["train"] - 1}
     if place == "multiscale":
-        assert 0 < found["unheld"] < objects
+        assert 0 < numbers["unheld"] < objects
     else:
-        assert objects - held[place] == found["unheld"]
+        assert objects - held[place] == numbers["unheld"]
 
 
 def test_a_test_part_without_any_object(run: Make) -> None:
@@ -208,11 +208,11 @@ def test_a_test_part_without_any_object(run: Make) -> None:
         for number in range(LISTS["test"]):
             annotate(home, f"00002_{number:06}")
 
-    for place in ("largest", "grid"):
-        run(change=change, **HEADS[place])
-        found = metrics()
-        assert found["n_objects"] == 0 and not {"map_50", "mean_iou", "accuracy"} & set(found)
-        assert {"largest": "val_mean_iou", "grid": "val_map_50"}[place] in found
+    for position in ("largest", "grid"):
+        run(change=change, **HEADS[position])
+        numbers = metrics()
+        assert numbers["n_objects"] == 0 and not {"map_50", "mean_iou", "accuracy"} & set(numbers)
+        assert {"largest": "val_mean_iou", "grid": "val_map_50"}[position] in numbers
 
 
 # --- the largest object, by hand
@@ -229,11 +229,11 @@ def by_hand() -> tuple[HeadData, list[Detections]]:
     ground_truth = GroundTruthBoxes(truths, affine, torch.tensor([[200, 100]] * 3), 100)
     part = SplitData(torch.zeros(3, 1, 4, 1, 1), torch.zeros(3).long(), [0, 1, 2], None, ground_truth)
     boxes = [[0.0, 0, 100, 50], [5.0, 5, 9, 9], [50.0, 25, 150, 50]]  # right, of no object, the upper half
-    found = [
+    actual = [
         Detections(torch.tensor([box]), torch.ones(1), torch.tensor([label]))
         for box, label in zip(boxes, (1, 1, 0), strict=True)
     ]
-    return HeadData(["a", "b"], {"train": part, "val": part, "test": part}, {"image_size": 100}), found
+    return HeadData(["a", "b"], {"train": part, "val": part, "test": part}, {"image_size": 100}), actual
 
 
 BOX = {
@@ -248,24 +248,24 @@ BOX = {
     [("box", BOX), ("class", {"accuracy": 1.0}), ("both", BOX | {"accuracy": 1.0, "correct_at_iou50": 1.0})],
 )
 def test_the_scores_of_the_largest_object_by_hand(predict: str, expected: dict[str, float]) -> None:
-    made, found = by_hand()
-    assert judging._largest_scores(made.splits["test"], found, made, predict) == pytest.approx(expected)
+    head_data, detections = by_hand()
+    assert judging._largest_scores(head_data.splits["test"], detections, head_data, predict) == pytest.approx(expected)
 
 
 def test_a_wrong_class_or_a_box_beside_is_not_correct() -> None:
-    made, found = by_hand()
-    other = [found[0]._replace(labels=torch.tensor([0])), found[1], found[2]]
-    scores = judging._largest_scores(made.splits["test"], other, made, "both")
+    head_data, detections = by_hand()
+    other = [detections[0]._replace(labels=torch.tensor([0])), detections[1], detections[2]]
+    scores = judging._largest_scores(head_data.splits["test"], other, head_data, "both")
     assert (scores["accuracy"], scores["correct_at_iou50"]) == (0.5, 0.5)
-    aside = [found[0], found[1], found[2]._replace(boxes=torch.tensor([[50.0, 25, 150, 48]]))]
-    assert judging._largest_scores(made.splits["test"], aside, made, "both")["correct_at_iou50"] == 0.5
+    aside = [detections[0], detections[1], detections[2]._replace(boxes=torch.tensor([[50.0, 25, 150, 48]]))]
+    assert judging._largest_scores(head_data.splits["test"], aside, head_data, "both")["correct_at_iou50"] == 0.5
 
 
 def test_what_needs_no_training_is_the_mean_box_and_the_commonest_class() -> None:
     """The mean box lies an eighth of the view from both: [0, 0, 0.5, 0.5] and [0.25, 0.25, 0.75, 0.75]."""
-    made, _ = by_hand()
+    head_data, _ = by_hand()
     common = 0.375**2
-    assert judging._typical_box_baseline(made, "test") == pytest.approx(
+    assert judging._typical_box_baseline(head_data, "test") == pytest.approx(
         {"typical_mean_iou": common / (2 * 0.25 - common), "majority": 0.5}
     )
 
@@ -275,9 +275,9 @@ def test_each_kind_of_largest_has_its_own_scores(run: Make, predict: str) -> Non
     run(**HEADS["largest"], boxes={"predict": predict})
     box, label = {"mean_iou", "box_l1_px", "box_smooth_l1"}, {"accuracy"}
     expected = {"box": box, "class": label, "both": box | label | {"correct_at_iou50"}}[predict]
-    found = metrics()
+    numbers = metrics()
     for prefix in ("", "val_"):
-        assert {name for name in (*box, *label, "correct_at_iou50") if prefix + name in found} == expected
+        assert {name for name in (*box, *label, "correct_at_iou50") if prefix + name in numbers} == expected
 
 
 # --- slips

@@ -29,20 +29,20 @@ def made(per_class: int = 12, classes: int = 3, size: tuple[int, ...] = (8,)) ->
 @pytest.mark.parametrize("size", [(8,), (6, 3, 3)])
 def test_the_nearest_are_of_the_same_class_and_the_very_nearest_first(workplace: Path, size: tuple[int, ...]) -> None:
     data = made(size=size)
-    found = nearest.find(data, "test")
+    actual = nearest.find(data, "test")
     train, test = data.splits["train"], data.splits["test"]
-    assert found["nearest"].shape == (36, 4) and found["nearest"].min() >= 100 and found["nearest"].max() < 136
-    assert (train.y[torch.from_numpy(found["nearest"]) - 100] == test.y[:, None]).all()
-    known, asked = (nearest._vectors(split) - nearest._vectors(train).mean(0) for split in (train, test))
-    by_hand = torch.nn.functional.cosine_similarity(asked[:, None], known[None], dim=2).argmax(1)
-    assert (found["nearest"][:, 0] == by_hand.numpy() + 100).all()
+    assert actual["nearest"].shape == (36, 4) and actual["nearest"].min() >= 100 and actual["nearest"].max() < 136
+    assert (train.y[torch.from_numpy(actual["nearest"]) - 100] == test.y[:, None]).all()
+    train_vectors, test_vectors = (nearest._vectors(split) - nearest._vectors(train).mean(0) for split in (train, test))
+    by_hand = torch.nn.functional.cosine_similarity(test_vectors[:, None], train_vectors[None], dim=2).argmax(1)
+    assert (actual["nearest"][:, 0] == by_hand.numpy() + 100).all()
 
 
 def test_the_map_keeps_classes_together_and_is_drawn_once(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = made(per_class=24)
-    found = nearest.find(data, "test")
-    points, y = found["map"], data.splits["test"].y.numpy()
-    assert points.min() == 0 and points.max() == 1 and (found["mapped"] == np.arange(72)).all()
+    actual = nearest.find(data, "test")
+    points, y = actual["map"], data.splits["test"].y.numpy()
+    assert points.min() == 0 and points.max() == 1 and (actual["mapped"] == np.arange(72)).all()
     distances = np.linalg.norm(points[:, None] - points, axis=2)
     neighbours = distances.argsort(1)[:, 1:6]
     # t-SNE follows the last bits of the BLAS: with some kernels a point or two ends among another class
@@ -67,6 +67,6 @@ def test_a_few_images_have_no_map_and_none_have_nothing(workplace: Path) -> None
 
 def test_a_large_part_is_mapped_evenly(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nearest, "MAPPED", 21)
-    found = nearest.find(made(), "test")
-    assert len(found["map"]) == 21 and found["mapped"][0] == 0 and found["mapped"][-1] == 35
-    assert np.diff(found["mapped"]).max() <= 2
+    actual = nearest.find(made(), "test")
+    assert len(actual["map"]) == 21 and actual["mapped"][0] == 0 and actual["mapped"][-1] == 35
+    assert np.diff(actual["mapped"]).max() <= 2

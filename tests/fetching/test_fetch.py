@@ -25,8 +25,8 @@ WRONG = "sha256:" + "0" * 64
 
 
 def downloads() -> list[Path]:
-    found = (path for path in (paths.store() / "downloads").rglob("*") if path.is_file())
-    return [path for path in found if path.name != files.LOCK]
+    below = (paths.store() / "downloads").rglob("*")
+    return [path for path in below if path.is_file() and path.name != files.LOCK]
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def server() -> Iterator[tuple[str, list[str]]]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            found = self.path.startswith("/good")
-            self.send_response(200 if found else 404)
-            body = CONTENT if found else b"not here"
+            exists = self.path.startswith("/good")
+            self.send_response(200 if exists else 404)
+            body = CONTENT if exists else b"not here"
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -108,12 +108,12 @@ def test_the_digest_is_written_as_params_write_it(tmp_path: Path) -> None:
 def test_from_the_web_once(workplace: Path, server: tuple[str, list[str]], checksum: str) -> None:
     address, asked = server
     source = Source(url=f"{address}/good.zip?download=1", checksum=checksum)
-    found = fetch(source, key="k")
-    assert found.read_bytes() == CONTENT and found.name == "good.zip"
-    assert paths.store() / "downloads" in found.parents
-    assert fetch(source, key="k") == found
+    path = fetch(source, key="k")
+    assert path.read_bytes() == CONTENT and path.name == "good.zip"
+    assert paths.store() / "downloads" in path.parents
+    assert fetch(source, key="k") == path
     assert asked == ["/good.zip?download=1"]
-    assert downloads() == [found]
+    assert downloads() == [path]
 
 
 def test_not_found_says_which_knob_takes_a_file(workplace: Path, server: tuple[str, list[str]]) -> None:
@@ -137,9 +137,9 @@ def test_no_server_at_all(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_another_checksum_is_another_file(workplace: Path, server: tuple[str, list[str]]) -> None:
-    one = fetch(Source(url=f"{server[0]}/good.zip", checksum=SHA256), key="k")
-    other = fetch(Source(url=f"{server[0]}/good.zip", checksum=MD5), key="k")
-    assert one != other
+    first = fetch(Source(url=f"{server[0]}/good.zip", checksum=SHA256), key="k")
+    second = fetch(Source(url=f"{server[0]}/good.zip", checksum=MD5), key="k")
+    assert first != second
 
 
 def test_a_kept_download_that_was_damaged_is_refused(workplace: Path, server: tuple[str, list[str]]) -> None:
@@ -189,14 +189,14 @@ def pip(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_a_wheel_is_asked_for_with_its_hash(workplace: Path, pip: list[list[str]]) -> None:
-    found = fetch(Source(url="pypi:tiny==1.0", checksum=SHA256), key="k")
-    assert found.read_bytes() == CONTENT and found.name == "tiny==1.0.whl"
+    path = fetch(Source(url="pypi:tiny==1.0", checksum=SHA256), key="k")
+    assert path.read_bytes() == CONTENT and path.name == "tiny==1.0.whl"
     assert pip[0][:4] == [sys.executable, "-m", "pip", "download"] and "--require-hashes" in pip[0]
     assert {"--no-deps", "--only-binary=:all:"} <= set(pip[0])
     assert pip[1] == [f"tiny==1.0 --hash={SHA256}\n"]
     fetch(Source(url="pypi:tiny==1.0", checksum=SHA256), key="k")
     assert len(pip) == 2  # once
-    assert downloads() == [found]
+    assert downloads() == [path]
 
 
 def test_a_wheel_with_another_hash(workplace: Path, pip: list[list[str]]) -> None:

@@ -32,9 +32,9 @@ def as_outputs(targets: torch.Tensor) -> torch.Tensor:
 
 
 def test_sizes_have_the_area_of_their_scale_and_the_ratio_asked_for() -> None:
-    found = anchors.sizes(OPTIONS)
-    assert found.prod(1).sqrt().tolist() == pytest.approx([0.2] * 3 + [0.5] * 3)
-    assert (found[:, 1] / found[:, 0]).tolist() == pytest.approx([0.5, 1, 2] * 2)
+    actual = anchors.sizes(OPTIONS)
+    assert actual.prod(1).sqrt().tolist() == pytest.approx([0.2] * 3 + [0.5] * 3)
+    assert (actual[:, 1] / actual[:, 0]).tolist() == pytest.approx([0.5, 1, 2] * 2)
     assert anchors.sizes(options_of("anchors", anchor_sizes=[[0.1, 0.3]])).tolist() == [pytest.approx([0.1, 0.3])]
 
 
@@ -44,9 +44,9 @@ def test_layers() -> None:
 
 
 def test_every_anchor_sits_in_the_middle_of_its_cell() -> None:
-    found = anchors.at_every_cell(torch.tensor([[0.1, 0.2], [0.3, 0.4]]), 1, 2)
+    actual = anchors.at_every_cell(torch.tensor([[0.1, 0.2], [0.3, 0.4]]), 1, 2)
     expected = [[0.25, 0.5, 0.1, 0.2], [0.25, 0.5, 0.3, 0.4], [0.75, 0.5, 0.1, 0.2], [0.75, 0.5, 0.3, 0.4]]
-    torch.testing.assert_close(found, torch.tensor(expected))
+    torch.testing.assert_close(actual, torch.tensor(expected))
 
 
 @settings(max_examples=60, deadline=None)
@@ -83,10 +83,10 @@ def test_offsets_are_those_of_faster_rcnn_and_lead_back(seed: int, count: int) -
 def test_encoding_then_decoding_gives_the_boxes_back(seed: int, count: int) -> None:
     boxes, labels = drawn(seed, count)
     targets = anchors.targets(boxes, labels, OPTIONS, shape=SHAPE)
-    (found,) = anchors.decode(as_outputs(targets)[None], OPTIONS)
-    found = found.pick(found.scores > 0.5)
-    near = (boxes[:, None] - found.boxes[None]).abs().amax(2) < 1e-4
-    near &= labels[:, None] == found.labels[None]
+    (detections,) = anchors.decode(as_outputs(targets)[None], OPTIONS)
+    detections = detections.pick(detections.scores > 0.5)
+    near = (boxes[:, None] - detections.boxes[None]).abs().amax(2) < 1e-4
+    near &= labels[:, None] == detections.labels[None]
     assert near.any(0).all() and int(near.any(1).sum()) == count - anchors.unassigned(boxes, OPTIONS, SHAPE)
 
 
@@ -114,7 +114,7 @@ def test_a_prediction_that_says_what_the_target_says_costs_nothing(box_loss: str
 
 def test_wild_outputs_stay_finite() -> None:
     raw = torch.full((1, *SHAPE[1:], 6, 5 + CLASSES), 1e4)
-    assert all(found.boxes.isfinite().all() for found in anchors.decode(raw, OPTIONS))
+    assert all(detections.boxes.isfinite().all() for detections in anchors.decode(raw, OPTIONS))
 
 
 def test_as_many_clusters_as_shapes_are_the_shapes() -> None:
@@ -127,8 +127,8 @@ def test_as_many_clusters_as_shapes_are_the_shapes() -> None:
 def test_clusters_find_the_shapes_that_are_there() -> None:
     shapes = torch.tensor([[0.1, 0.3], [0.3, 0.1], [0.6, 0.6]]).repeat(20, 1)
     shapes += 0.001 * torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
-    found, iou = anchors.cluster(torch.cat([torch.zeros(60, 2), shapes], dim=1), 3)
-    assert sorted(found) == [pytest.approx(shape, abs=0.01) for shape in ([0.1, 0.3], [0.3, 0.1], [0.6, 0.6])]
+    actual, iou = anchors.cluster(torch.cat([torch.zeros(60, 2), shapes], dim=1), 3)
+    assert sorted(actual) == [pytest.approx(shape, abs=0.01) for shape in ([0.1, 0.3], [0.3, 0.1], [0.6, 0.6])]
     assert iou > 0.97
 
 

@@ -17,8 +17,8 @@ CLASSES = 6
 
 
 def corners(rows: list[list[float]]) -> torch.Tensor:
-    found: torch.Tensor = box_convert(torch.tensor(rows), "cxcywh", "xyxy")
-    return found
+    corners: torch.Tensor = box_convert(torch.tensor(rows), "cxcywh", "xyxy")
+    return corners
 
 
 def as_outputs(targets: torch.Tensor) -> torch.Tensor:
@@ -29,26 +29,26 @@ def as_outputs(targets: torch.Tensor) -> torch.Tensor:
 
 def test_the_worked_example() -> None:
     boxes = corners([[0.60, 0.65, 0.84, 0.75], [0.40, 0.20, 0.26, 0.27]])
-    found = grid.targets(boxes, torch.tensor([5, 0]), OPTIONS, shape=(8, 4, 4))
-    assert found[2, 2].tolist() == pytest.approx([1, 0.4, 0.6, 0.84, 0.75, 5], abs=1e-6)
-    assert found[0, 1].tolist() == pytest.approx([1, 0.6, 0.8, 0.26, 0.27, 0], abs=1e-6)
-    found[2, 2], found[0, 1] = 0, 0
-    assert not found.any()
+    actual = grid.targets(boxes, torch.tensor([5, 0]), OPTIONS, shape=(8, 4, 4))
+    assert actual[2, 2].tolist() == pytest.approx([1, 0.4, 0.6, 0.84, 0.75, 5], abs=1e-6)
+    assert actual[0, 1].tolist() == pytest.approx([1, 0.6, 0.8, 0.26, 0.27, 0], abs=1e-6)
+    actual[2, 2], actual[0, 1] = 0, 0
+    assert not actual.any()
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
 def test_of_two_centres_in_a_cell_the_larger_box_wins(order: list[int]) -> None:
     boxes = corners([[0.3, 0.3, 0.2, 0.2], [0.4, 0.4, 0.3, 0.3], [0.8, 0.8, 0.1, 0.1]])[order]
-    found = grid.targets(boxes, torch.arange(3)[order], OPTIONS, shape=(8, 2, 2))
-    assert found[..., 0].tolist() == [[1, 0], [0, 1]]
-    assert found[0, 0].tolist() == pytest.approx([1, 0.8, 0.8, 0.3, 0.3, 1], abs=1e-6)
+    actual = grid.targets(boxes, torch.arange(3)[order], OPTIONS, shape=(8, 2, 2))
+    assert actual[..., 0].tolist() == [[1, 0], [0, 1]]
+    assert actual[0, 0].tolist() == pytest.approx([1, 0.8, 0.8, 0.3, 0.3, 1], abs=1e-6)
     assert grid.unassigned(boxes, OPTIONS, (8, 2, 2)) == 1
     assert grid.unassigned(boxes, OPTIONS, (8, 10, 10)) == 0
 
 
 def test_a_centre_on_the_far_border_falls_into_the_last_cell() -> None:
-    found = grid.targets(torch.tensor([[1.0, 1.0, 1.0, 1.0]]), torch.tensor([0]), OPTIONS, shape=(8, 3, 2))
-    assert found[2, 1, 0] == 1 and found[..., 0].sum() == 1
+    actual = grid.targets(torch.tensor([[1.0, 1.0, 1.0, 1.0]]), torch.tensor([0]), OPTIONS, shape=(8, 3, 2))
+    assert actual[2, 1, 0] == 1 and actual[..., 0].sum() == 1
 
 
 @settings(deadline=None)
@@ -59,10 +59,10 @@ def test_encoding_then_decoding_gives_the_boxes_back(seed: int, count: int, heig
     shape = (8, height, width)
     targets = grid.targets(boxes, labels, OPTIONS, shape=shape)
     held = count - grid.unassigned(boxes, OPTIONS, shape)
-    (found,) = grid.decode(as_outputs(targets)[None], OPTIONS)
-    found = found.pick(found.scores > 0.5)
-    assert len(found.boxes) == held
-    for box, label in zip(found.boxes, found.labels, strict=True):
+    (detections,) = grid.decode(as_outputs(targets)[None], OPTIONS)
+    detections = detections.pick(detections.scores > 0.5)
+    assert len(detections.boxes) == held
+    for box, label in zip(detections.boxes, detections.labels, strict=True):
         near = ((boxes - box).abs().amax(1) < 1e-4) & (labels == label)
         assert near.any()
 
@@ -73,13 +73,13 @@ def test_targets_are_those_of_plain_loops(seed: int, count: int, height: int, wi
     boxes = boxes_at_random(count, torch.Generator().manual_seed(seed))
     expected = torch.zeros(height, width, 6)
     areas = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).tolist()
-    for place in sorted(range(count), key=areas.__getitem__):
-        x1, y1, x2, y2 = boxes[place].tolist()
+    for position in sorted(range(count), key=areas.__getitem__):
+        x1, y1, x2, y2 = boxes[position].tolist()
         x, y = (x1 + x2) / 2 * width, (y1 + y2) / 2 * height
         row, column = min(int(y), height - 1), min(int(x), width - 1)
-        expected[row, column] = torch.tensor([1, x - column, y - row, x2 - x1, y2 - y1, place % CLASSES])
-    found = grid.targets(boxes, torch.arange(count) % CLASSES, OPTIONS, shape=(8, height, width))
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+        expected[row, column] = torch.tensor([1, x - column, y - row, x2 - x1, y2 - y1, position % CLASSES])
+    actual = grid.targets(boxes, torch.arange(count) % CLASSES, OPTIONS, shape=(8, height, width))
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "l1", "mse", "giou"])
@@ -106,5 +106,5 @@ def test_it_learns_two_images_by_heart() -> None:
         optimizer.zero_grad()
         grid.loss(module(maps), targets, OPTIONS).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    for found, right in zip(grid.decode(module(maps), OPTIONS), labels, strict=True):
-        assert sorted(found.pick(found.scores > 0.5).labels.tolist()) == right.tolist()
+    for detections, right in zip(grid.decode(module(maps), OPTIONS), labels, strict=True):
+        assert sorted(detections.pick(detections.scores > 0.5).labels.tolist()) == right.tolist()

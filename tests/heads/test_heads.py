@@ -42,8 +42,8 @@ def trained(workplace: Path, params: Make) -> Make:
     return make
 
 
-def described(head: str, found: TrainResult) -> dict[str, Any]:
-    return {"head": head, "shape": [6], "classes": ["a", "b", "c"], "knobs": found.knobs} | {
+def described(head: str, result: TrainResult) -> dict[str, Any]:
+    return {"head": head, "shape": [6], "classes": ["a", "b", "c"], "knobs": result.knobs} | {
         "tap": "same",
         "features": FEATURES,
     }
@@ -72,33 +72,33 @@ def test_linear_heads_have_one_layer(head: Any) -> None:
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_standardisation_is_of_the_train_part_alone(trained: Make, head: str) -> None:
     x = toy().splits["train"].evaluation_vectors
-    found = trained(head)
-    torch.testing.assert_close(found.module.standardize.mean, x.mean(0))
+    result = trained(head)
+    torch.testing.assert_close(result.module.standardize.mean, x.mean(0))
     std = x.std(0, correction=0)
-    torch.testing.assert_close(found.module.standardize.scale, 1 / std.clamp(min=float(std.square().mean().sqrt())))
+    torch.testing.assert_close(result.module.standardize.scale, 1 / std.clamp(min=float(std.square().mean().sqrt())))
     plain = trained(head, normalize="none")
     assert plain.module.standardize.mean.tolist() == [0] * 6 and plain.module.standardize.scale.tolist() == [1] * 6
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_kept_head_gives_identical_logits(trained: Make, workplace: Path, head: str) -> None:
-    found = trained(head)
-    model.save_head(workplace / "head", found.module, described(head, found))
+    result = trained(head)
+    model.save_head(workplace / "head", result.module, described(head, result))
     torch.manual_seed(99)
     module, description = model.load_head(workplace / "head")
     x = toy().splits["test"].evaluation_vectors
     with torch.inference_mode():
-        assert torch.equal(module(x), found.module(x))
+        assert torch.equal(module(x), result.module(x))
     assert not module.training
-    assert description == described(head, found)
+    assert description == described(head, result)
     assert sorted(path.name for path in (workplace / "head").iterdir()) == ["head.json", "head.safetensors"]
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_trained_and_kept_twice_it_is_byte_identical(trained: Make, workplace: Path, head: str) -> None:
     for folder in ("one", "two"):
-        found = trained(head)
-        model.save_head(workplace / folder, found.module, described(head, found))
+        result = trained(head)
+        model.save_head(workplace / folder, result.module, described(head, result))
     for name in ("head.json", "head.safetensors"):
         assert (workplace / "one" / name).read_bytes() == (workplace / "two" / name).read_bytes()
 
@@ -107,14 +107,14 @@ def test_trained_and_kept_twice_it_is_byte_identical(trained: Make, workplace: P
     "damage", ["no json", "half json", "no weights", "half weights", "other hidden", "no such head"]
 )
 def test_a_head_that_is_not_whole_is_refused(trained: Make, workplace: Path, damage: str) -> None:
-    found = trained("mlp")
-    description = described("mlp", found)
+    result = trained("mlp")
+    description = described("mlp", result)
     if damage == "other hidden":
         description["knobs"]["hidden"] = 8
     if damage == "no such head":
         description.pop("head")
     folder = workplace / "head"
-    model.save_head(folder, found.module, description)
+    model.save_head(folder, result.module, description)
     target = folder / ("head.json" if "json" in damage else "head.safetensors")
     if damage.startswith("half"):
         target.write_bytes(target.read_bytes()[:50])

@@ -36,8 +36,8 @@ def chosen(workplace: Path, params: Callable[..., Any]) -> Any:
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_votes_by_hand(chosen: Any, views: int) -> None:
-    found = closed_form.fit("knn", data(1.5, views), params=chosen, device=CPU)
-    k, standardize = found.notes["k"], found.module.standardize
+    result = closed_form.fit("knn", data(1.5, views), params=chosen, device=CPU)
+    k, standardize = result.notes["k"], result.module.standardize
     train = split(80, 1.5, views)
     vectors = standardize(train.x.flatten(0, 1)).double().numpy()
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -46,23 +46,23 @@ def test_votes_by_hand(chosen: Any, views: int) -> None:
     for row, x in enumerate(standardize(test.evaluation_vectors).double().numpy()):
         similarity = vectors @ (x / np.linalg.norm(x))
         near = np.argsort(-similarity)[:k]
-        for place in near:
-            expected[row, train.y[place // views]] += np.exp(similarity[place] / 0.07)
+        for position in near:
+            expected[row, train.y[position // views]] += np.exp(similarity[position] / 0.07)
     expected = 0.999 * expected / expected.sum(1, keepdims=True) + 0.001 / 4
-    np.testing.assert_allclose(logits(found.module, test).exp().numpy(), expected, atol=0.02)
+    np.testing.assert_allclose(logits(result.module, test).exp().numpy(), expected, atol=0.02)
 
 
 def test_the_best_number_on_validation_is_kept(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = map(EpochScores, [0.9, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1], [0.5, 0.7, 0.7, 0.6, 0.6, 0.6, 1.0])
+    epoch_scores = map(EpochScores, [0.9, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1], [0.5, 0.7, 0.7, 0.6, 0.6, 0.6, 1.0])
     monkeypatch.setattr(
-        ClassificationTask, "evaluate", lambda self, net, split: next(told)
+        ClassificationTask, "evaluate", lambda self, net, split: next(epoch_scores)
     )  # 1, 3, 5, 10, 20, 50 fit into 80, then train
-    found = closed_form.fit("knn", data(1.0), params=chosen, device=CPU)
-    assert found.notes == {"k": 5} and found.knobs["k"] == 5
-    assert found.history[0].val_accuracy == 0.7 and found.history[0].val_loss == 0.5
+    result = closed_form.fit("knn", data(1.0), params=chosen, device=CPU)
+    assert result.notes == {"k": 5} and result.knobs["k"] == 5
+    assert result.history[0].val_accuracy == 0.7 and result.history[0].val_loss == 0.5
 
 
 def test_it_learns_and_nothing_trains(chosen: Any) -> None:
-    found = closed_form.fit("knn", data(0.3), params=chosen, device=CPU)
-    assert found.history[0].val_accuracy == 1
-    assert not list(found.module.parameters())
+    result = closed_form.fit("knn", data(0.3), params=chosen, device=CPU)
+    assert result.history[0].val_accuracy == 1
+    assert not list(result.module.parameters())

@@ -35,18 +35,18 @@ def test_layers(predict: str, outputs: int, pool: str, features: int, hidden: in
 
 def test_an_epoch_may_end_with_a_batch_of_one() -> None:
     module = largest.build(SHAPE, 5, options_of("largest", largest_hidden=6))
-    one, two = (torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(count)) for count in (1, 2))
-    module(two)
-    alone = module(one)
+    first, second = (torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(count)) for count in (1, 2))
+    module(second)
+    alone = module(first)
     alone.sum().backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
-    torch.testing.assert_close(alone, module.eval()(one))
+    torch.testing.assert_close(alone, module.eval()(first))
 
 
 def test_the_largest_of_two() -> None:
     centre_size = torch.tensor([[0.447, 0.2387, 0.262, 0.2783], [0.524, 0.5735, 0.836, 0.7534]])
-    found = largest.targets(box_convert(centre_size, "cxcywh", "xyxy"), torch.tensor([0, 5]), OPTIONS, shape=SHAPE)
-    assert found.tolist() == pytest.approx([1, 0.524, 0.5735, 0.836, 0.7534, 5], abs=1e-6)
+    actual = largest.targets(box_convert(centre_size, "cxcywh", "xyxy"), torch.tensor([0, 5]), OPTIONS, shape=SHAPE)
+    assert actual.tolist() == pytest.approx([1, 0.524, 0.5735, 0.836, 0.7534, 5], abs=1e-6)
 
 
 def test_without_objects_nothing_is_learnt() -> None:
@@ -70,8 +70,8 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(predict: str, sigmoid: bool) 
     of_class = F.cross_entropy(logits, targets[:, 5].long())
     expected = {"box": 2 * box, "class": 3 * of_class, "both": 2 * box + 3 * of_class}[predict]
     given_to_it = {"box": numbers, "class": logits, "both": outputs}[predict]
-    found = largest.loss(given_to_it, targets, options_of("largest", predict=predict, box_sigmoid=sigmoid))
-    torch.testing.assert_close(found, expected)
+    actual = largest.loss(given_to_it, targets, options_of("largest", predict=predict, box_sigmoid=sigmoid))
+    torch.testing.assert_close(actual, expected)
 
 
 @settings(deadline=None)
@@ -83,17 +83,17 @@ def test_encoding_then_decoding_gives_the_box_back(seed: int, sigmoid: bool) -> 
     target = largest.targets(box, label, OPTIONS, shape=SHAPE)
     numbers = target[1:5].logit(eps=1e-6) if sigmoid else target[1:5]
     outputs = torch.cat([numbers, 20 * F.one_hot(label[0], 5)])[None]
-    (found,) = largest.decode(outputs, options_of("largest", box_sigmoid=sigmoid))
-    torch.testing.assert_close(found.boxes, box, atol=1e-5, rtol=0)
-    assert found.labels.tolist() == label.tolist() and found.scores.item() == pytest.approx(1)
+    (detections,) = largest.decode(outputs, options_of("largest", box_sigmoid=sigmoid))
+    torch.testing.assert_close(detections.boxes, box, atol=1e-5, rtol=0)
+    assert detections.labels.tolist() == label.tolist() and detections.scores.item() == pytest.approx(1)
 
 
 def test_what_is_not_predicted_is_filled_in() -> None:
-    (found,) = largest.decode(torch.tensor([[0.5, 0.5, 0.2, 0.4]]), options_of("largest", predict="box"))
-    assert found.boxes[0].tolist() == pytest.approx([0.4, 0.3, 0.6, 0.7])
-    assert (found.scores.tolist(), found.labels.tolist()) == ([1], [0])
-    (found,) = largest.decode(torch.tensor([[0.0, 2.0]]), options_of("largest", predict="class"))
-    assert (found.boxes.tolist(), found.labels.tolist()) == ([[0, 0, 1, 1]], [1])
+    (detections,) = largest.decode(torch.tensor([[0.5, 0.5, 0.2, 0.4]]), options_of("largest", predict="box"))
+    assert detections.boxes[0].tolist() == pytest.approx([0.4, 0.3, 0.6, 0.7])
+    assert (detections.scores.tolist(), detections.labels.tolist()) == ([1], [0])
+    (detections,) = largest.decode(torch.tensor([[0.0, 2.0]]), options_of("largest", predict="class"))
+    assert (detections.boxes.tolist(), detections.labels.tolist()) == ([[0, 0, 1, 1]], [1])
 
 
 def test_all_boxes_but_one_are_out_of_its_reach() -> None:

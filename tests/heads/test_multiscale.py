@@ -42,7 +42,7 @@ def test_layers(towers: str, fusion: bool, quality: bool) -> None:
     batch = [target.expand(2, *target.shape) for target in targets]
     multiscale.loss(outputs, batch, options).backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for parameter in module.parameters())
-    assert [len(found.boxes) for found in multiscale.decode(outputs, options)] == [dense.MOST] * 2
+    assert [len(detections.boxes) for detections in multiscale.decode(outputs, options)] == [dense.MOST] * 2
     assert len(list(module.get_submodule("towers").children())) == {"shared": 1, "separate": 3}[towers]
 
 
@@ -58,28 +58,28 @@ def test_fusion_carries_the_coarse_map_to_the_fine_one() -> None:
 def test_a_box_goes_to_the_map_for_its_size() -> None:
     """Up to 4 cells a side: 1/4 of the height on the first map, 1/2 on the second."""
     boxes = torch.tensor([[0.1, 0.1, 0.2, 0.34], [0.3, 0.3, 0.5, 0.78], [0.05, 0.05, 0.95, 0.95]])
-    for place in range(3):
-        found = multiscale.assign(boxes[[place]], OPTIONS, SHAPES)
-        assert [bool((level >= 0).any()) for level in found] == [level == place for level in range(3)]
+    for position in range(3):
+        actual = multiscale.assign(boxes[[position]], OPTIONS, SHAPES)
+        assert [bool((level >= 0).any()) for level in actual] == [level == position for level in range(3)]
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 10), radius=st.floats(0.5, 3), cells=st.floats(1, 8))
 def test_points_are_assigned_as_in_plain_loops(seed: int, count: int, radius: float, cells: float) -> None:
     boxes = drawn(seed, count)[0].double()
-    found = multiscale.assign(boxes, options_of("multiscale", centre_radius=radius, level_cells=cells), SHAPES)
+    actual = multiscale.assign(boxes, options_of("multiscale", centre_radius=radius, level_cells=cells), SHAPES)
     for level, (_, height, width) in enumerate(SHAPES):
         for point in range(height * width):
             x, y = (point % width + 0.5) / width, (point // width + 0.5) / height
             best, area = dense.BACKGROUND, float("inf")
-            for place, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+            for position, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
                 longer = [max((x2 - x1) * w, (y2 - y1) * h) for _, h, w in SHAPES]
                 mine = next((number for number in range(2) if longer[number] <= cells), 2)
                 near = abs(x - (x1 + x2) / 2) * width < radius and abs(y - (y1 + y2) / 2) * height < radius
                 size = (x2 - x1) * (y2 - y1)
                 if mine == level and x1 < x < x2 and y1 < y < y2 and near and size < area:
-                    best, area = place, size
-            assert found[level][point] == best
+                    best, area = position, size
+            assert actual[level][point] == best
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,10 +87,10 @@ def test_points_are_assigned_as_in_plain_loops(seed: int, count: int, radius: fl
 def test_encoding_then_decoding_gives_the_boxes_back(seed: int, count: int) -> None:
     boxes, labels = drawn(seed, count)
     targets = multiscale.targets(boxes, labels, OPTIONS, shape=SHAPES)
-    (found,) = multiscale.decode([as_outputs(target) for target in targets], OPTIONS)
-    found = found.pick(found.scores > 0.5)
-    near = (boxes[:, None] - found.boxes[None]).abs().amax(2) < 1e-4
-    near &= labels[:, None] == found.labels[None]
+    (detections,) = multiscale.decode([as_outputs(target) for target in targets], OPTIONS)
+    detections = detections.pick(detections.scores > 0.5)
+    near = (boxes[:, None] - detections.boxes[None]).abs().amax(2) < 1e-4
+    near &= labels[:, None] == detections.labels[None]
     assert near.any(0).all() and int(near.any(1).sum()) == count - multiscale.unassigned(boxes, OPTIONS, SHAPES)
 
 
@@ -109,15 +109,18 @@ def test_a_prediction_that_says_what_the_target_says_costs_nothing(box_loss: str
 
 
 def test_centreness_by_hand() -> None:
-    found = multiscale.centreness(torch.tensor([[2.0, 3.0, 2.0, 3.0], [1.0, 1.0, 4.0, 1.0], [0.0, 1.0, 4.0, 1.0]]))
-    assert found.tolist() == pytest.approx([1, 0.5, 0])
+    actual = multiscale.centreness(torch.tensor([[2.0, 3.0, 2.0, 3.0], [1.0, 1.0, 4.0, 1.0], [0.0, 1.0, 4.0, 1.0]]))
+    assert actual.tolist() == pytest.approx([1, 0.5, 0])
 
 
 def test_centreness_is_learnt_where_there_are_objects_and_lowers_scores() -> None:
     options = options_of("multiscale", centreness=True)
     targets = multiscale.targets(torch.tensor([[0.1, 0.1, 0.9, 0.9]]), torch.tensor([0]), options, shape=SHAPES)
     quality = [multiscale.centreness(target[..., 1:5].flatten(0, 1)).nan_to_num() for target in targets]
-    right = [each.reshape(1, *target.shape[:2], 1).logit(1e-6) for each, target in zip(quality, targets, strict=True)]
+    right = [
+        probability.reshape(1, *target.shape[:2], 1).logit(1e-6)
+        for probability, target in zip(quality, targets, strict=True)
+    ]
     batch = [target[None] for target in targets]
 
     def outputs(shift: float) -> list[torch.Tensor]:

@@ -55,16 +55,16 @@ def test_it_is_the_classifier_of_torchvision() -> None:
 @pytest.mark.parametrize("views", [1, 3])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_it_learns_from_maps(turned: Make, views: int, precision: str) -> None:
-    found = loop.fit("squeezenet", toy(views), params=turned(precision=precision), device=CPU)
-    assert max(epoch.val_accuracy for epoch in found.history) > 0.9
-    assert found.module.precision == precision
-    assert model.logits(found.module, toy(views).splits["test"]).dtype == torch.float32
+    result = loop.fit("squeezenet", toy(views), params=turned(precision=precision), device=CPU)
+    assert max(epoch.val_accuracy for epoch in result.history) > 0.9
+    assert result.module.precision == precision
+    assert model.logits(result.module, toy(views).splits["test"]).dtype == torch.float32
 
 
 def test_maps_are_standardised_by_channel(turned: Make) -> None:
-    found = loop.fit("squeezenet", toy(), params=turned(epochs=1), device=CPU)
+    result = loop.fit("squeezenet", toy(), params=turned(epochs=1), device=CPU)
     x = toy().splits["train"].x.float()[:, 0]
-    torch.testing.assert_close(found.module.standardize.mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(result.module.standardize.mean, x.mean((0, 2, 3)))
 
 
 def test_vectors_are_refused_with_what_fits(turned: Make) -> None:

@@ -22,7 +22,7 @@ def truth(
     crowd: tuple[int, ...] = (),
 ) -> GroundTruth:
     labels = [0] * len(boxes) if labels is None else labels
-    flags = [torch.tensor([place in chosen for place in range(len(boxes))]).bool() for chosen in (ignored, crowd)]
+    flags = [torch.tensor([position in chosen for position in range(len(boxes))]).bool() for chosen in (ignored, crowd)]
     return GroundTruth(torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels, dtype=torch.int64), *flags)
 
 

@@ -22,13 +22,15 @@ def drawn(images: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Ten
 
 def test_by_hand() -> None:
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.3, 0.3, 0.4]])
-    found = scores(probabilities.log(), torch.tensor([0, 1, 1, 2]))
-    assert found["top1"] == 0.75
-    assert found["macro_accuracy"] == pytest.approx((1 + 0.5 + 1) / 3)
-    assert found["cross_entropy"] == pytest.approx(-(math.log(0.7) + math.log(0.8) + math.log(0.3) + math.log(0.4)) / 4)
-    assert found["ece"] == pytest.approx((0.3 + 0.2 + 0.6 + 0.6) / 4, abs=1e-6)  # each prediction in a bin of its own
-    assert "top5" not in found
-    assert (found["top1_low"], found["top1_high"]) == interval(3, 4)
+    actual = scores(probabilities.log(), torch.tensor([0, 1, 1, 2]))
+    assert actual["top1"] == 0.75
+    assert actual["macro_accuracy"] == pytest.approx((1 + 0.5 + 1) / 3)
+    assert actual["cross_entropy"] == pytest.approx(
+        -(math.log(0.7) + math.log(0.8) + math.log(0.3) + math.log(0.4)) / 4
+    )
+    assert actual["ece"] == pytest.approx((0.3 + 0.2 + 0.6 + 0.6) / 4, abs=1e-6)  # each prediction in a bin of its own
+    assert "top5" not in actual
+    assert (actual["top1_low"], actual["top1_high"]) == interval(3, 4)
 
 
 @settings(max_examples=40, deadline=None)
@@ -55,15 +57,15 @@ def test_against_plain_loops(images: int, classes: int, seed: int) -> None:
 def test_the_reliability_diagram(images: int, classes: int, seed: int, bins: int) -> None:
     logits, labels = drawn(images, classes, seed)
     probabilities = logits.softmax(1)
-    found = list(reliability(probabilities, labels, bins))
-    assert sum(b.images for b in found) == images
+    actual = list(reliability(probabilities, labels, bins))
+    assert sum(b.images for b in actual) == images
     confidence, chosen = probabilities.max(1)
     by_bin: dict[int, list[int]] = {}
     for image in range(images):
         number = min(max(math.ceil(float(confidence[image] * bins)), 1), bins)
         by_bin.setdefault(number, []).append(image)
-    assert len(found) == len(by_bin)
-    for b, number in zip(found, sorted(by_bin), strict=True):
+    assert len(actual) == len(by_bin)
+    for b, number in zip(actual, sorted(by_bin), strict=True):
         members = by_bin[number]
         assert b.images == len(members)
         assert b.confidence == pytest.approx(float(confidence[members].mean()), rel=1e-5)
@@ -128,11 +130,11 @@ def test_against_torchmetrics(images: int, classes: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(images, classes, generator=generator)
     labels = torch.randint(classes, (images,), generator=generator)
-    found, there = classification.scores(logits, labels), torch.bincount(labels, minlength=classes) > 0
-    each = multiclass_accuracy(logits, labels, num_classes=classes, average="none")
-    assert found["macro_accuracy"] == pytest.approx(float(each[there].mean()), abs=1e-6)
+    actual, has_images = classification.scores(logits, labels), torch.bincount(labels, minlength=classes) > 0
+    per_class = multiclass_accuracy(logits, labels, num_classes=classes, average="none")
+    assert actual["macro_accuracy"] == pytest.approx(float(per_class[has_images].mean()), abs=1e-6)
     ece = multiclass_calibration_error(logits.softmax(1), labels, num_classes=classes, n_bins=15)
-    assert found["ece"] == pytest.approx(float(ece), abs=1e-5)
+    assert actual["ece"] == pytest.approx(float(ece), abs=1e-5)
     if classes > 5:
         top5 = multiclass_accuracy(logits, labels, num_classes=classes, top_k=5, average="micro")
-        assert found["top5"] == pytest.approx(float(top5), abs=1e-6)
+        assert actual["top5"] == pytest.approx(float(top5), abs=1e-6)

@@ -76,7 +76,7 @@ def test_average_precision_by_hand() -> None:
 
 
 def test_a_recall_of_exactly_a_level_reaches_it() -> None:
-    rows = [[20.0 * place, 0.0, 20.0 * place + 10, 10.0] for place in range(10)]
+    rows = [[20.0 * position, 0.0, 20.0 * position + 10, 10.0] for position in range(10)]
     for hits in range(11):
         (curve,) = curves([truth(rows)], [found(rows[:hits], [0.9] * hits)], 1)
         assert eleven(curve) == pytest.approx((hits + 1) / 11 if hits else 0)
@@ -96,7 +96,7 @@ def test_numbers_without_objects_are_left_out() -> None:
 
 
 def test_the_best_hundred_above_the_floor_are_scored() -> None:
-    boxes = [[float(place), 0.0, place + 5.0, 5.0] for place in range(MOST + 20)]
+    boxes = [[float(position), 0.0, position + 5.0, 5.0] for position in range(MOST + 20)]
     order = torch.randperm(len(boxes), generator=torch.Generator().manual_seed(0))
     confidence = torch.linspace(0.2, 0.9, len(boxes))[order]
     best = scored(found(boxes, confidence.tolist()))

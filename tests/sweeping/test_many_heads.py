@@ -44,15 +44,15 @@ def turned(workplace: Any, params: Callable[..., Params]) -> Make:
 def varied(chosen: Params, **axes: list[float]) -> list[Params]:
     """The params with one value of each axis after the other."""
     count = len(next(iter(axes.values())))
-    return [chosen.model_copy(update={name: axes[name][place] for name in axes}) for place in range(count)]
+    return [chosen.model_copy(update={name: axes[name][position] for name in axes}) for position in range(count)]
 
 
 def assert_as_alone(settings: list[Params], data: HeadData) -> dict[int, TrainResult | None]:
     """Every head has the history, the best epoch and the weights of `train` with its settings."""
-    found = dict(many_heads.fit(settings[0].head, data, settings=settings, device=CPU))
-    assert sorted(found) == list(range(len(settings)))
-    for place, params in enumerate(settings):
-        alone, together = loop.fit(params.head, data, params=params, device=CPU), found[place]
+    actual = dict(many_heads.fit(settings[0].head, data, settings=settings, device=CPU))
+    assert sorted(actual) == list(range(len(settings)))
+    for position, params in enumerate(settings):
+        alone, together = loop.fit(params.head, data, params=params, device=CPU), actual[position]
         assert together is not None and together.best_epoch == alone.best_epoch
         assert len(together.history) == len(alone.history)
         for epoch, other in zip(together.history, alone.history, strict=True):
@@ -61,7 +61,7 @@ def assert_as_alone(settings: list[Params], data: HeadData) -> dict[int, TrainRe
         assert not together.module.training
         for name, tensor in alone.module.state_dict().items():
             torch.testing.assert_close(together.module.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
@@ -113,19 +113,19 @@ def test_every_head_draws_the_views_that_train_draws(turned: Make, head: str) ->
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_head_that_stops_leaves_the_others_as_they_are(turned: Make, optimizer: str) -> None:
     chosen = turned(head="mlp", optimizer=optimizer, epochs=25, early_stopping_patience=2, schedule="constant")
-    found = assert_as_alone(varied(chosen, lr=[0.0005, 0.2, 0.05, 0.01], weight_decay=[0.0, 0.0, 0.1, 0.0]), toy())
-    lengths = [len(head.history) for head in found.values() if head]
+    actual = assert_as_alone(varied(chosen, lr=[0.0005, 0.2, 0.05, 0.01], weight_decay=[0.0, 0.0, 0.1, 0.0]), toy())
+    lengths = [len(head.history) for head in actual.values() if head]
     assert min(lengths) < max(lengths)
 
 
 def test_a_head_that_diverges_is_none_and_leaves_the_others_as_they_are(turned: Make) -> None:
     chosen = turned(head="mlp", optimizer="sgd", schedule="constant")
     settings = varied(chosen, lr=[0.01, 1e30, 0.02])
-    found = dict(many_heads.fit("mlp", toy(), settings=settings, device=CPU))
-    assert found[1] is None
+    actual = dict(many_heads.fit("mlp", toy(), settings=settings, device=CPU))
+    assert actual[1] is None
     left = assert_as_alone([settings[0], settings[2]], toy())
-    for place, other in ((0, 0), (2, 1)):
-        together, alone = found[place], left[other]
+    for position, other in ((0, 0), (2, 1)):
+        together, alone = actual[position], left[other]
         assert together is not None and alone is not None
         assert together.history[-1].val_loss == pytest.approx(alone.history[-1].val_loss, rel=1e-5)
 
@@ -164,7 +164,7 @@ def test_the_number_of_cores_does_not_matter(turned: Make) -> None:
 
 def test_the_test_part_plays_no_part(turned: Make) -> None:
     data = toy()
-    other = HeadData(data.classes, {name: split for name, split in data.splits.items() if name != "test"}, FEATURES)
+    second = HeadData(data.classes, {name: split for name, split in data.splits.items() if name != "test"}, FEATURES)
     settings = varied(turned(head="linear"), lr=[0.01, 0.02])
-    one, two = (dict(many_heads.fit("linear", some, settings=settings, device=CPU)) for some in (data, other))
-    assert [head.history for head in one.values() if head] == [head.history for head in two.values() if head]
+    first, two = (dict(many_heads.fit("linear", some, settings=settings, device=CPU)) for some in (data, second))
+    assert [head.history for head in first.values() if head] == [head.history for head in two.values() if head]

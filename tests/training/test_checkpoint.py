@@ -83,9 +83,9 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, chosen: Any, after: int) -> None:
             loop.fit("mlp", toy(), params=chosen, device=CPU)
 
 
-def same(one: TrainResult, other: TrainResult) -> bool:
-    states = one.module.state_dict(), other.module.state_dict()
-    return one.history == other.history and all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+def same(first: TrainResult, second: TrainResult) -> bool:
+    states = first.module.state_dict(), second.module.state_dict()
+    return first.history == second.history and all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau", "one_cycle"])
@@ -97,9 +97,9 @@ def test_it_goes_on_with_the_same_result(
     expected = loop.fit("mlp", toy(), params=chosen, device=CPU)
     cut_off(monkeypatch, chosen, after=2)
     cut_off(monkeypatch, chosen, after=1)
-    found = loop.fit("mlp", toy(), params=chosen, device=CPU)
+    result = loop.fit("mlp", toy(), params=chosen, device=CPU)
     assert "resumed after epoch 3" in capsys.readouterr().out
-    assert same(found, expected)
+    assert same(result, expected)
     assert not list((paths.store() / "train").iterdir())  # a finished run leaves nothing behind
 
 

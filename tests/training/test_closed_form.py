@@ -42,9 +42,9 @@ def toy(columns: int, train: int = 60, val: int = 40, noise: float = 2.0) -> Hea
 def test_every_strength_is_solved_as_numpy_does(rows: int, columns: int) -> None:
     random = np.random.default_rng(1)
     x, y = random.normal(size=(rows, columns)), random.normal(size=(rows, 3))
-    found = ridge._solve(torch.from_numpy(x), torch.from_numpy(y))
+    actual = ridge._solve(torch.from_numpy(x), torch.from_numpy(y))
     assert ridge.STRENGTHS == (1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100, 1000, 10_000)
-    for strength, weights in zip(ridge.STRENGTHS, found, strict=True):
+    for strength, weights in zip(ridge.STRENGTHS, actual, strict=True):
         expected = np.linalg.solve(x.T @ x + strength * rows * np.eye(columns), x.T @ y)
         np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-6, atol=1e-9)
 
@@ -102,21 +102,21 @@ def test_the_scale_is_the_one_with_the_lowest_cross_entropy() -> None:
 
 def test_the_same_twice_and_the_random_state_is_nothing(fit: Callable[[HeadData], TrainResult]) -> None:
     torch.manual_seed(1)
-    one = fit(toy(6))
+    first = fit(toy(6))
     torch.manual_seed(2)
-    other = fit(toy(6))
-    for name, tensor in one.module.state_dict().items():
-        assert torch.equal(tensor, other.module.state_dict()[name])
-    assert not one.module.training and not any(p.requires_grad for p in one.module.parameters())
+    second = fit(toy(6))
+    for name, tensor in first.module.state_dict().items():
+        assert torch.equal(tensor, second.module.state_dict()[name])
+    assert not first.module.training and not any(p.requires_grad for p in first.module.parameters())
 
 
 def test_the_test_part_plays_no_part(fit: Callable[[HeadData], TrainResult]) -> None:
     data = toy(6)
-    other = HeadData(
+    second = HeadData(
         data.classes, data.splits | {"test": SplitData(torch.zeros(0, 1, 6), torch.zeros(0).long(), [])}, FEATURES
     )
-    one, two = fit(data), fit(other)
-    assert torch.equal(one.module.head.weight, two.module.head.weight)  # type: ignore[index]
+    first, two = fit(data), fit(second)
+    assert torch.equal(first.module.head.weight, two.module.head.weight)  # type: ignore[index]
 
 
 @pytest.mark.parametrize("columns", [6, 100])
@@ -130,13 +130,13 @@ def test_every_view_is_a_row(columns: int, fit: Callable[[HeadData], TrainResult
     noisy = SplitData(
         torch.cat([val.x, torch.full_like(val.x, 1e4)], 1), val.y, val.index_positions
     )  # beside the evaluation view
-    found = fit(HeadData(data.classes, {"train": views, "val": noisy}, FEATURES))
+    result = fit(HeadData(data.classes, {"train": views, "val": noisy}, FEATURES))
     expected = fit(HeadData(data.classes, {"train": rows, "val": val}, FEATURES))
-    assert found.notes == expected.notes
+    assert result.notes == expected.notes
     for name, tensor in expected.module.state_dict().items():
-        assert torch.equal(found.module.state_dict()[name], tensor)
-    assert found.history[0].val_loss == expected.history[0].val_loss
+        assert torch.equal(result.module.state_dict()[name], tensor)
+    assert result.history[0].val_loss == expected.history[0].val_loss
     first = fit(
         HeadData(data.classes, {"train": SplitData(x[:, :1], train.y, train.index_positions), "val": val}, FEATURES)
     )
-    assert not torch.allclose(first.module.head.weight, found.module.head.weight)  # type: ignore[index]
+    assert not torch.allclose(first.module.head.weight, result.module.head.weight)  # type: ignore[index]

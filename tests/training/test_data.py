@@ -49,9 +49,9 @@ def files(workplace: Path, params: Make) -> Make:
         splits.write(paths.split("folder"), split, source="by hand", choices=chosen.split)
         shape = (5,) if cut == "pooled" else (5, 2, 2)
         values = np.zeros((len(order), columns, *shape), "f2")
-        for place, number in enumerate(order):
+        for position, number in enumerate(order):
             for column in range(columns):
-                values[place, column] = number + 10 * column + np.arange(np.prod(shape)).reshape(shape) / 8
+                values[position, column] = number + 10 * column + np.arange(np.prod(shape)).reshape(shape) / 8
         arrays = {
             f"features/{cut}": values,
             "sha256": np.array([sha(n) for n in order], "S64"),
@@ -70,43 +70,43 @@ def files(workplace: Path, params: Make) -> Make:
 
 
 def test_rows_labels_and_parts(files: Make) -> None:
-    found = data.load_data(files())
-    assert found.classes == ["ant", "bee", "cat"]
-    assert {name: split.index_positions for name, split in found.splits.items()} == {
+    head_data = data.load_data(files())
+    assert head_data.classes == ["ant", "bee", "cat"]
+    assert {name: split.index_positions for name, split in head_data.splits.items()} == {
         "train": [0, 1, 3, 6],
         "val": [2],
         "test": [5],
     }
-    assert {name: split.y.tolist() for name, split in found.splits.items()} == {
+    assert {name: split.y.tolist() for name, split in head_data.splits.items()} == {
         "train": [2, 0, 1, 0],
         "val": [2],  # image 4 cannot be decoded
         "test": [1],
     }
     expected = torch.tensor([0.0, 1, 3, 6])[:, None, None] + torch.arange(5) / 8
-    assert found.splits["train"].x.dtype == torch.float32
-    torch.testing.assert_close(found.splits["train"].x, expected, rtol=0, atol=0)
-    assert found.provenance == PROVENANCE
+    assert head_data.splits["train"].x.dtype == torch.float32
+    torch.testing.assert_close(head_data.splits["train"].x, expected, rtol=0, atol=0)
+    assert head_data.provenance == PROVENANCE
 
 
 def test_a_map_is_kept_as_stored_for_a_head_that_takes_one(files: Make) -> None:
-    found = data.load_data(files(cut="map", head="squeezenet"))
-    train = found.splits["train"]
-    assert found.shape == (5, 2, 2) and train.x.dtype == torch.float16
+    head_data = data.load_data(files(cut="map", head="squeezenet"))
+    train = head_data.splits["train"]
+    assert head_data.shape == (5, 2, 2) and train.x.dtype == torch.float16
     batch = train.batch(torch.tensor([2, 0]))
     assert batch.dtype == torch.float32 and batch.shape == (2, 5, 2, 2)
     torch.testing.assert_close(batch[0], 3 + torch.arange(20).reshape(5, 2, 2) / 8, rtol=0, atol=2e-3)
 
 
 def test_the_identity_follows_images_labels_and_parts(files: Make) -> None:
-    found = data.load_data(files())
-    assert found.identity == data.load_data(files()).identity and len(found.identity) == 64
+    head_data = data.load_data(files())
+    assert head_data.identity == data.load_data(files()).identity and len(head_data.identity) == 64
 
 
 def test_a_map_becomes_its_mean_over_positions(files: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "BLOCK", 3)
-    found = data.load_data(files(cut="map"))
+    head_data = data.load_data(files(cut="map"))
     expected = torch.tensor([0.0, 1, 3, 6])[:, None, None] + (4 * torch.arange(5) + 1.5) / 8
-    torch.testing.assert_close(found.splits["train"].x, expected, rtol=0, atol=2e-3)
+    torch.testing.assert_close(head_data.splits["train"].x, expected, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -147,14 +147,14 @@ def test_every_view_is_a_vector(files: Make, cut: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(data, "BLOCK", 2)
     names = ["evaluation", "a", "b"]
     chosen = files(provenance=PROVENANCE | {"cut": cut, "views": names}, cut=cut, columns=3, views=3)
-    found = data.load_data(chosen).splits
-    assert {name: tuple(split.x.shape) for name, split in found.items()} == {
+    split_data = data.load_data(chosen).splits
+    assert {name: tuple(split.x.shape) for name, split in split_data.items()} == {
         "train": (4, 3, 5), "val": (1, 3, 5), "test": (1, 3, 5),
     }  # fmt: skip
     channels = torch.arange(5) / 8 if cut == "pooled" else (4 * torch.arange(5) + 1.5) / 8
     images, views = torch.tensor([0.0, 1, 3, 6])[:, None, None], 10 * torch.arange(3)[:, None]
-    torch.testing.assert_close(found["train"].x, images + views + channels, rtol=0, atol=1e-2)
-    assert torch.equal(found["train"].evaluation_vectors, found["train"].x[:, 0])
+    torch.testing.assert_close(split_data["train"].x, images + views + channels, rtol=0, atol=1e-2)
+    assert torch.equal(split_data["train"].evaluation_vectors, split_data["train"].x[:, 0])
 
 
 def test_an_automatic_size_takes_what_there_is(files: Make) -> None:

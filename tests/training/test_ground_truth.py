@@ -48,8 +48,8 @@ def seen_through(kind: str, seed: int, width: int, height: int, rotate: float = 
     """The affine map (2, 3) of a view of an image."""
     augment = Augment(crop=0.4, flip=True, rotate=rotate, lighting=0.0)
     if kind in EVALUATION:
-        how = Preprocessing.parse(f"decode|{EVALUATION[kind]}|normalize([0.5, 0.5, 0.5],[0.5, 0.5, 0.5])")
-        return torch.from_numpy(prepare(torch.zeros(3, height, width, dtype=torch.uint8), how)[1])
+        preprocessing = Preprocessing.parse(f"decode|{EVALUATION[kind]}|normalize([0.5, 0.5, 0.5],[0.5, 0.5, 0.5])")
+        return torch.from_numpy(prepare(torch.zeros(3, height, width, dtype=torch.uint8), preprocessing)[1])
     if kind == "drawn":
         return torch.from_numpy(
             views.affine(views.draw(str(seed), "", width=width, height=height, augment=augment), SIZE)
@@ -67,14 +67,16 @@ def scene(
     return GroundTruthBoxes([truth], torch.zeros(1, 1, 2, 3), torch.tensor([[width, height]]), SIZE)
 
 
-def answered(head: str, made: GroundTruthBoxes, affine: torch.Tensor) -> tuple[Detections, int]:
+def answered(head: str, ground_truth_boxes: GroundTruthBoxes, affine: torch.Tensor) -> tuple[Detections, int]:
     """What a head finds that learnt a view by heart, in pixels of the image; and how many objects it cannot hold."""
     module, shape = import_module(f"stages.heads.{head}"), SHAPES[head]
-    boxes, labels = made.in_view(0, affine)
+    boxes, labels = ground_truth_boxes.in_view(0, affine)
     options = options_of(head, box_sigmoid=True)
     targets = module.targets(boxes, labels, options, shape=shape)
-    (found,) = module.decode(perfect(head, targets), options)
-    return made.to_image(0, found.pick(found.scores > 0.5), affine), module.unassigned(boxes, options, shape)
+    (detections,) = module.decode(perfect(head, targets), options)
+    return ground_truth_boxes.to_image(0, detections.pick(detections.scores > 0.5), affine), module.unassigned(
+        boxes, options, shape
+    )
 
 
 def drawn(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,9 +94,9 @@ def test_what_a_head_is_asked_for_is_in_the_image_what_was_there(
     affine = seen_through(kind, seed, width, height)
     boxes, labels = drawn(seed, count)
     boxes = to_image(boxes, affine, size=SIZE, width=width, height=height)  # all lie in the view
-    found, unassigned = answered(head, scene(boxes, labels, width, height), affine)
-    near = (boxes[:, None] - found.boxes[None]).abs().amax(2) < NEAR * max(1, width / SIZE, height / SIZE)
-    near &= labels[:, None] == found.labels[None]
+    actual, unassigned = answered(head, scene(boxes, labels, width, height), affine)
+    near = (boxes[:, None] - actual.boxes[None]).abs().amax(2) < NEAR * max(1, width / SIZE, height / SIZE)
+    near &= labels[:, None] == actual.labels[None]
     assert near.any(0).all()
     assert int(near.any(1).sum()) == count - unassigned
 
@@ -108,9 +110,9 @@ def test_a_box_that_was_rotated_comes_back_around_itself(kind: str, seed: int, r
     within = through(boxes, affine)
     inside = ((within >= 0) & (within <= SIZE)).all(1)
     boxes = boxes[inside]
-    found, _ = answered("anchors", scene(boxes, torch.zeros(len(boxes)).long(), 200, 150), affine)
-    around = (found.boxes[None, :, :2] <= boxes[:, None, :2] + NEAR) & (
-        found.boxes[None, :, 2:] >= boxes[:, None, 2:] - NEAR
+    actual, _ = answered("anchors", scene(boxes, torch.zeros(len(boxes)).long(), 200, 150), affine)
+    around = (actual.boxes[None, :, :2] <= boxes[:, None, :2] + NEAR) & (
+        actual.boxes[None, :, 2:] >= boxes[:, None, 2:] - NEAR
     )
     assert around.all(2).any(0).all()
 
@@ -121,17 +123,22 @@ def test_difficult_ignored_and_crowds_are_not_asked_for() -> None:
     objects += [Box("b", (0, 0, 96, 96), crowd=True), Box("b", (60, 10, 90, 30), ignore=True)]
     row = IndexRow("x.jpg", "0", SIZE, SIZE, "a", tuple(objects), "train")
     plain = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
-    made = ground_truth.read_ground_truth([row], classes=["a", "b"], affine=plain[None, None], size=SIZE)
-    assert torch.equal(made.truths[0].boxes, boxes) and made.truths[0].labels.tolist() == [0, 1, 1, 1]
-    seen, labels = made.in_view(0, plain)
+    ground_truth_boxes = ground_truth.read_ground_truth([row], classes=["a", "b"], affine=plain[None, None], size=SIZE)
+    assert torch.equal(ground_truth_boxes.truths[0].boxes, boxes) and ground_truth_boxes.truths[0].labels.tolist() == [
+        0,
+        1,
+        1,
+        1,
+    ]
+    seen, labels = ground_truth_boxes.in_view(0, plain)
     assert torch.allclose(seen, boxes[:1] / SIZE) and labels.tolist() == [0]
 
 
 def test_an_object_outside_of_the_view_is_not_asked_for() -> None:
     boxes = torch.tensor([[0.0, 0, 20, 20], [20, 20, 60, 60], [60, 20, 110, 60]])
-    made = scene(boxes, torch.tensor([0, 1, 2]), 200, 200)
+    ground_truth_boxes = scene(boxes, torch.tensor([0, 1, 2]), 200, 200)
     moved = torch.tensor([[1.0, 0, -50], [0, 1, 0]])  # the view begins at x 50
-    seen, labels = made.in_view(0, moved)
+    seen, labels = ground_truth_boxes.in_view(0, moved)
     assert labels.tolist() == [2]  # of the second a quarter is left
     assert torch.allclose(seen * SIZE, torch.tensor([[10.0, 20, 60, 60]]))
 
@@ -141,21 +148,26 @@ def test_what_views_found_of_one_object_is_one_box() -> None:
         torch.tensor([[10.0, 10, 50, 50], [60, 60, 90, 90]]), torch.tensor([0.6, 0.5]), torch.tensor([1, 0])
     )
     second = Detections(torch.tensor([[11.0, 10, 51, 50]]), torch.tensor([0.9]), torch.tensor([1]))
-    found = ground_truth.merge_views([first, second], 0.5)
-    assert found.scores.tolist() == pytest.approx([0.9, 0.5]) and found.labels.tolist() == [1, 0]
-    assert found.boxes[0].tolist() == [11, 10, 51, 50]
+    actual = ground_truth.merge_views([first, second], 0.5)
+    assert actual.scores.tolist() == pytest.approx([0.9, 0.5]) and actual.labels.tolist() == [1, 0]
+    assert actual.boxes[0].tolist() == [11, 10, 51, 50]
     assert len(ground_truth.merge_views([first, second], 0.99).scores) == 3
     fused = ground_truth.merge_views([first, second], 0.5, "fusion")
     assert fused.scores.tolist() == pytest.approx([0.75, 0.25]) and fused.labels.tolist() == [1, 0]
     assert fused.boxes[0].tolist() == pytest.approx([10.6, 10, 50.6, 50])
-    one = Detections(torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8]]), torch.tensor([0.5, 0.4]), torch.tensor([0, 0]))
-    alone, suppressed = ground_truth.merge_views([one], 0.5, "fusion"), ground_truth.merge_views([one], 0.5)
+    detections = Detections(
+        torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8]]), torch.tensor([0.5, 0.4]), torch.tensor([0, 0])
+    )
+    alone, suppressed = (
+        ground_truth.merge_views([detections], 0.5, "fusion"),
+        ground_truth.merge_views([detections], 0.5),
+    )
     assert torch.equal(alone.boxes, suppressed.boxes) and torch.equal(alone.scores, suppressed.scores)
 
 
 def test_parts_are_joined_and_picked_in_order() -> None:
-    one, two = (scene(torch.full((1, 4), float(n)), torch.tensor([n]), 10 * n, 20) for n in (1, 2))
-    both = one.join(two)
+    first, second = (scene(torch.full((1, 4), float(n)), torch.tensor([n]), 10 * n, 20) for n in (1, 2))
+    both = first.join(second)
     assert [truth.labels.item() for truth in both.truths] == [1, 2] and both.extents[:, 0].tolist() == [10, 20]
-    assert both.pick([1]).extents.tolist() == two.extents.tolist()
+    assert both.pick([1]).extents.tolist() == second.extents.tolist()
     assert both.affine.shape == (2, 1, 2, 3)

@@ -50,52 +50,52 @@ def fit(chosen: Any, data: HeadData | None = None) -> TrainResult:
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_every_way_learns_a_separable_set(turned: Make, head: str, optimizer: str, schedule: str) -> None:
-    found = fit(turned(head=head, optimizer=optimizer, schedule=schedule))
-    assert max(epoch.val_accuracy for epoch in found.history) == 1
-    assert found.history[-1].train_loss < 0.5 * found.history[0].train_loss
-    assert not found.module.training
+    result = fit(turned(head=head, optimizer=optimizer, schedule=schedule))
+    assert max(epoch.val_accuracy for epoch in result.history) == 1
+    assert result.history[-1].train_loss < 0.5 * result.history[0].train_loss
+    assert not result.module.training
 
 
 def test_twice_is_bit_identical_and_the_seed_matters(turned: Make) -> None:
     torch.manual_seed(1)
-    one = fit(turned(head="mlp"))
+    first = fit(turned(head="mlp"))
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    other = fit(turned(head="mlp"))
+    second = fit(turned(head="mlp"))
     assert torch.equal(torch.get_rng_state(), state)  # and leaves the random state alone
-    assert one.history == other.history
-    for name, tensor in one.module.state_dict().items():
-        assert torch.equal(tensor, other.module.state_dict()[name])
-    assert fit(turned(head="mlp", seed=1)).history != one.history
+    assert first.history == second.history
+    for name, tensor in first.module.state_dict().items():
+        assert torch.equal(tensor, second.module.state_dict()[name])
+    assert fit(turned(head="mlp", seed=1)).history != first.history
 
 
 @pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
 def test_the_best_epoch_is_kept(turned: Make, monkeypatch: pytest.MonkeyPatch, monitor: str) -> None:
     losses = [0.9, 0.5, 0.7, 0.4, 0.6, 0.8]
     accuracies = [0.5, 0.8, 0.9, 0.7, 0.9, 0.9]
-    told = map(EpochScores, losses, accuracies)
+    epoch_scores = map(EpochScores, losses, accuracies)
     states: list[dict[str, torch.Tensor]] = []
 
     def evaluate(module: torch.nn.Module, split: SplitData, task: Task) -> EpochScores:
         states.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
-        return next(told)
+        return next(epoch_scores)
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
-    found = fit(turned(epochs=6, monitor=monitor))
+    result = fit(turned(epochs=6, monitor=monitor))
     # of the accuracies 0.9 in epochs 3, 5 and 6 the one with the lowest loss
-    assert found.best_epoch == {"val_loss": 4, "val_accuracy": 5}[monitor]
-    assert [epoch.val_loss for epoch in found.history] == losses
-    for name, tensor in found.module.state_dict().items():
-        assert torch.equal(tensor, states[found.best_epoch - 1][name])
-    assert not torch.equal(states[-1]["head.weight"], states[found.best_epoch - 1]["head.weight"])
+    assert result.best_epoch == {"val_loss": 4, "val_accuracy": 5}[monitor]
+    assert [epoch.val_loss for epoch in result.history] == losses
+    for name, tensor in result.module.state_dict().items():
+        assert torch.equal(tensor, states[result.best_epoch - 1][name])
+    assert not torch.equal(states[-1]["head.weight"], states[result.best_epoch - 1]["head.weight"])
 
 
 def test_it_stops_early(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = map(EpochScores, [0.9, 0.5, 0.6, 0.6, 0.6, 0.1], [0.1, 0.1, 0.1, 0.1, 0.1, 0.9])
-    monkeypatch.setattr(loop, "evaluate", lambda module, split, task: next(told))
-    found = fit(turned(epochs=50, early_stopping_patience=3))
-    assert len(found.history) == 5  # three epochs without a better one than the second
-    assert found.best_epoch == 2
+    epoch_scores = map(EpochScores, [0.9, 0.5, 0.6, 0.6, 0.6, 0.1], [0.1, 0.1, 0.1, 0.1, 0.1, 0.9])
+    monkeypatch.setattr(loop, "evaluate", lambda module, split, task: next(epoch_scores))
+    result = fit(turned(epochs=50, early_stopping_patience=3))
+    assert len(result.history) == 5  # three epochs without a better one than the second
+    assert result.best_epoch == 2
 
 
 def test_plateau_lowers_the_rate(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,13 +115,13 @@ def test_constant_stays(turned: Make) -> None:
 
 
 def test_knobs_reach_the_optimizer(turned: Make) -> None:
-    one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     for name, kind in (("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
         chosen = turned(optimizer=name, weight_decay=0.125, momentum=0.75)
-        rates = [{"params": [one.weight], "lr": 0.25}, {"params": [other.weight], "lr": 0.5}]
+        rates = [{"params": [first.weight], "lr": 0.25}, {"params": [second.weight], "lr": 0.5}]
         optimizer = loop.make_optimizer(rates, chosen)
         assert type(optimizer) is kind
-        for group, weight, lr in zip(optimizer.param_groups, (one.weight, other.weight), (0.25, 0.5), strict=True):
+        for group, weight, lr in zip(optimizer.param_groups, (first.weight, second.weight), (0.25, 0.5), strict=True):
             assert (group["lr"], group["weight_decay"]) == (lr, 0.125)
             assert group.get("momentum", 0.75) == 0.75
             assert group["params"] == [weight]
@@ -130,12 +130,12 @@ def test_knobs_reach_the_optimizer(turned: Make) -> None:
 def test_the_losses_of_the_first_epoch(turned: Make) -> None:
     """With a rate of next to nothing the loss of training is the cross-entropy of the first weights."""
     data = toy()
-    found = fit(turned(lr=1e-12, epochs=1, schedule="constant"), data)
+    result = fit(turned(lr=1e-12, epochs=1, schedule="constant"), data)
     task = ClassificationTask(turned(), None)
-    loss, accuracy, _ = task.evaluate(found.module, data.splits["train"])
-    assert found.history[0].train_loss == pytest.approx(loss, rel=1e-5)
-    assert found.history[0].train_accuracy == pytest.approx(accuracy)
-    assert found.history[0].val_loss == pytest.approx(task.evaluate(found.module, data.splits["val"]).loss, rel=1e-5)
+    loss, accuracy, _ = task.evaluate(result.module, data.splits["train"])
+    assert result.history[0].train_loss == pytest.approx(loss, rel=1e-5)
+    assert result.history[0].train_accuracy == pytest.approx(accuracy)
+    assert result.history[0].val_loss == pytest.approx(task.evaluate(result.module, data.splits["val"]).loss, rel=1e-5)
 
 
 def test_label_smoothing_is_in_the_training_loss_alone(turned: Make) -> None:
@@ -185,9 +185,9 @@ def viewed(views: int, carrier: int, seed: int = 0) -> HeadData:
 
 @pytest.mark.parametrize("carrier", [0, 1, 2])
 def test_every_view_is_drawn(turned: Make, carrier: int) -> None:
-    found = fit(turned(epochs=30), viewed(3, carrier))
-    assert max(epoch.val_accuracy for epoch in found.history) == 1  # learned from one view in three
-    assert max(epoch.train_accuracy for epoch in found.history) < 0.8  # and trained on the others too
+    result = fit(turned(epochs=30), viewed(3, carrier))
+    assert max(epoch.val_accuracy for epoch in result.history) == 1  # learned from one view in three
+    assert max(epoch.train_accuracy for epoch in result.history) < 0.8  # and trained on the others too
 
 
 def test_each_image_is_drawn_once_an_epoch_in_a_view_of_its_own(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,15 +223,15 @@ def test_training_with_views_is_bit_identical_twice(turned: Make) -> None:
         plain.classes, plain.splits | {"train": SplitData(x, plain.splits["train"].y, list(range(60)))}, FEATURES
     )
     torch.manual_seed(1)
-    one = fit(turned(head="mlp"), data)
+    first = fit(turned(head="mlp"), data)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    other = fit(turned(head="mlp"), data)
+    second = fit(turned(head="mlp"), data)
     assert torch.equal(torch.get_rng_state(), state)
-    assert one.history == other.history
-    for name, tensor in one.module.state_dict().items():
-        assert torch.equal(tensor, other.module.state_dict()[name])
-    assert fit(turned(head="mlp", seed=1), data).history != one.history
+    assert first.history == second.history
+    for name, tensor in first.module.state_dict().items():
+        assert torch.equal(tensor, second.module.state_dict()[name])
+    assert fit(turned(head="mlp", seed=1), data).history != first.history
 
 
 def test_with_one_view_nothing_is_drawn(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,8 +252,8 @@ def test_standardisation_is_of_all_views(turned: Make) -> None:
     data = HeadData(
         plain.classes, plain.splits | {"train": SplitData(x, plain.splits["train"].y, list(range(60)))}, FEATURES
     )
-    found = fit(turned(epochs=1), data)
-    torch.testing.assert_close(found.module.standardize.mean, x.flatten(0, 1).mean(0))
+    result = fit(turned(epochs=1), data)
+    torch.testing.assert_close(result.module.standardize.mean, x.flatten(0, 1).mean(0))
 
 
 def test_validation_sees_the_evaluation_view_alone(turned: Make) -> None:

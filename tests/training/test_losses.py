@@ -20,8 +20,8 @@ def logits(seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_cross_entropy_is_torchs(params: Callable[..., Any], smoothing: float) -> None:
-    found = loss(logits(), LABELS, params=params(label_smoothing=smoothing), weights=None)
-    torch.testing.assert_close(found, F.cross_entropy(logits(), LABELS, label_smoothing=smoothing))
+    actual = loss(logits(), LABELS, params=params(label_smoothing=smoothing), weights=None)
+    torch.testing.assert_close(actual, F.cross_entropy(logits(), LABELS, label_smoothing=smoothing))
 
 
 def test_weighted_cross_entropy_is_torchs(params: Callable[..., Any]) -> None:
@@ -42,8 +42,8 @@ def test_focal_loss_is_its_definition(gamma: float, seed: int) -> None:
 
 
 def test_focal_loss_without_gamma_is_cross_entropy(params: Callable[..., Any]) -> None:
-    found = loss(logits(), LABELS, params=params(loss="focal", focal_gamma=0.0), weights=None)
-    torch.testing.assert_close(found, F.cross_entropy(logits(), LABELS))
+    actual = loss(logits(), LABELS, params=params(loss="focal", focal_gamma=0.0), weights=None)
+    torch.testing.assert_close(actual, F.cross_entropy(logits(), LABELS))
 
 
 def test_balanced_weights_give_every_class_the_same_say() -> None:
@@ -72,5 +72,5 @@ def test_the_loss_of_many_heads_and_its_gradient_are_those_of_each(
     heads = torch.stack([logits(seed), 5 * logits(seed + 1)]).requires_grad_()
     alone = torch.stack([loss(head, LABELS, params=chosen, weights=weights) for head in heads])
     (gradient,) = torch.autograd.grad(alone.sum(), [heads])
-    found = stacked(heads.detach().transpose(1, 2), LABELS, params=chosen, weights=weights)
-    torch.testing.assert_close(found, (alone.detach(), gradient.transpose(1, 2)))
+    actual = stacked(heads.detach().transpose(1, 2), LABELS, params=chosen, weights=weights)
+    torch.testing.assert_close(actual, (alone.detach(), gradient.transpose(1, 2)))

@@ -73,9 +73,9 @@ def files(workplace: Path, params: Make) -> Make:
 def on_disk(params: Any, monkeypatch: pytest.MonkeyPatch, room: int = 0) -> HeadData:
     with monkeypatch.context() as patch:
         patch.setattr(mapped, "room", lambda: room)
-        found = data.load_data(params)
-    assert all(isinstance(split.x, MappedFeatures) for split in found.splits.values())
-    return found
+        head_data = data.load_data(params)
+    assert all(isinstance(split.x, MappedFeatures) for split in head_data.splits.values())
+    return head_data
 
 
 def test_batches_are_those_of_memory(files: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,24 +108,24 @@ def test_the_order_is_random_and_reads_in_pieces(tmp_path: Path, monkeypatch: py
     layer = np.zeros((6400, 1, 4), "f2")
     places = np.random.default_rng(0).permutation(6400)[:3200]  # every other row, in any order
     monkeypatch.setattr(mapped, "room", lambda: layer.nbytes // 10)
-    found = MappedFeatures([layer], places.tolist())
-    one, other = found.shuffled(), found.shuffled()
-    assert sorted(one.tolist()) == list(range(3200)) and not torch.equal(one, other)
-    piece = places[one[: 10 * BLOCK].numpy()]  # a tenth of the rows: ten blocks
-    blocks = {place // (2 * BLOCK) for place in piece}
+    features = MappedFeatures([layer], places.tolist())
+    first, second = features.shuffled(), features.shuffled()
+    assert sorted(first.tolist()) == list(range(3200)) and not torch.equal(first, second)
+    piece = places[first[: 10 * BLOCK].numpy()]  # a tenth of the rows: ten blocks
+    blocks = {position // (2 * BLOCK) for position in piece}
     assert len(blocks) <= 2 * 10 + 5  # of 50; blocks of the order do not begin where these do
     assert np.abs(np.diff(piece)).mean() > 1000  # mixed
     monkeypatch.setattr(mapped, "room", lambda: 0)
-    assert sorted(found.shuffled().tolist()) == list(range(3200))
+    assert sorted(features.shuffled().tolist()) == list(range(3200))
 
 
 @pytest.mark.parametrize("columns", [1, 3])
 def test_a_head_scores_as_from_memory(files: Make, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     chosen = files(columns=columns, epochs=12, lr=0.03, batch_size=16, dropout=0.0, precision="float32")
     scores = []
-    for found in (data.load_data(chosen), on_disk(chosen, monkeypatch)):
-        fitted = loop.fit("squeezenet", found, params=chosen, device=torch.device("cpu"))
-        test = found.splits["test"]
+    for head_data in (data.load_data(chosen), on_disk(chosen, monkeypatch)):
+        fitted = loop.fit("squeezenet", head_data, params=chosen, device=torch.device("cpu"))
+        test = head_data.splits["test"]
         scores.append(float((logits(fitted.module, test).argmax(1) == test.y).float().mean()))
     assert min(scores) > 0.8 and abs(scores[0] - scores[1]) < 0.06
 

@@ -38,22 +38,22 @@ def turned(workplace: Path, params: Make) -> Make:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_rates_grow_evenly_on_a_log_scale_and_the_loss_falls(turned: Make, optimizer: str) -> None:
-    how = {"low": 1e-5, "high": 0.1, "steps": 41}
-    points = range_test.range_test("mlp", toy(), params=turned(optimizer=optimizer, lr_sweep=how), device=CPU)
+    sweep = {"low": 1e-5, "high": 0.1, "steps": 41}
+    points = range_test.range_test("mlp", toy(), params=turned(optimizer=optimizer, lr_sweep=sweep), device=CPU)
     assert [point.lr for point in points] == pytest.approx([1e-5 * 10 ** (n / 10) for n in range(41)])
     assert min(point.smoothed for point in points) < 0.9 * points[0].smoothed
 
 
 def test_it_stops_where_the_loss_diverges(turned: Make) -> None:
-    how = {"low": 1e-3, "high": 1e9, "steps": 100}
-    points = range_test.range_test("mlp", toy(4.0), params=turned(optimizer="sgd", lr_sweep=how), device=CPU)
+    sweep = {"low": 1e-3, "high": 1e9, "steps": 100}
+    points = range_test.range_test("mlp", toy(4.0), params=turned(optimizer="sgd", lr_sweep=sweep), device=CPU)
     assert 3 < len(points) < 100
     assert all(point.loss < 1e30 for point in points)
 
 
 def test_the_chosen_rate_plays_no_part(turned: Make) -> None:
-    one, other = (range_test.range_test("mlp", toy(), params=turned(lr=lr), device=CPU) for lr in (1e-4, 0.5))
-    assert one == other
+    first, second = (range_test.range_test("mlp", toy(), params=turned(lr=lr), device=CPU) for lr in (1e-4, 0.5))
+    assert first == second
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

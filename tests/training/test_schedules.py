@@ -57,23 +57,23 @@ def test_restarts_are_torchs(factors: Callable[..., list[float]], length: int, m
     expected = reference(
         lambda optimizer: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=length * STEPS, T_mult=mult)
     )
-    found = factors(schedule="restarts", cycle_len=length, cycle_mult=mult)
-    assert found[:TOTAL] == pytest.approx(expected, abs=1e-9)
+    actual = factors(schedule="restarts", cycle_len=length, cycle_mult=mult)
+    assert actual[:TOTAL] == pytest.approx(expected, abs=1e-9)
 
 
 def test_one_cycle(factors: Callable[..., list[float]]) -> None:
-    found = factors(schedule="one_cycle")
-    assert found[0] == pytest.approx(ONE_CYCLE_START)
-    assert max(found) == found[30] == pytest.approx(1)
-    assert found[TOTAL] == pytest.approx(ONE_CYCLE_END)
-    assert found[:31] == sorted(found[:31]) and found[30:] == sorted(found[30:], reverse=True)
+    actual = factors(schedule="one_cycle")
+    assert actual[0] == pytest.approx(ONE_CYCLE_START)
+    assert max(actual) == actual[30] == pytest.approx(1)
+    assert actual[TOTAL] == pytest.approx(ONE_CYCLE_END)
+    assert actual[:31] == sorted(actual[:31]) and actual[30:] == sorted(actual[30:], reverse=True)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "step", "cosine", "restarts", "one_cycle"])
 def test_a_warm_up_rises_and_then_the_schedule_starts(factors: Callable[..., list[float]], schedule: str) -> None:
-    found = factors(schedule=schedule, warmup=2)
-    assert found[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert found[10] == pytest.approx(ONE_CYCLE_START if schedule == "one_cycle" else 1)
+    actual = factors(schedule=schedule, warmup=2)
+    assert actual[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert actual[10] == pytest.approx(ONE_CYCLE_START if schedule == "one_cycle" else 1)
 
 
 @pytest.mark.parametrize(

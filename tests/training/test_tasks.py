@@ -87,9 +87,9 @@ def pyramid() -> HeadData:
     return replace(on_maps((numbers,)), levels=PYRAMID)
 
 
-def boxes_task(found: model.TrainResult, head: str, data: HeadData, chosen: Any) -> tasks.DetectionTask:
-    options = HEADS[head].read(found.knobs)
-    return tasks.DetectionTask(head, found.module, options, classes=len(data.classes), params=chosen)
+def boxes_task(result: model.TrainResult, head: str, data: HeadData, chosen: Any) -> tasks.DetectionTask:
+    options = HEADS[head].read(result.knobs)
+    return tasks.DetectionTask(head, result.module, options, classes=len(data.classes), params=chosen)
 
 
 # --- training
@@ -101,12 +101,12 @@ def test_a_head_learns_its_scenes_by_heart(turned: Make, head: str) -> None:
     data = replace(data, splits=data.splits | {"val": data.splits["train"]})
     cut = "map" if head in OBJECT_HEADS else "pyramid"
     chosen = turned(head=head, cut=cut, epochs=60, hidden=32, monitor="val_map_50")
-    found = loop.fit(head, data, params=chosen, device=CPU)
-    scores = [epoch.val_map_50 for epoch in found.history]
-    assert scores[found.best_epoch - 1] == max(score for score in scores if score is not None)
-    task = boxes_task(found, head, data, chosen)
-    seen = task.detect(found.module, data.splits["train"], iou=tasks.NMS_IOU)
-    assert task.map_50(data.splits["train"], seen) == scores[found.best_epoch - 1]
+    result = loop.fit(head, data, params=chosen, device=CPU)
+    scores = [epoch.val_map_50 for epoch in result.history]
+    assert scores[result.best_epoch - 1] == max(score for score in scores if score is not None)
+    task = boxes_task(result, head, data, chosen)
+    seen = task.detect(result.module, data.splits["train"], iou=tasks.NMS_IOU)
+    assert task.map_50(data.splits["train"], seen) == scores[result.best_epoch - 1]
     if head != "largest":  # which finds one object an image
         assert max(score for score in scores if score is not None) > 0.8
 
@@ -114,8 +114,8 @@ def test_a_head_learns_its_scenes_by_heart(turned: Make, head: str) -> None:
 @pytest.mark.parametrize("normalize", ["none", "standardize", "sqrt"])
 def test_several_maps_behind_a_rest(turned: Make, normalize: str) -> None:
     """The head alone, then the rest with it: several maps are no single tensor that could be kept in between."""
-    found = {"cut": "layer1", "backbone": "resnet18", "weights": "random", "image_size": SIZE}
-    data = replace(on_maps((64, 16, 16)), provenance=found)
+    provenance = {"cut": "layer1", "backbone": "resnet18", "weights": "random", "image_size": SIZE}
+    data = replace(on_maps((64, 16, 16)), provenance=provenance)
     phases = [{"epochs": 1, "train_from": "head"}, {"epochs": 1, "train_from": "layer4"}]
     knobs = {"cut": "layer1", "tap": "pyramid", "head": "multiscale", "backbone": "resnet18", "weights": "random"}
     trained = loop.fit("multiscale", data, params=turned(phases=phases, normalize=normalize, **knobs), device=CPU)
@@ -126,8 +126,10 @@ def test_several_maps_behind_a_rest(turned: Make, normalize: str) -> None:
 @pytest.mark.parametrize("head", OBJECT_HEADS)
 def test_training_is_deterministic(turned: Make, head: str) -> None:
     first, second = (loop.fit(head, on_maps(views=2), params=turned(head=head), device=CPU) for _ in range(2))
-    for one, two in zip(first.module.state_dict().values(), second.module.state_dict().values(), strict=True):
-        assert torch.equal(one, two)
+    for tensor, other_tensor in zip(
+        first.module.state_dict().values(), second.module.state_dict().values(), strict=True
+    ):
+        assert torch.equal(tensor, other_tensor)
 
 
 def test_a_head_on_cached_maps_trains_as_behind_the_frozen_backbone_image_by_image(turned: Make) -> None:
@@ -157,19 +159,19 @@ def test_a_head_on_cached_maps_trains_as_behind_the_frozen_backbone_image_by_ima
         total = 0.0
         for places in torch.randperm(TRAIN).split(chosen.batch_size):  # type: ignore[no-untyped-call]
             with torch.inference_mode():
-                each = [trunk(model, images[[place]]) for place in places.tolist()]
+                features = [trunk(model, images[[position]]) for position in places.tolist()]
             affine = data.splits["train"].affines(places)
             targets = task.targets(data.splits["train"], places, views=torch.zeros_like(places), affine=affine)
-            loss = task.loss(module(torch.cat(each).clone()), targets)
+            loss = task.loss(module(torch.cat(features).clone()), targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += loss.item() * len(places)
         assert row.train_loss == pytest.approx(total / TRAIN, rel=1e-4)
         if row.epoch == cached.best_epoch:
-            kept = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+            state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     image_by_image = time.perf_counter() - began
-    torch.testing.assert_close(cached.module.state_dict(), kept, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(cached.module.state_dict(), state, rtol=1e-3, atol=1e-4)
     print(
         f"an epoch on cached maps takes {with_cache / chosen.epochs:.3f} s (once before: {extracted:.3f} s), "
         f"image by image {image_by_image / chosen.epochs:.3f} s: {image_by_image / with_cache:.0f} times"
@@ -189,8 +191,8 @@ def test_a_refit_trains_on_train_and_val_for_the_chosen_epochs(turned: Make, mon
         return one_epoch(module, train, *rest)
 
     monkeypatch.setattr(loop, "_one_epoch", spy)
-    found = loop.refit("grid", data, params=chosen, device=CPU, epochs=3)
-    assert found.best_epoch == len(found.history) == len(seen) == 3
+    result = loop.refit("grid", data, params=chosen, device=CPU, epochs=3)
+    assert result.best_epoch == len(result.history) == len(seen) == 3
     assert {len(train.y) for train in seen} == {TRAIN + VAL}
     joined = seen[0]
     assert joined.index_positions == list(range(TRAIN + VAL)) and joined.ground_truth
@@ -206,7 +208,7 @@ def test_a_refit_keeps_the_last_epoch_and_not_the_best(turned: Make) -> None:
     last = loop.refit("grid", data, params=chosen, device=CPU, epochs=2).module.state_dict()
     data.splits["train"] = data.splits["train"].join(data.splits["val"])
     trained = loop.fit("grid", data, params=chosen, device=CPU, last=True).module.state_dict()
-    assert all(torch.equal(one, trained[name]) for name, one in last.items())
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in last.items())
 
 
 # --- what is asked for
@@ -231,42 +233,42 @@ def task_of(head: str, chosen: Any) -> tasks.DetectionTask:
 def test_difficult_objects_are_asked_of_no_head(turned: Make, head: str) -> None:
     task = task_of(head, turned(head=head, boxes={"anchor_count": 0}))
     both = truth([[4, 4, 24, 24], [30, 30, 62, 62]], [0, 1], ignored=(1,))
-    one = truth([[4, 4, 24, 24]], [0])
+    single = truth([[4, 4, 24, 24]], [0])
     nothing = torch.zeros(2, 1, CHANNELS, SIDE, SIDE)
-    made, places = split(nothing, [both, one]), torch.arange(2)
-    asked = task.targets(made, places, views=torch.zeros(2).long(), affine=made.affines(places))
+    split_data, places = split(nothing, [both, single]), torch.arange(2)
+    asked = task.targets(split_data, places, views=torch.zeros(2).long(), affine=split_data.affines(places))
     assert torch.equal(asked[0], asked[1])
 
 
 def test_targets_follow_the_view(turned: Make) -> None:
     """In the mirror image the object of the first column of the grid is asked of the last."""
     task = task_of("grid", turned())
-    made = split(torch.zeros(1, 2, CHANNELS, SIDE, SIDE), [truth([[0, 0, 12, 12]], [1])])
-    place = torch.tensor([0])
+    split_data = split(torch.zeros(1, 2, CHANNELS, SIDE, SIDE), [truth([[0, 0, 12, 12]], [1])])
+    position = torch.tensor([0])
     for view, column in ((0, 0), (1, SIDE - 1)):
         views = torch.tensor([view])
-        asked = task.targets(made, place, views=views, affine=made.affines(place, views))
+        asked = task.targets(split_data, position, views=views, affine=split_data.affines(position, views))
         assert asked[0, ..., 0].nonzero().tolist() == [[0, column]]
 
 
 def test_targets_of_a_view_that_comes_again_are_made_once(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, made = task_of("grid", turned()), on_maps(views=2).splits["train"]
+    task, split_data = task_of("grid", turned()), on_maps(views=2).splits["train"]
     places = torch.arange(TRAIN)
-    first = task.targets(made, places, views=torch.ones(TRAIN).long(), affine=made.affines(places, 1))
+    first = task.targets(split_data, places, views=torch.ones(TRAIN).long(), affine=split_data.affines(places, 1))
     monkeypatch.setattr(task.head, "targets", lambda *_: pytest.fail("made again"))
     assert torch.equal(
-        first, task.targets(made, places, views=torch.ones(TRAIN).long(), affine=made.affines(places, 1))
+        first, task.targets(split_data, places, views=torch.ones(TRAIN).long(), affine=split_data.affines(places, 1))
     )
 
 
 def test_anchors_are_clustered_from_the_boxes_of_train(turned: Make) -> None:
     data, chosen = on_maps(), turned(head="anchors")
-    found = loop.fit("anchors", data, params=chosen, device=CPU)
+    result = loop.fit("anchors", data, params=chosen, device=CPU)
     shapes = {(30 / SIZE, 32 / SIZE), *((16 / SIZE, height / SIZE) for height in (12, 13, 14))}
-    assert len(found.knobs["anchor_sizes"]) == 2
-    assert found.knobs["anchor_sizes"][1] == pytest.approx(max(shapes))
-    assert found.knobs["anchor_sizes"][0][0] == pytest.approx(16 / SIZE)
-    assert 0.9 < found.notes["anchor_iou"] == found.knobs["anchor_iou"] <= 1
+    assert len(result.knobs["anchor_sizes"]) == 2
+    assert result.knobs["anchor_sizes"][1] == pytest.approx(max(shapes))
+    assert result.knobs["anchor_sizes"][0][0] == pytest.approx(16 / SIZE)
+    assert 0.9 < result.notes["anchor_iou"] == result.knobs["anchor_iou"] <= 1
     few = on_maps(train=[truth([[0, 0, 8, 8]], [0])] * TRAIN)
     with pytest.raises(UserError, match="2 anchors need 2 boxes of different sizes, train has 1"):
         loop.fit("anchors", few, params=chosen, device=CPU)
@@ -302,10 +304,10 @@ def test_what_the_views_of_an_image_find_is_merged_in_its_pixels(turned: Make) -
     task = task_of("grid", turned(head="grid"))
     raw = torch.full((1, 2, 1, SIDE, 8), -20.0)  # object, box, three classes
     raw[:, :, 0, 0, :] = torch.tensor([9.0, 0.0, 0.0, -1.0, -1.0, 9.0, 0.0, 0.0])
-    made = split(raw, [scene(0)])
-    one, both = (task.detect(Fixed(), made, iou=0.5, views=views)[0] for views in (1, 2))
-    sure = [found.pick(found.scores > 0.5) for found in (one, both)]
-    assert [len(found.boxes) for found in sure] == [1, 2]
+    split_data = split(raw, [scene(0)])
+    single, both = (task.detect(Fixed(), split_data, iou=0.5, views=views)[0] for views in (1, 2))
+    sure = [detections.pick(detections.scores > 0.5) for detections in (single, both)]
+    assert [len(detections.boxes) for detections in sure] == [1, 2]
     mirrored = sure[0].boxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([SIZE, 0, SIZE, 0])
     expected = torch.cat([sure[0].boxes, mirrored])
     assert torch.allclose(sure[1].boxes[sure[1].boxes[:, 0].argsort()], expected, atol=1e-4)
@@ -314,8 +316,8 @@ def test_what_the_views_of_an_image_find_is_merged_in_its_pixels(turned: Make) -
 def test_views_that_agree_give_each_object_once(turned: Make) -> None:
     task = task_of("largest", turned(head="largest", boxes={"box_sigmoid": False}))
     sees = torch.tensor([[0.25, 0.5, 0.2, 0.2, 5, 0, 0], [0.75, 0.5, 0.2, 0.2, 4, 0, 0]])  # mirror images
-    (found,) = task.detect(Fixed(), split(sees[None], [scene(0)]), iou=0.5, views=2)
-    assert len(found.boxes) == 1 and found.boxes[0].tolist() == pytest.approx([9.6, 25.6, 22.4, 38.4], abs=1e-4)
+    (actual,) = task.detect(Fixed(), split(sees[None], [scene(0)]), iou=0.5, views=2)
+    assert len(actual.boxes) == 1 and actual.boxes[0].tolist() == pytest.approx([9.6, 25.6, 22.4, 38.4], abs=1e-4)
 
 
 # --- scenes that are out of the ordinary
@@ -325,10 +327,10 @@ def test_views_that_agree_give_each_object_once(turned: Make) -> None:
 def test_a_part_without_any_object_trains_and_is_judged(turned: Make, head: str) -> None:
     chosen = turned(head=head, monitor="val_map_50", boxes={"anchor_count": 0})
     empty = on_maps(val=[truth([], [])] * VAL, train=[scene(0), truth([], [])] * 3)
-    found = loop.fit(head, empty, params=chosen, device=CPU)
-    assert found.history[0].val_map_50 == 0 and found.history[0].val_accuracy is None
-    task = boxes_task(found, head, empty, chosen)
-    assert len(task.detect(found.module, empty.splits["val"], iou=0.5)) == VAL
+    result = loop.fit(head, empty, params=chosen, device=CPU)
+    assert result.history[0].val_map_50 == 0 and result.history[0].val_accuracy is None
+    task = boxes_task(result, head, empty, chosen)
+    assert len(task.detect(result.module, empty.splits["val"], iou=0.5)) == VAL
 
 
 @pytest.mark.parametrize("head", OBJECT_HEADS)
@@ -337,8 +339,8 @@ def test_three_hundred_objects_in_an_image(turned: Make, head: str) -> None:
     crowded = truth(torch.cat([corners, corners + 8], 1).tolist(), [number % 3 for number in range(300)])
     data = on_maps(train=[crowded, *[scene(number) for number in range(5)]])
     chosen = turned(head=head, boxes={"anchor_count": 1})
-    found = loop.fit(head, data, params=chosen, device=CPU)
-    assert found.history and all(epoch.val_loss < float("inf") for epoch in found.history)
-    module: HeadModel = found.module
-    (first, *_) = boxes_task(found, head, data, chosen).detect(module, data.splits["train"], iou=0.99)
+    result = loop.fit(head, data, params=chosen, device=CPU)
+    assert result.history and all(epoch.val_loss < float("inf") for epoch in result.history)
+    module: HeadModel = result.module
+    (first, *_) = boxes_task(result, head, data, chosen).detect(module, data.splits["train"], iou=0.99)
     assert isinstance(first, Detections) and len(first.boxes) <= 100

@@ -80,9 +80,9 @@ def fit(chosen: Any, data: HeadData) -> TrainResult:
     return loop.fit("linear", data, params=chosen, device=CPU)
 
 
-def body(found: TrainResult) -> dict[str, torch.Tensor]:
-    assert found.module.rest and found.module.rest.body
-    state: dict[str, torch.Tensor] = found.module.rest.body.state_dict()
+def body(result: TrainResult) -> dict[str, torch.Tensor]:
+    assert result.module.rest and result.module.rest.body
+    state: dict[str, torch.Tensor] = result.module.rest.body.state_dict()
     return state
 
 
@@ -98,7 +98,7 @@ def trained_plainly(model: Any, classifier: str, frozen: list[str], chosen: Any)
     for name in frozen:
         model.get_submodule(name).requires_grad_(False)
     own = set(head.parameters())
-    others = [one for one in model.parameters() if one.requires_grad and one not in own]
+    others = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in own]
     groups = [{"params": list(own), "lr": chosen.lr}, {"params": others, "lr": chosen.lr_backbone}]
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=chosen.momentum)
     (x, y), (unseen, answers) = images(TRAIN), images(VAL)
@@ -140,9 +140,9 @@ def test_the_rest_trains_as_the_whole_with_its_trunk_frozen(
 ) -> None:
     options, cut, classifier, frozen = NETWORKS[name]
     model, chosen = network(name, **options), turned(freeze_batchnorm=freeze_batchnorm, lr=0.002, lr_backbone=0.0005)
-    found = fit(chosen, cached(name, cut, model))
+    result = fit(chosen, cached(name, cut, model))
     expected = trained_plainly(model, classifier, frozen, chosen)
-    for epoch, losses in zip(found.history, expected, strict=True):
+    for epoch, losses in zip(result.history, expected, strict=True):
         assert (epoch.train_loss, epoch.val_loss) == pytest.approx(losses, rel=1e-4)
 
 
@@ -159,18 +159,18 @@ FROZEN = {"head": ("stage3.", "stage4.", "conv5."), "conv5": ("stage3.", "stage4
 def test_what_is_frozen_is_bit_identical_afterwards(
     data: HeadData, turned: Make, monkeypatch: pytest.MonkeyPatch, order: list[str], freeze_batchnorm: bool
 ) -> None:
-    told = iter(EpochScores(1 / epoch, 0.0) for epoch in range(1, 9))
-    monkeypatch.setattr(loop, "evaluate", lambda *_: next(told))  # the last epoch is the best, and kept
+    epoch_scores = iter(EpochScores(1 / epoch, 0.0) for epoch in range(1, 9))
+    monkeypatch.setattr(loop, "evaluate", lambda *_: next(epoch_scores))  # the last epoch is the best, and kept
     before = build(data.provenance, "pooled", "random")
     assert before and before.body
     phases = [{"epochs": 1, "train_from": module} for module in order]
     chosen = turned(phases=phases, freeze_batchnorm=freeze_batchnorm, optimizer="adamw", weight_decay=0.1)
-    found = body(fit(chosen, data))
+    actual = body(fit(chosen, data))
     never = [prefix for prefix in FROZEN["head"] if all(prefix in FROZEN[module] for module in order)]
     for name, value in before.body.state_dict().items():
         statistic = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
         still = name.startswith(tuple(never)) or (statistic and freeze_batchnorm)
-        assert torch.equal(value, found[name]) == still, name
+        assert torch.equal(value, actual[name]) == still, name
 
 
 def test_a_frozen_block_draws_nothing(network: Make) -> None:
@@ -196,8 +196,8 @@ def test_a_frozen_block_draws_nothing(network: Make) -> None:
 
 def test_history_tells_phase_and_rate(data: HeadData, turned: Make) -> None:
     phases = [{"epochs": 2, "train_from": "head"}, {"epochs": 1, "train_from": "conv5", "lr": 0.005}]
-    found = fit(turned(phases=phases), data)
-    assert [(epoch.epoch, epoch.phase, epoch.lr) for epoch in found.history] == [
+    result = fit(turned(phases=phases), data)
+    assert [(epoch.epoch, epoch.phase, epoch.lr) for epoch in result.history] == [
         (1, 1, 0.02),
         (2, 1, 0.02),
         (3, 2, 0.005),
@@ -208,42 +208,42 @@ def test_each_phase_begins_with_the_best_before_it(
     data: HeadData, turned: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of three epochs the second is the best; a rate of next to nothing shows where the next phase began."""
-    told = iter([EpochScores(0.9, 0.1), EpochScores(0.5, 0.1), EpochScores(0.7, 0.1), EpochScores(0.4, 0.1)])
+    epoch_scores = iter([EpochScores(0.9, 0.1), EpochScores(0.5, 0.1), EpochScores(0.7, 0.1), EpochScores(0.4, 0.1)])
     states: list[dict[str, torch.Tensor]] = []
 
     def evaluate(module: nn.Module, split: SplitData, task: Task) -> EpochScores:
         states.append({name: value.clone() for name, value in module.state_dict().items()})
-        return next(told)
+        return next(epoch_scores)
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
     phases = [{"epochs": 3}, {"epochs": 1, "lr": 1e-12, "lr_backbone": 1e-12}]
-    found = fit(turned(phases=phases), data)
+    result = fit(turned(phases=phases), data)
     for name, value in states[1].items():
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(states[3][name], value, rtol=0, atol=1e-7)
     assert not torch.equal(states[2]["head.weight"], states[1]["head.weight"])
-    assert found.best_epoch == 4
+    assert result.best_epoch == 4
 
 
 def test_a_worse_phase_leaves_the_best_of_those_before(data: HeadData, turned: Make) -> None:
     good = turned(phases=[{"epochs": 3, "train_from": "head"}])
     bad = turned(phases=[{"epochs": 3, "train_from": "head"}, {"epochs": 2, "lr": 50.0, "lr_backbone": 1e-9}])
-    expected, found = fit(good, data), fit(bad, data)
-    assert found.history[:3] == expected.history and found.best_epoch == expected.best_epoch
+    expected, actual = fit(good, data), fit(bad, data)
+    assert actual.history[:3] == expected.history and actual.best_epoch == expected.best_epoch
     assert all(
-        torch.equal(value, found.module.state_dict()[name]) for name, value in expected.module.state_dict().items()
+        torch.equal(value, actual.module.state_dict()[name]) for name, value in expected.module.state_dict().items()
     )
 
 
 def test_a_phase_of_the_head_alone_trains_as_through_the_frozen_rest(data: HeadData, turned: Make) -> None:
     """The rest runs once then; step by step the head sees what it would see behind it."""
     chosen = turned(phases=[{"epochs": 3, "train_from": "head"}], normalize="standardize")
-    found = fit(chosen, data)
+    result = fit(chosen, data)
     torch.manual_seed(chosen.seed)
     module, _ = loop.start("linear", data, train=data.splits["train"], params=chosen, device=CPU)
     optimizer = loop.make_optimizer(loop.unfreeze(module, chosen.phases[0], chosen), chosen)
     train = data.splits["train"]
-    for epoch in found.history:
+    for epoch in result.history:
         module.train()
         total = 0.0
         for batch in torch.randperm(TRAIN).split(chosen.batch_size):  # type: ignore[no-untyped-call]
@@ -272,32 +272,32 @@ def rates(rest: Rest, phase: Phase, chosen: Any) -> dict[str, float]:
 
 @pytest.fixture
 def rest(data: HeadData) -> Rest:
-    found = build(data.provenance, "pooled", "random")
-    assert found
-    return found
+    actual = build(data.provenance, "pooled", "random")
+    assert actual
+    return actual
 
 
-def of(found: Mapping[str, float], prefix: str) -> set[float]:
-    return {rate for name, rate in found.items() if name.startswith(prefix)}
+def of(rate_of: Mapping[str, float], prefix: str) -> set[float]:
+    return {rate for name, rate in rate_of.items() if name.startswith(prefix)}
 
 
 def test_all_of_the_rest_trains_at_its_own_rate(rest: Rest, turned: Make) -> None:
     assert rest.body
-    found = rates(rest, Phase(epochs=1), turned())
-    assert set(found) == {name for name, _ in rest.body.named_parameters()} and set(found.values()) == {0.002}
+    actual = rates(rest, Phase(epochs=1), turned())
+    assert set(actual) == {name for name, _ in rest.body.named_parameters()} and set(actual.values()) == {0.002}
     assert set(rates(rest, Phase(epochs=1, lr_backbone=0.5), turned()).values()) == {0.5}
 
 
 def test_rates_fall_from_block_to_block_towards_the_input(rest: Rest, turned: Make) -> None:
-    found = rates(rest, Phase(epochs=1), turned(layer_decay=0.5))
-    assert [of(found, block) for block in ("conv5.", "stage4.", "stage3.")] == [{0.002}, {0.001}, {0.0005}]
+    actual = rates(rest, Phase(epochs=1), turned(layer_decay=0.5))
+    assert [of(actual, block) for block in ("conv5.", "stage4.", "stage3.")] == [{0.002}, {0.001}, {0.0005}]
 
 
 def test_groups_have_rates_of_their_own_and_the_longest_name_decides(rest: Rest, turned: Make) -> None:
     phase = Phase(epochs=1, train_from="stage4", groups={"stage4": 0.1, "stage4.0": 0.2})
-    found = rates(rest, phase, turned())
-    assert of(found, "stage4.0.") == {0.2} and of(found, "stage4.1.") == {0.1} and of(found, "conv5.") == {0.002}
-    assert not of(found, "stage3.")
+    actual = rates(rest, phase, turned())
+    assert of(actual, "stage4.0.") == {0.2} and of(actual, "stage4.1.") == {0.1} and of(actual, "conv5.") == {0.002}
+    assert not of(actual, "stage3.")
 
 
 def test_nothing_of_the_rest_trains_with_the_head_alone(rest: Rest, turned: Make) -> None:
@@ -337,9 +337,11 @@ def test_what_trains_in_any_phase_is_counted(
     data: HeadData, rest: Rest, turned: Make, order: list[str], prefixes: tuple[str, ...]
 ) -> None:
     assert rest.body
-    found = fit(turned(phases=[{"epochs": 1, "train_from": module} for module in order]), data)
-    own = sum(one.numel() for name, one in rest.body.named_parameters() if prefixes and name.startswith(prefixes))
-    assert found.trained == own + 1024 * 3 + 3
+    result = fit(turned(phases=[{"epochs": 1, "train_from": module} for module in order]), data)
+    own = sum(
+        parameter.numel() for name, parameter in rest.body.named_parameters() if prefixes and name.startswith(prefixes)
+    )
+    assert result.trained == own + 1024 * 3 + 3
 
 
 # --- interrupted
@@ -371,10 +373,10 @@ def test_killed_in_any_phase_it_goes_on_with_the_same_result(
         patch.setattr(loop, "evaluate", counted)
         with pytest.raises(Killed):
             fit(chosen, data)
-    found = fit(chosen, data)
-    assert found.history == expected.history and found.trained == expected.trained
+    result = fit(chosen, data)
+    assert result.history == expected.history and result.trained == expected.trained
     for name, value in expected.module.state_dict().items():
-        assert torch.equal(value, found.module.state_dict()[name]), name
+        assert torch.equal(value, result.module.state_dict()[name]), name
 
 
 # --- slips
@@ -400,11 +402,11 @@ def test_a_slip_in_a_late_phase_is_refused_before_the_first_begins(
 
 
 def test_other_weights_than_those_of_the_features_are_refused(data: HeadData) -> None:
-    made = data.provenance | {"weights_sha256": "0" * 64}
+    provenance = data.provenance | {"weights_sha256": "0" * 64}
     with pytest.raises(
         UserError, match=r"made with other weights of shufflenet_v2_x0_5 \(000000000000\) than the current ones"
     ):
-        build(made, "pooled", "random")
+        build(provenance, "pooled", "random")
 
 
 @pytest.mark.parametrize(
