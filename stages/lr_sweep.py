@@ -2,7 +2,7 @@
 
 from stages import files, paths
 from stages.backbones.device import pick_device
-from stages.heads.registry import HEADS
+from stages.heads.registry import HEADS, head_with_rate
 from stages.params import Params
 from stages.stage import run
 from stages.training import range_test
@@ -12,11 +12,11 @@ from stages.training.data import load_data
 def main(params: Params) -> dict[str, object]:
     """Writes the curve to `reports/plots/lr_sweep.csv` and what it suggests to `reports/lr_sweep.json`.
 
-    A head in closed form has no learning rate: its curve is empty.
+    A head in closed form has no learning rate: its curve is empty. Of the candidates of head auto, mlp has one.
     """
-    points, content = list[range_test.Point](), dict[str, object]()
-    if not HEADS[params.head].closed_form:
-        points = range_test.range_test(params.head, load_data(params), params=params, device=pick_device(params.device))
+    points, content, head = list[range_test.Point](), dict[str, object](), head_with_rate(params.head)
+    if not HEADS[head].closed_form:
+        points = range_test.range_test(head, load_data(params), params=params, device=pick_device(params.device))
         content = range_test.suggestion(points, params.lr_sweep.steps).as_json()
     range_test.write(paths.PLOTS / "lr_sweep.csv", points)
     files.write_json(paths.REPORTS / "lr_sweep.json", content)
@@ -25,9 +25,10 @@ def main(params: Params) -> dict[str, object]:
 
 def _what(params: Params) -> str:
     """What is about to be tried."""
-    if HEADS[params.head].closed_form:
-        return f"nothing, {params.head} has no learning rate"
-    return f"{params.head}, {params.lr_sweep.steps} steps from lr {params.lr_sweep.low:g} to {params.lr_sweep.high:g}"
+    head = head_with_rate(params.head)
+    if HEADS[head].closed_form:
+        return f"nothing, {head} has no learning rate"
+    return f"{head}, {params.lr_sweep.steps} steps from lr {params.lr_sweep.low:g} to {params.lr_sweep.high:g}"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from stages.errors import UserError, nearest
 from stages.evaluation.options import Decide
 from stages.features.options import Extract
 from stages.heads.options import Boxes
-from stages.heads.registry import HEADS, INPUTS, Input, heads_for, heads_taking
+from stages.heads.registry import HEADS, INPUTS, Input, head_with_rate, heads_for, heads_taking
 from stages.images.options import Augment
 from stages.training.options import LrSweep, Phase
 
@@ -274,8 +274,26 @@ def _check_head(params: Params, path: str) -> None:
         )
     if params.refit != "none" and (spec.closed_form or params.phases):
         raise UserError(f"{path}: `refit` needs a head that trains in epochs, and no phases: set refit=none.")
+    if spec.candidates:
+        _check_candidates(params, path)
     if spec.finds_objects:
         _check_classification_knobs(params, path)
+
+
+def _check_candidates(params: Params, path: str) -> None:
+    """Refuses what has no meaning before the head is chosen."""
+    names_of = ", ".join(HEADS[params.head].candidates)
+    if params.tap != "same" or params.cut == "input":
+        raise UserError(
+            f"{path}: `head` {params.head} compares heads on vectors that are kept, found cut={params.cut}, "
+            f"tap={params.tap}: take tap=same with any cut but input and pyramid, or name one head ({names_of})."
+        )
+    for knob in ("refit", "class_weights"):
+        if (value := getattr(params, knob)) != "none":
+            raise UserError(
+                f"{path}: `{knob}` {value} needs a head that trains in epochs, and head {params.head} may take one "
+                f"that is solved at once: set {knob}=none, or head={head_with_rate(params.head)}."
+            )
 
 
 def _right_head(name: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 HEAD = Path("cache/head")
+CANDIDATES = HEAD / "candidates.json"  # what `head: auto` tried
 PREDICTIONS = Path("cache/predictions")
 TIMINGS = Path("cache/timings")
 LIVE_RUN = Path("cache/run")  # what is known of the run that is at work in this folder

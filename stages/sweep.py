@@ -17,6 +17,7 @@ from stages.backbones.device import pick_device
 from stages.errors import UserError
 from stages.features.forecast import duration
 from stages.features.h5 import INPUT
+from stages.heads.registry import head_with_rate
 from stages.params import Params, load, with_overrides
 from stages.sweeping import heatmap, many_heads
 from stages.training import data, history, learning_rate
@@ -57,6 +58,7 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Swe
         UserError: an axis is empty, does not matter to the head or has values that params.yaml could not have; or the
             head cannot be trained in a stack on vectors; or every setting diverged.
     """
+    params = with_overrides(params, {"head": head_with_rate(params.head)})
     settings = grid(params, axes)
     seeded = [vary(setting, "seed", params.seed + number) for setting in settings for number in range(seeds)]
     head_data, device = data.load_data(params), pick_device(params.device)

@@ -14,7 +14,7 @@ from stages.features.h5 import INPUT
 from stages.heads.registry import HEADS
 from stages.params import Params, with_overrides
 from stages.stage import run
-from stages.training import closed_form, history, learning_rate, loop, model
+from stages.training import candidates, closed_form, history, learning_rate, loop, model
 from stages.training.data import HeadData, load_data
 from stages.training.model import TrainResult
 
@@ -23,31 +23,38 @@ NOT_STORED = {"root", "device"}  # knobs that are not stored with a head, becaus
 
 def main(params: Params) -> dict[str, object]:
     """Trains on the train split, chooses on the validation split, and never looks at the test split."""
-    params, lr_from, sentence = learning_rate.resolve(params)
-    if sentence:
-        print(sentence, flush=True)
-    origin = {"lr_from": lr_from} if lr_from else {}
     data = load_data(params)
     train, val = data.splits["train"], data.splits["val"]
     if not len(train.y) or not len(val.y):
         raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
     device = pick_device(params.device)
-    head, *others = [fit(data, with_seed(params, number), device) for number in range(params.seeds)]
+    competition = candidates.compete(data, params, device) if HEADS[params.head].candidates else None
+    params, lr_from, sentence = learning_rate.resolve(competition.winner if competition else params)
+    if sentence:
+        print(sentence, flush=True)
+    origin = {"lr_from": lr_from} if lr_from else {}
+    head = competition.result if competition else fit(data, params, device)
+    others = [fit(data, with_seed(params, number), device) for number in range(1, params.seeds)]
     results = [(paths.HEAD, params.head, head)]
     if params.refit == "trainval":
         refitted = loop.refit(params.head, data, params=params, device=device, epochs=head.best_epoch)
         results = [(paths.HEAD, params.head, refitted), (paths.HEAD / "chosen", params.head, head)]
     results += [(paths.HEAD / f"seed-{number}", params.head, other) for number, other in enumerate(others, 1)]
     if not HEADS[params.head].finds_objects:
-        results.append((paths.HEAD / "ridge", "ridge", ridge_baseline(head, data=data, params=params, device=device)))
+        baseline = competition.baseline if competition else None
+        baseline = baseline or ridge_baseline(head, data=data, params=params, device=device)
+        results.append((paths.HEAD / "ridge", "ridge", baseline))
     shutil.rmtree(paths.HEAD, ignore_errors=True)  # there may be heads of more seeds than now
     for folder, name, result in results:
         model.save_head(folder, result.module, describe(name, result, data=data, params=params) | origin)
+    if competition:
+        competition.write()
     history.write(paths.PLOTS / "history.csv", head.history)
     best = head.history[head.best_epoch - 1]
     scores = {"val accuracy": best.val_accuracy, "val map_50": best.val_map_50, "val loss": best.val_loss}
     rounded = {name: round(score, 4) for name, score in scores.items() if score is not None}
-    return {"train images": len(train.y), "epochs": len(head.history), **rounded}
+    tried = {"candidates": len(competition.candidates)} if competition else {}
+    return {"train images": len(train.y), **tried, "epochs": len(head.history), **rounded}
 
 
 def describe(name: str, result: TrainResult, *, data: HeadData, params: Params) -> dict[str, Any]:
@@ -107,8 +114,10 @@ def with_seed(params: Params, number: int) -> Params:
 
 def _what(params: Params) -> str:
     """What is about to be trained, for the console."""
-    heads = f"{params.seeds} heads {params.head}" if params.seeds > 1 else params.head
     images = len(splits.read(params.dataset)["train"])
+    if several := HEADS[params.head].candidates:
+        return f"{', '.join(several)}, each with {len(candidates.NORMALIZATIONS)} normalisations, on {images:,} images"
+    heads = f"{params.seeds} heads {params.head}" if params.seeds > 1 else params.head
     epochs = sum(phase.epochs for phase in params.phases) or params.epochs
     limit = "" if HEADS[params.head].closed_form else f", {epochs} epochs at most"
     return f"{heads} on {images:,} images{limit}"

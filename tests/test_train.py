@@ -1,5 +1,6 @@
 """train and evaluate as stages, on features that a test makes."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages import evaluate, paths, split, train
+from stages import evaluate, files, paths, split, train
 from stages.datasets import index_file
 from stages.features import h5
+from stages.heads import registry
 
 CLASSES, EACH, SIZE, VIEWS = 3, 12, 6, 2
 Make = Callable[..., Any]
@@ -85,6 +87,32 @@ def test_the_same_input_gives_the_same_bytes(run: Make, head: str) -> None:
         return {str(path): path.read_bytes() for path in files if path.is_file()}
 
     assert everything() == everything()
+
+
+def test_auto_leaves_what_the_head_that_it_takes_leaves_when_named(run: Make) -> None:
+    def everything() -> dict[str, bytes]:
+        folders = (paths.HEAD, paths.PREDICTIONS, paths.REPORTS)
+        files_left = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        return {str(path): path.read_bytes() for path in files_left}
+
+    run(head="auto", seeds=2)
+    tried = everything()
+    rows = json.loads(tried.pop(str(paths.CANDIDATES)))
+    seconds = json.loads((paths.TIMINGS / "candidates.json").read_text())["seconds"]
+    assert set(seconds) == {f"{row['head']} with normalize={row['normalize']}" for row in rows} and len(rows) == 16
+    run(head=rows[0]["head"], normalize=rows[0]["normalize"], seeds=2)
+    assert everything() == tried
+
+
+@pytest.mark.parametrize("lr", [0.01, "auto"])
+def test_the_rate_of_auto_is_that_of_mlp(run: Make, monkeypatch: pytest.MonkeyPatch, lr: Any) -> None:
+    files.write_json(paths.REPORTS / "lr_sweep.json", {"lr": 0.003})
+    spec = dataclasses.replace(registry.HEADS["auto"], candidates=("mlp",))
+    monkeypatch.setitem(registry.HEADS, "auto", spec)
+    run(head="auto", lr=lr)
+    described = json.loads((paths.HEAD / "head.json").read_text())
+    assert described["head"] == "mlp" and described["params"]["lr"] == (0.003 if lr == "auto" else lr)
+    assert described.get("lr_from") == ("range test" if lr == "auto" else None)
 
 
 def test_heads_of_other_seeds_do_not_outlive_their_run(run: Make) -> None:

@@ -8,6 +8,8 @@ Every head has `build`. A head in closed form also has `solutions`; a head that 
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -31,8 +33,16 @@ class Head(Protocol):
         """
 
 
-class LabelledVectors(NamedTuple):
+def gram_matrix(x: torch.Tensor) -> torch.Tensor:
+    """The smaller one of XᵀX (D, D) and XXᵀ (N, N), of vectors (N, D)."""
+    return x @ x.T if len(x) < x.shape[1] else x.T @ x
+
+
+@dataclass(frozen=True)
+class LabelledVectors:
     """The images of a split as a head in closed form takes them.
+
+    What is computed from them is kept, for the next head that needs it.
 
     Attributes:
         x: (N, D) float32, normalised.
@@ -41,6 +51,16 @@ class LabelledVectors(NamedTuple):
 
     x: torch.Tensor
     labels: torch.Tensor
+
+    @cached_property
+    def double(self) -> torch.Tensor:
+        """The vectors in float64."""
+        return self.x.double()
+
+    @cached_property
+    def gram(self) -> torch.Tensor:
+        """Their Gram matrix in float64."""
+        return gram_matrix(self.double)
 
 
 class Solution(NamedTuple):

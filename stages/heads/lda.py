@@ -26,29 +26,45 @@ def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module
 def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
     """One solution for each of SHRINKAGES."""
     assert isinstance(layers, nn.Linear)
-    x, one_hot = train.x.double(), F.one_hot(train.labels, layers.out_features).double()
+    x, one_hot = train.double, F.one_hot(train.labels, layers.out_features).double()
     counts = one_hot.sum(0)
     means = one_hot.T @ x / counts.clamp(min=1)[:, None]
     log_priors = (counts / len(x)).clamp(min=RARE).log()
-    for shrinkage, weights in zip(SHRINKAGES, _solve(x - means[train.labels], means), strict=True):
+    centred = x - means[train.labels]
+    for shrinkage, weights in zip(SHRINKAGES, _solve(centred, _centred_gram(train, means, counts), means), strict=True):
         with torch.no_grad():
             layers.weight.copy_(weights.float())
             layers.bias.copy_((log_priors - (weights * means).sum(1) / 2).float())
         yield Solution({"shrinkage": shrinkage})
 
 
-def _solve(centred: torch.Tensor, means: torch.Tensor) -> Iterator[torch.Tensor]:
+def _centred_gram(train: LabelledVectors, means: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The Gram matrix of the vectors minus the mean of their class, from that of the vectors themselves.
+
+    Args:
+        train: N vectors (N, D) and their labels.
+        means: (C, D).
+        counts: (C,) vectors of each class.
+    """
+    rows, columns = train.x.shape
+    if rows >= columns:
+        return train.gram - means.T @ (counts[:, None] * means)
+    with_means, labels = train.double @ means[train.labels].T, train.labels
+    return train.gram - with_means - with_means.T + (means @ means.T)[labels][:, labels]
+
+
+def _solve(centred: torch.Tensor, gram: torch.Tensor, means: torch.Tensor) -> Iterator[torch.Tensor]:
     """The weights (C, D), Σ⁻¹μ, for every shrinkage.
 
     With Z (N, D) centred, Σ = ZᵀZ / N. If N < D, Woodbury's identity leaves a system of N unknowns instead of D.
 
     Args:
         centred: (N, D) train vectors minus the mean of their class.
+        gram: the Gram matrix of these.
         means: (C, D).
     """
     rows, columns = centred.shape
     dual = rows < columns
-    gram = centred @ centred.T if dual else centred.T @ centred
     average = gram.trace() / (rows * columns)
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     for shrinkage in SHRINKAGES:

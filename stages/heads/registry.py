@@ -29,6 +29,7 @@ class HeadSpec:
         options: the knobs that its module reads; those that are flat in params.yaml are stored with the head.
         closed_form: it is solved at once, without epochs and learning rate.
         default_lr: the learning rate where params.yaml has `lr: auto` and the range test suggests none.
+        candidates: the heads among which validation chooses, the simplest first, for a name that stands for them.
     """
 
     input: Input
@@ -36,6 +37,7 @@ class HeadSpec:
     options: type[HeadOptions] = HeadOptions
     closed_form: bool = False
     default_lr: float = 0.001
+    candidates: tuple[str, ...] = ()
 
     @property
     def finds_objects(self) -> bool:
@@ -61,7 +63,13 @@ HEADS: dict[str, HeadSpec] = {
     "grid": HeadSpec("map", "detection", DenseOptions),
     "anchors": HeadSpec("map", "detection", AnchorsOptions),
     "multiscale": HeadSpec("pyramid", "detection", MultiscaleOptions),
+    "auto": HeadSpec("vector", candidates=("ridge", "lda", "logistic", "mlp")),
 }
+
+
+def head_with_rate(head: str) -> str:
+    """The head that the learning rate is of: itself, or of several candidates the one that trains in epochs."""
+    return next((name for name in HEADS[head].candidates if not HEADS[name].closed_form), head)
 
 
 def heads_taking(kind: Input) -> list[str]:

@@ -27,10 +27,10 @@ def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -
     validation by cross-entropy, turns them into logits.
     """
     assert isinstance(layers, nn.Linear)
-    x, val_x = train.x.double(), val.x.double()
+    x, val_x = train.double, val.double
     frequencies = torch.bincount(train.labels, minlength=layers.out_features).double() / len(train.labels)
     y = F.one_hot(train.labels, layers.out_features).double() - frequencies
-    for strength, weights in zip(STRENGTHS, _solve(x, y), strict=True):
+    for strength, weights in zip(STRENGTHS, _solve(x, train.gram, y), strict=True):
         scale, loss = _best_scale(val_x @ weights + frequencies, val.labels)
         with torch.no_grad():
             layers.weight.copy_((scale * weights.T).float())
@@ -38,16 +38,16 @@ def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -
         yield Solution({"strength": strength, "scale": scale}, val_loss=loss)
 
 
-def _solve(x: torch.Tensor, y: torch.Tensor) -> Iterator[torch.Tensor]:
+def _solve(x: torch.Tensor, gram: torch.Tensor, y: torch.Tensor) -> Iterator[torch.Tensor]:
     """W (D, C) for every strength: one Gram matrix for all, and one Cholesky factor per strength.
 
     Args:
         x: (N, D).
+        gram: its Gram matrix.
         y: (N, C).
     """
     rows, columns = x.shape
     dual = rows < columns
-    gram = x @ x.T if dual else x.T @ x
     target = y if dual else x.T @ y
     identity = torch.eye(len(gram), dtype=x.dtype, device=x.device)
     for strength in STRENGTHS:

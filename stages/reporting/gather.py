@@ -1,7 +1,8 @@
 """The results of a run, read once, and checked whether they belong together."""
 
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from stages.errors import UserError
 from stages.results import read_csv, read_evaluation, read_json, read_text
 from stages.reviewing import suspicions
 from stages.reviewing.suspicions import Suspicion
-from stages.training.history import Epoch, parse
+from stages.training.history import Candidate, Epoch, parse
 
 STAGES = ("download", "index", "split", "extract", "review", "lr_sweep", "train", "evaluate")  # in the order they run
 
@@ -56,6 +57,8 @@ class RunResults:
         undecodable: images whose pixels extraction could not read.
         suspicions: what the stage review suspects of the data.
         timings: stage -> seconds and counts, of the last time it ran on this machine.
+        candidates: the heads that `head: auto` tried, the one that it took first; empty for a named head.
+        candidate_seconds: what training each took on this machine, by its name, as far as it is known.
     """
 
     metrics: dict[str, Any]
@@ -74,6 +77,8 @@ class RunResults:
     undecodable: list[dict[str, str]]
     suspicions: list[Suspicion]
     timings: dict[str, dict[str, Any]]
+    candidates: list[Candidate] = field(default_factory=list)
+    candidate_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def bad(self) -> list[dict[str, str]]:
@@ -138,6 +143,8 @@ def load(dataset: str, *, review: bool = True) -> RunResults:
         timings=_timings(
             {"dataset": dataset, "root": index["root"], "backbone": knobs["backbone"], "cut": knobs["cut"]}
         ),
+        candidates=_candidates(),
+        candidate_seconds=_candidate_seconds(),
     )
 
 
@@ -168,6 +175,22 @@ def _numbers(row: dict[str, str]) -> dict[str, float]:
 
 def _rate(row: dict[str, str]) -> tuple[float, float, float]:
     return float(row["lr"]), float(row["loss"]), float(row["smoothed"])
+
+
+def _candidates() -> list[Candidate]:
+    if not paths.CANDIDATES.exists():
+        return []
+    return read_text(paths.CANDIDATES, lambda text: [Candidate(**row) for row in json.loads(text)])
+
+
+def _candidate_seconds() -> dict[str, float]:
+    """What each candidate took; nothing where the times are of other candidates."""
+    try:
+        timings = json.loads((paths.TIMINGS / paths.CANDIDATES.name).read_text())
+        digest = hashlib.sha256(paths.CANDIDATES.read_bytes()).hexdigest()
+        return {name: float(value) for name, value in timings["seconds"].items()} if timings["of"] == digest else {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
 
 
 def _timings(of: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -138,7 +138,7 @@ def drawings(run: RunResults) -> dict[str, Drawing]:
     drawn |= of(run).figures()
     if len(run.views) > 1:
         drawn |= {f"by_views_{score}": figures.by_views(run.views, score) for score in run.views[0] if score != "views"}
-    if run.suggested and run.rates:
+    if run.suggested and run.rates and run.history[0].lr is not None:
         drawn["range_test"] = figures.range_test(run.rates, run.suggested["lr"], run.head["params"]["lr"])
     widths, heights = [row.width for row in run.rows], [row.height for row in run.rows]
     if len({*widths}) > 1 or len({*heights}) > 1:

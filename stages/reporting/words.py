@@ -147,6 +147,25 @@ def kept(run: RunResults) -> str:
     return f"Epoch {best} was kept, because it has the {reason}; {epochs} epochs were run{early}."
 
 
+def choice(run: RunResults) -> str:
+    """Which candidate `head: auto` took, why and by how much, in a few sentences; empty for a named head."""
+    if not run.candidates:
+        return ""
+    best, *others = run.candidates
+    level = [row for row in others if row.val_accuracy == best.val_accuracy]
+    reason = f"the simplest of {len(level) + 1} that are level" if level else "more than with any other"
+    sentences = [
+        f"head: auto tried {len(run.candidates)} candidates and took {best.name}: {percent(best.val_accuracy)} of the "
+        f"validation images are right, {reason}."
+    ]
+    for row in [row for row in others if row.head != best.head and row.val_accuracy is not None][:1]:
+        points = 100 * ((best.val_accuracy or 0) - (row.val_accuracy or 0))
+        sentences.append(f"The best with another head is {row.name}, {points:.1f} points below.")
+    sentences.append(f"One validation image is {100 / run.metrics['n_val']:.1f} points.")
+    sentences.append("lr is the rate of mlp alone; the other heads have none.")
+    return " ".join(sentences)
+
+
 def rates(run: RunResults) -> str:
     """What the range test suggests, beside what was chosen."""
     taken = f"{run.head['params']['lr']:g}"

@@ -1,4 +1,7 @@
-"""The epochs of a training run, one row each in `reports/plots/history.csv`. Without torch: the report reads it too."""
+"""Rows of `reports/plots/history.csv`, one per epoch, and the candidates of `head: auto`.
+
+Without torch: the report reads both.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +25,30 @@ class Epoch:
     train_accuracy: float | None = None
     val_accuracy: float | None = None
     val_map_50: float | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A head that `head: auto` tried.
+
+    Attributes:
+        head: its name.
+        normalize: of the features before it.
+        val_accuracy: the share of validation images with the right class; None if it was left out.
+        val_loss: the cross-entropy on validation; None if it was left out.
+        left_out: why it did not compete, as the end of a sentence.
+    """
+
+    head: str
+    normalize: str
+    val_accuracy: float | None = None
+    val_loss: float | None = None
+    left_out: str = ""
+
+    @property
+    def name(self) -> str:
+        """The head and its normalisation."""
+        return f"{self.head} with normalize={self.normalize}"
 
 
 def score(loss: float, accuracy: float | None, *, monitor: str, map_50: float | None = None) -> tuple[float, float]:

@@ -44,6 +44,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "linear": {"optimizer": "sgd", "schedule": "step", "loss": "focal", "class_weights": "balanced", "seeds": 2,
                "warmup": 1, "clip_grad": 1.0, "label_smoothing": 0.1},
     "mlp": {"data": "csv", "schedule": "restarts", "refit": "trainval", "views": 2, "decide": {"tta": True}},
+    "auto": {},
     "ridge": {},
     "logistic": {},
     "lda": {},

@@ -12,7 +12,7 @@ from tests.heads.clusters import clusters
 @pytest.mark.parametrize(("rows", "columns"), [(120, 10), (40, 60)])
 def test_it_is_that_of_scikit_learn(rows: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logistic, "PATIENCE", 100)
-    monkeypatch.setattr(logistic, "GRADIENT", 1e-6)
+    monkeypatch.setattr(logistic, "GRADIENT", 1e-8)
     train, val = clusters(rows, columns), clusters(30, columns, seed=1)
     layers = logistic.build((columns,), 4, HeadOptions())
     solutions = logistic.solutions(layers, train, val)

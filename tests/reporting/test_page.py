@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages import paths, report
+from stages import files, paths, report
 from stages.datasets import source
 from stages.errors import UserError
 from stages.reporting import figures, gather, page
@@ -145,6 +145,26 @@ def test_closed_form_head_has_a_sentence_instead_of_curves(made: Made, reported:
     sentence = "no epochs, no learning rate (strength 0.1, scale 12.5, chosen on validation)"
     assert sentence in html and sentence in markdown
     assert "Loss by epoch" not in html and "ridge regression on the same features" not in html
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [(0.8, "more than with any other. The best with another head is mlp"), (0.9, "the simplest of 2 that are level.")],
+)
+def test_the_candidates_of_auto_are_listed_with_the_reason(
+    made: Made, reported: Reported, second: float, reason: str
+) -> None:
+    made.head, made.epochs = "ridge", 1
+    rows = [
+        {"head": "ridge", "normalize": "sqrt", "val_accuracy": 0.9, "val_loss": 0.4, "left_out": ""},
+        {"head": "mlp", "normalize": "l2", "val_accuracy": second, "val_loss": 0.5, "left_out": ""},
+        {"head": "lda", "normalize": "l2", "val_accuracy": None, "val_loss": None, "left_out": "it needs 9 GB"},
+    ]
+    files.write_json(paths.CANDIDATES, rows)
+    for content in reported():
+        assert "head: auto tried 3 candidates and took ridge with normalize=sqrt: 90.0% of the" in content
+        assert reason in content and "left out: it needs 9 GB" in content
+        assert "lr is the rate of mlp alone" in content
 
 
 @pytest.mark.parametrize(("ridge", "said"), [(0.9, "outside its interval"), (0.7, "inside its interval"), (0.6, "")])

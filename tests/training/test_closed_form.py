@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from stages.heads import ridge
+from stages.heads.contract import gram_matrix
 from stages.training import closed_form
 from stages.training.data import HeadData, SplitData
 from stages.training.model import TrainResult
@@ -42,7 +43,8 @@ def toy(columns: int, train: int = 60, val: int = 40, noise: float = 2.0) -> Hea
 def test_every_strength_is_solved_as_numpy_does(rows: int, columns: int) -> None:
     random = np.random.default_rng(1)
     x, y = random.normal(size=(rows, columns)), random.normal(size=(rows, 3))
-    actual = ridge._solve(torch.from_numpy(x), torch.from_numpy(y))
+    vectors = torch.from_numpy(x)
+    actual = ridge._solve(vectors, gram_matrix(vectors), torch.from_numpy(y))
     assert ridge.STRENGTHS == (1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100, 1000, 10_000)
     for strength, weights in zip(ridge.STRENGTHS, actual, strict=True):
         expected = np.linalg.solve(x.T @ x + strength * rows * np.eye(columns), x.T @ y)
@@ -54,7 +56,7 @@ def test_primal_and_dual_agree() -> None:
     x = torch.randn(12, 12, generator=random, dtype=torch.float64)
     y = torch.randn(12, 4, generator=random, dtype=torch.float64)
     wide = torch.cat([x, torch.zeros(12, 1, dtype=torch.float64)], 1)  # a column of zeros makes it dual
-    for primal, dual in zip(ridge._solve(x, y), ridge._solve(wide, y), strict=True):
+    for primal, dual in zip(ridge._solve(x, gram_matrix(x), y), ridge._solve(wide, gram_matrix(wide), y), strict=True):
         torch.testing.assert_close(dual[:-1], primal, rtol=1e-8, atol=1e-10)
         assert not dual[-1].any()
 
