@@ -160,7 +160,8 @@ def choice(run: RunResults) -> str:
     ]
     for row in [row for row in others if row.head != best.head and row.val_accuracy is not None][:1]:
         points = 100 * ((best.val_accuracy or 0) - (row.val_accuracy or 0))
-        sentences.append(f"The best with another head is {row.name}, {points:.1f} points below.")
+        distance = f"{points:.1f} points below" if points else "level with it"
+        sentences.append(f"The best with another head is {row.name}, {distance}.")
     sentences.append(f"One validation image is {100 / run.metrics['n_val']:.1f} points.")
     sentences.append("lr is the rate of mlp alone; the other heads have none.")
     return " ".join(sentences)

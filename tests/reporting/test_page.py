@@ -149,7 +149,10 @@ def test_closed_form_head_has_a_sentence_instead_of_curves(made: Made, reported:
 
 @pytest.mark.parametrize(
     ("second", "reason"),
-    [(0.8, "more than with any other. The best with another head is mlp"), (0.9, "the simplest of 2 that are level.")],
+    [
+        (0.8, "more than with any other. The best with another head is mlp"),
+        (0.9, "the simplest of 2 that are level. The best with another head is mlp with normalize=l2, level with it."),
+    ],
 )
 def test_the_candidates_of_auto_are_listed_with_the_reason(
     made: Made, reported: Reported, second: float, reason: str
