@@ -215,8 +215,8 @@ def test_the_workers_that_a_node_holds(node: dict[str, float], cpus: int, gpus: 
 
 
 def test_ray_is_asked_for_only_where_it_is_needed(params: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    with stage.workers(params().extract) as chosen:
+    with stage.connect_workers(params().extract) as chosen:
         assert chosen is LOCAL
     monkeypatch.setattr(stage, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"`extract.cluster`: local needs Ray: pip install '.\[ray\]', or take none"):
-        stage.workers(params(extract={"cluster": "local"}).extract)
+        stage.connect_workers(params(extract={"cluster": "local"}).extract)
