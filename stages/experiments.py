@@ -20,6 +20,7 @@ EXAMPLES = """\
   python -m stages.experiments --commits 5"""
 WIDTH = 120  # characters of a line where there is no terminal, and at most
 NUMBERS = 4  # metrics in the table
+FILES = ("reports/metrics.json", "", "params.yaml")  # whose columns count; of one name in two of them the last
 Row = Mapping[str, Any]  # of DVC's table: columns of its own, metrics and knobs, each by its flat name
 
 
@@ -42,9 +43,25 @@ def rows(commits: int) -> list[Row]:
     from dvc.scm import SCMError
 
     try:
-        return list(exp_show(num=commits))
+        return [plain(row) for row in exp_show(num=commits)]
     except (DvcException, SCMError) as error:
         raise UserError(f"DVC cannot list experiments here ({error}): run this in a checkout with a commit.") from None
+
+
+def plain(row: Row) -> Row:
+    """A row of DVC's table with each number under its own name, and None where there is no number.
+
+    DVC puts the file before a name that two files have (`params.yaml:lr`, as reports/lr_sweep.json has an lr too).
+    Where a file is missing or another experiment has other metrics, it writes a text in place of a number.
+    """
+    values = dict[str, Any]()
+    for source in FILES:
+        for column, value in row.items():
+            file, _, name = column.rpartition(":")
+            if file == source:
+                is_metric = name.removeprefix(table.VAL) in table.METRICS
+                values[name] = None if is_metric and not isinstance(value, int | float) else value
+    return values
 
 
 def lines(shown: Sequence[Row], width: int) -> list[str]:

@@ -30,7 +30,7 @@ MAX_BYTES = 1 << 20
 AUTO = "literal['auto']"  # how pydantic calls one of two kinds of values
 KINDS = ("constrained-float", "constrained-int", "float", "int")  # and the other
 ALIASES = {  # what other programs call a knob
-    **dict.fromkeys(("learning_rate", "rate", "base_lr"), "lr"),
+    **dict.fromkeys(("learning_rate", "learningrate", "rate", "base_lr"), "lr"),
     **dict.fromkeys(("model", "network", "arch", "architecture", "encoder"), "backbone"),
     **dict.fromkeys(("batch", "bs"), "batch_size"),
     **dict.fromkeys(("n_epochs", "num_epochs", "max_epochs"), "epochs"),

@@ -34,6 +34,7 @@ def main(params: Params) -> dict[str, object]:
         files.write_text(paths.REPORTS / "report.md", page.markdown(found, drawn))
         _write_figures(pngs.result())
     files.write_json_lines(paths.REPORTS / "bad_images.jsonl", found.bad)
+    print(f"report: the page is {PAGE}; `python -m stages.report --open` shows it")
     return {"pictures": album.shown, "pictures missing": len(album.missing), "bytes": PAGE.stat().st_size}
 
 

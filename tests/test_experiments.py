@@ -46,6 +46,21 @@ def test_a_line_is_not_wider_than_the_terminal() -> None:
     assert max(map(len, texts)) == 100 and texts[-1].endswith("…")
 
 
+@pytest.mark.parametrize("text", ["!", "None", "-", None])
+def test_a_number_that_dvc_does_not_have_is_a_dash(text: str | None) -> None:
+    row = experiments.plain(experiment("boxes", top1=text))
+    assert experiments.lines([HEAD, row], 120)[2].split()[:2] == ["boxes", "–"]
+
+
+def test_a_knob_with_the_name_of_a_metric_is_the_knob() -> None:
+    def of_dvc(rev: str, lr: float) -> experiments.Row:
+        row = {name: value for name, value in HEAD.items() if name != "lr"} | {"rev": rev}
+        columns = {"params.yaml:lr": lr, "reports/lr_sweep.json:lr": 0.2, "reports/metrics.json:lr": 0.3}
+        return experiments.plain(columns | row)
+
+    assert experiments.lines([of_dvc("main", 0.001), of_dvc("other", 0.004)], 120)[2].endswith("lr=0.004")
+
+
 @pytest.mark.parametrize("prefix", ["", "val_"])
 def test_the_numbers_are_those_of_the_task(prefix: str) -> None:
     row = {"Experiment": None, "rev": "main"} | OWN | {f"{prefix}map_50": 0.5, f"{prefix}map_75": 0.2, "dataset": "x"}

@@ -145,9 +145,9 @@ class Comparison:
         """The result in one or two sentences."""
         count, metric = len(self.revisions), METRICS[self.headline]
         if self.best is None:
-            return (
-                f"The {count} revisions were not evaluated on the same images, so none of them can be called the best."
-            )
+            alike = self._most_alike()
+            answer = f"The {count} revisions were not evaluated on the same images, so none can be called the best."
+            return f"{answer} These can be compared: `python -m stages.compare {' '.join(alike)}`." if alike else answer
         interval, best = self.interval(self.best), self.best.score(self.headline)
         score = f"{metric.text(best)} {metric.title}{f' ({interval})' if interval else ''}"
         equal = [revision.name for revision in self.revisions if revision.score(self.headline) == best]
@@ -155,6 +155,12 @@ class Comparison:
             return f"{', '.join(equal)} are equally good, the best of {count}: {score}."
         paired = self.pair_of(self.best) or (self.pairs[0] if count == 2 and self.pairs else None)
         return f"{self.best.name} is the best of {count}: {score}. {paired.sentence if paired else ''}".strip()
+
+    def _most_alike(self) -> list[str]:
+        """Names of the most revisions that were evaluated on the same images; none where no two were."""
+        groups = [[other for other in self.revisions if same_images(one, other)] for one in self.revisions]
+        largest = max(groups, key=len)
+        return [revision.name.partition(" ")[0] for revision in largest] if len(largest) > 1 else []
 
     def caveats(self) -> list[str]:
         """What a reader must know before trusting the answer."""

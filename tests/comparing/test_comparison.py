@@ -12,6 +12,8 @@ from dataclasses import replace
 from itertools import product
 from math import comb
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from stages import compare, paths
-from stages.comparing import revisions
+from stages.comparing import comparison, revisions
 from stages.comparing.comparison import Comparison, mcnemar
 from stages.comparing.revisions import WORKSPACE
 from stages.errors import UserError
@@ -333,3 +335,14 @@ def test_works_in_a_browser(task: str) -> None:
             assert page.locator("tbody th").first.inner_text() == "better"
         chromium.close()
     assert wrong == []
+
+
+def test_revisions_that_can_be_compared_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def revision(name: str, images: int) -> Any:
+        return SimpleNamespace(name=name, images=images, metrics={"task": "classification", "top1": 0.5})
+
+    monkeypatch.setattr(comparison, "same_images", lambda one, other: one.images == other.images)
+    revisions = [revision("HEAD", 0), revision("workspace (b)", 1), revision("a", 1)]
+    answer = comparison.Comparison(revisions).answer()
+    assert answer.endswith("These can be compared: `python -m stages.compare workspace a`.")
+    assert comparison.Comparison(revisions[:2]).answer().endswith("none can be called the best.")

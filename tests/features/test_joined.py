@@ -111,7 +111,10 @@ def test_what_is_consumed_is_compared_with_params(
     ("knobs", "message"),
     [
         ({"backbone": "resnet18+resnet81"}, "did you mean resnet"),
-        ({"backbone": "resnet18+resnet34", "cut": "map"}, "joins the vectors of 2 networks, which needs cut=pooled, found cut=map"),
+        (
+            {"backbone": "resnet18+resnet34", "cut": "map"},
+            "the vectors of 2 networks, which needs cut=pooled, found cut=map",
+        ),
         ({"backbone": "resnet18+resnet34", "weights": "random+random+random"}, "3 weights for the 2 networks"),
     ],
 )
