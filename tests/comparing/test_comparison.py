@@ -339,7 +339,9 @@ def test_works_in_a_browser(task: str) -> None:
 
 def test_revisions_that_can_be_compared_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def revision(name: str, images: int) -> Any:
-        return SimpleNamespace(name=name, images=images, metrics={"task": "classification", "top1": 0.5})
+        return SimpleNamespace(
+            name=name, images=images, metrics={"task": "classification", "top1": 0.5}, score=lambda _: 0.5
+        )
 
     monkeypatch.setattr(comparison, "same_images", lambda one, other: one.images == other.images)
     revisions = [revision("HEAD", 0), revision("workspace (b)", 1), revision("a", 1)]
