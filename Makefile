@@ -1,7 +1,7 @@
 # make repro            install, run the pipeline on the built-in data, print the answer
 # make repro SCENES=8   the same, small: 8 scenes per class
 # make repro CPU=0      take torch with CUDA; without it a Linux machine that shows no NVIDIA device takes the small one
-# make test             install and run the tests; make test-all runs the slow ones too
+# make test             install and run the tests, two files at a time; make test-all runs the slow ones too
 # make lint             ruff and mypy
 # make lock             write the installed versions to requirements.lock
 # make help             this list
@@ -23,7 +23,7 @@ repro: .venv/installed
 	@echo "Files in reports/ that git calls changed are normal: another processor computes other last digits."
 
 test: .venv/installed
-	pytest -m "not slow"
+	pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: .venv/installed
 	pytest
