@@ -41,7 +41,7 @@ help:
 	@case "$$(uname -s)" in Linux|Darwin) ;; *) echo "coldcut runs on Linux and macOS."; exit 1;; esac
 	@echo "Installing packages into .venv: $(if $(filter 1,$(CPU)),about 2 GB,6.8 GB with CUDA). pip says nothing for some minutes."
 	@test -d .venv || $(PYTHON) -m venv .venv
-	@$(if $(filter 1,$(CPU)),$(PIP) $(WITHOUT_CUDA) || echo "download.pytorch.org does not answer: torch comes from PyPI, with CUDA (6.8 GB).")
+	@$(if $(filter 1,$(CPU)),$(PIP) $(WITHOUT_CUDA) || echo "download.pytorch.org does not answer: torch comes from PyPI with CUDA (6.8 GB).")
 	@$(PIP) ".[dev]"
 	@touch $@
 
