@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from stages import download, evaluate, extract, index, lr_sweep, paths, recipe, report, split, train
+from stages import download, evaluate, extract, index, lr_sweep, paths, recipe, report, review, split, train
 from stages.params import Params, load
 from tests import defaults
 from tests.datasets import miniature
 
-STAGES = (index, split, extract, lr_sweep, train, evaluate, report)
+STAGES = (index, split, extract, review, lr_sweep, train, evaluate, report)
 QUICK: dict[str, Any] = {"weights": "random", "epochs": 2, "batch_size": 8, "lr_sweep.steps": 10}
 PARTS = {"train": 15, "val": 9, "test": 15}  # of the miniature archive, by the notebook's protocol
 COUNTS = {

@@ -24,7 +24,7 @@ from stages import paths
 
 REPO = Path(__file__).parents[2]
 OUT = paths.TIMINGS / "bench-scale.json"
-STAGES = ("index", "split", "extract", "lr_sweep", "train", "evaluate", "report")
+STAGES = ("index", "split", "extract", "review", "lr_sweep", "train", "evaluate", "report")
 SIDE, CLASSES, DETECTION = 32, 80, 7.3  # pixels; classes and mean boxes an image of COCO's 118,287 train images
 KNOBS = {"dataset": "coco", "backbone": "resnet18", "weights": "random", "cut": "map", "image_size": 64,
          "head": "grid", "monitor": "val_map_50", "epochs": 1, "hidden": 32}  # fmt: skip

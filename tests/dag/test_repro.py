@@ -65,7 +65,7 @@ def test_a_temporary_run_reuses_the_store(project: Project) -> None:
         ("lr: fast", "`lr` must be a valid number, found 'fast'"),
         ("lrr: 0.1", "`lrr` is not a parameter; did you mean lr?"),
         ("backbone: resnet81", "did you mean resnet18"),
-        ("cut: map@4", "`cut` must be pooled, map, map@16"),
+        ("cut: map@4", "`cut` must be pooled, cls, "),
         ("root: /nowhere", "there is no folder '/nowhere'"),
         ("weights: IMAGENET1K_V7", "has no weights 'IMAGENET1K_V7'"),
         ("dataset: logo", "did you mean logos"),
