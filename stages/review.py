@@ -97,7 +97,8 @@ def run() -> None:
     arguments = parser.parse_args()
     if arguments.apply:
         command.run(apply, arguments)
-    run_stage("review", main, announce=_what)
+    else:
+        run_stage("review", main, announce=_what)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Commands that messages and the README advise: each is one that DVC, git, pip, make or this project has."""
+"""Commands that messages, the README and docs/ advise: each is one that DVC, git, pip, make or this project has."""
 
 import ast
 import importlib
@@ -35,10 +35,11 @@ def messages(path: Path) -> Iterator[str]:
 
 
 def advised() -> list[str]:
-    """Every command in backticks below `stages` and in the README, and every line of the README's shell blocks."""
-    paths = [*(REPO / "stages").rglob("*.py"), *(REPO / "stages").rglob("*.j2"), REPO / "README.md"]
+    """Every command in backticks below `stages` and in the pages, and every line of the pages' shell blocks."""
+    pages = [REPO / "README.md", *(REPO / "docs").glob("*.md")]
+    paths = [*(REPO / "stages").rglob("*.py"), *(REPO / "stages").rglob("*.j2"), *pages]
     found = {" ".join(words.split()) for path in paths for text in messages(path) for words in PATTERN.findall(text)}
-    for block in re.findall(r"```sh\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL):
+    for block in [block for page in pages for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)]:
         lines = block.replace("\\\n", " ").splitlines()
         found |= {line for line in lines if line.startswith(tuple(f"{tool} " for tool in TOOLS))}
     return sorted(line for line in found if not re.search(r"[….]{3}|…", line))
