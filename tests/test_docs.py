@@ -8,7 +8,7 @@ import pytest
 
 REPO = Path(__file__).parents[1]
 README = REPO / "README.md"
-PAGES = [README, *sorted((REPO / "docs").glob("*.md"))]
+PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
 
 
 def anchors(page: Path) -> set[str]:
