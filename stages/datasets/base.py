@@ -134,9 +134,10 @@ class UnusedFile:
 
 @dataclass(frozen=True, slots=True)
 class EmptyClass:
-    """A class without files."""
+    """A class without images, and why it has none."""
 
     label: str
+    reason: str = "its folder is empty"
 
 
 @dataclass(frozen=True, slots=True)

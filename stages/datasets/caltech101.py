@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stages.blocks import Block, Source
-from stages.datasets.base import DatasetOptions, Record
+from stages.datasets import tree
+from stages.datasets.base import DatasetOptions, Item, Record, UnusedFile
 from stages.errors import UserError
 
 FOLDER = "101_ObjectCategories"
@@ -26,16 +27,27 @@ class Options(DatasetOptions):
     source: Archives
 
 
-def scan(folder: Path, options: Options) -> Iterator[Record]:
-    """The images of every class folder, in path order.
+def scan(folder: Path, options: Options) -> Iterator[Item]:
+    """Every file below each class folder, in path order, and the images that lie elsewhere.
 
     Raises:
         UserError: the archive has another layout.
     """
-    homes = [path for path in sorted(folder.rglob(FOLDER)) if path.is_dir() and "__MACOSX" not in path.parts]
-    if not homes:
+    files = tree.read(folder).files
+    home = _home(tree.nested(files))
+    if not home:
         raise UserError(f"The archive of caltech101 holds no folder {FOLDER}: is it the official caltech-101.zip?")
-    for home in sorted(path for path in homes[0].iterdir() if path.is_dir()):
-        for path in sorted(home.iterdir()):
-            if path.is_file() and not path.name.startswith("."):
-                yield Record(path=path.relative_to(folder).as_posix(), label=home.name)
+    for label in sorted(home.folders):
+        yield from (Record(path, label) for path in home.folders[label].below())
+    in_classes = f"{home.path}/"
+    for path in files:
+        if not path.startswith(in_classes) and tree.named_as_image(path):
+            yield UnusedFile(path, f"it lies outside of {home.path}")
+    yield from (UnusedFile(path, "it lies in no class folder") for path in home.files)
+
+
+def _home(folder: tree.Folder) -> tree.Folder | None:
+    """The folder of the classes: the first of its name, from the top."""
+    if FOLDER in folder.folders:
+        return folder.folders[FOLDER]
+    return next((home for name in sorted(folder.folders) if (home := _home(folder.folders[name]))), None)

@@ -24,12 +24,16 @@ from pathlib import Path
 from typing import Literal
 
 from stages.blocks import Block, Source
-from stages.datasets.base import AnnotationFault, Box, DatasetOptions, Item, Record
-from stages.datasets.reasons import commonest
+from stages.datasets import tree
+from stages.datasets.base import AnnotationFault, Box, DatasetOptions, EmptyClass, Item, Note, Record, UnusedFile
+from stages.datasets.matching import ImageFinder, Match, slashed
 from stages.errors import UserError
 
-LISTS = {"trainset": "train", "valset-logosonly": "val", "valset-nologos": "val", "testset": "test"}
+LISTS = {"testset": "test", "trainset": "train", "valset-logosonly": "val", "valset-nologos": "val"}
+IMAGES, MASKS = "classes/jpg", "classes/masks"
 NO_LOGO = "no-logo"
+NOT_LISTED = "no list names it"
+HEADER = "x y width height"  # the first line of a file of boxes
 
 
 class Archives(Block):
@@ -49,57 +53,79 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
     """The images of the lists, each in the split that the protocol gives it.
 
     Raises:
-        UserError: the archive has another layout, or a list names files that do not exist.
+        UserError: the archive has another layout, or a list cannot be read.
     """
-    homes = sorted(path.parent for path in folder.rglob("trainset.relpaths.txt") if "__MACOSX" not in path.parts)
-    if not homes:
+    files = tree.read(folder).files
+    tops = [path.removesuffix("trainset.relpaths.txt") for path in files if path.endswith("trainset.relpaths.txt")]
+    if not tops:
         raise UserError("The archive of flickrlogos32 holds no trainset.relpaths.txt: is it FlickrLogos-32_dataset_v2?")
-    lists = {name: _listed(homes[0] / f"{name}.relpaths.txt") for name in LISTS}
-    missing = [(f"{name} names it", path) for name, paths in lists.items() for path in paths if not path.is_file()]
-    if missing:
-        reasons = commonest((kind, path.relative_to(homes[0]).as_posix()) for kind, path in missing)
-        raise UserError(
-            f"{len(missing)} image(s) of flickrlogos32's lists are not in the archive: {reasons}. Ask its owners."
-        )
+    home = folder / tops[0]
+    images = [path.removeprefix(tops[0]) for path in files if path.startswith(f"{tops[0]}{IMAGES}/")]
+    finder, split_of, repeated = ImageFinder(home, images), dict[Match, str](), 0
     for name, split in LISTS.items():
         seen = defaultdict[str, int](int)
-        for path in lists[name]:
-            brand = path.parent.name.lower()  # some lists write HP, some hp
+        for match in finder.find_all(_entries(home / f"{name}.relpaths.txt")):
+            brand = _brand(match.path)
             half = options.protocol == "notebook" and split == "val" and seen[brand] % 2 == 0
             seen[brand] += 1
-            yield from _image(folder, path, brand, "train" if half else split)
+            repeated += match in split_of
+            split_of.setdefault(match, "train" if half else split)
+    if repeated:
+        yield Note(f"{repeated} image(s) are listed again: the first of testset, trainset and the valsets counts")
+    for match, split in split_of.items():
+        annotation, objects, faults = _boxes(home, tops[0], match.path)
+        yield from faults
+        brand, problem = _brand(match.path), match.problem
+        problem = problem or ("" if brand else "it lies in no folder of a brand")
+        yield Record(tops[0] + match.path, brand, objects, split=split, annotation=annotation, problem=problem)
+    brands, listed = {_brand(match.path) for match in split_of}, {match.path for match in split_of}
+    for path in (path for path in images if path not in listed):
+        _, objects, faults = _boxes(home, tops[0], path)
+        yield from (fault for fault in faults if fault.objects)
+        yield UnusedFile(tops[0] + path, NOT_LISTED, objects=len(objects))
+        if _brand(path) not in brands:
+            yield EmptyClass(_brand(path), NOT_LISTED)
 
 
-def _listed(file: Path) -> list[Path]:
+def _entries(file: Path) -> list[str]:
     """The images that a list names."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The list {file.name} of flickrlogos32 cannot be read: {error}") from None
-    return [file.parent / line.replace("\\", "/").removeprefix("./") for line in filter(None, map(str.strip, lines))]
+    return [slashed(line) for line in lines if line.strip()]
 
 
-def _image(folder: Path, path: Path, brand: str, split: str) -> Iterator[Item]:
-    """The record of an image, and what is broken in its file of boxes; photographs without a logo have no such file."""
-    name = path.relative_to(folder).as_posix()
-    if brand == NO_LOGO:
-        yield Record(name, brand, split=split)
-        return
-    masks = path.parents[2] / "masks"
-    home = masks / path.parent.name if (masks / path.parent.name).is_dir() else masks / brand
-    file = home / f"{path.name}.bboxes.txt"
-    annotation, objects = file.relative_to(folder).as_posix(), list[Box]()
+def _brand(path: str) -> str:
+    """The folder below those of all images, in lower case (some lists write HP, some hp); empty if there is none."""
+    first, slash, _ = path.removeprefix(f"{IMAGES}/").partition("/")
+    return first.lower() if slash else ""
+
+
+def _boxes(home: Path, top: str, path: str) -> tuple[str, tuple[Box, ...], list[AnnotationFault]]:
+    """The file of an image's boxes, the boxes, and what is broken in it; without a logo there is no such file.
+
+    Args:
+        home: the folder of the lists.
+        top: the same below the folder that is read, with a slash at its end if it is not empty.
+        path: of the image below `home`.
+    """
+    brand, below = _brand(path), f"{path.removeprefix(f'{IMAGES}/')}.bboxes.txt"
+    names = (f"{MASKS}/{below}", f"{MASKS}/{brand}/{below.partition('/')[2]}")  # masks of HP lie in hp
+    name = next((name for name in names if (home / name).is_file()), names[-1])
+    if brand == NO_LOGO and not (home / name).is_file():
+        return "", (), []
+    objects, faults = list[Box](), list[AnnotationFault]()
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()[1:]  # the first says `x y width height`
+        lines = (home / name).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        yield AnnotationFault(annotation, f"the boxes cannot be read: {getattr(error, 'strerror', error)}", name)
-        lines = []
-    for line in filter(None, map(str.strip, lines)):
+        reason = f"the boxes cannot be read: {getattr(error, 'strerror', error)}"
+        return top + name, (), [AnnotationFault(top + name, reason, top + path)]
+    for line in (line for line in lines if line.split() not in ([], HEADER.split())):
         try:
             x, y, width, height = map(int, line.split())
             objects.append(Box(brand, (x, y, x + width, y + height)))
         except ValueError:
-            yield AnnotationFault(
-                annotation, "expected x y width height", f"{name} has {line!r}", objects=1, label=brand
-            )
-    yield Record(name, brand, tuple(objects), split, annotation)
+            found = f"{top}{path} has {line!r}"
+            faults.append(AnnotationFault(top + name, f"expected {HEADER}", found, objects=1, label=brand))
+    return top + name, tuple(objects), faults

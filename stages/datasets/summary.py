@@ -64,7 +64,8 @@ class IndexSummary:
             ("the image stands under several classes", [file for same in contents.conflicts for file in same]),
         ):
             counts[reason] += sum(len(file.record.objects) for file in unused)
-        counts["`exclude` names it"] += sum(item.objects for item in self.left_out)
+        for item in self.left_out:
+            counts[item.reason] += item.objects
         counts["`exclude` names it"] += sum(record.excluded for record in self.records)
         return {reason: count for reason, count in counts.most_common() if count}
 
@@ -217,7 +218,8 @@ class IndexSummary:
         why += [(fault.kind, fault.path) for fault in self.faults if fault.label == label]
         if not why:
             mentioned = any(label in _labels(file) for file in contents.used)
-            return "its objects cannot be used" if mentioned else "its folder is empty"
+            empty = next((item for item in self.items if isinstance(item, EmptyClass) and item.label == label), None)
+            return "its objects cannot be used" if mentioned or not empty else empty.reason
         return commonest(why)
 
 

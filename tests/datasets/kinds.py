@@ -6,10 +6,14 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import cycle
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import escape
+
+from stages.datasets import caltech101, flickrlogos32, voc
 
 Corners = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels from 0, right and bottom exclusive
 SIZE = (48, 40)
@@ -41,15 +45,27 @@ class Annotated:
 
 @dataclass(frozen=True)
 class Reader:
-    """A dataset that reads a user's folder: how a set is written for it, and which knobs it needs."""
+    """How a set is written for a dataset, and which knobs it needs.
+
+    Attributes:
+        write: writes the annotations.
+        images: the folder of the images.
+        options: of its block below `datasets`.
+        class_folders: whether the folder of an image is its class.
+        objects: whether it reads objects.
+        labels: the classes that it knows; empty if it takes any.
+    """
 
     write: Callable[[Path, Sequence[Annotated]], None]
-    images: str  # folder of the images
+    images: str
     options: dict[str, Any] = field(default_factory=dict)
+    class_folders: bool = False
+    objects: bool = True
+    labels: tuple[str, ...] = ()
 
 
-def write_coco(root: Path, images: Sequence[Annotated]) -> None:
-    """`all.json` beside the folder of images."""
+def write_coco(root: Path, images: Sequence[Annotated], name: str = "all.json") -> None:
+    """One file of annotations."""
     labels = sorted({label for image in images for label, _ in image.objects} | {"ant"})
     annotations = [
         {"image_id": number, "category_id": labels.index(label), "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0}
@@ -64,7 +80,14 @@ def write_coco(root: Path, images: Sequence[Annotated]) -> None:
     ]
     categories = [{"id": number, "name": label} for number, label in enumerate(labels)]
     tree = {"images": described, "annotations": annotations, "categories": categories}
-    (root / "all.json").write_text(json.dumps(tree))
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(json.dumps(tree))
+
+
+def write_coco2017(root: Path, images: Sequence[Annotated]) -> None:
+    """Two files of annotations, which share the images."""
+    write_coco(root, images[::2], "annotations/instances_train2017.json")
+    write_coco(root, images[1::2], "annotations/instances_val2017.json")
 
 
 def write_csv(root: Path, images: Sequence[Annotated]) -> None:
@@ -83,8 +106,9 @@ def voc_annotation(name: str) -> str:
     return re.sub(r"(?i)\.(jpe?g|png|heic|txt)$", "", name) + ".xml"
 
 
-def write_voc(root: Path, images: Sequence[Annotated]) -> None:
+def write_voc(root: Path, images: Sequence[Annotated], home: str = "") -> None:
     """One file per image in `Annotations`, called like it; corners from 1."""
+    (root / home / "Annotations").mkdir(parents=True, exist_ok=True)
     for image in images:
         if image.name is not None:
             objects = "".join(
@@ -93,7 +117,7 @@ def write_voc(root: Path, images: Sequence[Annotated]) -> None:
                 for label, (x1, y1, x2, y2) in image.objects
             )
             size = f"<size><width>{image.size[0]}</width><height>{image.size[1]}</height></size>"
-            path = root / "Annotations" / voc_annotation(image.called)
+            path = root / home / "Annotations" / voc_annotation(image.called)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"<annotation>{size}{objects}</annotation>", encoding="utf-8")
 
@@ -102,13 +126,38 @@ def write_folder(root: Path, images: Sequence[Annotated]) -> None:
     """Nothing: classes are folders."""
 
 
+def write_flickrlogos32(root: Path, images: Sequence[Annotated]) -> None:
+    """Lists that name the images in turn, and a file of boxes for every image that is there."""
+    lists: dict[str, list[str]] = {name: [] for name in flickrlogos32.LISTS}
+    home = root / "FlickrLogos-v2"
+    for image, entries in zip(images, cycle(lists.values())):
+        if image.name is not None:
+            entries.append(f"classes/jpg/{image.called}")
+        if image.data is not None:
+            lines = [f"{x1:g} {y1:g} {x2 - x1:g} {y2 - y1:g}" for _, (x1, y1, x2, y2) in image.objects]
+            boxes = home / "classes/masks" / f"{image.path}.bboxes.txt"
+            boxes.parent.mkdir(parents=True, exist_ok=True)
+            boxes.write_text("\n".join(["x y width height", *lines, ""]))
+    for name, entries in lists.items():
+        (home / f"{name}.relpaths.txt").write_text("\n".join([*entries, ""]), encoding="utf-8")
+
+
 READERS = {
     "coco": Reader(write_coco, "images", {"annotations": {"all": "all.json"}}),
     "csv": Reader(write_csv, "images"),
     "voc": Reader(write_voc, "JPEGImages"),
-    "folder": Reader(write_folder, "."),
+    "folder": Reader(write_folder, ".", class_folders=True, objects=False),
 }
-BOXES = [name for name in READERS if name != "folder"]
+BOXES = [name for name in READERS if READERS[name].objects]
+SENT = {"source": {"images": {"url": __file__}}}  # a file that is there
+BLOOD_CELLS = ("RBC", "WBC", "Platelets")
+ARCHIVES = {  # as they are unpacked
+    "bccd": Reader(partial(write_voc, home="BCCD"), "BCCD/JPEGImages", labels=BLOOD_CELLS),
+    "caltech101": Reader(write_folder, f"caltech-101/{caltech101.FOLDER}", class_folders=True, objects=False),
+    "coco2017": Reader(write_coco2017, "images"),
+    "flickrlogos32": Reader(write_flickrlogos32, "FlickrLogos-v2/classes/jpg", SENT, class_folders=True),
+    "voc2007": Reader(partial(write_voc, home="VOC2007"), "VOC2007/JPEGImages", labels=voc.CLASSES[:4]),
+}
 
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "as it is": lambda path: path,
@@ -127,13 +176,12 @@ ONLY_IN_TEXT = ("backslashes", "of another machine", "upwards")  # what no file 
 
 def write(reader: str, root: Path, images: Sequence[Annotated]) -> dict[str, Any]:
     """Writes a set; returns the knobs to read it with."""
-    home = root / READERS[reader].images
+    chosen = (READERS | ARCHIVES)[reader]
+    home = root / chosen.images
     for image in images:
         if image.data is not None:
             (home / image.path).parent.mkdir(parents=True, exist_ok=True)
             (home / image.path).write_bytes(image.data)
     home.mkdir(parents=True, exist_ok=True)
-    READERS[reader].write(root, images)
-    if reader == "voc":
-        (root / "Annotations").mkdir(exist_ok=True)
-    return {"dataset": reader, "root": str(root), "datasets": {reader: READERS[reader].options}}
+    chosen.write(root, images)
+    return {"dataset": reader, "root": str(root), "datasets": {reader: chosen.options}}

@@ -11,6 +11,7 @@ import pytest
 from stages import download, index, paths
 from stages.blocks import Source
 from stages.datasets import caltech101, index_file
+from stages.datasets.base import Record, UnusedFile
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
 
@@ -50,10 +51,26 @@ def unpacked(archive: Path, tmp_path: Path) -> Path:
 
 
 def test_the_images_of_every_class(unpacked: Path) -> None:
-    records = list(caltech101.scan(unpacked, options()))
-    assert [record.label for record in records] == [label for label in CLASSES for _ in range(4)]
+    records = [item for item in caltech101.scan(unpacked, options()) if isinstance(item, Record)]
+    images = [record for record in records if record.path.endswith(".jpg")]
+    assert [record.label for record in images] == [label for label in CLASSES for _ in range(4)]
+    assert {record.path.rpartition("/")[2] for record in records if record not in images} == {".DS_Store"}
     assert records[0].path == "caltech-101/101_ObjectCategories/BACKGROUND_Google/image_0001.jpg"
     assert all((unpacked / record.path).is_file() and record.split is None for record in records)
+
+
+def test_images_outside_of_the_classes_are_told(unpacked: Path, jpeg: Callable[..., bytes]) -> None:
+    home = unpacked / "caltech-101/101_ObjectCategories"
+    for path in (home / "loose.jpg", unpacked / "caltech-101/elsewhere.jpg", home / "Faces/more/deep.jpg"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(jpeg(99))
+    items = list(caltech101.scan(unpacked, options()))
+    unused = {item.path.rpartition("/")[2]: item.reason for item in items if isinstance(item, UnusedFile)}
+    assert unused == {
+        "elsewhere.jpg": "it lies outside of caltech-101/101_ObjectCategories",
+        "loose.jpg": "it lies in no class folder",
+    }
+    assert any(isinstance(item, Record) and item.path.endswith("Faces/more/deep.jpg") for item in items)
 
 
 def test_another_archive(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import pytest
 from stages import download, index, paths, split
 from stages.blocks import Source
 from stages.datasets import flickrlogos32, index_file, splits
-from stages.datasets.base import AnnotationFault, Box, Record
+from stages.datasets.base import AnnotationFault, Box, EmptyClass, Item, Note, Record, UnusedFile
 from stages.datasets.unpack import unpack
 from stages.errors import UserError
 from tests.datasets import miniature
 
-Items = list[Record | AnnotationFault]
+Items = list[Item]
 
 
 def scanned(archive: Path, protocol: str = "notebook") -> Items:
@@ -80,10 +80,51 @@ def test_boxes_are_read_from_the_masks_and_brands_are_lower_case(tmp_path: Path)
     assert all(not record.objects for record in records.values() if record.label == "no-logo")
 
 
-def test_a_list_that_names_a_missing_file(tmp_path: Path) -> None:
-    missing = "classes/jpg/adidas/000001.jpg"
-    with pytest.raises(UserError, match=rf"2 image\(s\) .* in the archive: 2 x trainset names it \(such as {missing}"):
-        scanned(miniature.flickrlogos32(tmp_path / "logos.zip", missing=[missing, "classes/jpg/ups/000004.jpg"]))
+def test_a_listed_image_that_is_not_there_is_bad(tmp_path: Path) -> None:
+    missing = ["classes/jpg/adidas/000001.jpg", "classes/jpg/ups/000004.jpg"]
+    items = scanned(miniature.flickrlogos32(tmp_path / "logos.zip", missing=missing))
+    problems = {item.path: item.problem for item in items if isinstance(item, Record) and item.problem}
+    assert problems == {f"FlickrLogos-v2/{path}": "the image is not there" for path in missing}
+
+
+def rewritten(archive: Path, changes: dict[str, str | None]) -> Path:
+    """A copy of an archive with other contents of some members; None leaves one out."""
+    copy = archive.with_name("rewritten.zip")
+    with zipfile.ZipFile(archive) as packed, zipfile.ZipFile(copy, "w") as changed:
+        for entry in packed.namelist():
+            if (content := changes.get(entry, packed.read(entry))) is not None:
+                changed.writestr(entry, content)
+    return copy
+
+
+def test_lists_may_spell_images_otherwise_and_repeat_them(tmp_path: Path) -> None:
+    archive = miniature.flickrlogos32(tmp_path / "logos.zip", brands=["HP", "ups"], train=2, val=2, test=1, no_logo=2)
+    train = ".\\classes\\jpg\\hp\\000000.JPG\nclasses/jpg/hp/000001.jpg\nclasses/jpg/hp/000001.jpg\n"
+    items = scanned(rewritten(archive, {"FlickrLogos-v2/trainset.relpaths.txt": train}))
+    records = [item for item in items if isinstance(item, Record) and item.label == "hp" and item.split == "train"]
+    names = [record.path.rpartition("/")[2] for record in records]
+    assert names == ["000000.jpg", "000001.jpg", "000004.jpg"] and not any(record.problem for record in records)
+    assert [item.text for item in items if isinstance(item, Note)] == [
+        "1 image(s) are listed again: the first of testset, trainset and the valsets counts"
+    ]
+    unused = [item for item in items if isinstance(item, UnusedFile)]
+    assert [item.path.rpartition("/")[2] for item in unused] == ["000002.jpg", "000003.jpg"]  # trainset's of ups
+    assert [item.objects for item in unused] == [1, 2]
+
+
+def test_a_brand_that_no_list_names_is_told(tmp_path: Path) -> None:
+    archive = miniature.flickrlogos32(tmp_path / "logos.zip", brands=["a", "b"], train=1, val=1, test=1, no_logo=2)
+    lists = ("trainset", "valset-logosonly", "testset")
+    with zipfile.ZipFile(archive) as packed:
+        texts = {name: packed.read(f"FlickrLogos-v2/{name}.relpaths.txt").decode("utf-8-sig") for name in lists}
+    without = {
+        f"FlickrLogos-v2/{name}.relpaths.txt": "".join(
+            line for line in text.splitlines(keepends=True) if "/b/" not in line
+        )
+        for name, text in texts.items()
+    }
+    items = scanned(rewritten(archive, without))
+    assert {item for item in items if isinstance(item, EmptyClass)} == {EmptyClass("b", "no list names it")}
 
 
 def test_another_archive(tmp_path: Path) -> None:
@@ -95,19 +136,12 @@ def test_another_archive(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, "x y width height\n1 2 three 4\n", "x y width height\n1 2 3\n"])
 def test_broken_boxes_are_told_with_their_file(tmp_path: Path, content: str | None) -> None:
-    archive = miniature.flickrlogos32(tmp_path / "whole.zip")
     name = "FlickrLogos-v2/classes/masks/adidas/000000.jpg.bboxes.txt"
-    with zipfile.ZipFile(archive) as packed, zipfile.ZipFile(tmp_path / "logos.zip", "w") as changed:
-        for entry in packed.namelist():
-            if entry != name:
-                changed.writestr(entry, packed.read(entry))
-        if content is not None:
-            changed.writestr(name, content)
-    items = scanned(tmp_path / "logos.zip")
+    items = scanned(rewritten(miniature.flickrlogos32(tmp_path / "logos.zip"), {name: content}))
     broken = [item for item in items if isinstance(item, AnnotationFault)]
     assert [item.path for item in broken] == [name]
     assert "000000.jpg" in broken[0].reason
-    first = next(item for item in items if isinstance(item, Record))
+    first = next(item for item in items if isinstance(item, Record) and item.path.endswith("/000000.jpg"))
     assert first.objects == () and first.label == "adidas"
 
 
