@@ -245,10 +245,10 @@ def _check_backbone(params: Params, path: str) -> None:
     networks = names.joined(params.backbone, params.weights)
     for name, weights in networks:
         names.check(name, weights)
-    if len(networks) > 1 and params.cut != "pooled":
+    if len(networks) > 1 and not names.is_vector(params.cut):
         raise UserError(
-            f"{path}: `backbone` {params.backbone} joins the vectors of {len(networks)} networks, which needs "
-            f"cut=pooled, found cut={params.cut}."
+            f"{path}: `backbone` {params.backbone} joins the vectors of {len(networks)} networks, which needs a cut "
+            f"that gives vectors (pooled, {', '.join(names.TOKEN_CUTS)}), found cut={params.cut}: take cut=pooled."
         )
 
 

@@ -32,6 +32,7 @@ COUNTS = (1, 3, 50)
 KINDS: dict[str, dict[str, Any]] = {
     "classifier": {"head": "mlp"},
     "knn on two backbones": {"head": "knn", "backbone": "squeezenet1_1+resnet18"},
+    "tokens of two backbones": {"head": "linear", "backbone": f"{VIT}+timm:test_vit2", "cut": "avg"},
     "a rest that trained": {"head": "linear", "cut": "features.9", "tap": "pooled"},
     "tokens": {"head": "linear", "backbone": VIT, "cut": "cls+avg@4"},
     "blocks that trained": {"head": "linear", "backbone": VIT, "cut": "blocks.3", "tap": "cls"},

@@ -31,6 +31,7 @@ LABELS: dict[str, dict[str, Any]] = {
     "knn": {"head": "knn", "extract": {"dtype": "float32"}},
     "squeezenet": {"head": "squeezenet", "cut": "map"},
     "two backbones": {"head": "ridge", "backbone": "squeezenet1_1+resnet18", "views": 2, "decide": {"tta": True}},
+    "tokens of two backbones": {"head": "linear", "backbone": f"{VIT}+timm:test_vit2", "cut": "avg"},
     "a rest that trained": {"head": "linear", "cut": "features.9", "tap": "pooled"},
     "tokens": {"head": "mlp", "backbone": VIT, "cut": "cls+avg@4"},
     "the mean of tokens": {"head": "knn", "backbone": VIT, "cut": "avg"},

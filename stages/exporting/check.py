@@ -12,8 +12,9 @@ from stages.datasets import index_file, source, splits
 from stages.errors import UserError
 from stages.exporting.formats import Pixels, Runner
 from stages.exporting.network import OutputLayer, preprocessing
-from stages.features import h5, joined
+from stages.features import h5
 from stages.features.extraction import Spec, load_extractor
+from stages.features.joined import join_rows
 from stages.images.decode import decode, prepare
 from stages.images.header import BadImage
 from stages.params import load
@@ -100,19 +101,16 @@ def _features(predictor: Predictor, pixels: Pixels) -> torch.Tensor:
     """What the head takes, from views (N, 3, S, S), as the stage extract keeps it."""
     if predictor.provenance["cut"] == h5.INPUT:
         return torch.from_numpy(pixels).float()
-    per_backbone = [_layers(spec, pixels) for spec in predictor.specs]
-    layers = per_backbone[0]
-    if len(per_backbone) > 1:
-        layers = {joined.LAYER: np.concatenate([layers[joined.LAYER] for layers in per_backbone], 1)}
-    members = {h5.LAYER + name: layer[:, None] for name, layer in layers.items()}
+    per_backbone = [_members(spec, pixels) for spec in predictor.specs]
+    members = per_backbone[0] if len(per_backbone) == 1 else join_rows(per_backbone, predictor.provenance["cut"])
     members["views"] = np.zeros((len(pixels), 1, 2, 3), np.float32)
     extents = torch.ones((len(pixels), 2), dtype=torch.long)
     split = data.unlabelled(h5.Features(members, predictor.provenance), extents, predictor.params)
     return split.batch(torch.arange(len(pixels)))
 
 
-def _layers(spec: Spec, pixels: Pixels) -> dict[str, h5.Array]:
-    """Layer -> (N, …), computed in padded batches of the size that features are computed in."""
+def _members(spec: Spec, pixels: Pixels) -> dict[str, h5.Array]:
+    """Member -> (N, 1, …) of each layer, computed in padded batches of the size that features are computed in."""
     extractor, batches = load_extractor(spec), list[list[h5.Array]]()
     assert extractor.engine is not None
     size = extractor.batch_size
@@ -121,4 +119,4 @@ def _layers(spec: Spec, pixels: Pixels) -> dict[str, h5.Array]:
         padded = torch.cat([batch, torch.zeros((size - len(batch), *batch.shape[1:]), dtype=torch.uint8)])
         batches.append([layer[: len(batch)] for layer in extractor.engine(padded)])
     layers = zip(extractor.layers.items(), zip(*batches, strict=True), strict=True)
-    return {name: np.concatenate(parts).astype(dtype) for (name, (_, dtype)), parts in layers}
+    return {h5.LAYER + name: np.concatenate(parts)[:, None].astype(dtype) for (name, (_, dtype)), parts in layers}

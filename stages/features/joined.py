@@ -1,6 +1,7 @@
 """Several backbones as one: their vectors side by side, from the rows that each of them has in the store.
 
-`efficientnet_lite0+efficientnet_lite2` computes nothing that was computed for either before.
+`efficientnet_lite0+efficientnet_lite2` computes nothing that was computed for either before. With several views, a
+vector is of one view of an image: a view is the same crop for every backbone, at the input size of each.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,6 @@ from stages import files
 from stages.features import h5
 from stages.features.extraction import LOCAL, Extracted, ImageRef, Spec, Workers, extract
 
-LAYER = "pooled"
 BLOCK = 1024  # rows joined at a time
 
 
@@ -39,17 +39,28 @@ def extract_joined(
 
 def _join(files: Sequence[h5.Features], out: Path) -> None:
     """Writes one file of the vectors of several; the views' maps are those of the first."""
-    rows, views = files[0].layers[LAYER].shape[:2]
-    columns = sum(file.layers[LAYER].shape[2] for file in files)
-    members = h5.layout(rows, views, {LAYER: ((columns,), files[0].layers[LAYER].dtype.str[1:])})
+    ((layer, vectors),) = files[0].layers.items()
+    rows, views = vectors.shape[:2]
+    columns = sum(file.layers[layer].shape[2] for file in files)
+    members = h5.layout(rows, views, {layer: ((columns,), vectors.dtype.str[1:])})
 
     def pieces() -> Iterator[tuple[int, dict[str, h5.Array]]]:
         for first in range(0, rows, BLOCK):
-            block = {name: values[first : first + BLOCK] for name, values in files[0].members.items()}
-            vectors = [file.layers[LAYER][first : first + BLOCK] for file in files]
-            yield first, block | {h5.LAYER + LAYER: np.concatenate(vectors, -1)}
+            blocks = [{name: values[first : first + BLOCK] for name, values in file.members.items()} for file in files]
+            yield first, join_rows(blocks, layer)
 
     h5.write(out, members=members, provenance=_provenance([file.provenance for file in files]), pieces=pieces())
+
+
+def join_rows(per_backbone: Sequence[dict[str, h5.Array]], cut: str) -> dict[str, h5.Array]:
+    """The rows of one backbone, with the vectors of all of them side by side in place of its own.
+
+    Args:
+        per_backbone: member -> (N, …), as a part file has them.
+        cut: the layer of the vectors.
+    """
+    vectors = h5.LAYER + cut
+    return per_backbone[0] | {vectors: np.concatenate([rows[vectors] for rows in per_backbone], -1)}
 
 
 def _provenance(provenances: Sequence[dict[str, Any]]) -> dict[str, Any]:

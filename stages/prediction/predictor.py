@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 
@@ -22,8 +21,9 @@ from stages.blocks import HeadOptions
 from stages.boxes.geometry import Detections
 from stages.errors import UserError
 from stages.evaluation.options import Decide
-from stages.features import h5, joined
+from stages.features import h5
 from stages.features.extraction import ImageRef, Spec, compute_part, load_extractor
+from stages.features.joined import join_rows
 from stages.heads.options import LargestOptions
 from stages.heads.registry import HEADS
 from stages.images import views
@@ -105,10 +105,7 @@ class Predictor:
     def _features(self, images: Sequence[ImageRef]) -> dict[str, h5.Array]:
         """The features of N images as a part file has them; those of several backbones joined to one vector."""
         per_backbone = [compute_part(spec, images, spec.views) for spec in self.specs]
-        if len(per_backbone) == 1:
-            return per_backbone[0]
-        vectors = h5.LAYER + joined.LAYER
-        return per_backbone[0] | {vectors: np.concatenate([rows[vectors] for rows in per_backbone], -1)}
+        return per_backbone[0] if len(per_backbone) == 1 else join_rows(per_backbone, self.provenance["cut"])
 
     def _predict(self, features: h5.Features, extents: torch.Tensor) -> Sequence[Prediction]:
         """Predicts N images from their features; `extents` (N, 2) has their widths and heights in pixels."""

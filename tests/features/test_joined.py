@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from stages import paths
 from stages.datasets import index_file, splits
@@ -16,8 +17,11 @@ from stages.errors import UserError
 from stages.features import extraction, h5
 from stages.features.extraction import extract, load_extractor
 from stages.features.joined import extract_joined
-from stages.training import data, loop
+from stages.heads.registry import HEADS, heads_taking
+from stages.training import data, loop, model
+from tests import trained
 from tests.features.test_extraction import listed, spec_of, truncate, views_of
+from tests.trained import SMALL, VIT
 
 CPU = torch.device("cpu")
 OUT = Path("cache/features/folder/squeezenet1_1+resnet18-pooled.h5")
@@ -107,13 +111,62 @@ def test_what_is_consumed_is_compared_with_params(
         data.load_data(params(**joined, weights="random", image_size=64))
 
 
+def test_a_view_is_the_same_crop_for_every_backbone(
+    workplace: Path, tmp_path: Path, jpeg: Callable[..., bytes]
+) -> None:
+    """Also where a large photograph is decoded smaller for one of them: then up to the rounding to whole pixels."""
+    width, height, sides = 800, 640, (32, 128)
+    (tmp_path / "photo.jpg").write_bytes(jpeg(1, (width, height)))
+    wanted = listed(tmp_path)
+    boxes = []
+    for side in sides:
+        spec = spec_of(tmp_path, image_size=side, views=views_of(6))
+        affine = extraction.compute_part(spec, wanted, spec.views)["views"][0, 1:]
+        left, top = (-affine[:, i, 2] / affine[:, i, i] for i in (0, 1))
+        boxes.append(np.stack([left, top, side / affine[:, 0, 0], side / affine[:, 1, 1]], 1))
+    assert np.ptp(boxes[0][:, 2]) > 50  # crops that differ from view to view
+    np.testing.assert_allclose(boxes[0], boxes[1], atol=16)
+
+
+VECTOR_HEADS = [head for head in heads_taking("vector") if not HEADS[head].finds_objects]
+
+
+@pytest.mark.parametrize("head", VECTOR_HEADS)
+def test_every_head_on_vectors_takes_the_views_of_two_backbones(
+    workplace: Path, class_folder: Folder, params: Callable[..., Any], head: str
+) -> None:
+    """Each view of an image is one row of both backbones, and the views are averaged."""
+    knobs = {"views": 3, "decide": {"tta": True}, "head": head, "backbone": "squeezenet1_1+resnet18"}
+    chosen = params(**SMALL | knobs, dataset="folder", root=str(class_folder(8)))
+    trained.finish(chosen)
+    found = data.load_data(chosen)
+    assert found.splits["train"].x.shape == (12, 3, 1024)
+    module, described = model.load_head(paths.HEAD)
+    assert described["shape"] == [1024] and len(described["features"]["joined"]) == 2
+    averaged = model.averaged_logits(module, found.splits["test"], 3).softmax(1)
+    kept = load_file(paths.PREDICTIONS / "probabilities.safetensors")["test"]
+    torch.testing.assert_close(kept, averaged, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("cut", ["cls", "avg", "cls+avg", "cls+avg@2"])
+def test_the_vectors_of_tokens_stand_side_by_side(workplace: Path, class_folder: Folder, cut: str) -> None:
+    """Of networks with different numbers of tokens."""
+    wanted = listed(class_folder(2))
+    specs = [spec_of(class_folder(2), backbone=VIT, cut=cut, image_size=size, views=views_of(2)) for size in (64, 96)]
+    for number, spec in enumerate(specs):
+        extract(spec, wanted, Path(f"{number}.h5"))
+    extract_joined(specs, wanted, OUT)
+    first, second, both = (h5.read(path).layers[cut] for path in (Path("0.h5"), Path("1.h5"), OUT))
+    np.testing.assert_array_equal(both, np.concatenate([first, second], 2))
+
+
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
         ({"backbone": "resnet18+resnet81"}, "did you mean resnet"),
         (
             {"backbone": "resnet18+resnet34", "cut": "map"},
-            "the vectors of 2 networks, which needs cut=pooled, found cut=map",
+            r"the vectors of 2 networks, which needs a cut that gives vectors \(pooled, .*found cut=map: take",
         ),
         ({"backbone": "resnet18+resnet34", "weights": "random+random+random"}, "3 weights for the 2 networks"),
     ],
