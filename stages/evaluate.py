@@ -1,12 +1,16 @@
 """evaluate: validation has chosen the head; the test split is read here, once."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
 
 from stages import paths
 from stages.backbones.device import pick_device
 from stages.datasets import splits
 from stages.errors import UserError
 from stages.evaluation import classification, detection
+from stages.evaluation.common import JudgedHead
 from stages.heads.registry import HEADS
 from stages.params import Params
 from stages.stage import run
@@ -15,19 +19,49 @@ from stages.training.data import load_data
 
 
 def main(params: Params) -> dict[str, object]:
-    """Writes `reports/metrics.json`, plots, and what the head says of every val and test image."""
-    data, device = load_data(params), pick_device(params.device)
-    head, described = model.load_head(paths.HEAD)
+    """Writes `reports/metrics.json`, plots, and what the head says of every val and test image.
+
+    With folds it is what the heads of the folds say: together they test each image once.
+    """
+    device = pick_device(params.device)
+    kept = load(params, paths.HEAD, device)
+    if HEADS[kept.described["head"]].finds_objects:
+        return detection.evaluate(params, kept.data, head=kept.head, described=kept.described)
+    folds = splits.rotated(splits.read_folds(params.dataset))
+    judges = of_folds(params, folds, device) if folds else iter([kept])
+    return classification.evaluate(params, kept, judges)
+
+
+def of_folds(params: Params, folds: list[splits.SplitImages], device: torch.device) -> Iterator[JudgedHead]:
+    """Yields the head of each fold, one after the other: the features of all of them may not fit into memory."""
+    for number, images_of in enumerate(folds, 1):
+        yield load(params, paths.fold(number), device, images_of)
+
+
+def load(params: Params, folder: Path, device: torch.device, images_of: splits.SplitImages | None = None) -> JudgedHead:
+    """A head with the images that it is judged on.
+
+    Args:
+        params: of the run.
+        folder: of the head.
+        device: where it is to compute.
+        images_of: the splits of a fold.
+
+    Raises:
+        UserError: it was trained on other features.
+    """
+    data = load_data(params, images_of).to(device)
+    head, described = model.load_head(folder)
     if described["features"] != data.provenance or described["classes"] != data.classes:
-        raise UserError("`cache/head` was trained on other features or classes than params describe: `dvc repro`.")
-    data = replace(data, splits={name: split.to(device) for name, split in data.splits.items()})
-    evaluate = detection.evaluate if HEADS[described["head"]].finds_objects else classification.evaluate
-    return evaluate(params, data, head=head.to(device), described=described)
+        raise UserError(f"`{folder}` was trained on other features or classes than params describe: `dvc repro`.")
+    return JudgedHead(folder, head.to(device), described, data)
 
 
 def _what(params: Params) -> str:
     """What is about to be judged."""
-    images = splits.read(params.dataset)
+    images, folds = splits.read(params.dataset), splits.read_folds(params.dataset)
+    if folds:
+        return f"{len(folds)} heads {params.head} on {sum(map(len, folds)):,} images, each in its fold"
     return f"{params.head} on {len(images['val']):,} val and {len(images['test']):,} test images"
 
 

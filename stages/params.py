@@ -278,6 +278,22 @@ def _check_head(params: Params, path: str) -> None:
         _check_candidates(params, path)
     if spec.finds_objects:
         _check_classification_knobs(params, path)
+    if params.split.protocol == "kfold":
+        _check_folds(params, path)
+
+
+def _check_folds(params: Params, path: str) -> None:
+    """Refuses what folds do not go with."""
+    if HEADS[params.head].finds_objects:
+        raise UserError(
+            f"{path}: `split.protocol` kfold judges heads that name the class of an image "
+            f"({', '.join(heads_for('classification'))}), found head {params.head}: take split.protocol=fractions."
+        )
+    if params.seeds > 1:
+        raise UserError(
+            f"{path}: `split.protocol` kfold trains one head per fold, which gives the spread, found seeds="
+            f"{params.seeds}: set seeds=1."
+        )
 
 
 def _check_candidates(params: Params, path: str) -> None:

@@ -86,6 +86,11 @@ def split(dataset: str) -> Path:
     return Path("data/split") / f"{dataset}.json"
 
 
+def fold(number: int) -> Path:
+    """The head that judges a fold, counted from 1."""
+    return HEAD / f"fold-{number}"
+
+
 def features(dataset: str, backbone: str, cut: str) -> Path:
     """The features of every image of a dataset, as dvc.yaml names them."""
     return Path("cache/features") / dataset / f"{backbone}-{cut}.h5"

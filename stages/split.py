@@ -1,4 +1,4 @@
-"""split: which image is train, val or test, in `data/split/<dataset>.json`."""
+"""split: which image is train, val or test, or in which fold it is, in `data/split/<dataset>.json`."""
 
 from stages import paths
 from stages.datasets import corrections, grouping, index_file, splits
@@ -9,17 +9,23 @@ from stages.stage import run
 
 
 def main(params: Params) -> dict[str, object]:
-    """Assigns every image of the index to train, val or test."""
+    """Assigns every image of the index to train, val or test; with the protocol `kfold` to a fold."""
+    folds = None
     try:
         rows = index_file.read(params.dataset)
         pairs = corrections.together(corrections.read(params.dataset))
-        images, source = splits.draw(rows, params.split, grouping.groups(rows, pairs, params.split.groups))
+        groups = grouping.groups(rows, pairs, params.split.groups)
+        if params.split.protocol == "kfold":
+            folds, source = splits.draw_folds(rows, params.split, groups)
+            images = splits.kept(folds)
+        else:
+            images, source = splits.draw(rows, params.split, groups)
     except splits.UnusableClasses as error:
         leave_out = argument(f"datasets.{params.dataset}.exclude", error.labels)
         raise UserError(f"{error} Add images, or leave the classes out: {leave_out}") from None
-    splits.write(paths.split(params.dataset), images, source=source, choices=params.split)
+    splits.write(paths.split(params.dataset), images, source=source, choices=params.split, folds=folds)
     print(f"split: {source}", flush=True)
-    return {name: len(part) for name, part in images.items()}
+    return {name: len(part) for name, part in splits.read_parts(params.dataset).items()}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """train and evaluate as stages, on features that a test makes."""
 
+import csv
 import dataclasses
 import json
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from stages import evaluate, files, paths, split, train
-from stages.datasets import index_file
+from stages.datasets import index_file, splits
 from stages.features import h5
 from stages.heads import registry
 
@@ -118,6 +119,63 @@ def test_the_rate_of_auto_is_that_of_mlp(run: Make, monkeypatch: pytest.MonkeyPa
 def test_heads_of_other_seeds_do_not_outlive_their_run(run: Make) -> None:
     assert run(seeds=2)["seeds"] == 2
     assert "seeds" not in run()
+
+
+def predictions() -> list[dict[str, str]]:
+    with (paths.REPORTS / "predictions.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp", "ridge", "lda", "logistic", "knn", "auto"])
+def test_folds_judge_each_image_once(run: Make, head: str) -> None:
+    actual = run(head=head, split={"protocol": "kfold", "folds": 4})
+    rows = predictions()
+    assert sorted(row["path"] for row in rows) == sorted(row.path for row in index_file.read("logos"))
+    assert {row["split"] for row in rows} == {"fold 1", "fold 2", "fold 3", "fold 4"}
+    right = [row["label"] == row["predicted"] for row in rows]
+    assert actual["top1"] == pytest.approx(mean(right), abs=1e-6)
+    per_fold = [
+        mean(ok for ok, row in zip(right, rows, strict=True) if row["split"] == fold)
+        for fold in sorted({row["split"] for row in rows})
+    ]
+    assert actual["folds"] == 4 and actual["top1_mean"] == pytest.approx(mean(per_fold), abs=2e-6)
+    assert actual["top1_sd"] == pytest.approx(stdev(per_fold), abs=2e-6)
+    assert [actual[f"n_{name}"] for name in ("train", "val", "test")] == [18, 9, 36]
+    judged = json.loads((paths.PREDICTIONS / "predictions.json").read_text())["images"]
+    everything = [row.sha256 for row in index_file.read("logos")]
+    assert judged == {"val": everything, "test": everything}  # in the order of the index, whatever the folds
+
+
+def test_a_fold_is_judged_by_the_head_that_its_splits_give(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(split={"protocol": "kfold", "folds": 3})
+    with_folds = {row["path"]: row for row in predictions()}
+    turns = splits.rotated(splits.read_folds("logos"))
+    monkeypatch.setattr(split, "main", lambda chosen: None)
+    for number, images_of in enumerate(turns, 1):
+        files.write_json(paths.split("logos"), images_of)
+        run()
+        alone = [row for row in predictions() if row["split"] == "test"]
+        assert len(alone) == 12
+        for row in alone:
+            assert with_folds[row["path"]] == row | {"split": f"fold {number}"}
+
+
+def test_the_head_that_is_kept_is_the_one_that_its_splits_give(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(split={"protocol": "kfold", "folds": 3})
+    kept = (paths.HEAD / "head.safetensors").read_bytes()
+    images_of = splits.read("logos")
+    monkeypatch.setattr(split, "main", lambda chosen: None)
+    files.write_json(paths.split("logos"), images_of)
+    run()
+    assert (paths.HEAD / "head.safetensors").read_bytes() == kept
+    assert not paths.fold(1).exists()
+
+
+def test_a_refit_is_one_in_every_fold(run: Make) -> None:
+    run(refit="trainval", split={"protocol": "kfold", "folds": 3})
+    folders = [paths.HEAD, *(paths.fold(number) for number in (1, 2, 3))]
+    for folder in folders:
+        assert (folder / "head.safetensors").read_bytes() != (folder / "chosen/head.safetensors").read_bytes()
 
 
 def test_views_are_averaged_where_it_is_asked_for(run: Make) -> None:

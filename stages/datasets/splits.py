@@ -7,7 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,19 +19,24 @@ from stages.datasets.index_file import IndexRow
 from stages.errors import UserError, listed
 
 log = logging.getLogger(__name__)
+Parsed = TypeVar("Parsed")
 SPLITS = ("train", "val", "test")
+FOLD = "fold "  # and its number, from 1: the name of a fold
 NAMED = 5  # classes that a message names
+FEWEST_OF_CLASS = 3  # images, with folds: one fold is judged and one validates, and one image must train
 SplitImages = dict[str, list[str]]  # split -> sha256 of its images, in index order
+Folds = list[list[str]]  # sha256 of the images of each fold, in index order
 
 
 class Split(Block):
     """How images become train, val and test."""
 
-    protocol: Literal["auto", "fractions", "published"]
+    protocol: Literal["auto", "fractions", "published", "kfold"]
     train: Fraction
     val: Fraction
     test: Fraction
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    folds: Annotated[int, Field(ge=3, le=100)]
     seed: int
     groups: str
 
@@ -94,6 +99,56 @@ def draw(rows: Sequence[IndexRow], choices: Split, groups: Groups = NO_GROUPS) -
     return images, source + _grouped(rows, images, groups)
 
 
+def draw_folds(rows: Sequence[IndexRow], choices: Split, groups: Groups = NO_GROUPS) -> tuple[Folds, str]:
+    """Assigns every image to one of `choices.folds` folds: each class is spread evenly, and so are all images.
+
+    The dataset's own lists do not count.
+
+    Args:
+        rows: the index.
+        choices: `folds` and `seed`.
+        groups: images that belong in one fold.
+
+    Returns:
+        The folds, and a sentence that says where they come from.
+
+    Raises:
+        UserError: a class has fewer than FEWEST_OF_CLASS images.
+    """
+    strata, names = _strata(rows, FEWEST_OF_CLASS), [f"{FOLD}{number}" for number in range(1, choices.folds + 1)]
+    _refuse_small(strata, ["train", "val", "test"])
+    targets, dealt = {name: dict[str, int]() for name in names}, 0
+    for label, members in strata.items():  # as one deals cards, so that no fold gets the odd image of every class
+        for place in range(choices.folds):
+            first = (place - dealt) % choices.folds
+            targets[names[place]][label] = len(range(first, len(members), choices.folds))
+        dealt += len(members)
+    split_of = _assign(strata, groups, targets=targets, seed=choices.seed)
+    images = {name: [row.sha256 for row in rows if split_of[row.sha256] == name] for name in names}
+    source = (
+        f"{choices.folds} folds of every class, seed {choices.seed}: each fold is judged by a head that has not seen "
+        "it, the next fold validates, and the others train"
+    )
+    folds = list(images.values())
+    trained = {f"the train part of {name}": turn["train"] for name, turn in zip(names, rotated(folds), strict=True)}
+    return folds, source + _grouped(rows, images, groups, needed=trained)
+
+
+def rotated(folds: Folds) -> list[SplitImages]:
+    """The splits of each fold in its turn as the test: the next fold is val, and all others are train."""
+    turns = []
+    for number, test in enumerate(folds):
+        following = (number + 1) % len(folds)
+        train = [image for other, fold in enumerate(folds) if other not in (number, following) for image in fold]
+        turns.append({"train": train, "val": folds[following], "test": test})
+    return turns
+
+
+def kept(folds: Folds) -> SplitImages:
+    """The splits of the head that is kept for new images: the first fold is val, all others are train."""
+    return {"train": [image for fold in folds[1:] for image in fold], "val": folds[0], "test": []}
+
+
 def _published(
     rows: Sequence[IndexRow], listed_splits: set[str], choices: Split, groups: Groups
 ) -> tuple[SplitImages, str]:
@@ -131,8 +186,17 @@ def _published(
     return {split: [row.sha256 for row in lists[split]] for split in SPLITS}, source
 
 
-def _grouped(rows: Sequence[IndexRow], images: SplitImages, groups: Groups) -> str:
-    """What a reader of the page needs to know about the groups, as the end of a sentence."""
+def _grouped(
+    rows: Sequence[IndexRow], images: SplitImages, groups: Groups, *, needed: SplitImages | None = None
+) -> str:
+    """What a reader of the page needs to know about the groups, as the end of a sentence.
+
+    Args:
+        rows: the index.
+        images: of each split or fold.
+        groups: images that belong in one of them.
+        needed: what should have images of every class; `images` themselves if None.
+    """
     if not groups:
         return ""
     splits_of = defaultdict[str, set[str]](set)
@@ -145,7 +209,7 @@ def _grouped(rows: Sequence[IndexRow], images: SplitImages, groups: Groups) -> s
     if divided := sum(len(names) > 1 for names in splits_of.values()):
         return f"{source}, {divided} of which the dataset's own lists tear apart"
     label_of = {row.sha256: row.label for row in rows}
-    classes = {split: {label_of[image] for image in members} for split, members in images.items()}
+    classes = {split: {label_of[image] for image in members} for split, members in (needed or images).items()}
     all_classes = set().union(*classes.values())
     lacking = [
         f"{split} has no image of {listed(sorted(all_classes - split_classes), NAMED)}"
@@ -166,7 +230,6 @@ def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], groups: 
         groups: images that belong in one split.
         seed: of the order.
     """
-    turn: Callable[[str], bytes] = lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest()  # noqa: E731
     strata = _strata(rows, len(shares) + 1)
     _refuse_small(strata, ["train", *(name for name, _ in shares)])
     targets = {name: dict[str, int]() for name in (*(name for name, _ in shares), "train")}
@@ -177,6 +240,22 @@ def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], groups: 
             targets[name][label] = min(max(1, round(share * len(members))), most)
             remaining -= targets[name][label]
         targets["train"][label] = remaining
+    split_of = _assign(strata, groups, targets=targets, seed=seed)
+    return {split: [row.sha256 for row in rows if split_of[row.sha256] == split] for split in SPLITS}
+
+
+def _assign(
+    strata: Mapping[str, Sequence[IndexRow]], groups: Groups, *, targets: Mapping[str, Mapping[str, int]], seed: int
+) -> dict[str, str]:
+    """The split (or fold) of every image: first those of groups, then single images fill up what is lacking.
+
+    Args:
+        strata: the images of each class.
+        groups: images that belong in one split.
+        targets: split -> class -> images that the split should have, as many as there are in all.
+        seed: of the order.
+    """
+    turn: Callable[[str], bytes] = lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest()  # noqa: E731
     label_of = {row.sha256: label for label, members in strata.items() for row in members}
     split_of = cut_groups(label_of, groups, targets=targets, turn=turn)
     room = {name: Counter(counts) for name, counts in targets.items()}
@@ -184,11 +263,11 @@ def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], groups: 
         room[name][label_of[image]] -= 1
     for label, members in strata.items():
         singles, start = sorted((row.sha256 for row in members if row.sha256 not in split_of), key=turn), 0
-        for name, _ in shares:
+        for name in targets:
             count = max(0, room[name][label])
             split_of.update(dict.fromkeys(singles[start : start + count], name))
             start += count
-    return {split: [row.sha256 for row in rows if split_of.get(row.sha256, "train") == split] for split in SPLITS}
+    return split_of
 
 
 def _refuse_small(strata: Mapping[str, Sequence[IndexRow]], needed: Sequence[str]) -> None:
@@ -224,7 +303,7 @@ def _classes(rows: Iterable[IndexRow]) -> set[str]:
     return {label for row in rows for label in (row.label, *(box.label for box in row.objects)) if label}
 
 
-def write(path: Path, images: SplitImages, *, source: str, choices: Split) -> None:
+def write(path: Path, images: SplitImages, *, source: str, choices: Split, folds: Folds | None = None) -> None:
     """Writes the splits, completely or not at all.
 
     Args:
@@ -232,25 +311,45 @@ def write(path: Path, images: SplitImages, *, source: str, choices: Split) -> No
         images: the splits.
         source: a sentence that says where they come from.
         choices: the block `split` of params.yaml.
+        folds: with the protocol `kfold`.
     """
-    described = {
-        "source": source,
-        "params": choices.model_dump(exclude=None if choices.groups else {"groups"}),
-        **images,
-    }
-    files.write_json(path, described, indent=0)
+    unused = {name for name, used in {"groups": bool(choices.groups), "folds": bool(folds)}.items() if not used}
+    described = {"source": source, "params": choices.model_dump(exclude=unused), **images}
+    files.write_json(path, described | ({"folds": folds} if folds else {}), indent=0)
 
 
 def read(dataset: str) -> SplitImages:
-    """The splits of a dataset.
+    """The splits of a dataset; with folds those of the head that is kept for new images.
 
     Raises:
         UserError: the file is missing or damaged.
     """
+    return _read(dataset, lambda values: {split: values[split] for split in SPLITS})
+
+
+def read_folds(dataset: str) -> Folds:
+    """The folds of a dataset; none where the protocol is not `kfold`.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    return _read(dataset, lambda values: values.get("folds", []))
+
+
+def read_parts(dataset: str) -> SplitImages:
+    """Every image with the name of the split that it is in, or of the fold that it is judged with.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    folds = {f"{FOLD}{number}": images for number, images in enumerate(read_folds(dataset), 1)}
+    return folds or read(dataset)
+
+
+def _read(dataset: str, parse: Callable[[Any], Parsed]) -> Parsed:
     path = paths.split(dataset)
     log.debug("reads %s", path)
     try:
-        values = json.loads(path.read_text())
-        return {split: values[split] for split in SPLITS}
-    except (OSError, ValueError, KeyError) as error:
+        return parse(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error}): `dvc repro -f -s split` writes it again.") from None

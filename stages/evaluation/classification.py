@@ -1,9 +1,9 @@
 """Evaluation of a head that predicts the class of an image."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 import torch
 from safetensors.numpy import save as save_arrays
@@ -12,74 +12,158 @@ from torch import nn
 
 from stages import files, paths
 from stages.datasets import index_file
+from stages.datasets.splits import FOLD
 from stages.evaluation import common, nearest, prediction_list
+from stages.evaluation.common import JudgedHead
+from stages.evaluation.nearest import Surroundings
 from stages.metrics import classification
 from stages.params import Params
 from stages.training import model
-from stages.training.data import HeadData, SplitData
 
-SPREAD = ("top1", "top5", "macro_accuracy", "cross_entropy")  # metrics with a mean and a deviation over seeds
+SPREAD = ("top1", "top5", "macro_accuracy", "cross_entropy")  # metrics with a mean and a deviation over seeds or folds
+BASELINES = ("majority", "ridge_top1")
 
 
-def evaluate(params: Params, data: HeadData, *, head: nn.Module, described: Mapping[str, Any]) -> dict[str, object]:
+@dataclass(frozen=True)
+class Verdict:
+    """What a head says of its val and test images; with folds, what those of all folds say together.
+
+    Attributes:
+        judged: the split that is told of: test, or val where there is no test.
+        positions: split -> (N,) lines of the index, of val and test.
+        labels: split -> (N,).
+        logits: split -> (N, C).
+        chosen: (N, C) logits on val of the head that validation chose; after a refit the final one has trained on val.
+        right: (N,) bool, whether a judged image is right, by what predicts it: so many `views`, or a baseline.
+        scores: of the head on the judged images, and of those with other seeds.
+        counts: split -> (C,) images of each class.
+        around: what lies near the judged images.
+    """
+
+    judged: str
+    positions: Mapping[str, torch.Tensor]
+    labels: Mapping[str, torch.Tensor]
+    logits: Mapping[str, torch.Tensor]
+    chosen: torch.Tensor
+    right: Mapping[int | str, torch.Tensor]
+    scores: list[dict[str, float]]
+    counts: Mapping[str, torch.Tensor]
+    around: Surroundings | None
+
+
+def evaluate(params: Params, kept: JudgedHead, heads: Iterable[JudgedHead]) -> dict[str, object]:
     """Writes metrics, plots, and the probabilities of every val and test image.
 
     Args:
         params: `views`, `decide`, and the names in metrics.json.
-        data: the splits, on the device of the head.
-        head: the trained head.
-        described: the contents of head.json.
+        kept: the head for new images, that metrics.json describes.
+        heads: those that are judged: the same one, or those of all folds.
 
     Returns:
         How many images were evaluated, and top-1.
     """
-    views = params.views if params.decide.tta else 1
-    logits = {name: model.averaged_logits(head, data.splits[name], views) for name in ("val", "test")}
-    judged = "test" if len(data.splits["test"].y) else "val"
+    verdicts = [judge(head, params) for head in heads]
+    verdict, judged, classes = together(verdicts), verdicts[0].judged, kept.data.classes
+    labels, data = verdict.labels, kept.data
     metrics = common.run_facts(
-        "classification", params=params, data=data, described=described
-    ) | common.parameter_counts(head, data, described)
+        "classification", params=params, data=data, described=kept.described
+    ) | common.parameter_counts(kept.head, data, kept.described)
+    metrics |= {f"n_{name}": int(counts.sum()) for name, counts in verdict.counts.items()}
     if judged == "test":
-        metrics |= classification.scores(logits["test"], data.splits["test"].y)
-    validation = classification.scores(_chosen_by_validation(logits["val"], data, views), data.splits["val"].y)
+        metrics |= classification.scores(verdict.logits["test"], labels["test"])
+    validation = classification.scores(verdict.chosen, labels["val"])
     metrics |= {f"val_{name}": value for name, value in validation.items()}
-    metrics |= _spread(head, data.splits[judged], views)
-    metrics |= _baselines(data, judged, views)
-    probabilities = {name: values.softmax(1) for name, values in logits.items()}
-    labels = data.splits[judged].y
-    share, accuracy = classification.confident(probabilities[judged], labels, params.decide.confidence)
+    metrics |= _spread([scores for part in verdicts for scores in part.scores], folds=len(verdicts))
+    metrics |= {"chance": 1 / len(classes)} | {name: _share(verdict.right[name]) for name in BASELINES}
+    probabilities = {name: values.softmax(1) for name, values in verdict.logits.items()}
+    share, accuracy = classification.confident(probabilities[judged], labels[judged], params.decide.confidence)
     written = common.write_metrics(metrics | {"confident_share": share, "confident_accuracy": accuracy})
-    _write_predictions(params, data, probabilities)
-    files.write_bytes(paths.PREDICTIONS / "nearest.safetensors", save_arrays(nearest.find(data, judged)))
-    accuracies = [_accuracy(head, data.splits[judged], count) for count in range(1, params.views + 1)]
-    views_rows = [{"views": count, "accuracy": f"{value:.6f}"} for count, value in enumerate(accuracies, 1)]
-    common.write_plots({"views": views_rows, **_plots(data, probabilities[judged], judged)})
-    return {f"{judged} images": len(labels), "top1": written.get("top1", written["val_top1"])}
+    _write_predictions(params, verdict, probabilities, classes)
+    _write_list(params, verdicts, classes)
+    files.write_bytes(paths.PREDICTIONS / "nearest.safetensors", save_arrays(nearest.arrays(verdict.around)))
+    views_rows: list[dict[str, object]] = [
+        {"views": count, "accuracy": f"{_share(verdict.right[count]):.6f}"} for count in range(1, params.views + 1)
+    ]
+    common.write_plots({"views": views_rows, **_plots(verdict, probabilities[judged], classes)})
+    return {f"{judged} images": len(labels[judged]), "top1": written.get("top1", written["val_top1"])}
 
 
-def _accuracy(head: nn.Module, split: SplitData, views: int) -> float:
-    """Top-1 when the first `views` views are averaged."""
-    return float((model.averaged_logits(head, split, views).argmax(1) == split.y).double().mean())
+def judge(one: JudgedHead, params: Params) -> Verdict:
+    """Asks a head, its baselines and the heads of other seeds about its val and test images.
+
+    Args:
+        one: the head and its data.
+        params: `views` and `decide.tta`.
+    """
+    views, splits = params.views if params.decide.tta else 1, one.data.splits
+    judged = "test" if len(splits["test"].y) else "val"
+    y = splits[judged].y
+
+    def logits(head: nn.Module, name: str, count: int = views) -> torch.Tensor:
+        return model.averaged_logits(head, splits[name], count)
+
+    def load(folder: Path) -> nn.Module:
+        return model.load_head(folder)[0].to(y.device)
+
+    own, chosen = {name: logits(one.head, name) for name in ("val", "test")}, one.folder / "chosen"
+    seeds = [logits(load(folder), judged) for folder in sorted(one.folder.glob("seed-*"))]
+    frequent = torch.bincount(splits["train"].y, minlength=len(one.data.classes)).argmax()
+    right: dict[int | str, torch.Tensor] = {
+        count: logits(one.head, judged, count).argmax(1) == y for count in range(1, params.views + 1)
+    }
+    right |= {"majority": y == frequent, "ridge_top1": logits(load(one.folder / "ridge"), judged).argmax(1) == y}
+    return Verdict(
+        judged=judged,
+        positions={name: torch.tensor(splits[name].index_positions) for name in own},
+        labels={name: splits[name].y for name in own},
+        logits=own,
+        chosen=logits(load(chosen), "val") if chosen.is_dir() else own["val"],
+        right=right,
+        scores=[classification.scores(values, y) for values in (*seeds, own[judged])],
+        counts={name: torch.bincount(split.y, minlength=len(one.data.classes)) for name, split in splits.items()},
+        around=nearest.find(one.data, judged),
+    )
 
 
-def _chosen_by_validation(logits: torch.Tensor, data: HeadData, views: int) -> torch.Tensor:
-    """Logits on val of the head that validation chose; after a refit the final head is another, trained on val too."""
-    folder = paths.HEAD / "chosen"
-    return model.averaged_logits(_load(folder, data), data.splits["val"], views) if folder.is_dir() else logits
+def together(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdicts of all folds as one, images in the order of the index; a single one as it is.
+
+    The numbers of images in train and val are those of the first fold, as every image is in many.
+    """
+    first = verdicts[0]
+    if len(verdicts) == 1:
+        return first
+    order = {name: torch.cat([part.positions[name] for part in verdicts]).argsort() for name in first.positions}
+
+    def joined(name: str, values: Iterable[torch.Tensor]) -> torch.Tensor:
+        parts = torch.cat(list(values))
+        return parts[order[name].to(parts.device)]
+
+    def all_of(field: str) -> dict[str, torch.Tensor]:
+        return {name: joined(name, (getattr(part, field)[name] for part in verdicts)) for name in order}
+
+    around = [part.around for part in verdicts if part.around]
+    return replace(
+        first,
+        positions=all_of("positions"),
+        labels=all_of("labels"),
+        logits=all_of("logits"),
+        chosen=joined("val", (part.chosen for part in verdicts)),
+        right={name: joined(first.judged, (part.right[name] for part in verdicts)) for name in first.right},
+        counts={**first.counts, "test": sum((part.counts["test"] for part in verdicts[1:]), first.counts["test"])},
+        around=Surroundings(*(joined(first.judged, parts) for parts in zip(*around, strict=True))) if around else None,
+    )
 
 
-def _load(folder: Path, data: HeadData) -> nn.Module:
-    return model.load_head(folder)[0].to(data.splits["val"].y.device)
+def _share(right: torch.Tensor) -> float:
+    return float(right.double().mean())
 
 
-def _spread(head: nn.Module, split: SplitData, views: int) -> dict[str, float]:
-    """Mean and standard deviation of the scores over the heads of all seeds; empty if there is only one seed."""
-    folders = sorted(paths.HEAD.glob("seed-*"))
-    if not folders:
+def _spread(runs: Sequence[Mapping[str, float]], folds: int) -> dict[str, float]:
+    """Mean and standard deviation of the scores over all folds, or all seeds; empty where there is only one head."""
+    if len(runs) == 1:
         return {}
-    heads = [model.load_head(folder)[0].to(split.y.device) for folder in folders]
-    runs = [classification.scores(model.averaged_logits(seed, split, views), split.y) for seed in (*heads, head)]
-    spread: dict[str, float] = {"seeds": len(runs)}
+    spread: dict[str, float] = {"folds" if folds > 1 else "seeds": len(runs)}
     for name in SPREAD:
         values = [scores[name] for scores in runs if name in scores]
         if values:
@@ -87,49 +171,49 @@ def _spread(head: nn.Module, split: SplitData, views: int) -> dict[str, float]:
     return spread
 
 
-def _baselines(data: HeadData, judged: str, views: int) -> dict[str, float]:
-    """Baselines: a guess, the most frequent class of train, and ridge regression on the same features."""
-    split, ridge = data.splits[judged], _load(paths.HEAD / "ridge", data)
-    frequent = int(torch.bincount(data.splits["train"].y, minlength=len(data.classes)).argmax())
-    return {
-        "chance": 1 / len(data.classes),
-        "majority": float((split.y == frequent).double().mean()),
-        "ridge_top1": float((model.averaged_logits(ridge, split, views).argmax(1) == split.y).double().mean()),
-    }
-
-
-def _write_predictions(params: Params, data: HeadData, probabilities: Mapping[str, torch.Tensor]) -> None:
+def _write_predictions(
+    params: Params, verdict: Verdict, probabilities: Mapping[str, torch.Tensor], classes: Sequence[str]
+) -> None:
     rows = index_file.read(params.dataset)
-    images = {name: [rows[row] for row in data.splits[name].index_positions] for name in probabilities}
-    prediction_list.write_classes(images, probabilities, data.classes)
-    checksums = {name: [row.sha256 for row in split] for name, split in images.items()}
+    checksums = {name: [rows[row].sha256 for row in places.tolist()] for name, places in verdict.positions.items()}
     tensors = {name: values.cpu().contiguous() for name, values in probabilities.items()}
     files.write_bytes(paths.PREDICTIONS / "probabilities.safetensors", save(tensors))
-    described = {"classes": data.classes, "decide": params.decide.model_dump(), "images": checksums}
+    described = {"classes": classes, "decide": params.decide.model_dump(), "images": checksums}
     files.write_json(paths.PREDICTIONS / "predictions.json", described, sort_keys=True)
 
 
-def _plots(data: HeadData, probabilities: torch.Tensor, judged: str) -> dict[str, list[dict[str, object]]]:
-    split, classes, chosen = data.splits[judged], data.classes, probabilities.argmax(1)
+def _write_list(params: Params, verdicts: Sequence[Verdict], classes: Sequence[str]) -> None:
+    """Writes the list of predictions: of val and test, or of each fold what the head says that has not seen it."""
+    rows = index_file.read(params.dataset)
+    asked = {name: (verdicts[0], name) for name in verdicts[0].logits}
+    if len(verdicts) > 1:
+        asked = {f"{FOLD}{number}": (fold, fold.judged) for number, fold in enumerate(verdicts, 1)}
+    prediction_list.write_classes(
+        {part: [rows[row] for row in one.positions[name].tolist()] for part, (one, name) in asked.items()},
+        {part: one.logits[name].softmax(1) for part, (one, name) in asked.items()},
+        classes,
+    )
+
+
+def _plots(verdict: Verdict, probabilities: torch.Tensor, classes: Sequence[str]) -> dict[str, list[dict[str, object]]]:
+    labels, chosen = verdict.labels[verdict.judged], probabilities.argmax(1)
     confusion: list[dict[str, object]] = [
         {"actual": classes[actual], "predicted": classes[predicted]}
-        for actual, predicted in zip(split.y, chosen, strict=True)
+        for actual, predicted in zip(labels, chosen, strict=True)
     ]
     bins: list[dict[str, object]] = [
         {"confidence": f"{row.confidence:.4f}", "accuracy": f"{row.accuracy:.4f}", "count": row.images}
-        for row in classification.reliability(probabilities, split.y)
+        for row in classification.reliability(probabilities, labels)
     ]
-    per_class = list(_per_class(data, chosen, judged))
-    return {"confusion": confusion, "calibration": bins, "per_class": per_class}
+    return {"confusion": confusion, "calibration": bins, "per_class": list(_per_class(verdict, chosen, classes))}
 
 
-def _per_class(data: HeadData, chosen: torch.Tensor, judged: str) -> Iterator[dict[str, object]]:
-    split, classes = data.splits[judged], len(data.classes)
-    counts = {name: torch.bincount(data.splits[name].y, minlength=classes) for name in data.splits}
-    correct = torch.bincount(split.y[chosen == split.y], minlength=classes)
-    predicted = torch.bincount(chosen, minlength=classes)
-    for label, name in enumerate(data.classes):
-        total, hits = int(counts[judged][label]), int(correct[label])
+def _per_class(verdict: Verdict, chosen: torch.Tensor, classes: Sequence[str]) -> Iterator[dict[str, object]]:
+    labels, counts = verdict.labels[verdict.judged], verdict.counts
+    correct = torch.bincount(labels[chosen == labels], minlength=len(classes))
+    predicted = torch.bincount(chosen, minlength=len(classes))
+    for label, name in enumerate(classes):
+        total, hits = int(counts[verdict.judged][label]), int(correct[label])
         yield {
             "class": name,
             **{f"n_{split_name}": int(counts[split_name][label]) for split_name in ("train", "val", "test")},

@@ -1,6 +1,8 @@
 """What the evaluations of all tasks share."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -9,6 +11,7 @@ from stages import files, paths
 from stages.metrics import table
 from stages.params import Params
 from stages.training.data import HeadData
+from stages.training.model import HeadModel
 
 PLOTS = {  # the header of every plot in dvc.yaml; a task that has no rows for a plot writes its header alone
     "confusion": ("actual", "predicted"),
@@ -17,6 +20,23 @@ PLOTS = {  # the header of every plot in dvc.yaml; a task that has no rows for a
     "views": ("views", "accuracy", "map_50", "mean_iou"),
     "precision_recall": ("class", "recall", "precision"),
 }
+
+
+@dataclass(frozen=True)
+class JudgedHead:
+    """A head with the data that it is judged on.
+
+    Attributes:
+        folder: that it was read from.
+        head: on its device, in eval mode.
+        described: the contents of head.json.
+        data: the splits, on the device of the head.
+    """
+
+    folder: Path
+    head: HeadModel
+    described: Mapping[str, Any]
+    data: HeadData
 
 
 def run_facts(task: str, *, params: Params, data: HeadData, described: Mapping[str, Any]) -> dict[str, Any]:

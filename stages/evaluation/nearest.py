@@ -4,6 +4,7 @@ Both depend on the features alone, not on the head: they show what the head had 
 """
 
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,20 +23,28 @@ COMPONENTS, NEIGHBOURS = 50, 30  # principal components before t-SNE, and its pe
 STEPS = 500  # of t-SNE: 1,000 take half as long again and bring no more neighbours of one class (Caltech-101)
 
 
-def find(data: HeadData, judged: str) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
-    """The surroundings of the N images of a split; empty if the cache holds pixels.
+class Surroundings(NamedTuple):
+    """What lies near N images.
+
+    Attributes:
+        nearest: (N, 4) int64 positions in the index, the most similar training image first.
+        vectors: (N, D) float32, of length 1, around the mean of the training images.
+    """
+
+    nearest: torch.Tensor
+    vectors: torch.Tensor
+
+
+def find(data: HeadData, judged: str) -> Surroundings | None:
+    """The surroundings of the N images of a split; None if the cache holds pixels, or without images.
 
     Args:
         data: the features of train and of the split.
         judged: the name of the split.
-
-    Returns:
-        `nearest` (N, 4): positions in the index, the most similar training image first. With 20 images or more also
-        `mapped` (n,): positions in the split, evenly spread, and `map` (n, 2): their points, in [0, 1].
     """
     train, split = data.splits["train"], data.splits[judged]
     if train.pixels is not None or not len(split.y):
-        return {}
+        return None
     train_vectors, vectors = _vectors(train), _vectors(split)
     centre = train_vectors.mean(0)
     train_vectors, vectors = F.normalize(train_vectors - centre), F.normalize(vectors - centre)
@@ -43,10 +52,23 @@ def find(data: HeadData, judged: str) -> dict[str, npt.NDArray[np.float32] | npt
     count = min(COUNT, len(rows))
     batches = vectors.split(256)  # type: ignore[no-untyped-call]
     nearest = torch.cat([rows[(batch @ train_vectors.T).topk(count).indices.cpu()] for batch in batches])
+    return Surroundings(nearest, vectors)
+
+
+def arrays(around: Surroundings | None) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
+    """What the page shows of the surroundings of the N judged images; empty without any.
+
+    Returns:
+        `nearest` (N, 4). With 20 images or more also `mapped` (n,): positions among the N, evenly spread, and `map`
+        (n, 2): their points, in [0, 1].
+    """
+    if around is None:
+        return {}
+    nearest, vectors = around.nearest.numpy(), around.vectors
     if len(vectors) < FEWEST:
-        return {"nearest": nearest.numpy()}
+        return {"nearest": nearest}
     mapped = np.linspace(0, len(vectors) - 1, min(MAPPED, len(vectors))).round().astype(np.int64)
-    return {"nearest": nearest.numpy(), "mapped": mapped, "map": _cached_map(vectors.cpu().numpy()[mapped])}
+    return {"nearest": nearest, "mapped": mapped, "map": _cached_map(vectors.cpu().numpy()[mapped])}
 
 
 def _vectors(split: SplitData) -> torch.Tensor:

@@ -121,7 +121,12 @@ def _data(predictor: Predictor, metrics: Mapping[str, Any] | None) -> list[str]:
     lines = [f"- Dataset: {params['dataset']}"]
     if metrics:
         counts = ", ".join(f"{metrics[f'n_{part}']:,} {part}" for part in ("train", "val", "test"))
-        lines += [f"- Images: {counts}"]
+        folds = (
+            f"all of {metrics['n_test']:,} but one of {metrics['folds']} folds, which chose"
+            if "folds" in metrics
+            else ""
+        )
+        lines += [f"- Images: {folds or counts}"]
     if params.get("refit") == "trainval":
         lines += ["- The number of epochs was chosen on val, then the head was trained on train and val"]
     return [*lines, "- The images keep the licence of their dataset"]
@@ -137,7 +142,13 @@ def _metrics(metrics: Mapping[str, Any] | None) -> list[str]:
         if prefix + name in metrics
     ]
     rows += [f"| {line.title} | {SHARE.format(metrics[name])} |" for name, line in BASELINES.items() if name in metrics]
-    return [f"On {metrics[f'n_{part}']:,} {part} images:", "", "| | |", "|---|---|", *rows]
+    images = f"On {metrics[f'n_{part}']:,} {part} images:"
+    if folds := metrics.get("folds"):
+        images = (
+            f"Of {folds} heads trained as this one was, each judged on the images of a fold that it has not seen, "
+            f"{metrics['n_test']:,} in all:"
+        )
+    return [images, "", "| | |", "|---|---|", *rows]
 
 
 def _limits(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] | None) -> list[str]:

@@ -87,8 +87,9 @@ class ClassificationPage:
         facts = words.facts(self.run)
         if self.run.part == "test":
             facts.append(words.on_validation(self.run, ("top1", "cross_entropy")))
-        if "seeds" in metrics:
-            facts.append((f"Over {metrics['seeds']} seeds", _seeds(metrics)))
+        for several in ("seeds", "folds"):
+            if several in metrics:
+                facts.append((f"Over {metrics[several]} {several}", _spread(metrics)))
         return Summary(answer(self.run), caveats(self.run), scores, facts, words.baselines(self.run))
 
     def text(self) -> dict[str, Any]:
@@ -221,7 +222,8 @@ def confident(run: RunResults) -> str:
     )
 
 
-def _seeds(metrics: Mapping[str, Any]) -> str:
+def _spread(metrics: Mapping[str, Any]) -> str:
     top1 = f"top-1 {percent(metrics['top1_mean'])} ± {percent(metrics['top1_sd'])}"
     entropy = f"{number(metrics['cross_entropy_mean'], 3)} ± {number(metrics['cross_entropy_sd'], 3)}"
-    return f"{top1}, cross-entropy {entropy} (mean and standard deviation; everything else is of the first seed)"
+    others = "; everything else is of the first seed" if "seeds" in metrics else ""
+    return f"{top1}, cross-entropy {entropy} (mean and standard deviation{others})"

@@ -109,11 +109,32 @@ def facts(run: RunResults) -> list[tuple[str, str]]:
     m = run.metrics
     trained, total = m["parameters_trainable"], m["parameters_total"]
     return [
-        ("Evaluated on", f"{len(run.judged):,} {run.part} images"),
-        ("Images", f"{m['n_train']:,} train, {m['n_val']:,} val, {m['n_test']:,} test"),
+        *images(run),
         ("Classes", f"{m['classes']:,}"),
         ("Parameters", f"{trained:,} trained of {total:,} ({trained / total:.1%})"),
         ("Split", run.split["source"]),
+    ]
+
+
+def images(run: RunResults) -> list[tuple[str, str]]:
+    """What was trained and judged on how many images."""
+    m = run.metrics
+    if not (folds := m.get("folds")):
+        return [
+            ("Evaluated on", f"{len(run.judged):,} {run.part} images"),
+            ("Images", f"{m['n_train']:,} train, {m['n_val']:,} val, {m['n_test']:,} test"),
+        ]
+    kept = {name: len(run.rows_of(name)) for name in ("train", "val")}
+    return [
+        (
+            "Evaluated on",
+            f"{len(run.judged):,} images, each judged once, by the one of {folds} heads that has not seen it",
+        ),
+        (
+            "Images",
+            f"of the first fold: {m['n_train']:,} train, {m['n_val']:,} val; those of other folds are about as many",
+        ),
+        ("Kept", f"one more head, for new images: trained on {kept['train']:,} images, chosen on {kept['val']:,}"),
     ]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.datasets.index_file import IndexRow
+from stages.datasets.splits import FOLD
 from stages.features import h5
 from stages.reviewing import duplicates, labels, neighbours, odd, vectors
 from stages.reviewing.pixels import Pixels
@@ -36,7 +37,7 @@ def suspect(
 
     Args:
         rows: of the index.
-        split_names: train, val, test or nothing for each image.
+        split_names: train, val, test, a fold or nothing for each image.
         conflicts: path and labels of the files of each content that has several labels; they are not in the index.
         features: of the same images.
         pixels: what they look like; None where the images cannot be had.
@@ -54,7 +55,7 @@ def numbers(found: Sequence[Suspicion], pixels: Pixels | None, accuracy: float |
     """How much of each kind was found; floats to four digits."""
     copies = [suspicion for suspicion in found if suspicion.what in COPIES]
     known = {WRONG_LABEL, CONFLICT, *COPIES}
-    tested = {copy.path if copy.split == "test" else copy.other for copy in copies if _between(copy, "test", "train")}
+    tested = {image for copy in copies for image in _leaked(copy)}
     summary: dict[str, Any] = {
         "wrong_labels": sum(suspicion.what == WRONG_LABEL for suspicion in found),
         "near_duplicates": len(copies),
@@ -142,8 +143,12 @@ def _copy(first: _Image, second: _Image, pair: duplicates.Duplicate) -> Suspicio
     )
 
 
-def _between(copy: Suspicion, one: str, another: str) -> bool:
-    return {copy.split, copy.other_split} == {one, another}
+def _leaked(copy: Suspicion) -> Iterator[str]:
+    """Those of the two images that are judged by a head that may have been trained on the other one."""
+    if {copy.split, copy.other_split} == {"test", "train"}:
+        yield copy.path if copy.split == "test" else copy.other
+    elif copy.leak and copy.split.startswith(FOLD):
+        yield from (copy.path, copy.other)
 
 
 def _oddities(

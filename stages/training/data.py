@@ -173,9 +173,17 @@ class HeadData:
             return 3, pixels.preprocessing.crop, pixels.preprocessing.crop
         return tuple(self.splits["train"].x.shape[2:])
 
+    def to(self, device: torch.device) -> "HeadData":
+        """The same on a device, as far as `SplitData.to` moves it."""
+        return replace(self, splits={name: split.to(device) for name, split in self.splits.items()})
 
-def load_data(params: Params) -> HeadData:
+
+def load_data(params: Params, images_of: splits.SplitImages | None = None) -> HeadData:
     """The features, labels and splits of the dataset in params. Images that cannot be decoded are left out.
+
+    Args:
+        params: of the run.
+        images_of: other splits than those that are written, such as those of a fold.
 
     Raises:
         UserError: a file is missing or damaged, or the features are of another backbone, cut or set of images.
@@ -194,8 +202,8 @@ def load_data(params: Params) -> HeadData:
     position_of = {row.sha256: position for position, row in enumerate(rows)}
     layers, levels = _layers(features, params)
     split_data = {}
-    for name, images in splits.read(params.dataset).items():
-        positions = [position_of[image] for image in images if features.ok[position_of[image]]]
+    for name, images in (images_of or splits.read(params.dataset)).items():
+        positions = [position for position in sorted(map(position_of.__getitem__, images)) if features.ok[position]]
         positions = [position for position in positions if with_objects or rows[position].label]
         split_data[name] = _split_data(features, layers, [rows[position] for position in positions], positions,
                                        classes=classes, params=params)  # fmt: skip

@@ -47,7 +47,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "auto": {},
     "ridge": {},
     "logistic": {},
-    "lda": {},
+    "lda": {"split": {"protocol": "kfold"}},
     "knn": {"backbone": "resnet18"},
     "squeezenet": {"cut": "map", "schedule": "plateau"},
     "lenet5": {"cut": "input"},

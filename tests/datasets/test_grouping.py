@@ -9,7 +9,7 @@ from stages.datasets import grouping, splits
 from stages.datasets.index_file import IndexRow
 from stages.datasets.splits import Split
 
-CHOICES = Split(protocol="auto", train=0.5, val=0.25, test=0.25, val_fraction=0.2, seed=0, groups="")
+CHOICES = Split(protocol="auto", train=0.5, val=0.25, test=0.25, val_fraction=0.2, folds=5, seed=0, groups="")
 
 
 def row(path: str, label: str, split: str | None = None) -> IndexRow:
@@ -58,6 +58,35 @@ def test_no_group_is_in_two_splits(numbers: list[int], official: bool, seed: int
         splits_of[group].add(where[image])
     assert all(len(names) == 1 for names in splits_of.values())
     assert ("kept together" in source) == bool(groups)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    numbers=st.lists(st.integers(0, 30), min_size=12, max_size=80),
+    count=st.integers(3, 7),
+    seed=st.integers(0, 3),
+)
+def test_no_group_is_in_two_folds_and_each_image_is_judged_once(numbers: list[int], count: int, seed: int) -> None:
+    rows = [row(f"{number}/{position}", f"class {position % 3}") for position, number in enumerate(numbers)]
+    groups = grouping.groups(rows, [], r"^\d+")
+    folds, source = splits.draw_folds(rows, CHOICES.model_copy(update={"folds": count, "seed": seed}), groups)
+    turns, everything = splits.rotated(folds), sorted(item.sha256 for item in rows)
+    for part in ("test", "val"):
+        assert sorted(image for turn in turns for image in turn[part]) == everything
+    for images in [*turns, splits.kept(folds)]:
+        assert sorted(image for part in images.values() for image in part) == everything
+        splits_of = defaultdict(set)
+        for image, name in split_names(images).items():
+            splits_of[groups.get(image, image)].add(name)
+        assert all(len(names) == 1 for names in splits_of.values())
+    assert ("kept together" in source) == bool(groups)
+
+
+def test_the_page_is_told_of_folds_that_groups_leave_without_a_class() -> None:
+    rows = [row(f"{number % 2}/{number}", "ant") for number in range(8)] + [row(f"x{n}", "bee") for n in range(8)]
+    _, source = splits.draw_folds(rows, CHOICES, grouping.groups(rows, [], r"^\d"))
+    assert source.count("has no image of ant") == 1
+    assert "the train part of fold" in source
 
 
 def test_shares_hold_as_well_as_groups_allow() -> None:

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +30,16 @@ def rows(split: str | None = None, **counts: int) -> list[IndexRow]:
 
 
 def choices(**changes: Any) -> Split:
-    plain = {"protocol": "auto", "train": 0.5, "val": 0.25, "test": 0.25, "val_fraction": 0.2, "seed": 0, "groups": ""}
+    plain = {
+        "protocol": "auto",
+        "train": 0.5,
+        "val": 0.25,
+        "test": 0.25,
+        "val_fraction": 0.2,
+        "folds": 5,
+        "seed": 0,
+        "groups": "",
+    }
     return Split(**(plain | changes))
 
 
@@ -71,6 +81,50 @@ def test_no_class_is_without_a_part(sizes: list[int], seed: int, shares: tuple[f
     order = {row.sha256: position for position, row in enumerate(listed)}
     for images in images_of.values():
         assert images == sorted(images, key=order.__getitem__)  # in index order
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes=st.lists(st.integers(3, 60), min_size=1, max_size=6), count=st.integers(3, 10), seed=st.integers(0, 9))
+def test_folds_have_their_share_of_every_class_and_of_all(sizes: list[int], count: int, seed: int) -> None:
+    listed = rows(**{f"class{number}": size for number, size in enumerate(sizes)})
+    folds, source = splits.draw_folds(listed, choices(folds=count, seed=seed))
+    assert len(folds) == count and source.startswith(f"{count} folds of every class, seed {seed}: ")
+    named = dict(zip(map(str, range(count)), folds, strict=True))
+    assert is_partition(listed, named)
+    assert max(map(len, folds)) - min(map(len, folds)) <= 1
+    numbers = counts(listed, named)
+    for number, size in enumerate(sizes):
+        of_class = [numbers[fold][f"class{number}"] for fold in named]
+        assert max(of_class) - min(of_class) <= 1 and sum(of_class) == size
+    for turn in splits.rotated(folds):
+        assert set(counts(listed, turn)["train"]) == {row.label for row in listed}  # nothing is left to guess
+        assert is_partition(listed, turn)
+
+
+def test_added_images_move_few_others_to_another_fold() -> None:
+    before, after = rows(ant=100, bee=50), rows(ant=104, bee=50)
+    first, second = (splits.draw_folds(listed, choices())[0] for listed in (before, after))
+    fold_after = {image: number for number, images in enumerate(second) for image in images}
+    moved = sum(fold_after[image] != number for number, images in enumerate(first) for image in images)
+    assert moved <= 30  # of 150
+
+
+def test_a_class_that_is_too_small_for_folds_is_named() -> None:
+    with pytest.raises(UserError, match=r"too few images for train, val and test, which need one each: 'bee' \(2\)"):
+        splits.draw_folds(rows(ant=9, bee=2), choices())
+
+
+def test_folds_are_written_beside_the_splits_of_the_head_that_is_kept(workplace: Path) -> None:
+    folds, source = splits.draw_folds(rows(ant=9, bee=6), choices(folds=3))
+    splits.write(paths.split("toy"), splits.kept(folds), source=source, choices=choices(folds=3), folds=folds)
+    assert splits.read_folds("toy") == folds
+    assert splits.read("toy") == {"train": [*folds[1], *folds[2]], "val": folds[0], "test": []}
+    assert splits.read_parts("toy") == {"fold 1": folds[0], "fold 2": folds[1], "fold 3": folds[2]}
+    assert json.loads(paths.split("toy").read_text())["params"]["folds"] == 3
+    images_of, source = splits.draw(rows(ant=9, bee=6), choices())
+    splits.write(paths.split("toy"), images_of, source=source, choices=choices())
+    assert splits.read_folds("toy") == [] and splits.read_parts("toy") == images_of
+    assert "folds" not in json.loads(paths.split("toy").read_text())["params"]  # as before there were any
 
 
 def test_the_order_of_the_index_is_nothing() -> None:

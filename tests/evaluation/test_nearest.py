@@ -1,6 +1,7 @@
 """What lies near an image in the features: the training images that were made near it, and a stable map."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,10 @@ import torch
 from stages import paths
 from stages.evaluation import nearest
 from stages.training.data import HeadData, SplitData
+
+
+def shown(data: HeadData, judged: str) -> dict[str, Any]:
+    return nearest.arrays(nearest.find(data, judged))
 
 
 def made(per_class: int = 12, classes: int = 3, size: tuple[int, ...] = (8,)) -> HeadData:
@@ -29,7 +34,7 @@ def made(per_class: int = 12, classes: int = 3, size: tuple[int, ...] = (8,)) ->
 @pytest.mark.parametrize("size", [(8,), (6, 3, 3)])
 def test_the_nearest_are_of_the_same_class_and_the_very_nearest_first(workplace: Path, size: tuple[int, ...]) -> None:
     data = made(size=size)
-    actual = nearest.find(data, "test")
+    actual = shown(data, "test")
     train, test = data.splits["train"], data.splits["test"]
     assert actual["nearest"].shape == (36, 4) and actual["nearest"].min() >= 100 and actual["nearest"].max() < 136
     assert (train.y[torch.from_numpy(actual["nearest"]) - 100] == test.y[:, None]).all()
@@ -40,7 +45,7 @@ def test_the_nearest_are_of_the_same_class_and_the_very_nearest_first(workplace:
 
 def test_the_map_keeps_classes_together_and_is_drawn_once(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = made(per_class=24)
-    actual = nearest.find(data, "test")
+    actual = shown(data, "test")
     points, y = actual["map"], data.splits["test"].y.numpy()
     assert points.min() == 0 and points.max() == 1 and (actual["mapped"] == np.arange(72)).all()
     distances = np.linalg.norm(points[:, None] - points, axis=2)
@@ -48,25 +53,25 @@ def test_the_map_keeps_classes_together_and_is_drawn_once(workplace: Path, monke
     # t-SNE follows the last bits of the BLAS: with some kernels a point or two ends among another class
     assert (y[neighbours] == y[:, None]).mean() > 0.9
     monkeypatch.setattr(nearest, "_map", lambda vectors: pytest.fail("drawn again"))
-    assert np.array_equal(nearest.find(data, "test")["map"], points)
+    assert np.array_equal(shown(data, "test")["map"], points)
 
 
 def test_a_damaged_map_is_drawn_again(workplace: Path) -> None:
-    first = nearest.find(made(), "test")["map"]
+    first = shown(made(), "test")["map"]
     (path,) = paths.maps().iterdir()
     path.write_bytes(path.read_bytes()[:40])
-    assert np.array_equal(nearest.find(made(), "test")["map"], first)
+    assert np.array_equal(shown(made(), "test")["map"], first)
 
 
 def test_a_few_images_have_no_map_and_none_have_nothing(workplace: Path) -> None:
     data = made(per_class=2)
-    assert {*nearest.find(data, "test")} == {"nearest"}
+    assert {*shown(data, "test")} == {"nearest"}
     empty = SplitData(torch.zeros(0, 1, 8), torch.zeros(0, dtype=torch.int64), [])
-    assert not nearest.find(HeadData(data.classes, data.splits | {"test": empty}, data.provenance), "test")
+    assert not shown(HeadData(data.classes, data.splits | {"test": empty}, data.provenance), "test")
 
 
 def test_a_large_part_is_mapped_evenly(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nearest, "MAPPED", 21)
-    actual = nearest.find(made(), "test")
+    actual = shown(made(), "test")
     assert len(actual["map"]) == 21 and actual["mapped"][0] == 0 and actual["mapped"][-1] == 35
     assert np.diff(actual["mapped"]).max() <= 2
