@@ -72,6 +72,7 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "split.val": ({"split.train": 0.375, "split.val": 0.375}, FROM_SPLIT),
     "split.test": ({"split.test": 0.375, "split.val": 0.25}, FROM_SPLIT),
     "split.val_fraction": (0.3, FROM_SPLIT),
+    "split.folds": (4, {"split"}),  # without folds: the same splits
     "split.groups": ("'(-0[01])'", FROM_SPLIT),
     "extract.engine": ("openvino", FROM_EXTRACT),
     "extract.precision": ("bfloat16", FROM_EXTRACT),
