@@ -444,3 +444,17 @@ def test_what_heads_for_boxes_would_pass_over_is_refused(text: str, head: str, l
 def test_params_change_in_one_way(repository: Path) -> None:
     copies = [path.name for path in (repository / "stages").rglob("*.py") if "model_copy(" in path.read_text()]
     assert copies == ["params.py"]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"seeds": 2}, r"`split.protocol` kfold trains one head per fold, .* found seeds=2: set seeds=1"),
+        ({"head": "grid", "cut": "map"}, r"`split.protocol` kfold judges heads that name the class .* found head grid"),
+        ({"split": {"folds": 2}}, r"`split.folds` must be greater than or equal to 3, found 2"),
+    ],
+)
+def test_folds_refuse_what_they_do_not_go_with(params: Callable[..., Any], knobs: dict[str, Any], message: str) -> None:
+    split = {"protocol": "kfold"} | knobs.pop("split", {})
+    with pytest.raises(UserError, match=message):
+        params(**knobs, split=split)
