@@ -21,9 +21,9 @@ from stages.datasets import index_file, source
 from stages.errors import UserError
 from stages.extract import spec as specify
 from stages.features import forecast, h5
+from stages.features.decoders import ImageRef
 from stages.features.extraction import (
     Extractor,
-    ImageRef,
     Spec,
     compute_part,
     compute_parts,

@@ -1,10 +1,13 @@
-"""A pool of processes, or this process alone if the system cannot start others."""
+"""A pool of processes, or this process alone if the system cannot start others; and memory that processes share."""
 
+import mmap
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from typing import ParamSpec, TypeVar
+from multiprocessing import reduction
+from typing import Any, ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -38,3 +41,38 @@ def process_pool(count: int) -> Executor:
             file=sys.stderr,
         )
         return InlineExecutor()
+
+
+class SharedMemory:
+    """Memory for this process and those that it starts with it among their arguments.
+
+    It has no name and takes nothing of /dev/shm, which containers keep small. However the processes end, nothing of it
+    is left behind.
+
+    Args:
+        size: in bytes.
+        file: an open one with the contents; None makes one.
+
+    Raises:
+        OSError: there is not so much memory, or this is not Linux.
+    """
+
+    def __init__(self, size: int, file: int | None = None) -> None:
+        if file is None:
+            if not hasattr(os, "memfd_create"):
+                raise OSError("only Linux has such memory")
+            file = os.memfd_create("coldcut")
+            os.posix_fallocate(file, 0, size)  # or else a process would be killed when memory runs out
+        self.buffer = mmap.mmap(file, size)
+        self._file, self._size = file, size
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    def __reduce__(self) -> Any:
+        return _attached, (self._size, reduction.DupFd(self._file))
+
+
+def _attached(size: int, file: Any) -> SharedMemory:
+    return SharedMemory(size, file.detach())

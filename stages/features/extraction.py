@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -28,20 +28,28 @@ from stages.backbones.trunk import TrunkInfo
 from stages.datasets import source
 from stages.errors import UserError
 from stages.features import forecast, h5, watchdog
+from stages.features.decoders import (
+    THREADS,
+    Decoders,
+    Decoding,
+    ImageRef,
+    Views,
+    Window,
+    of_the_image,
+    pick_decoders,
+)
 from stages.features.store import RowStore
-from stages.images import views
 from stages.images.decode import KEPT_RATIO, PIPELINE, decode, decode_shrunk, divisor, kept_side, shrink
 from stages.images.header import BadImage
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
 from stages.images.scaling import SCALING
+from stages.images.views import Affine
 
 PART_VIEWS = 512
 PART_BYTES = 64 << 20
 PARTS = 2  # computed at a time: one fills the engine while the other ends and is written
-THREADS = cores()
 BAD_IMAGES_NAMED = 5  # on the console, while they are found
-ImageRef = tuple[str, str]  # path below the folder, sha256
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -191,7 +199,9 @@ def _openvino_engine(spec: Spec, precision: str, batch_size: int) -> tuple[Engin
     return vino.OpenVinoEngine(converted, precision), converted.info
 
 
-def compute_part(spec: Spec, images: Sequence[ImageRef], view_names: Sequence[str]) -> dict[str, h5.Array]:
+def compute_part(
+    spec: Spec, images: Sequence[ImageRef], view_names: Sequence[str], decoders: Decoders = THREADS
+) -> dict[str, h5.Array]:
     """The rows of some images: member -> (n, …), without `sha256`. Images that cannot be decoded get a zero row, ok 0.
 
     Each image is decoded once for all of its views, while the engine computes those before it. Batches are padded to a
@@ -201,6 +211,7 @@ def compute_part(spec: Spec, images: Sequence[ImageRef], view_names: Sequence[st
         spec: how features are computed.
         images: n of them.
         view_names: the views of each image.
+        decoders: who decodes; the rows are the same.
 
     Raises:
         UserError: a feature is not finite in the chosen dtype.
@@ -208,32 +219,18 @@ def compute_part(spec: Spec, images: Sequence[ImageRef], view_names: Sequence[st
     extractor = load_extractor(spec)
     if extractor.engine is None:
         return _image_rows(spec, extractor.preprocessing, images)
-    size, count, step = extractor.preprocessing.crop, len(images) * len(view_names), extractor.batch_size
+    count, step = len(images) * len(view_names), extractor.batch_size
     layers = [np.zeros((len(images), len(view_names), *shape), dtype) for shape, dtype in extractor.layers.values()]
     affine = np.zeros((len(images), len(view_names), 2, 3), np.float32)
     ok = np.zeros(len(images), np.uint8)
-
-    def load_views(i: int) -> list[torch.Tensor]:
-        try:
-            drawn = _views(spec, images[i], view_names, extractor.preprocessing)
-        except BadImage:
-            return [torch.zeros((3, size, size), dtype=torch.uint8)] * len(view_names)
-        ok[i] = 1
-        affine[i] = [view_map for _, view_map in drawn]
-        return [pixels for pixels, _ in drawn]
-
-    def batch(rows: range) -> torch.Tensor:
-        pixels = torch.zeros((step, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-        for slot in range(len(rows)):
-            pixels[slot] = next(loading)
-        return pixels
-
     flat = [layer.reshape(-1, *layer.shape[2:]) for layer in layers]  # the same memory as (images x views, …)
     batches = [range(first, min(first + step, count)) for first in range(0, count, step)]
-    with ThreadPoolExecutor(THREADS) as decoding, callers(extractor.parallel) as computing:
-        loaded = _prefetch(decoding, load_views, range(len(images)), ahead=spec.batch_size)
-        loading = (pixels for image_views in loaded for pixels in image_views)
-        computed = _prefetch(computing, extractor.engine, map(batch, batches), ahead=extractor.parallel)
+    drawn = Views(spec.folder, tuple(view_names), extractor.preprocessing, spec.augment)
+    window = _window(extractor, len(view_names))
+    with decoders.slots(window) as slots, callers(extractor.parallel) as computing:
+        decoding = Decoding(drawn, images, slots, decoders.chunk, ok, affine)
+        pixels = decoding.batches(batches, step, unread=extractor.parallel)
+        computed = _prefetch(computing, extractor.engine, pixels, ahead=extractor.parallel)
         for rows, features in zip(batches, computed, strict=True):
             for layer, values in zip(flat, features, strict=True):
                 if not np.isfinite(values[: len(rows)]).all():
@@ -250,27 +247,8 @@ def compute_part(spec: Spec, images: Sequence[ImageRef], view_names: Sequence[st
     return named | {"ok": ok, "views": affine}
 
 
-def _views(
-    spec: Spec, image: ImageRef, view_names: Sequence[str], preprocessing: Preprocessing
-) -> list[tuple[torch.Tensor, views.Affine]]:
-    """The views of an image. Each is made of the image as large as this view needs it, whichever others are made."""
-    path, sha256 = image
-    data = source.read(spec.folder, path, sha256)
-    drawn, decoded = [], dict[int, tuple[torch.Tensor, float]]()
-    with watchdog.decoding(spec.folder / path, sha256):
-        for name in view_names:
-            by = divisor(data, views.needed_side(name, preprocessing))
-            if by not in decoded:
-                decoded[by] = decode_shrunk(data, by) if by > 1 else (decode(data), 1.0)
-            pixels, scale = decoded[by]
-            view, view_map = views.view(pixels, name, sha256=sha256, preprocessing=preprocessing, augment=spec.augment)
-            drawn.append((view, _of_the_image(view_map, scale)))
-    return drawn
-
-
-def _of_the_image(view_map: views.Affine, scale: float) -> views.Affine:
-    """The map from pixels of the image itself, of one from pixels of the image as it was shrunk while decoding."""
-    return view_map if scale == 1 else view_map * np.array([scale, scale, 1], np.float32)
+def _window(extractor: Extractor, view_count: int) -> Window:
+    return Window(extractor.batch_size, extractor.parallel, view_count, extractor.preprocessing.crop)
 
 
 def _prefetch(
@@ -293,7 +271,7 @@ def _prefetch(
 def _image_rows(spec: Spec, preprocessing: Preprocessing, images: Sequence[ImageRef]) -> dict[str, h5.Array]:
     """The rows of some images where these themselves are stored: padded to the largest of them, with `sizes`."""
 
-    def load(image: ImageRef) -> tuple[torch.Tensor, views.Affine] | None:
+    def load(image: ImageRef) -> tuple[torch.Tensor, Affine] | None:
         path, sha256 = image
         data = source.read(spec.folder, path, sha256)
         try:
@@ -303,9 +281,9 @@ def _image_rows(spec: Spec, preprocessing: Preprocessing, images: Sequence[Image
         except BadImage:
             return None
         shrunk, view_map = shrink(pixels, preprocessing)
-        return shrunk, _of_the_image(view_map, scale)
+        return shrunk, of_the_image(view_map, scale)
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         loaded = list(pool.map(load, images))
     sizes = np.array([pair[0].shape[1:] if pair else (0, 0) for pair in loaded], np.int32)
     rows = np.zeros((len(images), 1, 3, *h5.padded(sizes)), np.uint8)
@@ -351,7 +329,8 @@ class LocalWorkers:
         return load_extractor(spec)
 
     def compute(self, spec: Spec, parts: Iterable["Part"], store: RowStore) -> Generator["Part", None, None]:
-        with closing(compute_parts(spec, parts)) as computed:
+        parts = list(parts)
+        with _decoders(spec, parts) as decoders, closing(compute_parts(spec, parts, decoders)) as computed:
             for part, rows in computed:
                 store.add(rows, part.sha256, part.views)
                 yield part
@@ -471,11 +450,22 @@ def parts_of(
             yield Part([images[i] for i in positions[first : first + step]], names)
 
 
-def compute_parts(spec: Spec, parts: Iterable[Part]) -> Generator[tuple[Part, dict[str, h5.Array]], None, None]:
+def _decoders(spec: Spec, parts: Sequence[Part]) -> AbstractContextManager[Decoders]:
+    """Who decodes the images of parts."""
+    extractor = load_extractor(spec)
+    if extractor.engine is None:
+        return nullcontext(THREADS)
+    window = _window(extractor, max(len(part.views) for part in parts))
+    return pick_decoders(sum(len(part.images) for part in parts), parts=PARTS, window=window)
+
+
+def compute_parts(
+    spec: Spec, parts: Iterable[Part], decoders: Decoders = THREADS
+) -> Generator[tuple[Part, dict[str, h5.Array]], None, None]:
     """The rows of parts, in order; the next ones are computed while one is written."""
 
     def compute(part: Part) -> tuple[Part, dict[str, h5.Array]]:
-        return part, compute_part(spec, part.images, part.views)
+        return part, compute_part(spec, part.images, part.views, decoders)
 
     with ThreadPoolExecutor(PARTS) as pool:
         yield from _prefetch(pool, compute, parts, ahead=PARTS)

@@ -12,7 +12,8 @@ import numpy as np
 
 from stages import files
 from stages.features import h5
-from stages.features.extraction import LOCAL, Extracted, ImageRef, Spec, Workers, extract
+from stages.features.decoders import ImageRef
+from stages.features.extraction import LOCAL, Extracted, Spec, Workers, extract
 
 BLOCK = 1024  # rows joined at a time
 

@@ -19,7 +19,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -28,49 +28,64 @@ from typing import NamedTuple, NoReturn
 from stages import command, files, paths
 from stages.errors import UserError
 from stages.images.header import BadImage
+from stages.processes import SharedMemory
 
 LIMIT = 30.0  # seconds for one image; 50 million pixels take 2
 POLL = 0.2  # seconds
 THREADS = 256  # that may decode at once
 ENDED_BY_SOMEONE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SLOT = struct.Struct("@Q64s4096s")  # the number of the decode (0: none), sha256, path
+SLOT = struct.Struct("@QQ64s4096s")  # the number of the decode (0: none), of the process, sha256, path
 PROGRESS = struct.Struct("@QQ")  # views that are computed, of how many
 
 
 class ImageInWork(NamedTuple):
-    """An image that is being decoded."""
+    """An image that is being decoded.
+
+    Attributes:
+        path: where it lies.
+        sha256: of its file.
+        process: the number of the process that decodes it.
+    """
 
     path: Path
     sha256: str
+    process: int
 
 
 class Notes:
-    """What each thread decodes now, and how far the work is, in memory that a process shares with its children."""
+    """What each thread decodes now, and how far the work is, in memory that a process shares with its children.
 
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, THREADS * SLOT.size)
+    Args:
+        shared: the memory of another process's notes; None makes one.
+        slots: those that the threads of this process use.
+    """
+
+    def __init__(self, shared: SharedMemory | None = None, slots: Sequence[int] = range(THREADS)) -> None:
+        self.shared = shared or _shared_memory(THREADS * SLOT.size)
+        self._memory = self.shared.buffer if self.shared else mmap.mmap(-1, THREADS * SLOT.size)
         self._progress = mmap.mmap(-1, PROGRESS.size)
         self._free: queue.LifoQueue[int] = queue.LifoQueue()
         self._numbers = itertools.count(1)
-        for slot in reversed(range(THREADS)):
-            self._free.put(slot * SLOT.size)
+        for slot in reversed(slots):
+            self._free.put(slot)
 
     @contextmanager
-    def noted(self, image: ImageInWork) -> Iterator[None]:
+    def noted(self, path: Path, sha256: str) -> Iterator[None]:
         """Notes that this thread decodes an image, until the block ends."""
-        at = self._free.get()
-        SLOT.pack_into(self._memory, at, next(self._numbers), image.sha256.encode(), os.fsencode(image.path))
+        slot = self._free.get()
+        at, number = slot * SLOT.size, next(self._numbers) * THREADS + slot  # which no other process has
+        SLOT.pack_into(self._memory, at, number, os.getpid(), sha256.encode(), os.fsencode(path))
         try:
             yield
         finally:
             self._memory[at : at + 8] = bytes(8)
-            self._free.put(at)
+            self._free.put(slot)
 
     def now(self) -> dict[int, ImageInWork]:
         """The images that are being decoded, by the number of the decode."""
         return {
-            number: ImageInWork(Path(os.fsdecode(path.rstrip(b"\0"))), sha256.decode())
-            for number, sha256, path in SLOT.iter_unpack(self._memory)
+            number: ImageInWork(Path(os.fsdecode(path.rstrip(b"\0"))), sha256.decode(), process)
+            for number, process, sha256, path in SLOT.iter_unpack(self._memory)
             if number
         }
 
@@ -129,7 +144,7 @@ def decoding(path: Path, sha256: str) -> Iterator[None]:
     """
     if sha256 in _at_fault:
         raise BadImage(_at_fault[sha256])
-    with _notes.noted(ImageInWork(path, sha256)) if _notes else nullcontext():
+    with _notes.noted(path, sha256) if _notes else nullcontext():
         yield
 
 
@@ -165,6 +180,41 @@ def _stored(notes: Notes) -> str:
     """What stays after Ctrl-C."""
     done, total = notes.progress
     return f"{done:,} of the {total:,} missing rows are computed and kept" if total else "the row store is kept"
+
+
+class Shared(NamedTuple):
+    """What a process that decodes for this one needs to be watched as well."""
+
+    notes: SharedMemory
+    at_fault: dict[str, str]
+
+
+def shared() -> Shared | None:
+    """What to give to `join` in a process that decodes for this one; None where nobody watches."""
+    return Shared(_notes.shared, _at_fault) if _notes and _notes.shared else None
+
+
+def join(shared: Shared, number: int) -> None:
+    """Lets the process that watches over the one that started this one watch over this one too.
+
+    Args:
+        shared: as the other process has it.
+        number: of this process, counted from 0.
+    """
+    global _notes
+    _at_fault.update(shared.at_fault)
+    _notes = Notes(shared.notes, [THREADS - 1 - number])
+
+
+def end_after_a_crash() -> NoReturn:
+    """Ends this process because one that decodes for it has ended: who watches finds the image at fault.
+
+    Raises:
+        UserError: nobody watches.
+    """
+    if _notes:
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise UserError("A process that decodes images has ended: out of memory? What is finished stays; run again.")
 
 
 def end_when_stuck() -> None:
@@ -219,7 +269,9 @@ def _watched(child: Child, notes: Notes) -> Ended:
         os.kill(child.process, signal.SIGKILL)
         raise
     if overdue:
-        os.kill(child.process, signal.SIGKILL)
+        for process in {child.process, *(image.process for image in overdue)}:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(child.process, 0)
     os.close(child.line)
     in_work = list(notes.now().values())
@@ -257,6 +309,13 @@ def _fatal(image: ImageInWork, notes: Notes) -> str | None:
     return f"decoding ended with {signal.Signals(-ended.code).name}" if ended.code < 0 else None
 
 
+def _shared_memory(size: int) -> SharedMemory | None:
+    """None where the system has no such memory."""
+    with suppress(OSError):
+        return SharedMemory(size)
+    return None
+
+
 def _too_long() -> str:
     return f"decoding took longer than {LIMIT:g} s"
 
@@ -264,7 +323,7 @@ def _too_long() -> str:
 def _decode_alone(image: ImageInWork, notes: Notes) -> NoReturn:
     from stages.images.decode import decode  # imports torch, which the process that watches does not need
 
-    with suppress(BadImage, OSError), notes.noted(image):
+    with suppress(BadImage, OSError), notes.noted(image.path, image.sha256):
         decode(image.path.read_bytes())
     os._exit(0)
 

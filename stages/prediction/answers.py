@@ -8,7 +8,8 @@ from typing import Any
 from stages.boxes.geometry import Detections
 from stages.command import shown
 from stages.errors import UserError
-from stages.features.extraction import ImageRef, decoding_error
+from stages.features.decoders import ImageRef
+from stages.features.extraction import decoding_error
 from stages.prediction import image_files
 from stages.prediction.image_files import ImageFile
 from stages.prediction.predictor import Prediction, Predictor

@@ -22,7 +22,8 @@ from stages.boxes.geometry import Detections
 from stages.errors import UserError
 from stages.evaluation.options import Decide
 from stages.features import h5
-from stages.features.extraction import ImageRef, Spec, compute_part, load_extractor
+from stages.features.decoders import ImageRef
+from stages.features.extraction import Spec, compute_part, load_extractor
 from stages.features.joined import join_rows
 from stages.heads.options import LargestOptions
 from stages.heads.registry import HEADS

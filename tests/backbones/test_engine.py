@@ -22,7 +22,7 @@ from stages.backbones import engine, trunk, vino
 from stages.backbones.device import cores
 from stages.backbones.engine import CORE_BATCH, CORES, TorchEngine, pick_engine
 from stages.errors import UserError
-from stages.features import extraction, h5
+from stages.features import decoders, extraction, h5
 from stages.features.extraction import compute_part, extract, load_extractor
 from stages.features.store import fingerprint
 from tests.features.test_extraction import OUT, listed, spec_of
@@ -255,7 +255,7 @@ def test_decoding_is_a_few_batches_ahead_at_most(
     workplace: Path, class_folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, seen, ahead = class_folder(8), list[bytes](), list[int]()
-    decode, spec = extraction.decode, spec_of(folder, batch_size=2)
+    decode, spec = decoders.decode, spec_of(folder, batch_size=2)
 
     def slow(batch: torch.Tensor) -> list[np.ndarray[Any, Any]]:
         time.sleep(0.02)
@@ -263,7 +263,9 @@ def test_decoding_is_a_few_batches_ahead_at_most(
         return [batch.float().mean((2, 3)).numpy()]
 
     made = extraction.Extractor(slow, load_extractor(spec).preprocessing, {"pooled": ((3,), "f4")}, {}, 2)  # type: ignore[arg-type]
-    monkeypatch.setattr(extraction, "decode", lambda data: seen.append(data) or decode(data))
+    monkeypatch.setattr(decoders, "AHEAD", 2)
+    monkeypatch.setattr(decoders, "cores", lambda: 1)
+    monkeypatch.setattr(decoders, "decode", lambda data: seen.append(data) or decode(data))
     monkeypatch.setattr(extraction, "load_extractor", lambda _: made)
     compute_part(spec, listed(folder), spec.views)
     assert len(seen) == 24 and max(ahead) <= 5 * 2

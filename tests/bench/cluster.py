@@ -27,7 +27,8 @@ from ray.cluster_utils import Cluster as Nodes
 
 from stages import paths
 from stages.features import cluster, extraction
-from stages.features.extraction import ImageRef, Part, Spec, Workers
+from stages.features.decoders import ImageRef
+from stages.features.extraction import Part, Spec, Workers
 from stages.features.store import RowStore
 from stages.images import views
 from tests.bench.extract import AUGMENT, BATCH, listed, machine_in_words, made_up

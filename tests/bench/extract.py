@@ -44,7 +44,8 @@ from stages.backbones import cuts, zoo
 from stages.backbones.device import half
 from stages.backbones.engine import callers
 from stages.features import extraction
-from stages.features.extraction import Extractor, ImageRef, Spec
+from stages.features.decoders import ImageRef
+from stages.features.extraction import Extractor, Spec
 from stages.images import views
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing

@@ -33,7 +33,8 @@ from PIL import Image as Pillow
 from stages.backbones.device import cores, pick_device
 from stages.backbones.engine import callers, pick_precision
 from stages.features import extraction
-from stages.features.extraction import Extractor, ImageRef, Spec
+from stages.features.decoders import ImageRef
+from stages.features.extraction import Extractor, Spec
 from stages.images.options import Augment
 from stages.images.views import EVALUATION
 

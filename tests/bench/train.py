@@ -26,7 +26,8 @@ from stages import paths
 from stages.backbones.device import pick_device
 from stages.datasets import index_file, source
 from stages.extract import spec
-from stages.features.extraction import ImageRef, Spec, compute_part
+from stages.features.decoders import ImageRef
+from stages.features.extraction import Spec, compute_part
 from stages.params import Params, load
 from stages.training import data, loop, tasks
 from stages.training.data import HeadData

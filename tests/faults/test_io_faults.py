@@ -19,6 +19,7 @@ import pytest
 from stages import paths
 from stages.errors import UserError
 from stages.features import extraction, h5
+from stages.features.decoders import ImageRef
 from stages.features.extraction import extract
 from tests.faults import toy
 from tests.faults.toy import FINISHED, KILLED, OUT, REFUSED, WRONG, forked
@@ -68,20 +69,20 @@ class Faulty:
 
 
 @pytest.fixture
-def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[extraction.ImageRef]:
+def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[ImageRef]:
     """Images in `photos`, and an extraction of three parts."""
     monkeypatch.setattr(extraction, "load_extractor", toy.load_extractor(3))
     monkeypatch.setattr(extraction, "PART_VIEWS", PART)
     return toy.photos(workplace / "photos", IMAGES)
 
 
-def run(wanted: Sequence[extraction.ImageRef]) -> int:
+def run(wanted: Sequence[ImageRef]) -> int:
     """How many images were computed."""
     computed, _, _ = extract(toy.spec(Path("photos").resolve(), PART), wanted, OUT)
     return computed
 
 
-def faulty_run(wanted: Sequence[extraction.ImageRef], faulty: Faulty) -> int:
+def faulty_run(wanted: Sequence[ImageRef], faulty: Faulty) -> int:
     with pytest.MonkeyPatch.context() as patch:
         for name in OPERATIONS:
             patch.setattr(os, name, faulty.wrap(name))
@@ -92,13 +93,13 @@ def faulty_run(wanted: Sequence[extraction.ImageRef], faulty: Faulty) -> int:
     return FINISHED
 
 
-def count_operations(wanted: Sequence[extraction.ImageRef]) -> list[str]:
+def count_operations(wanted: Sequence[ImageRef]) -> list[str]:
     faulty = Faulty(None, "")
     assert faulty_run(wanted, faulty) == FINISHED
     return faulty.names
 
 
-def violations(truth: Rows, reference: bytes, code: int, wanted: Sequence[extraction.ImageRef]) -> list[str]:
+def violations(truth: Rows, reference: bytes, code: int, wanted: Sequence[ImageRef]) -> list[str]:
     """What a faulty run has broken; ends with a run without faults."""
     found = []
     if code not in (FINISHED, KILLED, REFUSED):
@@ -128,7 +129,7 @@ def violations(truth: Rows, reference: bytes, code: int, wanted: Sequence[extrac
 
 
 @pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), pytest.param(9, id="every ninth")])
-def test_every_operation_fails_in_every_way(wanted: list[extraction.ImageRef], stride: int) -> None:
+def test_every_operation_fails_in_every_way(wanted: list[ImageRef], stride: int) -> None:
     names = count_operations(wanted)
     reference = OUT.read_bytes()
     file = h5.read(OUT)

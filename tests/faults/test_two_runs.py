@@ -15,21 +15,22 @@ from stages import paths
 from stages.blocks import Block, Source
 from stages.datasets import source
 from stages.features import extraction, h5
+from stages.features.decoders import ImageRef
 from tests.faults import toy
 
 PART, IMAGES = 4, 9
 
 
 @pytest.fixture
-def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[extraction.ImageRef]:
+def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[ImageRef]:
     """An extraction of three parts, each of which takes a while and leaves a line in `computed`."""
     compute = extraction.compute_part
 
-    def slow(spec: Any, part: Any, names: Any) -> Any:
+    def slow(spec: Any, part: Any, names: Any, *decoders: Any) -> Any:
         with Path("computed").open("a") as log:
             log.write(f"{os.getpid()} {len(part)}\n")
         time.sleep(0.2)
-        return compute(spec, part, names)
+        return compute(spec, part, names, *decoders)
 
     monkeypatch.setattr(extraction, "load_extractor", toy.load_extractor(3))
     monkeypatch.setattr(extraction, "PART_VIEWS", PART)
@@ -37,7 +38,7 @@ def wanted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[extraction.
     return toy.photos(workplace / "photos", IMAGES)
 
 
-def run(wanted: list[extraction.ImageRef], out: Path = toy.OUT) -> int:
+def run(wanted: list[ImageRef], out: Path = toy.OUT) -> int:
     extraction.extract(toy.spec(Path("photos").resolve(), PART), wanted, out)
     return toy.FINISHED
 
@@ -54,7 +55,7 @@ def kept() -> int:
 
 
 @pytest.mark.parametrize("out", [toy.OUT, Path("elsewhere/toy.h5")], ids=["the same out", "in another experiment"])
-def test_two_runs_at_once_compute_each_part_once(wanted: list[extraction.ImageRef], out: Path) -> None:
+def test_two_runs_at_once_compute_each_part_once(wanted: list[ImageRef], out: Path) -> None:
     codes: list[int] = []
     runs = [
         threading.Thread(target=lambda o=o: codes.append(toy.forked(lambda: run(wanted, o)))) for o in (toy.OUT, out)
@@ -71,7 +72,7 @@ def test_two_runs_at_once_compute_each_part_once(wanted: list[extraction.ImageRe
     assert toy.OUT.read_bytes() == Path("before", *toy.OUT.parts[1:]).read_bytes()
 
 
-def test_who_waits_for_a_run_that_is_killed_goes_on_from_its_parts(wanted: list[extraction.ImageRef]) -> None:
+def test_who_waits_for_a_run_that_is_killed_goes_on_from_its_parts(wanted: list[ImageRef]) -> None:
     first = os.fork()
     if not first:
         try:

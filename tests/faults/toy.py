@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.features.extraction import Extractor, ImageRef, Spec
+from stages.features.decoders import ImageRef
+from stages.features.extraction import Extractor, Spec
 from stages.images import views
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from stages import paths
-from stages.features import extraction, watchdog
+from stages.features import decoders, extraction, watchdog
 from stages.features.cluster import Remote
 from stages.features.extraction import Extractor, Part, Spec
 from stages.images.decode import decode
@@ -61,7 +61,8 @@ class Crashing(Remote):
     """Decodes as `harmful`."""
 
     def load(self, spec: Spec, marker: Path) -> tuple[Extractor, str]:
-        extraction.decode, watchdog.LIMIT = harmful, 2.0  # type: ignore[attr-defined]
+        extraction.decode = decoders.decode = harmful  # type: ignore[attr-defined]
+        watchdog.LIMIT = 2.0
         return super().load(spec, marker)
 
 

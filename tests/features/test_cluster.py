@@ -18,7 +18,8 @@ from stages import extract as stage
 from stages import paths
 from stages.errors import UserError
 from stages.features import extraction, h5
-from stages.features.extraction import LOCAL, ImageRef, Part, Spec, extract
+from stages.features.decoders import ImageRef
+from stages.features.extraction import LOCAL, Part, Spec, extract
 from stages.features.store import RowStore
 from tests.features.test_extraction import listed, spec_of
 
@@ -35,10 +36,10 @@ OUT, PLAIN = Path("cluster.h5"), Path("plain.h5")
 WATCHED = """
 import json, pickle
 from pathlib import Path
-from stages.features import cluster, extraction, watchdog
+from stages.features import cluster, decoders, extraction, watchdog
 from stages.images import decode as decoding
 from tests.faults import workers
-decoding.decode = extraction.decode = workers.harmful
+decoding.decode = extraction.decode = decoders.decode = workers.harmful
 watchdog.LIMIT = 2.0
 watchdog.start()
 address, spec, wanted = pickle.loads(Path("given").read_bytes())

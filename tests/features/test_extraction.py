@@ -23,8 +23,9 @@ from stages.backbones.engine import pick_precision
 from stages.datasets import index_file
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
-from stages.features import extraction, h5
-from stages.features.extraction import ImageRef, Spec, compute_part, extract, load_extractor
+from stages.features import decoders, extraction, h5
+from stages.features.decoders import ImageRef
+from stages.features.extraction import Spec, compute_part, extract, load_extractor
 from stages.features.store import fingerprint
 from stages.images import views
 from stages.images.decode import decode, shrink
@@ -194,9 +195,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The images of every part that is computed from here on."""
     made: list[list[str]] = []
 
-    def counted(spec: Spec, part: Sequence[ImageRef], names: Sequence[str]) -> dict[str, h5.Array]:
+    def counted(spec: Spec, part: Sequence[ImageRef], names: Sequence[str], *decoders: Any) -> dict[str, h5.Array]:
         made.append([path for path, _ in part])
-        return compute_part(spec, part, names)
+        return compute_part(spec, part, names, *decoders)
 
     monkeypatch.setattr(extraction, "compute_part", counted)
     return made
@@ -230,10 +231,10 @@ def test_the_next_part_is_computed_while_one_is_written(
     folder, begun = class_folder(4), threading.Event()
     wanted, add = listed(folder), extraction.RowStore.add
 
-    def noticed(spec: Spec, part: Sequence[ImageRef], names: Sequence[str]) -> dict[str, h5.Array]:
+    def noticed(spec: Spec, part: Sequence[ImageRef], names: Sequence[str], *decoders: Any) -> dict[str, h5.Array]:
         if part[0] == wanted[4]:
             begun.set()
-        return compute_part(spec, part, names)
+        return compute_part(spec, part, names, *decoders)
 
     def late(self: Any, *arguments: Any) -> None:
         assert begun.wait(60)
@@ -334,12 +335,12 @@ WRAPPER = """
             hang()
         return write(descriptor, data, offset)
 
-    def slow_compute(spec, part, names):
+    def slow_compute(spec, part, names, *decoders):
         if where == "compute" and part[0][0] == wanted[8][0]:  # the third part; the fourth is computed meanwhile
             while kept < 2:
                 time.sleep(0.01)
             hang()
-        return compute(spec, part, names)
+        return compute(spec, part, names, *decoders)
 
     def slow_assemble(self, sha256, views, out):
         if where == "assemble":
@@ -438,7 +439,7 @@ def test_each_image_is_decoded_once_for_all_of_its_views(
     workplace: Path, class_folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, decoded = class_folder(1), list[int]()
-    monkeypatch.setattr(extraction, "decode", lambda data: decoded.append(len(data)) or decode(data))
+    monkeypatch.setattr(decoders, "decode", lambda data: decoded.append(len(data)) or decode(data))
     rows_of(spec_of(folder, views=views_of(5)), listed(folder))
     assert len(decoded) == 3
 

@@ -40,9 +40,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     compute = extraction.compute_part
 
-    def counted(spec: Any, split: Any, names: Any) -> Any:
+    def counted(spec: Any, split: Any, names: Any, *decoders: Any) -> Any:
         seen.append(spec.backbone)
-        return compute(spec, split, names)
+        return compute(spec, split, names, *decoders)
 
     monkeypatch.setattr(extraction, "compute_part", counted)
     return seen

@@ -18,8 +18,8 @@ import psutil
 import pytest
 from PIL import Image as Picture
 
-from stages.features import extraction, h5, watchdog
-from stages.features.extraction import ImageRef
+from stages.features import decoders, extraction, h5, watchdog
+from stages.features.decoders import ImageRef
 from stages.images import decode as decoding
 from tests.faults import toy
 
@@ -78,7 +78,7 @@ def _work(folder: Path, wanted: list[ImageRef], harm: Harm, limit: float) -> Non
             os.abort()
         return decode(data)
 
-    decoding.decode = extraction.decode = harmful  # type: ignore[attr-defined]
+    decoding.decode = extraction.decode = decoders.decode = harmful  # type: ignore[attr-defined]
     watchdog.LIMIT, watchdog.POLL = limit, 0.05
     extraction.load_extractor, extraction.PART_VIEWS = toy.load_extractor(3), PART  # type: ignore[assignment]
     try:

@@ -1,0 +1,323 @@
+"""From image files to the pixels of their views: decoded by threads, or by processes where there are many cores.
+
+Whoever decodes writes each view into its slot of a memory, from which the engine takes whole batches. Threads meet at
+Python's lock at some thousands of images per second, whatever the cores; processes do not, and their memory is shared
+with this one. The pixels are the same either way.
+"""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from stages.backbones.device import cores
+from stages.backbones.engine import Turns
+from stages.datasets import source
+from stages.features import watchdog
+from stages.images import views
+from stages.images.decode import decode, decode_shrunk, divisor
+from stages.images.header import BadImage
+from stages.images.options import Augment
+from stages.images.preprocessing import Preprocessing
+from stages.processes import SharedMemory
+
+ImageRef = tuple[str, str]  # path below the folder, sha256
+Maps = list[views.Affine]  # of each view of an image
+AHEAD = 32  # images that are decoded ahead of the engine at least: large and small ones take turns
+FEW_CORES = 8  # on which threads are as fast
+FEW_IMAGES = 20_000  # that are computed before processes, which take seconds to start, pay
+MOST_PROCESSES = 64
+CHUNK = 8  # images that a process decodes per call
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views of the images of a folder are drawn, and how."""
+
+    folder: Path
+    names: tuple[str, ...]
+    preprocessing: Preprocessing
+    augment: Augment
+
+    def draw(self, image: ImageRef) -> list[tuple[torch.Tensor, views.Affine]]:
+        """The views of an image. Each is made of the image as large as this view needs it, whichever others are made.
+
+        Returns:
+            For each view uint8 (3, S, S), and the map (2, 3) from pixels of the image to pixels of the view.
+
+        Raises:
+            BadImage: with the reason.
+            UserError: the file is missing or has changed since it was indexed.
+        """
+        path, sha256 = image
+        data = source.read(self.folder, path, sha256)
+        drawn, decoded = [], dict[int, tuple[torch.Tensor, float]]()
+        with watchdog.decoding(self.folder / path, sha256):
+            for name in self.names:
+                by = divisor(data, views.needed_side(name, self.preprocessing))
+                if by not in decoded:
+                    decoded[by] = decode_shrunk(data, by) if by > 1 else (decode(data), 1.0)
+                pixels, scale = decoded[by]
+                view, view_map = views.view(
+                    pixels, name, sha256=sha256, preprocessing=self.preprocessing, augment=self.augment
+                )
+                drawn.append((view, of_the_image(view_map, scale)))
+        return drawn
+
+
+def of_the_image(view_map: views.Affine, scale: float) -> views.Affine:
+    """The map from pixels of the image itself, of one from pixels of the image as it was shrunk while decoding."""
+    return view_map if scale == 1 else view_map * np.array([scale, scale, 1], np.float32)
+
+
+class Work(NamedTuple):
+    """Images to decode, and the slot of the first view; the others follow, and the first slot follows the last."""
+
+    views: Views
+    images: Sequence[ImageRef]
+    first: int
+
+    def into(self, slots: torch.Tensor) -> list[Maps | None]:
+        """Writes the views into their slots, uint8 (slots, S, S, 3); None where an image cannot be decoded."""
+        numbers = (number % len(slots) for number in itertools.count(self.first))
+        results = list[Maps | None]()
+        for image in self.images:
+            own = list(itertools.islice(numbers, len(self.views.names)))
+            try:
+                drawn = self.views.draw(image)
+            except BadImage:
+                slots[own] = 0
+                results.append(None)
+                continue
+            for slot, (pixels, _) in zip(own, drawn, strict=True):
+                slots[slot] = pixels.permute(1, 2, 0)
+            results.append([view_map for _, view_map in drawn])
+        return results
+
+
+class Window(NamedTuple):
+    """How many views a part has in memory at a time.
+
+    Attributes:
+        batch: views per batch.
+        parallel: number of batches that the engine computes at a time.
+        views: of each image.
+        side: of a view, in pixels.
+    """
+
+    batch: int
+    parallel: int
+    views: int
+    side: int
+
+    def slots(self, decoders: "Decoders") -> int:
+        """Room for what the engine reads and for what is decoded ahead of it, in whole batches."""
+        needed = (self.parallel + 1) * self.batch + (decoders.ahead + decoders.chunk) * self.views
+        return -(-needed // self.batch) * self.batch
+
+    def size(self, decoders: "Decoders") -> int:
+        """Bytes of that."""
+        return self.slots(decoders) * self.side**2 * 3
+
+    def pixels(self, memory: Any, decoders: "Decoders") -> torch.Tensor:
+        """A memory as slots, uint8 (slots, S, S, 3)."""
+        shape = (self.slots(decoders), self.side, self.side, 3)
+        return torch.frombuffer(memory, dtype=torch.uint8, count=prod(shape)).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """A memory for views, uint8 (slots, S, S, 3), and what begins work that fills it."""
+
+    pixels: torch.Tensor
+    fill: Callable[[Work], "Future[list[Maps | None]]"]
+
+
+class Decoders(Protocol):
+    """Who decodes.
+
+    Attributes:
+        chunk: images per call of `Slots.fill`.
+        ahead: images that are decoded ahead of the engine.
+    """
+
+    @property
+    def chunk(self) -> int: ...
+
+    @property
+    def ahead(self) -> int: ...
+
+    def slots(self, window: Window) -> AbstractContextManager[Slots]:
+        """The memory of one part, and who fills it."""
+
+
+class Threads:
+    """Threads of this process, one per core."""
+
+    chunk = 1
+
+    @property
+    def ahead(self) -> int:
+        return max(AHEAD, 2 * cores())
+
+    @contextmanager
+    def slots(self, window: Window) -> Iterator[Slots]:
+        pixels = window.pixels(bytearray(window.size(self)), self)
+        with ThreadPoolExecutor(cores()) as pool:
+            yield Slots(pixels, lambda work: pool.submit(work.into, pixels))
+
+
+THREADS = Threads()
+
+
+class Processes:
+    """Processes, and memories that they share with this one: one for each part that is computed at a time.
+
+    They end with this process, however it ends. Where one of them ends, the next result raises BrokenProcessPool.
+
+    Args:
+        count: of processes.
+        parts: that are computed at a time.
+        window: the largest of any part.
+
+    Raises:
+        OSError: the system has no room for the memories, or no locks for the processes.
+    """
+
+    chunk = CHUNK
+
+    def __init__(self, count: int, *, parts: int, window: Window) -> None:
+        self.ahead = max(AHEAD, 2 * count * CHUNK)
+        memories = [SharedMemory(window.size(self)) for _ in range(parts)]
+        self._memories = Turns(enumerate(memories))
+        context = multiprocessing.get_context("spawn")
+        arguments = (memories, watchdog.shared(), context.Value("i", 0))
+        self.pool = ProcessPoolExecutor(count, context, initializer=begin, initargs=arguments)
+
+    @contextmanager
+    def slots(self, window: Window) -> Iterator[Slots]:
+        with self._memories.take() as (number, memory):
+            pixels = window.pixels(memory.buffer, self)
+            yield Slots(pixels, lambda work: self.pool.submit(fill, work, number, tuple(pixels.shape)))
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The pixels of a part, decoded ahead of the engine into slots that are used in turn.
+
+    Attributes:
+        views: what is drawn of each image.
+        images: n of them.
+        slots: where the views go: the k-th of all goes into slot k modulo their number.
+        chunk: images that are decoded per call.
+        ok: (n,), 1 for each image that was decoded; filled on the way.
+        affine: (n, views, 2, 3), the maps of their views; filled on the way.
+    """
+
+    views: Views
+    images: Sequence[ImageRef]
+    slots: Slots
+    chunk: int
+    ok: npt.NDArray[np.uint8]
+    affine: npt.NDArray[np.float32]
+
+    def batches(self, batches: Sequence[range], step: int, *, unread: int) -> Iterator[torch.Tensor]:
+        """Batches of views in order, uint8 (step, 3, S, S), the last one padded with zeros.
+
+        Args:
+            batches: which of all views each has.
+            step: views per batch; a divisor of the number of slots.
+            unread: when a batch is asked for, only so many before it may still be read. The slots of the others are
+                used again.
+        """
+        begun: deque[tuple[range, Future[list[Maps | None]]]] = deque()
+        asked, decoded, views, pixels = 0, 0, len(self.views.names), self.slots.pixels
+        for number, rows in enumerate(batches):
+            free = (number - unread) * step + len(pixels)
+            while asked < len(self.images) and (asked + self.chunk) * views <= free:
+                chunk = range(asked, min(asked + self.chunk, len(self.images)))
+                work = Work(self.views, self.images[chunk.start : chunk.stop], asked * views)
+                begun.append((chunk, self.slots.fill(work)))
+                asked = chunk.stop
+            while decoded * views < rows.stop:
+                chunk, future = begun.popleft()
+                for image, maps in zip(chunk, future.result(), strict=True):
+                    if maps is not None:
+                        self.ok[image], self.affine[image] = 1, maps
+                decoded = chunk.stop
+            first = rows.start % len(pixels)
+            pixels[first + len(rows) : first + step] = 0
+            yield pixels[first : first + step].permute(0, 3, 1, 2)
+
+
+@contextmanager
+def pick_decoders(images: int, *, parts: int, window: Window) -> Iterator[Decoders]:
+    """Who decodes so many images: processes where both they and the cores are many, else the threads of this process.
+
+    Args:
+        images: that will be decoded.
+        parts: as `Processes` has it.
+        window: the same.
+    """
+    if images < FEW_IMAGES or cores() <= FEW_CORES:
+        yield THREADS
+        return
+    try:
+        processes = Processes(min(cores(), MOST_PROCESSES), parts=parts, window=window)
+    except (OSError, ImportError) as error:
+        print(
+            f"Images are decoded by threads, which takes longer on {cores()} cores: processes cannot share memory here "
+            f"({error}; does /dev/shm exist, and is it writable?).",
+            file=sys.stderr,
+        )
+        yield THREADS
+        return
+    try:
+        yield processes
+    except BrokenProcessPool:
+        watchdog.end_after_a_crash()
+    finally:
+        processes.pool.shutdown(cancel_futures=True)
+
+
+_memories: list[SharedMemory] = []  # of a process that decodes
+
+
+def begin(memories: list[SharedMemory], watched: watchdog.Shared | None, counter: Any) -> None:
+    """Prepares a process that decodes; it ends with the one that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the first ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _memories[:] = memories
+    with counter.get_lock():
+        number, counter.value = counter.value, counter.value + 1
+    if watched:
+        watchdog.join(watched, number)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def fill(work: Work, number: int, shape: tuple[int, ...]) -> list[Maps | None]:
+    """Does some work in a process that decodes: writes into the memory with this number as slots of this shape."""
+    memory = torch.frombuffer(_memories[number].buffer, dtype=torch.uint8, count=prod(shape))
+    return work.into(memory.reshape(shape))
