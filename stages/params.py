@@ -61,6 +61,7 @@ class Params(Block):
     views: Annotated[int, Field(ge=1, le=64)]
     head: str
     hidden: Annotated[int, Field(ge=1)]
+    queries: Annotated[int, Field(ge=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     lr: Literal["auto"] | Annotated[float, Field(gt=0)]
     lr_backbone: Annotated[float, Field(gt=0)]

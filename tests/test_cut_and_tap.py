@@ -27,6 +27,7 @@ PLACES: dict[str, dict[str, Any]] = {  # what is kept, and how the head sits on 
     "map averaged": {"cut": "map", "head": "linear"},
     "module": {"cut": "stage3", "tap": "pooled", "head": "linear"},
     "module to map": {"cut": "stage3", "tap": "map", "head": "squeezenet"},
+    "module to map, attentive": {"cut": "stage3", "tap": "map", "head": "attentive"},
     "tokens": {"cut": "cls+avg", "head": "linear", "backbone": VIT},
     "blocks to tokens": {"cut": "blocks.3", "tap": "cls+avg@2", "head": "linear", "backbone": VIT},
     "images to tokens": {"cut": "input", "tap": "avg", "head": "linear", "backbone": VIT},

@@ -34,6 +34,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "knn on two backbones": {"head": "knn", "backbone": "squeezenet1_1+resnet18"},
     "tokens of two backbones": {"head": "linear", "backbone": f"{VIT}+timm:test_vit2", "cut": "avg"},
     "a rest that trained": {"head": "linear", "cut": "features.9", "tap": "pooled"},
+    "attentive": {"head": "attentive", "cut": "map"},
     "tokens": {"head": "linear", "backbone": VIT, "cut": "cls+avg@4"},
     "blocks that trained": {"head": "linear", "backbone": VIT, "cut": "blocks.3", "tap": "cls"},
     "from scratch": {"head": "lenet5", "cut": "input"},

@@ -30,6 +30,8 @@ LABELS: dict[str, dict[str, Any]] = {
     "a map averaged": {"head": "ridge", "cut": "map"},
     "knn": {"head": "knn", "extract": {"dtype": "float32"}},
     "squeezenet": {"head": "squeezenet", "cut": "map"},
+    "attentive": {"head": "attentive", "cut": "map", "views": 2, "decide": {"tta": True}},
+    "attentive on tokens": {"head": "attentive", "backbone": VIT, "cut": "map", "queries": 4},
     "two backbones": {"head": "ridge", "backbone": "squeezenet1_1+resnet18", "views": 2, "decide": {"tta": True}},
     "tokens of two backbones": {"head": "linear", "backbone": f"{VIT}+timm:test_vit2", "cut": "avg"},
     "a rest that trained": {"head": "linear", "cut": "features.9", "tap": "pooled"},

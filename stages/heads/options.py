@@ -54,6 +54,12 @@ class MlpOptions(HeadOptions):
     dropout: float
 
 
+class AttentiveOptions(HeadOptions):
+    """`attentive`: how many weighted means of the map it takes."""
+
+    queries: int
+
+
 class SqueezenetOptions(HeadOptions):
     """`squeezenet`: its dropout."""
 

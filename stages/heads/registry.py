@@ -8,6 +8,7 @@ from stages.blocks import HeadOptions
 from stages.boxes.options import DenseOptions
 from stages.heads.options import (
     AnchorsOptions,
+    AttentiveOptions,
     KnnOptions,
     LargestOptions,
     MlpOptions,
@@ -56,6 +57,7 @@ HEADS: dict[str, HeadSpec] = {
     "logistic": HeadSpec("vector", closed_form=True),
     "lda": HeadSpec("vector", closed_form=True),
     "knn": HeadSpec("vector", options=KnnOptions, closed_form=True),
+    "attentive": HeadSpec("map", options=AttentiveOptions),
     "squeezenet": HeadSpec("map", options=SqueezenetOptions),
     "lenet5": HeadSpec("map"),
     "smallnet": HeadSpec("map"),

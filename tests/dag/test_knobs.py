@@ -49,6 +49,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "logistic": {},
     "lda": {"split": {"protocol": "kfold"}},
     "knn": {"backbone": "resnet18"},
+    "attentive": {"cut": "map"},
     "squeezenet": {"cut": "map", "schedule": "plateau"},
     "lenet5": {"cut": "input"},
     "smallnet": {"cut": "input", "image_size": 32},

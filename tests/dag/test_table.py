@@ -27,6 +27,7 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "decide.confidence": (0.6, FROM_EVALUATE),
     "backbone": ("resnet18", FROM_EXTRACT),
     "hidden": (16, FROM_HEAD),
+    "queries": (4, FROM_HEAD),
     "dropout": (0.1, FROM_HEAD),
     "optimizer": ("sgd", FROM_HEAD),
     "weight_decay": (0.02, FROM_HEAD),
