@@ -89,6 +89,8 @@ def spec(params: Params, folder: Path, network: tuple[str, str], *, scaled: bool
         augment=params.augment,
         engine=params.extract.engine,
         scaled=scaled,
+        compile=params.extract.compile,
+        decoder=params.extract.decoder,
     )
 
 

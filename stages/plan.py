@@ -41,7 +41,7 @@ EXAMPLES = """\
   python -m stages.plan --images 1000000 --backbone resnet50 --cut map
   python -m stages.plan --images 1e9 --views 6"""
 SAMPLE = 4096  # images to measure on, spread evenly over the dataset; many, because repeated ones come from memory
-WARM_UP = 4  # batches
+WARM_UP = 32  # images
 
 
 class Measurement(NamedTuple):
@@ -101,8 +101,8 @@ def measure(spec: Spec, images: Sequence[ImageRef], seconds: float) -> Measureme
     """
     started = time.perf_counter()
     extractor, endless = load_extractor(spec), cycle(images)
-    compute_part(spec, list(islice(endless, spec.batch_size)), spec.views)
-    start, warm_up = time.perf_counter() - started, list(islice(endless, WARM_UP * spec.batch_size))
+    compute_part(spec, list(islice(endless, WARM_UP)), spec.views)
+    start, warm_up = time.perf_counter() - started, list(islice(endless, 4 * WARM_UP))
     compute_part(spec, warm_up, spec.views)
     guess = len(warm_up) / (time.perf_counter() - started - start)
     measured = list(islice(endless, max(len(warm_up), round(seconds * guess))))

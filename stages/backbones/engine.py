@@ -4,12 +4,12 @@ Any number of threads may call an engine; it computes `parallel` batches at a ti
 an image never depend on the other images of its batch. This module has torch, for any device; `vino` has OpenVINO.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from queue import SimpleQueue
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from stages.errors import UserError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CUDA_STREAMS = 2  # one copies while the other computes
 CORES = 8  # that compute one batch each; of more cores, several share a batch: memory would grow with them
+CUDA_BATCH, MPS_BATCH = 256, 32  # images per batch
 CORE_BATCH = 8  # images in such a batch: 32 do not fit into a core's cache, which costs up to a third
 T = TypeVar("T")
 
@@ -32,16 +33,44 @@ class Engine(Protocol):
 
     parallel: int
 
-    def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
-        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), one array per layer."""
+    def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[Any]]:
+        """Features (N, …) of uint8 pixels (N, 3, S, S), one array per layer, in the dtype in which they are stored.
+
+        Raises:
+            UserError: a feature is not finite.
+        """
 
 
-def pick_engine(engine: str, device: torch.device) -> str:
-    """`auto` is OpenVINO on a CPU where it is installed, else torch.
+def as_stored(layers: Sequence[torch.Tensor], dtype: str) -> list[npt.NDArray[Any]]:
+    """Features in the dtype in which they are stored, checked and converted on the device that computed them.
+
+    Args:
+        layers: each (N, …), of any floating-point type.
+        dtype: `float16` or `float32`.
 
     Raises:
-        UserError: OpenVINO is asked for and is not installed, or the device is not a CPU.
+        UserError: one is not finite, before or after.
     """
+    stored = [layer.to(DTYPES[dtype]) for layer in layers]
+    finite = [torch.stack([layer.isfinite().all() for layer in some]).all() for some in (layers, stored)]
+    computed, fits = torch.stack(finite).tolist()
+    if not computed:
+        raise UserError("The backbone computes values that are not finite: -S extract.precision=float32.")
+    if not fits:
+        raise UserError(f"A feature of the backbone does not fit into {dtype}: -S extract.dtype=float32.")
+    return [layer.cpu().contiguous().numpy() for layer in stored]
+
+
+def pick_engine(engine: str, device: torch.device, *, compiled: bool = False) -> str:
+    """`auto` is OpenVINO on a CPU where it is installed, else torch; torch where the trunk is to be compiled.
+
+    Raises:
+        UserError: OpenVINO is asked for and is not installed, or the device is not a CPU, or `extract.compile` is on.
+    """
+    if compiled:
+        if engine == "openvino":
+            raise UserError("`extract.compile`: torch.compile needs extract.engine=torch or auto, found openvino.")
+        return "torch"
     installed = find_spec("openvino") is not None
     if engine == "openvino" and not installed:
         raise UserError("`extract.engine`: openvino is not installed: pip install openvino, or take torch or auto.")
@@ -94,10 +123,23 @@ class TorchEngine:
         trunk: what to run.
         device: where to run.
         precision: `float32`, `bfloat16` or `float16`.
+        dtype: in which features are stored, `float16` or `float32`.
+        compiled_for: with so many images per batch the trunk is compiled (torch.compile); None: it is not.
+
+    Raises:
+        UserError: the trunk cannot be compiled here.
     """
 
-    def __init__(self, trunk: Trunk, device: torch.device, precision: str) -> None:
-        self.device, self.precision, cuda = device, precision, device.type == "cuda"
+    def __init__(
+        self,
+        trunk: Trunk,
+        device: torch.device,
+        precision: str,
+        *,
+        dtype: str = "float32",
+        compiled_for: int | None = None,
+    ) -> None:
+        self.device, self.precision, self.dtype, cuda = device, precision, dtype, device.type == "cuda"
         half = half_trunk(trunk, device, precision) if cuda and precision != "float32" else None
         self.details = {"arithmetic": FOLDED.format(precision)} if half else {}
         self.autocast = precision != "float32" and half is None
@@ -109,17 +151,31 @@ class TorchEngine:
             # the same input must give the same bytes
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        if compiled_for:
+            self._compile(compiled_for, trunk.size)
 
-    def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
-        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), one array per layer of the trunk.
+    def _compile(self, batch: int, side: int) -> None:
+        """Compiles the trunk with a first batch, before several threads call it."""
+        self.details["compiled"] = "torch.compile"
+        self.trunk = torch.compile(self.trunk, dynamic=False)  # type: ignore[assignment]
+        try:
+            self(torch.zeros((batch, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"`extract.compile`: torch.compile fails here ({reason}): take false.") from error
+
+    def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[Any]]:
+        """Features (N, …) of uint8 pixels (N, 3, S, S), one array per layer of the trunk.
 
         Raises:
-            UserError: the device has no room for one image.
+            UserError: the device has no room for one image, or a feature is not finite.
         """
         with self._lanes.take() as lane, lane.stream:
             return self._computed(pixels.permute(0, 2, 3, 1), lane)
 
-    def _computed(self, pixels: torch.Tensor, lane: "Lane") -> list[npt.NDArray[np.float32]]:
+    def _computed(self, pixels: torch.Tensor, lane: "Lane") -> list[npt.NDArray[Any]]:
         """The same of pixels (N, S, S, 3); a batch that does not fit is halved."""
         try:
             return self._run(pixels, lane)
@@ -132,11 +188,11 @@ class TorchEngine:
         return [np.concatenate(both) for both in zip(*halves, strict=True)]
 
     @torch.inference_mode()
-    def _run(self, pixels: torch.Tensor, lane: "Lane") -> list[npt.NDArray[np.float32]]:
-        batch = lane.pinned(pixels) if self.device.type == "cuda" else pixels
+    def _run(self, pixels: torch.Tensor, lane: "Lane") -> list[npt.NDArray[Any]]:
+        batch = lane.pinned(pixels) if self.device.type == "cuda" and not pixels.is_cuda else pixels
         with torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=self.autocast):
             layers = self.trunk(batch.to(self.device, non_blocking=True))
-        return [layer.float().cpu().contiguous().numpy() for layer in layers]
+        return as_stored(layers, self.dtype)
 
 
 class Lane:
@@ -180,9 +236,13 @@ def callers(parallel: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(parallel, initializer=torch.set_num_threads, initargs=(max(1, cores() // parallel),))
 
 
-def images_at_once(batch_size: int, device: torch.device) -> int:
+def images_at_once(batch_size: int | Literal["auto"], device: torch.device) -> int:
     """The images that an engine gets at once, from `extract.batch_size`: fewer on a CPU."""
-    return min(batch_size, CORE_BATCH) if device.type == "cpu" else batch_size
+    if device.type == "cpu":
+        return CORE_BATCH if batch_size == "auto" else min(batch_size, CORE_BATCH)
+    if batch_size == "auto":
+        return CUDA_BATCH if device.type == "cuda" else MPS_BATCH
+    return batch_size
 
 
 def _stream(device: torch.device) -> AbstractContextManager[None]:

@@ -22,7 +22,7 @@ import torch
 from stages import files, paths
 from stages.backbones import trunk
 from stages.backbones.device import cores
-from stages.backbones.engine import Turns, at_a_time
+from stages.backbones.engine import Turns, as_stored, at_a_time
 from stages.backbones.trunk import Trunk, TrunkInfo
 from stages.backbones.weights import weights_file
 from stages.errors import UserError
@@ -51,15 +51,16 @@ class OpenVinoEngine:
     Args:
         converted: what to run.
         precision: `float32` or `bfloat16`.
+        dtype: in which features are stored, `float16` or `float32`.
 
     Raises:
         UserError: OpenVINO does not compute in this precision here.
     """
 
-    def __init__(self, converted: Converted, precision: str) -> None:
+    def __init__(self, converted: Converted, precision: str, *, dtype: str = "float32") -> None:
         import openvino  # some machines have none
 
-        self.parallel = at_a_time()
+        self.parallel, self.dtype = at_a_time(), dtype
         core = openvino.Core()
         compiled = core.compile_model(
             core.read_model(converted.xml, converted.weights),
@@ -80,14 +81,18 @@ class OpenVinoEngine:
         self._run(requests[0], np.zeros(compiled.input().shape, np.uint8))
         self._requests = Turns(requests)
 
-    def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[np.float32]]:
-        """Features (N, …) float32 of uint8 pixels (N, 3, S, S), one array per layer of the trunk."""
+    def __call__(self, pixels: torch.Tensor) -> list[npt.NDArray[Any]]:
+        """Features (N, …) of uint8 pixels (N, 3, S, S), one array per layer of the trunk.
+
+        Raises:
+            UserError: a feature is not finite.
+        """
         batch = pixels.permute(0, 2, 3, 1).contiguous().numpy()
         with self._requests.take() as request:
             pieces = [
                 self._run(request, batch[first : first + self._batch]) for first in range(0, len(batch), self._batch)
             ]
-        return [np.concatenate(layer) for layer in zip(*pieces, strict=True)]
+        return as_stored([torch.from_numpy(np.concatenate(layer)) for layer in zip(*pieces, strict=True)], self.dtype)
 
     def _run(self, request: Any, pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         """The same of pixels (n, S, S, 3), n at most the model's fixed batch."""

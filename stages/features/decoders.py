@@ -12,11 +12,13 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -28,9 +30,10 @@ import torch
 from stages.backbones.device import cores
 from stages.backbones.engine import Turns
 from stages.datasets import source
+from stages.errors import UserError
 from stages.features import watchdog
 from stages.images import views
-from stages.images.decode import decode, decode_shrunk, divisor
+from stages.images.decode import decode, decode_shrunk, divisor, is_plain_jpeg
 from stages.images.header import BadImage
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
@@ -38,10 +41,13 @@ from stages.processes import SharedMemory
 
 ImageRef = tuple[str, str]  # path below the folder, sha256
 Maps = list[views.Affine]  # of each view of an image
+Draw = Callable[[ImageRef], list[tuple[torch.Tensor, views.Affine]]]
 AHEAD = 32  # images that are decoded ahead of the engine at least: large and small ones take turns
 FEW_CORES = 8  # on which threads are as fast
 FEW_IMAGES = 20_000  # that are computed before processes, which take seconds to start, pay
 MOST_PROCESSES = 64
+COMPARED = 16  # images of each run, whose views by a GPU are held against those by the CPU
+MOST_DIFFERENT = 3.0  # of 255, on average: shrinking while decoding alone makes 0.7
 CHUNK = 8  # images that a process decodes per call
 
 
@@ -66,18 +72,34 @@ class Views:
         """
         path, sha256 = image
         data = source.read(self.folder, path, sha256)
-        drawn, decoded = [], dict[int, tuple[torch.Tensor, float]]()
+        decoded = dict[int, tuple[torch.Tensor, float]]()
+
+        def pixels(name: str) -> tuple[torch.Tensor, float]:
+            by = divisor(data, views.needed_side(name, self.preprocessing))
+            if by not in decoded:
+                decoded[by] = decode_shrunk(data, by) if by > 1 else (decode(data), 1.0)
+            return decoded[by]
+
         with watchdog.decoding(self.folder / path, sha256):
-            for name in self.names:
-                by = divisor(data, views.needed_side(name, self.preprocessing))
-                if by not in decoded:
-                    decoded[by] = decode_shrunk(data, by) if by > 1 else (decode(data), 1.0)
-                pixels, scale = decoded[by]
-                view, view_map = views.view(
-                    pixels, name, sha256=sha256, preprocessing=self.preprocessing, augment=self.augment
-                )
-                drawn.append((view, of_the_image(view_map, scale)))
-        return drawn
+            return self.drawn(sha256, pixels)
+
+    def drawn(
+        self, sha256: str, pixels: Callable[[str], tuple[torch.Tensor, float]]
+    ) -> list[tuple[torch.Tensor, views.Affine]]:
+        """The same of an image that is decoded.
+
+        Args:
+            sha256: of its file.
+            pixels: gives for the name of a view the image, uint8 (3, h, w), and its scale.
+        """
+        result = []
+        for name in self.names:
+            image, scale = pixels(name)
+            view, view_map = views.view(
+                image, name, sha256=sha256, preprocessing=self.preprocessing, augment=self.augment
+            )
+            result.append((view, of_the_image(view_map, scale)))
+        return result
 
 
 def of_the_image(view_map: views.Affine, scale: float) -> views.Affine:
@@ -92,14 +114,19 @@ class Work(NamedTuple):
     images: Sequence[ImageRef]
     first: int
 
-    def into(self, slots: torch.Tensor) -> list[Maps | None]:
-        """Writes the views into their slots, uint8 (slots, S, S, 3); None where an image cannot be decoded."""
+    def into(self, slots: torch.Tensor, draw: Draw | None = None) -> list[Maps | None]:
+        """Writes the views into their slots, uint8 (slots, S, S, 3); None where an image cannot be decoded.
+
+        Args:
+            slots: of all views in memory.
+            draw: what draws the views of an image; None decodes it on the CPU.
+        """
         numbers = (number % len(slots) for number in itertools.count(self.first))
         results = list[Maps | None]()
         for image in self.images:
             own = list(itertools.islice(numbers, len(self.views.names)))
             try:
-                drawn = self.views.draw(image)
+                drawn = (draw or self.views.draw)(image)
             except BadImage:
                 slots[own] = 0
                 results.append(None)
@@ -214,6 +241,104 @@ class Processes:
         with self._memories.take() as (number, memory):
             pixels = window.pixels(memory.buffer, self)
             yield Slots(pixels, lambda work: self.pool.submit(fill, work, number, tuple(pixels.shape)))
+
+
+class GpuDecoder:
+    """A GPU, which decodes plain JPEGs with nvJPEG; the CPU decodes the others. It was not measured.
+
+    nvJPEG's hardware has overwritten memory that was in use (pytorch/vision#9606). So the GPU is idle when a chunk
+    begins and when it ends, and the first images are compared with those that the CPU decodes.
+
+    Args:
+        device: a GPU.
+
+    Raises:
+        UserError: torchcodec is not installed.
+    """
+
+    chunk = 64
+    ahead = 256
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.name = device, f"torchcodec {_torchcodec()} on {device.type}"
+        self._pool, self._readers = ThreadPoolExecutor(1), ThreadPoolExecutor(cores())
+        self._compared = False
+
+    @contextmanager
+    def slots(self, window: Window) -> Iterator[Slots]:
+        shape = (window.slots(self), window.side, window.side, 3)
+        pixels = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+        yield Slots(pixels, lambda work: self._pool.submit(self._fill, work, pixels))
+
+    def _fill(self, work: Work, slots: torch.Tensor) -> list[Maps | None]:
+        drawn = work.views
+        files = self._readers.map(lambda image: source.read(drawn.folder, *image), work.images)
+        by_image = dict(zip(work.images, files, strict=True))
+        decoded = self._decoded({image: data for image, data in by_image.items() if is_plain_jpeg(data)})
+
+        def draw(image: ImageRef) -> list[tuple[torch.Tensor, views.Affine]]:
+            if image not in decoded:
+                return drawn.draw(image)
+            with watchdog.decoding(drawn.folder / image[0], image[1]):  # known ones at fault are bad here too
+                return drawn.drawn(image[1], lambda _: (decoded[image], 1.0))
+
+        if decoded and not self._compared:
+            for image in list(decoded)[:COMPARED]:
+                _compare(image, drawn.draw(image)[0][0], draw(image)[0][0])
+            self._compared = True
+        maps = work.into(slots, draw)
+        _wait_for(self.device)  # the engine reads the slots in another stream
+        return maps
+
+    def _decoded(self, files: Mapping[ImageRef, bytes]) -> dict[ImageRef, torch.Tensor]:
+        """Uint8 (3, H, W) on the GPU of each file; those that it cannot decode are left out."""
+        _wait_for(self.device)
+        try:
+            return dict(zip(files, decode_jpegs(list(files.values()), self.device), strict=True))
+        except RuntimeError:
+            if len(files) <= 1:
+                return {}
+        return {image: pixels for one in files.items() for image, pixels in self._decoded(dict([one])).items()}
+
+
+def pick_gpu_decoder(decoder: str, device: torch.device) -> GpuDecoder | None:
+    """The GPU where it is to decode (`extract.decoder: gpu`); None where the CPU does.
+
+    Raises:
+        UserError: torchcodec is not installed.
+    """
+    if decoder == "gpu" and device.type != "cuda":
+        print(f"`extract.decoder`: gpu needs CUDA, found device={device.type}: the CPU decodes.", flush=True)
+    return GpuDecoder(device) if decoder == "gpu" and device.type == "cuda" else None
+
+
+def _torchcodec() -> str:
+    """The version of torchcodec."""
+    if not find_spec("torchcodec"):
+        raise UserError("`extract.decoder`: gpu needs torchcodec: pip install '.[gpu]', or take cpu.")
+    return version("torchcodec")
+
+
+def decode_jpegs(files: list[bytes], device: torch.device) -> list[torch.Tensor]:
+    """JPEGs as uint8 RGB (3, H, W) on a device."""
+    from torchcodec.decoders import decode_jpeg  # few machines have it
+
+    decoded: list[torch.Tensor] = decode_jpeg(files, mode="RGB", device=device)
+    return decoded
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _compare(image: ImageRef, of_cpu: torch.Tensor, of_gpu: torch.Tensor) -> None:
+    difference = float((of_cpu.float() - of_gpu.cpu().float()).abs().mean())
+    if difference > MOST_DIFFERENT:
+        raise UserError(
+            f"`extract.decoder`: the GPU decodes {image[0]} differently from the CPU, by {difference:.1f} of 255 on "
+            f"average, expected {MOST_DIFFERENT:g} at most. Take cpu."
+        )
 
 
 @dataclass(frozen=True)

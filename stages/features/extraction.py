@@ -32,11 +32,13 @@ from stages.features.decoders import (
     THREADS,
     Decoders,
     Decoding,
+    GpuDecoder,
     ImageRef,
     Views,
     Window,
     of_the_image,
     pick_decoders,
+    pick_gpu_decoder,
 )
 from stages.features.store import RowStore
 from stages.images.decode import KEPT_RATIO, PIPELINE, decode, decode_shrunk, divisor, kept_side, shrink
@@ -48,6 +50,7 @@ from stages.images.views import Affine
 
 PART_VIEWS = 512
 PART_BYTES = 64 << 20
+IMAGE_BATCH = 32  # of a part of stored images; no engine computes them
 PARTS = 2  # computed at a time: one fills the engine while the other ends and is written
 BAD_IMAGES_NAMED = 5  # on the console, while they are found
 Item = TypeVar("Item")
@@ -70,12 +73,14 @@ class Spec:
     resize: Literal["crop", "squash"]
     precision: str
     dtype: str
-    batch_size: int
+    batch_size: int | Literal["auto"]
     device: str
     views: tuple[str, ...]
     augment: Augment
     engine: str = "auto"
     scaled: bool = False
+    compile: bool = False
+    decoder: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Extractor:
         layers: layer -> shape of one view of one image (of images: the largest) and dtype, in the engine's order.
         batch_size: images that the engine computes at once; the last bits of a feature depend on it.
         parallel: number of batches that it computes at a time.
+        decoder: a GPU that decodes the images; None where threads or processes do.
     """
 
     engine: Engine | None
@@ -95,6 +101,7 @@ class Extractor:
     provenance: dict[str, Any]
     batch_size: int
     parallel: int = 1
+    decoder: GpuDecoder | None = None
 
 
 @cache
@@ -125,7 +132,7 @@ def _image_extractor(spec: Spec) -> Extractor:
         **_common_provenance(spec, preprocessing),
     }
     largest = (3, KEPT_RATIO * side, KEPT_RATIO * side)
-    return Extractor(None, preprocessing, {h5.INPUT: (largest, "u1")}, provenance, spec.batch_size)
+    return Extractor(None, preprocessing, {h5.INPUT: (largest, "u1")}, provenance, IMAGE_BATCH)
 
 
 def _common_provenance(spec: Spec, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -144,11 +151,11 @@ def _common_provenance(spec: Spec, preprocessing: Preprocessing) -> dict[str, An
 
 def _network_extractor(spec: Spec) -> Extractor:
     device = pick_device(spec.device)
-    library = pick_engine(spec.engine, device)
+    library = pick_engine(spec.engine, device, compiled=spec.compile)
     precision = pick_precision(spec.precision, device)
     batch_size = images_at_once(spec.batch_size, device)
     openvino = _openvino_engine(spec, precision, batch_size) if library == "openvino" else None
-    engine, trunk_info = openvino or _torch_engine(spec, device, precision)
+    engine, trunk_info = openvino or _torch_engine(spec, device, precision, batch_size)
     library = "openvino" if openvino else "torch"
     common = _common_provenance(spec, trunk_info.preprocessing)
     provenance = (
@@ -166,16 +173,18 @@ def _network_extractor(spec: Spec) -> Extractor:
             "versions": common["versions"] | {library: version(library)},
         }
         | (engine.details if isinstance(engine, TorchEngine) else {})
+        | ({"decoder": decoder.name} if (decoder := pick_gpu_decoder(spec.decoder, device)) else {})
     )
     layers = {layer: (shape, spec.dtype) for layer, shape in trunk_info.layers.items()}
-    return Extractor(engine, trunk_info.preprocessing, layers, provenance, batch_size, engine.parallel)
+    return Extractor(engine, trunk_info.preprocessing, layers, provenance, batch_size, engine.parallel, decoder)
 
 
-def _torch_engine(spec: Spec, device: torch.device, precision: str) -> tuple[Engine, TrunkInfo]:
+def _torch_engine(spec: Spec, device: torch.device, precision: str, batch_size: int) -> tuple[Engine, TrunkInfo]:
     network, trunk_info = trunk.load(
         spec.backbone, spec.weights, cut=spec.cut, image_size=spec.image_size, resize=spec.resize
     )
-    return TorchEngine(network, device, precision), trunk_info
+    compiled_for = batch_size if spec.compile else None
+    return TorchEngine(network, device, precision, dtype=spec.dtype, compiled_for=compiled_for), trunk_info
 
 
 def _openvino_engine(spec: Spec, precision: str, batch_size: int) -> tuple[Engine, TrunkInfo] | None:
@@ -196,7 +205,7 @@ def _openvino_engine(spec: Spec, precision: str, batch_size: int) -> tuple[Engin
             ) from error
         print(f"OpenVINO cannot run {spec.backbone} ({error}): torch computes.", flush=True)
         return None
-    return vino.OpenVinoEngine(converted, precision), converted.info
+    return vino.OpenVinoEngine(converted, precision, dtype=spec.dtype), converted.info
 
 
 def compute_part(
@@ -227,22 +236,16 @@ def compute_part(
     batches = [range(first, min(first + step, count)) for first in range(0, count, step)]
     drawn = Views(spec.folder, tuple(view_names), extractor.preprocessing, spec.augment)
     window = _window(extractor, len(view_names))
-    with decoders.slots(window) as slots, callers(extractor.parallel) as computing:
-        decoding = Decoding(drawn, images, slots, decoders.chunk, ok, affine)
+    chosen = extractor.decoder or decoders
+    with chosen.slots(window) as slots, callers(extractor.parallel) as computing:
+        decoding = Decoding(drawn, images, slots, chosen.chunk, ok, affine)
         pixels = decoding.batches(batches, step, unread=extractor.parallel)
         computed = _prefetch(computing, extractor.engine, pixels, ahead=extractor.parallel)
         for rows, features in zip(batches, computed, strict=True):
             for layer, values in zip(flat, features, strict=True):
-                if not np.isfinite(values[: len(rows)]).all():
-                    raise UserError(
-                        f"{spec.backbone} computes values that are not finite: -S extract.precision=float32."
-                    )
-                with np.errstate(over="ignore"):
-                    layer[rows.start : rows.stop] = values[: len(rows)]
+                layer[rows.start : rows.stop] = values[: len(rows)]
     for layer in layers:
         layer[ok == 0] = 0
-        if not np.isfinite(layer).all():
-            raise UserError(f"A feature of {spec.backbone} does not fit into {spec.dtype}: -S extract.dtype=float32.")
     named = {h5.LAYER + name: layer for name, layer in zip(extractor.layers, layers, strict=True)}
     return named | {"ok": ok, "views": affine}
 
@@ -453,7 +456,7 @@ def parts_of(
 def _decoders(spec: Spec, parts: Sequence[Part]) -> AbstractContextManager[Decoders]:
     """Who decodes the images of parts."""
     extractor = load_extractor(spec)
-    if extractor.engine is None:
+    if extractor.engine is None or extractor.decoder:
         return nullcontext(THREADS)
     window = _window(extractor, max(len(part.views) for part in parts))
     return pick_decoders(sum(len(part.images) for part in parts), parts=PARTS, window=window)

@@ -20,7 +20,9 @@ class Extract(Block):
     engine: Literal["auto", "torch", "openvino"]
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     dtype: Literal["float16", "float32"]
-    batch_size: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"]
+    compile: bool
+    decoder: Literal["cpu", "gpu"]
     seed: int
     cluster: Annotated[str, AfterValidator(_cluster)]
     cluster_cpus: Annotated[int, Field(ge=1)]

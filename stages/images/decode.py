@@ -9,12 +9,12 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from stages.images.header import JPEG_END, open_image
+from stages.images.header import JPEG_END, BadImage, open_image, orientation
 from stages.images.loading import load
 from stages.images.preprocessing import Preprocessing
 
@@ -34,7 +34,7 @@ def decode(data: bytes) -> torch.Tensor:
         BadImage: with the reason.
     """
     with open_image(data) as image:
-        plain_jpeg = image.format == "JPEG" and image.mode in ("RGB", "L") and data.rstrip(b"\0")[-2:] == JPEG_END
+        plain_jpeg = _is_plain_jpeg(image, data)
     if plain_jpeg:
         try:
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -43,6 +43,19 @@ def decode(data: bytes) -> torch.Tensor:
         except RuntimeError:
             pass  # Pillow decides, and says why
     return torch.from_numpy(np.asarray(load(data)[0]).copy()).permute(2, 0, 1)
+
+
+def _is_plain_jpeg(image: Image.Image, data: bytes) -> bool:
+    return image.format == "JPEG" and image.mode in ("RGB", "L") and data.rstrip(b"\0")[-2:] == JPEG_END
+
+
+def is_plain_jpeg(data: bytes) -> bool:
+    """Whether a file is a whole JPEG in colours or grey that no EXIF turns, as a GPU decodes it."""
+    try:
+        with open_image(data) as image:
+            return _is_plain_jpeg(image, data) and orientation(image) == 1
+    except BadImage:
+        return False
 
 
 def divisor(data: bytes, side: int) -> int:

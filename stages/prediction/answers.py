@@ -9,7 +9,7 @@ from stages.boxes.geometry import Detections
 from stages.command import shown
 from stages.errors import UserError
 from stages.features.decoders import ImageRef
-from stages.features.extraction import decoding_error
+from stages.features.extraction import decoding_error, load_extractor
 from stages.prediction import image_files
 from stages.prediction.image_files import ImageFile
 from stages.prediction.predictor import Prediction, Predictor
@@ -24,7 +24,8 @@ Answer = dict[str, Any]  # what is said of an image, as JSON has it
 def predict(predictor: Predictor, names: Iterable[str]) -> Iterator[tuple[ImageFile, Prediction | str]]:
     """Yields the files in their order, each with its prediction, or with the reason why there is none."""
     all_files = map(image_files.read, names)
-    while batch := list(islice(all_files, BATCHES * predictor.specs[0].batch_size)):
+    count = BATCHES * load_extractor(predictor.specs[0]).batch_size
+    while batch := list(islice(all_files, count)):
         usable = [file for file in batch if not file.problem]
         predictions = iter(_predict(predictor, usable))
         for file in batch:

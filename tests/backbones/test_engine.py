@@ -323,3 +323,35 @@ def test_cores_compute_small_batches_a_thread_of_torchs_each(
     compute_part(spec, listed(folder), spec.views)
     assert seen == [(CORE_BATCH, max(1, cores() // large.parallel))] * 2  # 12 images
     assert load_extractor(spec_of(folder, engine=kind, batch_size=3)).provenance["batch_size"] == 3
+
+
+def test_the_batch_that_suits_a_device() -> None:
+    devices = [torch.device(name) for name in ("cuda", "mps", "cpu")]
+    assert [engine.images_at_once("auto", device) for device in devices] == [256, 32, CORE_BATCH]
+    assert [engine.images_at_once(64, device) for device in devices] == [64, 64, CORE_BATCH]
+
+
+@pytest.mark.slow  # a minute: a C++ compiler runs
+def test_a_compiled_trunk_computes_the_same_but_for_rounding(workplace: Path, class_folder: Folder) -> None:
+    plain, compiled = spec_of(class_folder(2), batch_size=2), spec_of(class_folder(2), batch_size=2, compile=True)
+    images = listed(plain.folder)
+    expected, computed = (compute_part(spec, images, spec.views)["features/pooled"] for spec in (plain, compiled))
+    assert cosine(computed[:, 0], expected[:, 0]) > 1 - 1e-5
+    for order in ([3, 0], [5]):
+        rows = compute_part(compiled, [images[i] for i in order], compiled.views)["features/pooled"]
+        np.testing.assert_array_equal(rows, computed[order])
+    provenance = load_extractor(compiled).provenance
+    assert provenance == load_extractor(plain).provenance | {"compiled": "torch.compile"}
+
+
+def test_what_cannot_be_compiled_is_an_error(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"`extract.compile`: torch.compile needs extract.engine=torch or auto"):
+        pick_engine("openvino", CPU, compiled=True)
+    assert pick_engine("auto", CPU, compiled=True) == "torch"
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no C++ compiler\nlong story")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    with pytest.raises(UserError, match=r"torch.compile fails here \(no C\+\+ compiler\): take false"):
+        load_extractor(spec_of(workplace, compile=True))

@@ -79,6 +79,8 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "extract.precision": ("bfloat16", FROM_EXTRACT),
     "extract.dtype": ("float32", FROM_EXTRACT),
     "extract.batch_size": (4, FROM_EXTRACT),
+    "extract.decoder": ("gpu", {"extract"}),  # without CUDA the CPU decodes: the same features
+    "extract.compile": ({"extract.engine": "auto", "extract.compile": "true"}, FROM_EXTRACT),
     "extract.seed": (1, {"extract"}),  # no drawn views: the same features
     "extract.cluster": ("local", NOTHING),
     "extract.cluster_cpus": ({"extract.cluster": "none", "extract.cluster_cpus": 2}, NOTHING),

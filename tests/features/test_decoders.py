@@ -10,18 +10,22 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import torch
+from torchvision.io import decode_jpeg
 
 from stages import paths, processes
 from stages.errors import UserError
-from stages.features import decoders, h5, watchdog
+from stages.features import decoders, extraction, h5, watchdog
 from stages.features.decoders import THREADS, Processes, Window, pick_decoders
 from stages.features.extraction import compute_part, load_extractor
+from tests.conftest import encode, picture
 from tests.faults import toy
 from tests.features.test_extraction import listed, spec_of, truncate, views_of
 
@@ -109,6 +113,64 @@ def test_a_process_that_ends_is_an_error_where_nobody_watches(monkeypatch: pytes
         pick_decoders(1, parts=1, window=WINDOW),
     ):
         raise BrokenProcessPool
+
+
+# --- a GPU, of which the CPU plays the part
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> decoders.GpuDecoder:
+    """One whose torchcodec refuses a batch with a file that is damaged."""
+
+    def decode_jpegs(files: list[bytes], device: torch.device) -> list[torch.Tensor]:
+        return [decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8)) for data in files]
+
+    monkeypatch.setattr(decoders, "_torchcodec", lambda: "0.17")
+    monkeypatch.setattr(decoders, "decode_jpegs", decode_jpegs)
+    return decoders.GpuDecoder(torch.device("cpu"))
+
+
+def test_a_gpu_decodes_plain_jpegs_and_the_cpu_the_others(
+    workplace: Path, class_folder: Folder, gpu: decoders.GpuDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = class_folder(4)
+    (folder / "ant/000.jpg").write_bytes(encode(picture(7), "PNG"))
+    truncate(folder / "bee/001.jpg")
+    damaged = (folder / "cat/002.jpg").read_bytes()
+    (folder / "cat/002.jpg").write_bytes(damaged[: len(damaged) // 2] + b"\xff\xd9")
+    spec, images = spec_of(folder, views=views_of(3)), listed(folder)
+    expected = compute_part(spec, images, spec.views)
+    extractor = load_extractor(spec)
+    monkeypatch.setattr(extraction, "load_extractor", lambda _: replace(extractor, decoder=gpu))
+    for order in (range(12), range(11, -1, -1)):
+        computed = compute_part(spec, [images[i] for i in order], spec.views)
+        for member, rows in expected.items():
+            np.testing.assert_array_equal(computed[member], rows[list(order)])
+
+
+def test_a_gpu_that_decodes_something_else_is_refused(
+    workplace: Path, class_folder: Folder, gpu: decoders.GpuDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = class_folder(1)
+    spec = spec_of(folder)
+    extractor, decode = load_extractor(spec), decoders.decode_jpegs
+    monkeypatch.setattr(decoders, "decode_jpegs", lambda files, device: [255 - one for one in decode(files, device)])
+    monkeypatch.setattr(extraction, "load_extractor", lambda _: replace(extractor, decoder=gpu))
+    with pytest.raises(UserError, match=r"the GPU decodes ant/000.jpg differently from the CPU, by \d+.\d of 255"):
+        compute_part(spec, listed(folder), spec.views)
+
+
+def test_which_gpu_decodes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert decoders.pick_gpu_decoder("cpu", cuda) is None and decoders.pick_gpu_decoder("gpu", cpu) is None
+    assert "gpu needs CUDA, found device=cpu: the CPU decodes" in capsys.readouterr().out
+    monkeypatch.setattr(decoders, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"gpu needs torchcodec: pip install '.\[gpu\]', or take cpu"):
+        decoders.pick_gpu_decoder("gpu", cuda)
+    monkeypatch.setattr(decoders, "find_spec", lambda _: True)
+    monkeypatch.setattr(decoders, "version", lambda _: "0.17.0")
+    chosen = decoders.pick_gpu_decoder("gpu", cuda)
+    assert chosen is not None and chosen.name == "torchcodec 0.17.0 on cuda"
 
 
 # --- in processes that can be killed

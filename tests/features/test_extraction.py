@@ -10,12 +10,14 @@ import textwrap
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torchvision import models
 
 from stages import extract as stage
 from stages import paths
@@ -34,6 +36,7 @@ from stages.images.preprocessing import Preprocessing
 from stages.images.scaling import SCALING
 
 OUT = Path("cache/features/folder/toy.h5")
+WITH_OPENVINO = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO has no wheel for this machine")
 MEMBER = "features/pooled"
 Folder = Callable[..., Path]
 AUGMENT = Augment(crop=0.4, flip=True, rotate=0.0, lighting=0.2)
@@ -161,23 +164,22 @@ def test_a_file_that_changed_since_it_was_indexed_stops_the_run(workplace: Path,
         rows_of(spec_of(folder), part)
 
 
-def overflowing(pixels: torch.Tensor) -> Any:
-    return [np.full((len(pixels), 5), 70_000, np.float32)]
-
-
-def test_what_float16_cannot_hold_names_the_knob(
-    workplace: Path, class_folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = class_folder(1)
-    preprocessing = Preprocessing(64, 56, "bilinear", (0, 0, 0), (1, 1, 1))
-
-    def ready(spec: Spec) -> extraction.Extractor:
-        return extraction.Extractor(overflowing, preprocessing, {"pooled": ((5,), spec.dtype)}, {}, spec.batch_size)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(extraction, "load_extractor", ready)
-    with pytest.raises(UserError, match=r"does not fit into float16: -S extract.dtype=float32"):
-        rows_of(spec_of(folder, dtype="float16"), listed(folder))
-    assert (rows_of(spec_of(folder, dtype="float32"), listed(folder))[MEMBER] == 70_000).all()
+@pytest.mark.parametrize("engine", ["torch", pytest.param("openvino", marks=WITH_OPENVINO)])
+def test_what_cannot_be_stored_names_the_knob(workplace: Path, class_folder: Folder, engine: str) -> None:
+    folder, weights = class_folder(1), models.squeezenet1_1().state_dict()
+    for value, dtype, message in (
+        (70_000.0, "float16", r"does not fit into float16: -S extract.dtype=float32"),
+        (70_000.0, "float32", None),
+        (float("nan"), "float32", r"values that are not finite: -S extract.precision=float32"),
+    ):
+        weights["features.0.bias"][:] = value  # ReLU and sums make it larger
+        torch.save(weights, path := workplace / f"{value}.pth")
+        spec = spec_of(folder, weights=str(path), cut="features.0", dtype=dtype, engine=engine)
+        if message is None:
+            assert rows_of(spec, listed(folder))["features/features.0"].max() > 65_504
+        else:
+            with pytest.raises(UserError, match=message):
+                rows_of(spec, listed(folder))
 
 
 def test_float16_on_a_cpu_is_refused() -> None:
