@@ -112,7 +112,8 @@ def test_it_gives_the_probabilities_of_predict(run: Make, write: Make, workplace
     pixels = np.stack([prepare(decode(path.read_bytes()), how)[0].numpy() for path in images])
     found = formats.FORMATS["torch"].open(Path("m.pt2"))(pixels)["probabilities"]
     named = [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in images]
-    wanted = torch.stack(check.in_float32(loaded).predict(named, [(48, 48)] * len(named)))  # type: ignore[arg-type]
+    predicted = check.in_float32(loaded).predict(named, [(48, 48)] * len(named))
+    wanted = torch.stack([one.values for one in predicted if isinstance(one, predictor.Probabilities)])
     np.testing.assert_allclose(found, wanted.numpy(), atol=1e-3)
 
 
@@ -140,10 +141,10 @@ def test_the_code_on_the_card_runs_as_printed(
         size = np.array([*opened.size, *opened.size])
         (predicted,) = check.in_float32(predictor.load()).predict([image], [opened.size])
     lines, classes = ended.stdout.splitlines(), predictor.load().classes
-    if isinstance(predicted, torch.Tensor):
+    if isinstance(predicted, predictor.Probabilities):
         name, share = lines[0].split(": ")
-        assert name == classes[int(predicted.argmax())]
-        assert abs(float(share.rstrip("%")) / 100 - float(predicted.max())) < 0.02
+        assert name == classes[int(predicted.values.argmax())]
+        assert abs(float(share.rstrip("%")) / 100 - float(predicted.values.max())) < 0.02
     else:
         assert predicted is not None
         (line,) = (line for line in lines if line.startswith(classes[int(predicted.labels[0])]))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from stages import paths, predict
 from stages.datasets import index_file, splits
+from stages.evaluation import unknown
 from stages.features.extraction import load_extractor
 from stages.prediction import answers, image_files, predictor
 from tests import trained
@@ -113,6 +114,26 @@ def stored() -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in paths.store().rglob("*")}
 
 
+def test_an_image_unlike_all_others_is_called_unknown(run: Make, ask: Make, workplace: Path) -> None:
+    run(head="ridge", decide={"unknown": 0.1})
+    Image.new("RGB", (64, 64), (255, 255, 255)).save("white.png")
+    images = [*judged("folder", workplace / "photos"), workplace / "white.png"]
+    code, out, _ = ask("--json", *images)
+    found = lines(out)
+    known = unknown.read()
+    assert code == 0 and known
+    for line in found:
+        assert -1 <= line["similarity"] <= 1 + 1e-4
+        assert line["unknown"] == (line["similarity"] < known.least)
+    assert found[-1]["unknown"]
+    share = json.loads(paths.EVALUATION.read_text())["unknown_share"]
+    assert sum(line["unknown"] for line in found[:-1]) == pytest.approx(share * len(found[:-1]), abs=1e-4)
+    code, out, _ = ask("white.png")
+    assert out.startswith(f"white.png: unknown (similarity {found[-1]['similarity']:.2f}): ")
+    unknown.write(None)  # as evaluate does with decide.unknown=0
+    assert not {"unknown", "similarity"} & lines(ask("--json", "white.png")[1])[0].keys()
+
+
 @pytest.mark.parametrize("kind", LABELS)
 def test_probabilities_are_evaluates(run: Make, ask: Make, workplace: Path, kind: str) -> None:
     run(**LABELS[kind])
@@ -125,6 +146,7 @@ def test_probabilities_are_evaluates(run: Make, ask: Make, workplace: Path, kind
         told = {one["label"]: one["probability"] for one in line["top"]}
         assert [told[name] for name in classes] == pytest.approx(row.tolist(), abs=1e-4)
         assert line["label"] == line["top"][0]["label"] and line["confident"] == (row.max() >= 0.5)
+        assert ("unknown" in line) == (LABELS[kind].get("cut") != "input")  # of pixels nothing is kept to compare with
     assert stored() == before
     assert "cpu" in err or LABELS[kind].get("cut") == "input"
 

@@ -13,6 +13,7 @@ import pytest
 
 from stages import evaluate, files, paths, split, train
 from stages.datasets import index_file, splits
+from stages.evaluation import unknown
 from stages.features import h5
 from stages.heads import registry
 
@@ -176,6 +177,22 @@ def test_a_refit_is_one_in_every_fold(run: Make) -> None:
     folders = [paths.HEAD, *(paths.fold(number) for number in (1, 2, 3))]
     for folder in folders:
         assert (folder / "head.safetensors").read_bytes() != (folder / "chosen/head.safetensors").read_bytes()
+
+
+def test_what_counts_as_unknown_is_told_and_changes_without_training(run: Make) -> None:
+    actual = run(decide={"unknown": 0.2})
+    assert 0 < actual["unknown_share"] < 1 and 0 <= actual["unknown_accuracy"] <= 1
+    few = unknown.read()
+    assert run(decide={"unknown": 0.6})["unknown_share"] > actual["unknown_share"]
+    many = unknown.read()
+    assert few and many and many.least > few.least
+    assert "unknown_share" not in run(decide={"unknown": 0.0}) and unknown.read() is None
+
+
+def test_with_folds_the_kept_head_knows_its_own_images(run: Make) -> None:
+    actual = run(split={"protocol": "kfold", "folds": 3}, decide={"unknown": 0.2})
+    known = unknown.read()
+    assert known and len(known.vectors) == 24 and 0 < actual["unknown_share"] < 1
 
 
 def test_views_are_averaged_where_it_is_asked_for(run: Make) -> None:

@@ -13,9 +13,10 @@ from torch import nn
 from stages import files, paths
 from stages.datasets import index_file
 from stages.datasets.splits import FOLD
-from stages.evaluation import common, nearest, prediction_list
+from stages.evaluation import common, nearest, prediction_list, unknown
 from stages.evaluation.common import JudgedHead
 from stages.evaluation.nearest import Surroundings
+from stages.evaluation.unknown import Known
 from stages.metrics import classification
 from stages.params import Params
 from stages.training import model
@@ -38,6 +39,8 @@ class Verdict:
         scores: of the head on the judged images, and of those with other seeds.
         counts: split -> (C,) images of each class.
         around: what lies near the judged images.
+        known: what the head was trained on; None where no image counts as unknown.
+        unknown: (N,) bool, which judged images are.
     """
 
     judged: str
@@ -49,6 +52,8 @@ class Verdict:
     scores: list[dict[str, float]]
     counts: Mapping[str, torch.Tensor]
     around: Surroundings | None
+    known: Known | None
+    unknown: torch.Tensor | None
 
 
 def evaluate(params: Params, kept: JudgedHead, heads: Iterable[JudgedHead]) -> dict[str, object]:
@@ -77,8 +82,11 @@ def evaluate(params: Params, kept: JudgedHead, heads: Iterable[JudgedHead]) -> d
     metrics |= {"chance": 1 / len(classes)} | {name: _share(verdict.right[name]) for name in BASELINES}
     probabilities = {name: values.softmax(1) for name, values in verdict.logits.items()}
     share, accuracy = classification.confident(probabilities[judged], labels[judged], params.decide.confidence)
-    written = common.write_metrics(metrics | {"confident_share": share, "confident_accuracy": accuracy})
+    metrics |= {"confident_share": share, "confident_accuracy": accuracy} | _unknown(verdict)
+    written = common.write_metrics(metrics)
     _write_predictions(params, verdict, probabilities, classes)
+    known = verdict.known if len(verdicts) == 1 else unknown.learn(data.splits, params.decide.unknown)
+    unknown.write(known)
     _write_list(params, verdicts, classes)
     files.write_bytes(paths.PREDICTIONS / "nearest.safetensors", save_arrays(nearest.arrays(verdict.around)))
     views_rows: list[dict[str, object]] = [
@@ -112,6 +120,7 @@ def judge(one: JudgedHead, params: Params) -> Verdict:
         count: logits(one.head, judged, count).argmax(1) == y for count in range(1, params.views + 1)
     }
     right |= {"majority": y == frequent, "ridge_top1": logits(load(one.folder / "ridge"), judged).argmax(1) == y}
+    known = unknown.learn(splits, params.decide.unknown)
     return Verdict(
         judged=judged,
         positions={name: torch.tensor(splits[name].index_positions) for name in own},
@@ -122,6 +131,8 @@ def judge(one: JudgedHead, params: Params) -> Verdict:
         scores=[classification.scores(values, y) for values in (*seeds, own[judged])],
         counts={name: torch.bincount(split.y, minlength=len(one.data.classes)) for name, split in splits.items()},
         around=nearest.find(one.data, judged),
+        known=known,
+        unknown=known.unknown(splits[judged]) if known else None,
     )
 
 
@@ -143,6 +154,7 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
         return {name: joined(name, (getattr(part, field)[name] for part in verdicts)) for name in order}
 
     around = [part.around for part in verdicts if part.around]
+    asked = [part.unknown for part in verdicts if part.unknown is not None]
     return replace(
         first,
         positions=all_of("positions"),
@@ -152,11 +164,20 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
         right={name: joined(first.judged, (part.right[name] for part in verdicts)) for name in first.right},
         counts={**first.counts, "test": sum((part.counts["test"] for part in verdicts[1:]), first.counts["test"])},
         around=Surroundings(*(joined(first.judged, parts) for parts in zip(*around, strict=True))) if around else None,
+        unknown=joined(first.judged, asked) if asked else None,
     )
 
 
 def _share(right: torch.Tensor) -> float:
     return float(right.double().mean())
+
+
+def _unknown(verdict: Verdict) -> dict[str, float]:
+    """How many judged images are unknown, and how many of these are right; empty where nothing is unknown."""
+    if verdict.unknown is None:
+        return {}
+    right = (verdict.logits[verdict.judged].argmax(1) == verdict.labels[verdict.judged])[verdict.unknown]
+    return {"unknown_share": _share(verdict.unknown)} | ({"unknown_accuracy": _share(right)} if len(right) else {})
 
 
 def _spread(runs: Sequence[Mapping[str, float]], folds: int) -> dict[str, float]:

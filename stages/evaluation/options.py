@@ -1,6 +1,8 @@
 """The block `decide` of params.yaml."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from stages.blocks import Block, Fraction
 
@@ -12,3 +14,4 @@ class Decide(Block):
     nms_iou: Fraction
     tta: bool
     merge: Literal["nms", "fusion"]
+    unknown: Annotated[float, Field(ge=0, lt=1)]

@@ -79,7 +79,14 @@ BASELINES: Mapping[str, Baseline] = {
     "typical_mean_iou": Baseline("always the typical box", ("mean_iou",)),
 }
 COLUMNS = 12  # numbers in metrics.json
-OTHERS = ("confident_share", "confident_accuracy", "unheld_share", "lr")  # numbers that pages write in whole sentences
+OTHERS = (
+    "confident_share",
+    "confident_accuracy",
+    "unknown_share",
+    "unknown_accuracy",
+    "unheld_share",
+    "lr",
+)  # numbers that pages write in whole sentences
 
 
 def of_task(task: str) -> dict[str, Metric]:

@@ -73,10 +73,14 @@ def answer(
     if isinstance(prediction, Detections):
         width, height = file.extent
         return path | {"width": width, "height": height, "boxes": list(objects(predictor, prediction))}
-    best = prediction.topk(min(top or TOP, len(prediction)))
+    best = prediction.values.topk(min(top or TOP, len(prediction.values)))
     pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
     likely = [{"label": predictor.classes[label], "probability": round(p, SCORE_DIGITS)} for p, label in pairs]
-    return path | likely[0] | {"confident": float(best.values[0]) >= confidence, "top": likely}
+    described: Answer = path | likely[0] | {"confident": float(best.values[0]) >= confidence}
+    if predictor.known and prediction.similarity is not None:
+        unknown = prediction.similarity < predictor.known.least
+        described |= {"unknown": unknown, "similarity": round(prediction.similarity, SCORE_DIGITS)}
+    return described | {"top": likely}
 
 
 def objects(predictor: Predictor, detections: Detections) -> Iterator[Answer]:
@@ -100,6 +104,8 @@ def sentence(line: Answer) -> str:
         return f"{path}: error: {shown(line['error'])}"
     if "top" in line:
         prefix = "" if line["confident"] else "not sure: "
+        if line.get("unknown"):
+            prefix = f"unknown (similarity {line['similarity']:.2f}): "
         likely = [line["top"][0], *(item for item in line["top"][1:] if item["probability"] >= LISTED_PROBABILITY)]
         return f"{path}: {prefix}{', '.join(_percent(item, 'probability') for item in likely)}"
     picture = f" -> {shown(line['drawn'])}" if "drawn" in line else ""

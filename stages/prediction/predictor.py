@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -20,7 +20,9 @@ from stages.backbones.device import pick_device
 from stages.blocks import HeadOptions
 from stages.boxes.geometry import Detections
 from stages.errors import UserError
+from stages.evaluation import unknown
 from stages.evaluation.options import Decide
+from stages.evaluation.unknown import Known
 from stages.features import h5
 from stages.features.decoders import ImageRef
 from stages.features.extraction import Spec, compute_part, load_extractor
@@ -32,7 +34,20 @@ from stages.params import Params
 from stages.training import data, tasks
 from stages.training.model import HeadModel, averaged_logits, load_head
 
-Prediction = torch.Tensor | Detections  # probabilities (classes,), or boxes in pixels of the image
+
+class Probabilities(NamedTuple):
+    """What a head says of the class of an image.
+
+    Attributes:
+        values: (classes,).
+        similarity: to the training images nearest to it, in [-1, 1]; None where that is not asked for.
+    """
+
+    values: torch.Tensor
+    similarity: float | None
+
+
+Prediction = Probabilities | Detections  # boxes in pixels of the image
 BATCH = 32  # images per batch where the features are pixels, and no engine says how large a batch is
 NOT_COMPARED = ("views", "joined")  # keys of the provenance
 
@@ -46,12 +61,14 @@ class Predictor:
         described: the contents of head.json.
         decide: the thresholds that evaluate used.
         specs: how the features of each of its backbones are computed.
+        known: what it was trained on; None where no image counts as unknown.
     """
 
     head: HeadModel
     described: dict[str, Any]
     decide: Decide
     specs: tuple[Spec, ...]
+    known: Known | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -113,7 +130,9 @@ class Predictor:
         split = data.unlabelled(features, extents, self.params).to(next(iter(self.head.state_dict().values())).device)
         count = len(self.specs[0].views)
         if not self.finds_boxes:
-            return list(averaged_logits(self.head, split, count).softmax(1).cpu())
+            similar = self.known.similarity(split).tolist() if self.known else [None] * len(extents)
+            values = averaged_logits(self.head, split, count).softmax(1).cpu()
+            return [Probabilities(*pair) for pair in zip(values, similar, strict=True)]
         name, classes = self.described["head"], len(self.classes)
         task = tasks.DetectionTask(name, self.head, self.options, classes=classes, params=self.params)
         return task.detect(self.head, split, iou=self.decide.nms_iou, views=count, merge=self.decide.merge)
@@ -127,8 +146,9 @@ def load(folder: Path = paths.HEAD) -> Predictor:
     """
     head, described = load_head(folder)
     device = pick_device("auto")
-    decide = _decide()
-    predictor = Predictor(head.to(device), described, decide, tuple(_specs(described, device, decide)))
+    decide, known = _decide(), unknown.read()
+    specs = tuple(_specs(described, device, decide))
+    predictor = Predictor(head.to(device), described, decide, specs, known.to(device) if known else None)
     for spec, provenance in zip(predictor.specs, recorded(predictor), strict=True):
         _check_weights(spec, provenance)
     return predictor

@@ -94,7 +94,7 @@ class ClassificationPage:
 
     def text(self) -> dict[str, Any]:
         """What both templates need besides."""
-        return {"pairs": self.pairs, "confident": confident(self.run)}
+        return {"pairs": self.pairs, "confident": confident(self.run), "unknown": unknown(self.run)}
 
     def notes(self) -> list[tuple[str, object]]:
         """More rows of the provenance."""
@@ -220,6 +220,19 @@ def confident(run: RunResults) -> str:
         f"{of_100(share)} of 100 images get a probability of {threshold:g} or more; of these, "
         f"{of_100(run.metrics['confident_accuracy'])} of 100 are right."
     )
+
+
+def unknown(run: RunResults) -> str:
+    """What `decide.unknown` means, and does on the judged images; empty where no image counts as unknown."""
+    if (share := run.metrics.get("unknown_share")) is None:
+        return ""
+    text = (
+        "predict calls an image unknown if it is less similar to the training images than "
+        f"{percent(run.decide['unknown'])} of the validation images are (decide.unknown). Of the images judged here "
+        f"{percent(share)} would be"
+    )
+    right = run.metrics.get("unknown_accuracy")
+    return f"{text}." if right is None else f"{text}, and {of_100(right)} of 100 of these get the right class."
 
 
 def _spread(metrics: Mapping[str, Any]) -> str:

@@ -101,7 +101,8 @@ def without_leaks(run: RunResults, right: npt.NDArray[np.bool_] | None) -> str:
     if not leaked.any():
         return ""
     verb = "image has" if leaked.sum() == 1 else "images have"
-    text = f"{leaked.sum():,} of {len(leaked):,} {run.part} {verb} a copy in another split"
+    part, other = ("", "fold") if "folds" in run.metrics else (f"{run.part} ", "split")
+    text = f"{leaked.sum():,} of {len(leaked):,} {part}{verb} a copy in another {other}"
     if right is None or leaked.all():
         return f"{text}."
     return f"{text}: top-1 accuracy is {percent(right.mean())} with them and {percent(right[~leaked].mean())} without."

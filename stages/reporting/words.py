@@ -130,10 +130,7 @@ def images(run: RunResults) -> list[tuple[str, str]]:
             "Evaluated on",
             f"{len(run.judged):,} images, each judged once, by the one of {folds} heads that has not seen it",
         ),
-        (
-            "Images",
-            f"of the first fold: {m['n_train']:,} train, {m['n_val']:,} val; those of other folds are about as many",
-        ),
+        ("Images", f"{m['n_train']:,} train and {m['n_val']:,} val for the first head, about as many for the others"),
         ("Kept", f"one more head, for new images: trained on {kept['train']:,} images, chosen on {kept['val']:,}"),
     ]
 

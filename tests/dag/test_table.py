@@ -96,6 +96,7 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "decide.nms_iou": (0.6, FROM_EVALUATE),
     "decide.tta": ("true", FROM_EVALUATE),
     "decide.merge": ("fusion", FROM_EVALUATE),
+    "decide.unknown": (0.05, FROM_EVALUATE),
     "bad_images.max_fraction": (0.02, {"index", "extract"}),
     "datasets.logos": ({"datasets.logos.scenes": 3, "datasets.logos.size": 64, "datasets.logos.seed": 1}, NOTHING),
     "datasets.caltech101": ({"datasets.caltech101.exclude": "[BACKGROUND_Google]"}, NOTHING),
