@@ -11,6 +11,9 @@ from stages.reviewing.neighbours import Pairs
 SAME = 0.99  # correlation of two thumbnails that are one picture
 SAME_NEAREST = 0.97  # the same where each is the most similar image of the other in the features
 BLOCK = 4096  # pairs at a time
+COARSE = 4  # pixels of a thumbnail that become one in the first comparison, per side
+TINY = 1e-6  # instead of dividing by zero
+MARGIN = 1e-3  # for the rounding of float32
 CONTRAST = 4.0  # grey values: a blank image correlates with anything
 
 
@@ -47,6 +50,7 @@ def confirmed(
         thumbnails: (n, 32, 32, 3) uint8.
         contrast: (n,) of each image.
     """
+    pairs = _possible(pairs, thumbnails)
     plain, mirror = _correlations(pairs, thumbnails)
     correlation = np.maximum(plain, mirror)
     mutual = (nearest[pairs.first] == pairs.second) & (nearest[pairs.second] == pairs.first)
@@ -56,6 +60,36 @@ def confirmed(
         Duplicate(int(pairs.first[i]), int(pairs.second[i]), float(correlation[i]), bool(mirror[i] > plain[i]))
         for i in np.flatnonzero(alike)
     ]
+
+
+def _possible(pairs: Pairs, thumbnails: npt.NDArray[np.uint8]) -> Pairs:
+    """The pairs that may have a correlation of SAME_NEAREST, plain or mirrored.
+
+    Correlation r means that the centred thumbnails, of length 1, are sqrt(2 - 2 r) apart. Sums over blocks of 4 x 4,
+    over 4, are a projection: they are no farther apart than that. So nothing is lost, and 16 times fewer numbers are
+    compared.
+    """
+    side = thumbnails.shape[1] // COARSE
+    coarse = np.concatenate(
+        [_coarse(thumbnails[start : start + BLOCK], side) for start in range(0, len(thumbnails), BLOCK)]
+    )
+    farthest, near = 2 - 2 * SAME_NEAREST + MARGIN, np.empty(len(pairs.first), bool)
+    for start in range(0, len(near), BLOCK):
+        block = slice(start, start + BLOCK)
+        first, second = coarse[pairs.first[block]], coarse[pairs.second[block]]
+        plain, mirror = (np.square(first - other).sum((1, 2, 3)) for other in (second, second[:, :, ::-1]))
+        near[block] = np.minimum(plain, mirror) <= farthest
+    return Pairs(pairs.first[near], pairs.second[near], pairs.cosine[near])
+
+
+def _coarse(thumbnails: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.float32]:
+    """(n, side, side, 3) sums over blocks of thumbnails that are centred and of length 1."""
+    values = thumbnails.astype(np.float32)
+    values -= values.mean((1, 2, 3), keepdims=True)
+    values /= np.maximum(np.sqrt(np.square(values).sum((1, 2, 3), keepdims=True)), TINY)
+    blocks = values.reshape(len(values), side, COARSE, side, COARSE, 3)
+    coarse: npt.NDArray[np.float32] = blocks.sum((2, 4)) / np.float32(COARSE)
+    return coarse
 
 
 def groups(edges: Sequence[tuple[int, int]]) -> list[list[int]]:
@@ -95,5 +129,5 @@ def _correlation(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) ->
     a -= a.mean(1, keepdims=True)
     b -= b.mean(1, keepdims=True)
     norm = np.sqrt(np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b))
-    correlation: npt.NDArray[np.float32] = np.einsum("ij,ij->i", a, b) / np.maximum(norm, 1e-6)
+    correlation: npt.NDArray[np.float32] = np.einsum("ij,ij->i", a, b) / np.maximum(norm, TINY)
     return correlation

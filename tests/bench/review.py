@@ -18,7 +18,9 @@ from stages import paths
 from stages.datasets import index_file
 from stages.features import h5
 from stages.params import load
-from stages.reviewing import labels, neighbours, vectors
+from stages.reviewing import labels, vectors
+from stages.reviewing.pixels import Pixels
+from stages.reviewing.suspect import numbers, suspect
 from stages.reviewing.vectors import Vectors
 
 SEEDS = (0, 1, 2)
@@ -88,7 +90,7 @@ def most_confused(described: Vectors, y: Labels, classes: int) -> Labels:
 
 
 def clock(count: int) -> None:
-    """Labels and neighbours of made-up images, as float16 features are mapped from the disk."""
+    """All of the review of made-up images, whose thumbnails are random too; a hundredth of them are copies."""
     generator = np.random.default_rng(0)
     y = generator.integers(0, 100, count)
     centres = generator.normal(size=(100, 1280)).astype(np.float32)
@@ -96,17 +98,28 @@ def clock(count: int) -> None:
         [(centres[part] + 3 * generator.standard_normal((len(part), 1280), np.float32)).astype(np.float16)
          for part in np.array_split(y, max(1, count // 2048))]
     )  # fmt: skip
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    thumbnails = generator.integers(0, 256, (count, 32, 32, 3), np.uint8)
+    copies = np.arange(0, count - 1, 100)
+    rows[copies + 1], thumbnails[copies + 1] = rows[copies], thumbnails[copies]
+    images = [index_file.IndexRow(f"{n}.jpg", f"{n:064x}", 320, 240, f"class {y[n]}", (), None) for n in range(count)]
+    members = {"features/pooled": rows[:, None], "ok": np.ones(count, "u1")}
+    looks = np.exp(generator.normal(size=(3, count))).astype(np.float32)
+    pixels = Pixels(np.ones(count, bool), thumbnails, 50 + looks[0], looks[1], 30 + looks[2])
+    held, before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     started = time.perf_counter()
-    described = vectors.of_rows(rows, np.arange(count))
-    left_out = labels.leave_one_out(described, y, 100)
-    middle = time.perf_counter()
-    pairs = neighbours.nearest(described)
-    ended, after = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+    found, accuracy = suspect(
+        images,
+        split_names=["train", "test"] * (count // 2) + ["val"] * (count % 2),
+        conflicts=[],
+        features=h5.Features(members, {}),
+        pixels=pixels,
+    )
+    seconds, cpu = time.perf_counter() - started, time.process_time() - before
+    counts = {name: value for name, value in numbers(found, pixels, accuracy).items() if value}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
-        f"{count:,} images: labels {middle - started:.1f} s (accuracy {left_out.accuracy:.3f}), neighbours "
-        f"{ended - middle:.1f} s ({len(pairs.first):,} pairs); CPU {after.ru_utime - before.ru_utime:.0f} s, "
-        f"{after.ru_maxrss / 1e6:.2f} GB at most, of which the features are {rows.nbytes / 1e9:.2f}"
+        f"{count:,} images: {seconds:.1f} s, {cpu:.0f} s of the CPU; {peak / 1e6:.2f} GB at most, of which "
+        f"{held / 1e6:.2f} before the review; {counts}"
     )
 
 

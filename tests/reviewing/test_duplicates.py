@@ -28,6 +28,24 @@ def test_pixels_confirm_a_pair(second: np.ndarray, mirrored: bool | None) -> Non
     assert [pair.mirrored for pair in found] == ([] if mirrored is None else [mirrored])
 
 
+@pytest.mark.parametrize("noise", [0, 6, 12, 20, 40])
+def test_the_coarse_comparison_loses_no_pair(noise: int) -> None:
+    """Fine patterns too, of which little is left on coarse pixels."""
+    generator = np.random.default_rng(noise)
+    first = np.concatenate([[thumbnail(seed) for seed in range(20)], generator.integers(0, 256, (20, 32, 32, 3))])
+    second = first + noise * generator.standard_normal(first.shape)
+    second[::2] = second[::2, :, ::-1]
+    thumbnails = np.concatenate([first, second]).clip(0, 255).astype(np.uint8)
+    every = np.arange(40)
+    pairs = Pairs(np.repeat(every, 40), np.tile(every + 40, 40), np.zeros(1600, np.float32))
+    plain, mirror = duplicates._correlations(pairs, thumbnails)
+    alike = np.maximum(plain, mirror) >= duplicates.SAME_NEAREST
+    possible = duplicates._possible(pairs, thumbnails)
+    left = set(zip(possible.first.tolist(), possible.second.tolist(), strict=True))
+    assert {(int(one), int(other)) for one, other in zip(pairs.first[alike], pairs.second[alike], strict=True)} <= left
+    assert len(left) < 200  # of 1,600
+
+
 def test_blank_images_are_not_copies_of_each_other() -> None:
     thumbnails = np.stack([np.full((32, 32, 3), 200, np.uint8)] * 2)
     thumbnails[:, 0, 0] = 201
