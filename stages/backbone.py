@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stages import command
 from stages.backbones import cuts, encoders, names, zoo
+from stages.backbones.licences import licence
 from stages.backbones.untraced import UntracedNetwork
-from stages.backbones.weights import licence
 from stages.errors import UserError
 from stages.images.decode import KEPT_RATIO, kept_side
 from stages.images.preprocessing import Preprocessing

@@ -17,7 +17,7 @@ from PIL import Image
 
 from stages import export, paths
 from stages.backbones import zoo
-from stages.backbones.weights import licence
+from stages.backbones.licences import licence
 from stages.errors import UserError
 from stages.exporting import card, check, formats
 from stages.exporting.network import ExportedNetwork

@@ -1,12 +1,12 @@
 """Files of weights: passed by the user, in a folder that huggingface_hub filled, or in its cache."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from stages import paths
-from stages.backbones.names import PACKAGED, TIMM
+from stages.backbones.licences import hub_repository
+from stages.backbones.names import TIMM
 from stages.errors import UserError
 
 FILES = (
@@ -17,7 +17,6 @@ FILES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
 )  # the names that timm looks for
-FREE = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0")  # for any use
 
 
 def weights_file(backbone: str, weights: str) -> Path | None:
@@ -63,16 +62,6 @@ def cached_file(architecture: str) -> Path | None:
     return None
 
 
-def hub_repository(backbone: str) -> str:
-    """Where timm fetches the weights of a backbone on huggingface.co; without a tag, those that timm takes itself."""
-    import timm
-
-    architecture = backbone.removeprefix(TIMM)
-    config = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
-    repository = getattr(config, "hf_hub_id", None) or f"timm/{architecture}"
-    return str(repository).partition("@")[0]
-
-
 def read_state(path: Path) -> dict[str, torch.Tensor]:
     """A state dict from a file; pickles are read with weights_only, and never otherwise.
 
@@ -104,45 +93,6 @@ def how_to_fetch(backbone: str) -> str:
         f"models--{repository.replace('/', '--')} of that machine's cache serves as well, passed in the same way or "
         f"put into {HF_HUB_CACHE}."
     )
-
-
-def licence(backbone: str, weights: str) -> str:
-    """What is known about the licence of the weights of a backbone.
-
-    Args:
-        backbone: its name in params.yaml.
-        weights: `default`, `random`, a name of torchvision's or timm's, or the path of a file or folder.
-    """
-    if weights == "random":
-        return "random weights, which belong to nobody."
-    if paths.resolve(weights).exists() and weights != "default":
-        return f"weights from {paths.resolve(weights).name}; their licence is not known here."
-    if backbone in PACKAGED:
-        return "Apache 2.0, the licence of the Python package that contains them; trained on ImageNet-1k."
-    if backbone.startswith(TIMM):
-        return _timm_licence(backbone, weights)
-    from torchvision.models import get_model_weights
-
-    enum: Any = get_model_weights(backbone)
-    chosen = enum["DEFAULT" if weights == "default" else weights]
-    return (
-        f"{chosen.meta.get('license', 'not stated')}. torchvision itself is BSD 3-clause; its weights may have terms "
-        "of their own that derive from the data they were trained on."
-    )
-
-
-def _timm_licence(backbone: str, weights: str) -> str:
-    import timm
-
-    architecture = backbone.removeprefix(TIMM)
-    if weights != "default":
-        architecture = f"{architecture.partition('.')[0]}.{weights}"
-    config = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
-    name = str(getattr(config, "license", None) or "not stated")
-    if name in FREE:
-        return f"{name}, according to timm."
-    address = f"https://huggingface.co/{hub_repository(TIMM + architecture)}"
-    return f"{name}, according to timm: not free for all uses, or not known to be; read the terms at {address}."
 
 
 def first_line(error: Exception) -> str:

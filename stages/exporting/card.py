@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from stages.backbones import names
-from stages.backbones.weights import licence
+from stages.backbones.licences import licence
 from stages.exporting import example
 from stages.exporting.network import preprocessing
 from stages.features.h5 import INPUT

@@ -4,7 +4,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from stages.backbones import names
+from stages.backbones.licences import restriction
 from stages.datasets.index_file import IndexRow
+from stages.features.h5 import INPUT
 from stages.metrics.table import METRICS
 from stages.reporting import (
     choose,
@@ -207,6 +210,16 @@ def provenance(run: RunResults, task: TaskPage) -> list[tuple[str, str]]:
         own = {name: value for name, value in backbone.items() if name != "views"}
         own = {name: value for name, value in own.items() if features.get(name, versions) != value}
         rows += [(f"{backbone['backbone']}: {name.replace('_', ' ')}", value) for name, value in own.items()]
+    rows += licences(run)
     rows += [(f"{name} version", value) for name, value in versions.items()]
     rows += [(f"head: {name}", value) for name, value in run.head["notes"].items()]
     return [(name, words.value(value)) for name, value in [*rows, *task.notes()]]
+
+
+def licences(run: RunResults) -> list[tuple[str, str]]:
+    """The licences of pretrained weights that are not free for all uses."""
+    params, features = run.head["params"], run.head["features"]
+    if features.get("cut") == INPUT and run.head["tap"] == "same":
+        return []
+    texts = {name: restriction(name, weights) for name, weights in names.joined(params["backbone"], params["weights"])}
+    return [(f"licence of {name}", text) for name, text in texts.items() if text]

@@ -5,7 +5,7 @@ import timm
 import torch
 from torchvision.models import get_model, get_model_weights
 
-from stages.backbones import encoders, names, weights, zoo
+from stages.backbones import encoders, licences, names, zoo
 from stages.backbones.encoders import ENCODERS, OWN, Encoder
 
 
@@ -24,7 +24,7 @@ def test_an_encoder_exists_with_these_numbers(encoder: Encoder) -> None:
         chosen = get_model_weights(encoder.name)["DEFAULT"]  # type: ignore[index]
         assert round(chosen.meta["_metrics"]["ImageNet-1K"]["acc@1"], 1) == encoder.accuracy
     if encoder.name.startswith("timm:"):
-        free = weights.licence(encoder.name, "default").partition(",")[0]
+        free = licences.licence(encoder.name, "default").partition(",")[0]
         assert encoder.licence.partition(":")[0] == free
 
 

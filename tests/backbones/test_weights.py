@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from stages.backbones import weights, zoo
+from stages.backbones import licences, weights, zoo
 from stages.errors import UserError
 
 NAME = "timm:test_vit"
@@ -112,4 +112,4 @@ def test_weights_out_of_reach_say_what_to_fetch_and_where_to_put_it(
     ],
 )
 def test_a_licence_that_is_not_free_for_all_uses_says_so(backbone: str, chosen: str, said: str) -> None:
-    assert said in weights.licence(backbone, chosen)
+    assert said in licences.licence(backbone, chosen)

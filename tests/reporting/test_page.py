@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -284,3 +286,20 @@ def test_a_class_that_is_never_recognised_is_named_at_the_top(made: Made) -> Non
     run.classes[-1] = replace(run.classes[-1], accuracy=0.0)
     caveats = page.of(run).summary().caveats
     assert f"Classes of which no image is recognised: {run.classes[-1].name}." in caveats
+
+
+@pytest.mark.parametrize(
+    ("backbone", "cut", "tap", "named"),
+    [
+        ("timm:vit_small_patch16_dinov3.lvd1689m", "pooled", "same", ["timm:vit_small_patch16_dinov3.lvd1689m"]),
+        ("timm:resnet18+timm:vit_base_patch16_224.mae", "pooled", "same", ["timm:vit_base_patch16_224.mae"]),
+        ("timm:vit_base_patch16_224.mae", "input", "same", []),  # no weights
+        ("efficientnet_lite0", "pooled", "same", []),
+    ],
+)
+def test_licences_that_are_not_free_for_all_uses_are_named(backbone: str, cut: str, tap: str, named: list[str]) -> None:
+    params = {"backbone": backbone, "weights": "default"}
+    run: Any = SimpleNamespace(head={"params": params, "features": {"cut": cut}, "tap": tap})
+    rows = page.licences(run)
+    assert [title for title, _ in rows] == [f"licence of {name}" for name in named]
+    assert all("not free for all uses, or not known to be; read the terms at https://" in text for _, text in rows)
