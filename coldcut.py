@@ -5,7 +5,9 @@ environment on PATH; `coldcut repro` and `coldcut exp run …` are DVC's. It sta
 installed into the environment and serves any checkout.
 """
 
+import argparse
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -36,7 +38,18 @@ def main() -> None:
         CALLED: "1",
     }
     os.chdir(checkout)
+    if name == "exp" and (knobs := overrides(arguments)):  # DVC refuses a misspelt one too, and names no right one
+        check = [str(python), "-m", "stages.check", *knobs]
+        if code := subprocess.run(check, env=os.environ | environment, check=False).returncode:
+            sys.exit(code)
     os.execve(python, [str(python), *command], os.environ | environment)
+
+
+def overrides(arguments: list[str]) -> list[str]:
+    """The knobs among DVC's arguments: `-S lr=0.1`, `-Slr=0.1`, `--set-param lr=0.1`, `--set-param=lr=0.1`."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-S", "--set-param", action="append", default=[])
+    return [f"-S{knob}" for knob in parser.parse_known_args(arguments)[0].set_param]
 
 
 def find_checkout(folder: Path) -> Path | None:

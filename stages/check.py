@@ -8,19 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from stages import command, live_run, paths, yaml12
+from stages.backbones import names
 from stages.datasets.base import has_source
 from stages.errors import UserError
 from stages.overrides import flatten, hydra
-from stages.params import load, read
+from stages.params import Params, check_name, load, read
 
 SHOWN = 30  # knobs that a line names
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Checks params.yaml; with `--mark FILE`, as DVC calls it, refuses a second run too, and writes a constant file."""
+    for override in arguments.overrides:
+        check_name(override.lstrip("+~").partition("=")[0])
+    if arguments.overrides:
+        return 0
     if arguments.mark:
         live_run.claim()
     params = load()
+    _check_modules(params)
     print(f"params.yaml is well-formed: {params.dataset}, {params.backbone}, {params.head} on {params.cut}")
     if has_source(params.options) and params.root != "data/none":
         print(f"note: dataset {params.dataset} does not read `root`, which is for folder, csv, voc and coco.")
@@ -38,6 +44,23 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.mark.parent.mkdir(parents=True, exist_ok=True)
         arguments.mark.write_text("params.yaml was checked\n")
     return 0
+
+
+def _check_modules(params: Params) -> None:
+    """Checks that the network has the modules that `cut` and `tap` name, where no features show that it has.
+
+    Torch is needed for that, some seconds; extract would say the same, but after it has removed its outputs.
+    """
+    modules = {key: value for key in ("cut", "tap") if names.is_module(value := getattr(params, key))}
+    if not modules or paths.features(params.dataset, params.backbone, params.cut).exists():
+        return
+    from stages.backbones import cuts, zoo
+
+    backbone = zoo.load(params.backbone, "random", params.image_size)
+    size = backbone.preprocessing.at(params.image_size, params.resize).crop
+    network = cuts.load_network(backbone.model, size, params.backbone)
+    for key, name in modules.items():
+        network.layers(name, key=key)
 
 
 def committed() -> dict[str, Any]:
@@ -59,6 +82,15 @@ def differing(tree: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 def run() -> None:
     """Reads the arguments and checks."""
     parser = command.parser("check", description=__doc__, examples="  python -m stages.check")
+    parser.add_argument(
+        "-S",
+        "--set-param",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KNOB=VALUE",
+        help="check only that there is such a knob, as `coldcut exp run -S` does",
+    )
     parser.add_argument("--mark", type=Path, metavar="FILE", help="a file to write once all is well")
     command.run(main, parser.parse_args())
 

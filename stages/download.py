@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from stages import files, paths
 from stages.datasets.base import SOURCES, has_source
+from stages.errors import counted
 from stages.fetching.fetch import fetch
 from stages.fetching.web import digest
 from stages.params import Params
@@ -43,7 +44,11 @@ def builder(dataset: str) -> Callable[..., None] | None:
 def _what(params: Params) -> str:
     """What is about to be fetched."""
     sources = dict(params.options.source) if has_source(params.options) else {}
-    return f"{params.dataset}, {len(sources)} source(s)" if sources else f"nothing, {params.dataset} is read in place"
+    return (
+        f"{params.dataset}, {counted(len(sources), 'sources')}"
+        if sources
+        else f"nothing, {params.dataset} is read in place"
+    )
 
 
 if __name__ == "__main__":

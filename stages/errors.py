@@ -1,6 +1,14 @@
 """The exception whose message is for the user: it ends a command with exit code 1 and without a traceback."""
 
+import re
 from collections.abc import Sequence
+
+SINGULAR = re.compile(r"(?<=ss|ch|sh|ox)es$|(?<![s])s$")  # what the plural of a noun has more
+VERBS = {"are": "is", "were": "was", "have": "has", "do": "does"}
+VERBS |= {verb: f"{verb}s" for verb in ("lie", "stand", "take", "show", "count")}
+
+
+AS_GOOD = 0.1  # a name is proposed beside the nearest one if it is less like by this at most
 
 
 class UserError(Exception):
@@ -9,12 +17,29 @@ class UserError(Exception):
 
 def nearest(name: str, names: list[str], *, show: int = 3) -> str:
     """`did you mean a or b?` with the names closest to `name`; if none is close, the first dozen names."""
-    from difflib import get_close_matches
+    from difflib import SequenceMatcher, get_close_matches
 
-    close = get_close_matches(name.lower(), names, n=show, cutoff=0.5)
+    close = get_close_matches(name.lower(), names, n=show, cutoff=0.6)
     if close:
+        likeness = [SequenceMatcher(None, name.lower(), other).ratio() for other in close]
+        close = [other for other, ratio in zip(close, likeness, strict=True) if ratio >= likeness[0] - AS_GOOD]
         return "did you mean " + " or ".join(close) + "?"
     return "known: " + ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+
+
+def counted(count: int, plural: str) -> str:
+    """`1 image is`, `1,200 images are`: a number with what is counted, and a verb that agrees with it.
+
+    Args:
+        count: how many.
+        plural: a noun, which may have an adjective before it and one of VERBS behind it.
+    """
+    if count != 1:
+        return f"{count:,} {plural}"
+    noun, _, verb = plural.rpartition(" ")
+    if verb not in VERBS:
+        return f"1 {SINGULAR.sub('', plural)}"
+    return f"1 {SINGULAR.sub('', noun)} {VERBS[verb]}"
 
 
 def listed(names: Sequence[str], show: int = 8) -> str:

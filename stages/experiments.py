@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages import command
+from stages.command import LOG
 from stages.errors import UserError
 from stages.metrics import table
 from stages.overrides import hydra
@@ -29,6 +30,8 @@ def main(arguments: argparse.Namespace) -> int:
     width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
     for line in lines(rows(arguments.commits), width):
         print(line)
+    if arguments.commits == 1:
+        LOG.info("Experiments on top of HEAD. `coldcut experiments --commits 5` has those of four commits before, too.")
     return 0
 
 

@@ -13,7 +13,7 @@ from stages.datasets.contents import DatasetFile
 from stages.datasets.reasons import commonest
 from stages.datasets.summary import IndexSummary
 from stages.datasets.tree import matches
-from stages.errors import UserError, listed, nearest
+from stages.errors import UserError, counted, listed, nearest
 from stages.params import Params
 from stages.stage import run
 
@@ -135,14 +135,15 @@ def _refuse_faults(faults: Sequence[AnnotationFault], conflicts: Sequence[Sequen
     if conflicts:
         pairs = "".join(f"\n  {_pair(same)}" for same in conflicts)
         raise UserError(
-            f"{len(conflicts)} image(s) are in several classes. Remove the wrong copies, or set `strict` to false to "
-            f"leave all copies out:{pairs}"
+            f"{counted(len(conflicts), 'images are')} in several classes. Remove the wrong copies, or set `strict` to "
+            f"false to leave all copies out:{pairs}"
         )
     if faults:
         first = "".join(f"\n  {fault.path}: {fault.reason}" for fault in faults[:LISTED])
         raise UserError(
-            f"{len(faults)} annotation(s) are broken: {commonest((fault.kind, fault.path) for fault in faults)}. Fix "
-            f"them, or set `strict` to false to leave them out and list them. The first ones:{first}"
+            f"{counted(len(faults), 'annotations are')} broken: "
+            f"{commonest((fault.kind, fault.path) for fault in faults)}. Fix them, or "
+            f"set `strict` to false to leave them out and list them. The first ones:{first}"
         )
 
 
@@ -157,7 +158,7 @@ def _where(params: Params) -> str:
 def _refuse_unusable(summary: IndexSummary, params: Params) -> None:
     where, rows = _where(params), summary.rows
     reasons = summary.reasons()
-    why = f" Of {summary.files} file(s): {reasons}." if reasons else ""
+    why = f" Of {counted(summary.files, 'files')}: {reasons}." if reasons else ""
     if not rows:
         notes = f" {'; '.join(summary.notes())}." if summary.notes() else ""
         if params.dataset == "folder" and not any(entry.is_dir() for entry in Path(params.root).expanduser().iterdir()):
@@ -170,7 +171,7 @@ def _refuse_unusable(summary: IndexSummary, params: Params) -> None:
     has_objects = any(row.objects for row in rows)
     if not has_objects and summary.annotated:
         raise UserError(
-            f"None of the {summary.annotated} object(s) of {where} can be used: {summary.dropped_reasons()}."
+            f"None of {counted(summary.annotated, 'objects')} of {where} can be used: {summary.dropped_reasons()}."
         )
     if len(classes) < 2 and not has_objects:
         lost = f" Without a single image: {listed(summary.lost())}." if summary.lost() else ""

@@ -14,6 +14,7 @@ from typing import Any
 
 from stages import paths, yaml12
 from stages.errors import UserError
+from stages.overrides import argument, flatten
 from stages.params import read
 
 PIPELINE = Path("dvc.yaml")
@@ -52,10 +53,10 @@ def check_unchanged(stage: str, before: Inputs) -> None:
         UserError: they are not; the message names each knob with both values, and the files.
     """
     after = of(stage)
+    now = dict(flatten("", after.knobs))
+    turned = {knob: value for knob, value in flatten("", before.knobs) if now.get(knob) != value}
     changes = [
-        f"`{knob}` was {value!r} when {stage} began and is {after.knobs.get(knob)!r} now"
-        for knob, value in before.knobs.items()
-        if after.knobs.get(knob) != value
+        f"`{knob}` was {value!r} when {stage} began and is {now.get(knob)!r} now" for knob, value in turned.items()
     ]
     changed = sorted(path for path, _ in before.files.items() ^ after.files.items())
     changed = list(dict.fromkeys(changed))
@@ -63,9 +64,11 @@ def check_unchanged(stage: str, before: Inputs) -> None:
         more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
         changes.append(f"{', '.join(changed[:NAMED])}{more} changed while {stage} ran")
     if changes:
+        kept = " ".join(argument(knob, value) for knob, value in turned.items())
+        way = f" with what is there now. To keep the old value: `dvc exp run {kept}`." if turned else "."
         raise UserError(
             f"{'; '.join(changes)}. The output of {stage} may belong to neither state, so DVC records nothing: `dvc "
-            "repro` runs it again."
+            f"repro` runs it again{way}"
         )
 
 

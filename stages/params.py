@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -18,7 +18,7 @@ from stages.blocks import Block, Source
 from stages.datasets.base import has_source
 from stages.datasets.registry import BadImages, Datasets
 from stages.datasets.splits import Split
-from stages.errors import UserError, nearest
+from stages.errors import UserError, counted, nearest
 from stages.evaluation.options import Decide
 from stages.features.options import Extract
 from stages.heads.options import Boxes
@@ -159,8 +159,10 @@ def from_tree(tree: Mapping[str, Any], path: str = str(paths.PARAMS)) -> Params:
         errors = sorted(error.errors(), key=lambda item: item["type"] == "missing")
         unknown = any(item["type"] == "extra_forbidden" for item in errors)  # `lr` misspelt is one slip, not two
         shown = [item for item in errors if not (unknown and item["type"] == "missing")]
-        shown = [item for item in shown if item["loc"][-1] != AUTO]  # the other kind of value has an error as well
-        raise UserError("\n".join(_explain(item, path) for item in shown)) from None
+        or_auto = {item["loc"][:-1] for item in shown if item["loc"][-1] == AUTO}  # the number has an error as well
+        shown = [item for item in shown if item["loc"][-1] != AUTO]
+        sentences = [_explain(item, path, or_auto=item["loc"][:-1] in or_auto) for item in shown]
+        raise UserError("\n".join(sentences)) from None
     _check_across(params, path)
     return params
 
@@ -187,8 +189,8 @@ def with_overrides(params: Params, overrides: Mapping[str, object]) -> Params:
     return params.model_copy(update={name: getattr(checked, name) for name in changed})
 
 
-def _explain(error: Any, path: str) -> str:
-    """One line for one pydantic error."""
+def _explain(error: Any, path: str, *, or_auto: bool) -> str:
+    """One line for one pydantic error of a knob, which may take `auto` in place of a number."""
     where = [str(part) for part in error["loc"] if part not in KINDS]
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
@@ -200,10 +202,30 @@ def _explain(error: Any, path: str) -> str:
         choices = [choice.strip().strip("'") for choice in re.split(r",| or ", error["ctx"]["expected"])]
         return f"{path}: `{key}` must be one of {', '.join(choices)}, found {value!r}; {nearest(str(value), choices)}"
     message = error["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should be", "must be").replace("String should match", "must match")
+    message = message.replace("Input should be", "must be auto or" if or_auto else "must be")
+    message = message.replace("String should match", "must match")
     if isinstance(value, dict):  # a rule for a whole block
         return f"{path}: `{key}`: {message}."
     return f"{path}: `{key}` {message}, found {value!r}."
+
+
+def check_name(knob: str) -> None:
+    """Checks that there is such a knob; one in a block has a dot in its name.
+
+    Raises:
+        UserError: there is none; the message has the nearest one.
+    """
+    where, model = list[str](), cast("Any", Params)
+    for part in knob.split("."):
+        where.append(part)
+        if part.isdigit():  # the number of an item of a list, such as phases.0.epochs
+            (model,) = get_args(model) or (None,)
+            continue
+        if (fields := getattr(model, "model_fields", None)) is None:
+            return
+        if part not in fields:
+            raise UserError(f"`{knob}` is not a parameter; {_right_name(where)}")
+        model = fields[part].annotation
 
 
 def _right_name(where: list[str]) -> str:
@@ -266,6 +288,12 @@ def _check_head(params: Params, path: str) -> None:
         raise UserError(
             f"{path}: `head` {params.head} takes {INPUTS[takes]}, and `{key}` {layer} is {INPUTS[has or 'map']}: take "
             f"{key}={'pooled' if takes == 'vector' else takes}, or a head for that ({fitting})."
+        )
+    if spec.finds_objects and not _may_have_objects(params):
+        raise UserError(
+            f"{path}: `head` {params.head} finds objects, and dataset {params.dataset} has no boxes: take a head that "
+            f"names the class of an image ({', '.join(heads_for('classification'))}), or a dataset with boxes (csv, "
+            "voc and coco read your own)."
         )
     if params.monitor == "val_map_50" and not spec.finds_objects:
         raise UserError(f"{path}: `monitor` val_map_50 needs a head that finds objects, found {params.head}.")
@@ -346,7 +374,7 @@ def _check_schedule(params: Params, path: str) -> None:
     shortest = min((phase.epochs for phase in params.phases), default=params.epochs)
     if params.warmup >= shortest:
         where = "the shortest of `phases`" if params.phases else "`epochs`"
-        raise UserError(f"{path}: `warmup` ({params.warmup} epochs) must end before {where} ({shortest}).")
+        raise UserError(f"{path}: `warmup` ({counted(params.warmup, 'epochs')}) must end before {where} ({shortest}).")
 
 
 def _check_root(params: Params) -> None:
@@ -372,11 +400,24 @@ def _check_root(params: Params) -> None:
 
 def _indexed(params: Params) -> bool:
     """Whether the index on the disk is of the same images: a colleague may have them, and heads train without them."""
+    return bool(_index(params))
+
+
+def _index(params: Params) -> dict[str, Any]:
+    """What the index stage wrote beside the index, if it is of the same images; empty otherwise."""
     try:
-        index = json.loads(paths.index(params.dataset).with_suffix(".json").read_text(encoding="utf-8"))
-        return bool(index["root"] == params.root and index["options"] == params.options.model_dump(mode="json"))
+        index: dict[str, Any] = json.loads(paths.index(params.dataset).with_suffix(".json").read_text(encoding="utf-8"))
+        same = index["root"] == params.root and index["options"] == params.options.model_dump(mode="json")
     except (OSError, ValueError, TypeError, KeyError):
+        return {}
+    return index if same else {}
+
+
+def _may_have_objects(params: Params) -> bool:
+    """Whether the dataset has boxes as far as one can tell: by its kind, and by its index once there is one."""
+    if not getattr(params.options, "has_objects", True):
         return False
+    return bool(_index(params).get("objects", True))
 
 
 def _check_source(key: str, source: Source, *, needed: bool) -> None:

@@ -18,7 +18,7 @@ from stages import command, files, paths
 from stages.backbones import cuts, names, zoo
 from stages.backbones.untraced import UntracedNetwork
 from stages.datasets import index_file, source
-from stages.errors import UserError
+from stages.errors import UserError, counted
 from stages.extract import spec as specify
 from stages.features import forecast, h5
 from stages.features.decoders import ImageRef
@@ -82,7 +82,10 @@ def main(options: argparse.Namespace) -> int:
         seconds += measurement.start + count / measurement.speed
         print(speed_sentence(spec, measurement, count))
     size = sum(_row_bytes(load_extractor(spec), image_sizes) * params.views for spec in specs)
-    print(f"\n{count:,} images of {params.dataset}: {forecast.duration(seconds)}, {forecast.in_bytes(count * size)}\n")
+    print(
+        f"\n{counted(count, 'images')} of {params.dataset}: {forecast.duration(seconds)}, "
+        f"{forecast.in_bytes(count * size)}\n"
+    )
     for spec in specs:
         print(parts_sentence(spec, count, image_sizes))
     if len(specs) == 1:
@@ -129,7 +132,7 @@ def speed_sentence(spec: Spec, measurement: Measurement, count: int) -> str:
     duration = forecast.duration(measurement.start + count / measurement.speed)
     return (
         f"{spec.backbone} ({engine}): {measurement.speed:,.0f} images/s{views}, measured on {measured}; "
-        f"{measurement.start:.1f} s to start. {count:,} images take {duration}."
+        f"{measurement.start:.1f} s to start. {counted(count, 'images take')} {duration}."
     )
 
 
@@ -144,7 +147,7 @@ def parts_sentence(spec: Spec, count: int, image_sizes: Sequence[tuple[int, int]
     extractor = load_extractor(spec)
     images = min(count, part_images(extractor, len(spec.views)))
     size = forecast.in_bytes(images * len(spec.views) * _row_bytes(extractor, image_sizes))
-    parts = f"{-(-count // images):,} part(s) of {images:,} images, {size} each"
+    parts = f"{counted(-(-count // images), 'parts')} of {counted(images, 'images')}, {size} each"
     return f"{spec.backbone}: {parts}. A finished part is kept."
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from stages import command, paths
 from stages.boxes.geometry import Detections
 from stages.command import LOG
-from stages.errors import UserError
+from stages.errors import UserError, counted
 from stages.features.extraction import load_extractor
 from stages.images.decode import decode
 from stages.prediction import answers, image_files, predictor
@@ -58,8 +58,11 @@ def main(arguments: argparse.Namespace) -> int:
             sys.stdout.flush()
             count, failed = count + 1, failed + ("error" in line)
             progress.update()
+    if not count:
+        raise UserError("No path came on standard input: expected one per line, such as `find . -name '*.jpg'` gives.")
     seconds = time.perf_counter() - started
-    LOG.info("%d images in %.1f s%s", count, seconds, f"; {failed} of them could not be read" if failed else "")
+    unread = f"; {failed} of them could not be read" if failed else ""
+    LOG.info("%s in %.1f s%s", counted(count, "images"), seconds, unread)
     return int(failed > 0)
 
 
@@ -91,9 +94,9 @@ def _introduce(loaded: Predictor) -> None:
     if loaded.decide.tta:
         engine.append(f"{len(loaded.specs[0].views)} views averaged")
     LOG.info(
-        "%s on %s (cut %s, tap %s), %d classes, trained on %s; %s",
+        "%s on %s (cut %s, tap %s), %s, trained on %s; %s",
         *(described["head"], loaded.provenance["backbone"], loaded.provenance["cut"], described["tap"]),
-        *(len(loaded.classes), described["params"]["dataset"], ", ".join(engine)),
+        *(counted(len(loaded.classes), "classes"), described["params"]["dataset"], ", ".join(engine)),
     )
     if changed := predictor.differences(loaded):
         LOG.info("This differs from training: %s. Therefore %s.", ", ".join(changed), TOLERANCE)

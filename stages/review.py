@@ -12,7 +12,7 @@ from typing import Any
 
 from stages import command, files, paths, results
 from stages.datasets import corrections, index_file, source, splits
-from stages.errors import UserError
+from stages.errors import UserError, counted
 from stages.features import h5
 from stages.params import Params, load
 from stages.reviewing import suspicions
@@ -64,7 +64,7 @@ def _pixels(params: Params, rows: list[index_file.IndexRow]) -> Pixels | None:
 
 def _what(params: Params) -> str:
     """What is about to be reviewed."""
-    return f"{sum(map(len, splits.read(params.dataset).values())):,} images of {params.dataset}"
+    return f"{counted(sum(map(len, splits.read(params.dataset).values())), 'images')} of {params.dataset}"
 
 
 def apply(arguments: argparse.Namespace) -> int:
@@ -78,7 +78,9 @@ def apply(arguments: argparse.Namespace) -> int:
     corrected = merged(corrections.read(dataset), decisions)
     corrections.refuse_contradictions(corrected, table)
     corrections.write(path, corrected)
-    print(f"{len(decisions)} decision(s) taken over, {len(corrected)} in {path}. Commit it, then `dvc repro`.")
+    print(
+        f"{counted(len(decisions), 'decisions')} taken over, {len(corrected)} in {path}. Commit it, then `dvc repro`."
+    )
     return 0
 
 

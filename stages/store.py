@@ -21,6 +21,7 @@ from pathlib import Path
 from stages import command, files, paths
 from stages.datasets.base import has_source
 from stages.datasets.unpack import UNPACKING
+from stages.errors import counted
 from stages.features import audit, h5
 from stages.features.forecast import in_bytes
 from stages.features.store import common, fingerprint
@@ -92,7 +93,7 @@ def _described(home: Path) -> str:
     parts = sorted(home.glob("*.h5"))
     provenances = [provenance for part in parts if (provenance := h5.provenance(part))]
     words = [str(provenances[0].get(name)) for name in ("backbone", "cut", "dtype")] if provenances else ["unreadable"]
-    return f"{' '.join(words)}, {len(parts)} part(s)"
+    return f"{' '.join(words)}, {counted(len(parts), 'parts')}"
 
 
 def unreferenced(days: float) -> list[Entry]:

@@ -14,7 +14,7 @@ from statistics import mean, stdev
 
 from stages import command, files, paths
 from stages.backbones.device import pick_device
-from stages.errors import UserError
+from stages.errors import UserError, counted
 from stages.features.forecast import duration
 from stages.features.h5 import INPUT
 from stages.heads.registry import head_with_rate
@@ -81,7 +81,8 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Swe
 
 def _announcement(heads: int, images: int, params: Params) -> str:
     """What is about to be trained, and for how long at most: heads in a stack take less time than one by one."""
-    words = f"trains {heads} heads {params.head} at once, up to {params.epochs} epochs on {images:,} images"
+    words = f"trains {heads} heads {params.head} at once, up to {counted(params.epochs, 'epochs')} on "
+    words += counted(images, "images")
     try:
         seconds = float(json.loads((paths.TIMINGS / "train.json").read_text())["seconds"])
     except (OSError, ValueError, TypeError, KeyError):
@@ -206,7 +207,7 @@ def page(rows: Sequence[SweepRow], params: Params, axes: Mapping[str, str | None
     subject = f"head {params.head} on {params.dataset}, {params.backbone}, {params.cut}"
     return "\n".join([
         "# Sweep", "",
-        f"{len(rows)} settings of {subject}; {rows[0].seeds} seed(s) each, chosen by {params.monitor}.", "",
+        f"{len(rows)} settings of {subject}; {counted(rows[0].seeds, 'seeds')} each, chosen by {params.monitor}.", "",
         "The best on validation; the test split was not used:", "",
         header, "|---" * header.count(" | ") + "|---|", *body, "",
         f"![{params.monitor} by learning rate and weight decay](sweep.png)", "",

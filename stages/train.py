@@ -11,7 +11,7 @@ from stages import paths
 from stages.backbones.device import pick_device
 from stages.blocks import flat_fields
 from stages.datasets import splits
-from stages.errors import UserError
+from stages.errors import UserError, counted
 from stages.features.h5 import INPUT
 from stages.heads.registry import HEADS
 from stages.params import Params, with_overrides
@@ -170,12 +170,14 @@ def _what(params: Params) -> str:
     """What is about to be trained, for the console."""
     images = len(splits.read(params.dataset)["train"])
     if several := HEADS[params.head].candidates:
-        return f"{', '.join(several)}, each with {len(candidates.NORMALIZATIONS)} normalisations, on {images:,} images"
+        settings = f"each with {len(candidates.NORMALIZATIONS)} normalisations"
+        return f"{', '.join(several)}, {settings}, on {counted(images, 'images')}"
     heads = f"{params.seeds} heads {params.head}" if params.seeds > 1 else params.head
     epochs = sum(phase.epochs for phase in params.phases) or params.epochs
-    limit = "" if HEADS[params.head].closed_form else f", {epochs} epochs at most"
+    limit = "" if HEADS[params.head].closed_form else f", {counted(epochs, 'epochs')} at most"
     folds = splits.read_folds(params.dataset)
-    return f"{heads} on {images:,} images{limit}{f', and one for each of {len(folds)} folds' if folds else ''}"
+    trained_on = f"{heads} on {counted(images, 'images')}{limit}"
+    return f"{trained_on}{f', and one for each of {len(folds)} folds' if folds else ''}"
 
 
 if __name__ == "__main__":

@@ -1,13 +1,19 @@
 """The stage `check` as DVC runs it: its mark, its errors, and what differs from the commit."""
 
+import argparse
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from stages import check
+from stages import check, paths
+from stages.errors import UserError
+from stages.params import check_name
 from tests import defaults
 from tests.checkout import environment
 
@@ -55,6 +61,53 @@ def test_it_shows_no_traceback(home: Path, repository: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: params.yaml: `lr`") and "Traceback" not in done.stderr
     assert not (home / "data/checked").exists()
+
+
+@pytest.mark.parametrize(
+    ("knob", "said"),
+    [
+        ("dropuot=0.1", "`dropuot` is not a parameter; did you mean dropout?"),
+        ("+learningrate=0.1", "here it is called `lr`"),
+        ("split.sed=1", "did you mean seed?"),
+        ("phases.0.epocs=1", "did you mean epochs?"),
+        ("sed=1", "did you mean seed"),
+    ],
+)
+def test_names_of_knobs_alone(home: Path, knob: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_name(knob.lstrip("+").partition("=")[0])
+    assert said in str(error.value)
+    for right in ("lr", "split", "split.seed", "phases.0.epochs", "datasets.folder.exclude", "boxes"):
+        check_name(right)
+
+
+@pytest.mark.parametrize("dataset", ["folder", "caltech101"])
+def test_a_head_for_boxes_on_a_dataset_without_any(params: Callable[..., Any], dataset: str) -> None:
+    with pytest.raises(UserError, match=rf"`head` anchors finds objects, and dataset {dataset} has no boxes: .*linear"):
+        params(dataset=dataset, head="anchors", cut="map")
+
+
+def test_a_head_for_boxes_on_a_table_without_any(workplace: Path, params: Callable[..., Any]) -> None:
+    chosen = params(dataset="csv")
+    described = {"root": chosen.root, "options": chosen.options.model_dump(mode="json"), "objects": {}}
+    paths.index("csv").parent.mkdir(parents=True)
+    index = paths.index("csv").with_suffix(".json")
+    index.write_text(json.dumps(described))
+    with pytest.raises(UserError, match="dataset csv has no boxes"):
+        params(dataset="csv", head="anchors", cut="map")
+    index.write_text(json.dumps(described | {"objects": {"all": {"ant": {"objects": 1, "difficult": 0}}}}))
+    params(dataset="csv", head="anchors", cut="map")
+
+
+def test_a_module_that_the_network_lacks_is_refused_first(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn(home, "\ncut: pooled\n", "\ncut: layer3\n")
+    turn(home, "\ntap: same\n", "\ntap: pooled\n")
+    with pytest.raises(
+        UserError, match=r"no module 'layer3'.* Its modules are conv_stem, .*blocks.1, .*stages.backbone"
+    ):
+        check.main(argparse.Namespace(mark=None, overrides=[]))
+    turn(home, "\ncut: layer3\n", "\ncut: blocks.3\n")
+    assert check.main(argparse.Namespace(mark=None, overrides=[])) == 0
 
 
 def test_it_names_what_differs_from_the_commit(home: Path, repository: Path) -> None:

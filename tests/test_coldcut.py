@@ -82,10 +82,20 @@ def test_help_says_what_was_called(repository: Path) -> None:
 def test_paths_are_meant_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert list(image_files.expand(["a.jpg", "photos"])) == ["a.jpg"]
+    assert list(image_files.expand(["a.jpg", "photos"])) == ["a.jpg", "photos"]  # to be told as empty
     monkeypatch.setenv("COLDCUT_FROM", str(tmp_path / "photos"))
     assert list(image_files.expand(["a.jpg", "/b.jpg"])) == [str(tmp_path / "photos/a.jpg"), "/b.jpg"]
     assert paths.typed_path("x") == tmp_path / "photos/x"
+
+
+@pytest.mark.parametrize("knob", ["dropuot=0.1", "learningrate=0.1", "split.sed=1"])
+def test_a_misspelt_knob_of_an_experiment_is_told_with_the_right_one(repository: Path, knob: str) -> None:
+    right = {"dropuot": "did you mean dropout?", "learningrate": "it is called `lr`", "split.sed": "did you mean seed?"}
+    done = call(repository, "exp", "run", "--set-param", knob, "-S", "lr=0.1")
+    assert done.returncode == 1 and right[knob.partition("=")[0]] in done.stderr and "Invalid" not in done.stderr
+    assert coldcut.overrides(["run", "-S", "a=1", f"--set-param={knob}", "-Sb=2", "--temp"]) == [
+        *("-Sa=1", f"-S{knob}", "-Sb=2")
+    ]
 
 
 @pytest.mark.parametrize("module", ["stages.recipe", "stages.train", "stages.predict"])

@@ -239,7 +239,7 @@ def test_an_annotation_cannot_reach_outside(scanned: Make, path: str) -> None:
 
 
 def test_strict_stops_at_broken_annotations(scanned: Make) -> None:
-    with pytest.raises(UserError, match=r"7 annotation\(s\) are broken.*\n  0.xml: bad(\n.*){4}$"):
+    with pytest.raises(UserError, match=r"7 annotations are broken.*\n  0.xml: bad(\n.*){4}$"):
         scanned(Record("a.jpg", None), *(AnnotationFault(f"{number}.xml", "bad") for number in range(7)), strict=True)
     assert not paths.index("folder").exists()
 

@@ -1,10 +1,12 @@
 """A stage whose knobs, code or files change while it runs fails, so that DVC records nothing."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 
 from stages import inputs
 from stages.errors import UserError
@@ -54,7 +56,12 @@ def test_a_knob_that_changes_is_told_with_both_values(home: Path, old: str, new:
     replace(home, old, new)
     with pytest.raises(UserError) as error:
         inputs.check_unchanged("train", before)
-    assert message in str(error.value) and "DVC records nothing" in str(error.value)
+    said = str(error.value)
+    assert message in said and "DVC records nothing" in said and "`dvc repro` runs it again with what is there" in said
+    knob, value = re.findall(r"To keep the old value: `dvc exp run -S ([\w.]+)=(\S+)`", said)[0]
+    assert inputs.of("train") != before
+    apply_overrides("params.yaml", [f"{knob}={value}"])
+    assert inputs.of("train").knobs == before.knobs
 
 
 @pytest.mark.parametrize("name", ["code/a.py", "data/csv.json", "photos/x/1.jpg", "photos/x/2.jpg"])

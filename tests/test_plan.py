@@ -59,9 +59,9 @@ def test_the_work_comes_in_parts(planned: Callable[..., None], capsys: pytest.Ca
     spec = plan.specify(plan.load(), Path("."), NETWORK)
     step = plan.part_images(load_extractor(spec), 1)
     size = forecast.in_bytes(step * forecast.view_bytes(load_extractor(spec).layers))
-    assert f"{-(-(10**9) // step):,} part(s) of {step} images, {size} each." in capsys.readouterr().out
+    assert f"{-(-(10**9) // step):,} parts of {step:,} images, {size} each." in capsys.readouterr().out
     planned(images=3)
-    assert "1 part(s) of 3 images" in capsys.readouterr().out
+    assert "1 part of 3 images" in capsys.readouterr().out
 
 
 def test_of_the_dataset_by_default(planned: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:

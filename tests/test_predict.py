@@ -222,6 +222,26 @@ def test_an_image_that_changes_meanwhile_costs_no_other(
     assert "has changed" in found[-1]["error"]
 
 
+def test_a_folder_without_images_is_an_error(
+    run: Make, ask: Make, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(head="linear")
+    (workplace / "empty/deep").mkdir(parents=True)
+    (workplace / "notes").mkdir()
+    (workplace / "notes/a.txt").write_text("no image")
+    code, out, _ = ask(workplace / "empty", workplace / "notes", judged("folder", workplace / "photos")[0])
+    assert code == 1 and out.count("error: a folder without images") == 2 and len(out.splitlines()) == 3
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    code, out, err = ask("-")
+    assert code == 1 and not out and "No path came on standard input" in err
+
+
+def test_a_class_with_a_comma_is_quoted() -> None:
+    likely = [{"label": "bolt, long", "probability": 0.9}, {"label": "nut", "probability": 0.1}]
+    line = {"path": "a.jpg", "confident": True, "top": likely}
+    assert answers.sentence(line) == 'a.jpg: "bolt, long" 90.0%, nut 10.0%'
+
+
 def test_class_names_are_shown_as_text(run_boxes: Make, ask: Make, workplace: Path, params: Make) -> None:
     from tests.datasets import miniature
 

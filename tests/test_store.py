@@ -30,7 +30,7 @@ def filled(workplace: Path, repository: Path) -> dict[str, Path]:
 def test_ls_names_every_entry(filled: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     store.ls()
     said = capsys.readouterr().out
-    assert "toy pooled None, 1 part(s)" in said and "joy pooled None, 1 part(s)" in said
+    assert "toy pooled None, 1 part" in said and "joy pooled None, 1 part" in said
     assert "training" in said and "leftover" in said and "hard links" in said
 
 

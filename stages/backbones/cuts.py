@@ -37,11 +37,12 @@ from stages.backbones.names import CUTS, TOKEN_CUTS, joined_blocks
 from stages.backbones.tokens import Square, TokenLayout, TokenVectors
 from stages.backbones.trace import BATCH, Finish, shape
 from stages.backbones.untraced import UntracedNetwork
-from stages.errors import UserError, nearest
+from stages.errors import UserError, listed, nearest
 
 STRIDES = (8, 16, 32)
 BLOCKS = re.compile(r"(blocks|encoder\.layers)\.\w*\d")  # of ViT and its relatives
 BLOCK = 2  # parts of the name of a block: `layer3`, `features.5`, `trunk_output.block2`
+MODULES_NAMED = 20  # in a message
 
 
 class Cut(NamedTuple):
@@ -326,7 +327,13 @@ class Network:
                 f"`{key}`: not everything passes through {name} of {self.name} (a skip connection goes around it); "
                 f"the nearest modules without one are {near}."
             )
-        raise UserError(f"`{key}`: {self.name} has no module {name!r}; {nearest(name, [*CUTS, *names])}")
+        close = nearest(name, [*CUTS, *names])
+        meant = f"; {close}" if close.endswith("?") else "."
+        outermost = listed([module for module in names if module.count(".") < BLOCK], MODULES_NAMED)
+        raise UserError(
+            f"`{key}`: {self.name} has no module {name!r}{meant} Its modules are {outermost}; "
+            f"`python -m stages.backbone {self.name}` shows each with its shape."
+        )
 
     def _nearby(self, position: int, names: list[str]) -> list[str]:
         """The module that ends last at or before a position, and the one that ends first after it."""

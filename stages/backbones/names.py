@@ -64,6 +64,11 @@ def joined_blocks(cut: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def is_module(cut: str) -> bool:
+    """Whether a cut or tap is the name of a module, which only the network itself can confirm."""
+    return cut not in (*CUTS, "same") and joined_blocks(cut) is None
+
+
 def is_vector(cut: str) -> bool:
     """Whether a cut gives one vector per image, whatever the network."""
     return cut == "pooled" or cut in TOKEN_CUTS or joined_blocks(cut) is not None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from stages.comparing.revisions import CODE, Revision
+from stages.errors import counted
 from stages.metrics import table
 from stages.metrics.table import METRICS, VAL
 from stages.reporting.words import percent
@@ -44,10 +45,10 @@ class PairedResult:
                 return f"{other} makes as many mistakes as {base} in every image."
             return f"{other} and {base} are right on the same images."
         difference = (
-            f"{other} makes fewer mistakes than {base} in {better:,} images, and more in {worse:,}"
+            f"{other} makes fewer mistakes than {base} in {counted(better, 'images')}, and more in {worse:,}"
             if is_detection
-            else f"{other} is right on {better:,} images where {base} is wrong, and wrong on {worse:,} where {base} is "
-            "right"
+            else f"{other} is right on {counted(better, 'images')} where {base} is wrong, and wrong on {worse:,} where "
+            f"{base} is right"
         )
         verdict = "chance alone rarely does that" if self.p < RARE else "chance alone may well do that"
         return f"{difference}: p {'< 0.001' if self.p < 0.001 else f'= {self.p:.2g}'}, {verdict}."

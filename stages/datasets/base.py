@@ -11,7 +11,7 @@ the stage download calls by name.
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from stages.blocks import Block
 
@@ -27,10 +27,12 @@ class DatasetOptions(Block):
     """The options of every dataset of real images.
 
     Attributes:
+        has_objects: whether there can be boxes; not a knob.
         exclude: globs of classes, folders or files to leave out; a name without a slash matches at any depth.
         strict: broken annotations and images of two classes stop the run; otherwise they are left out and listed.
     """
 
+    has_objects: ClassVar[bool] = True
     exclude: list[str]
     strict: bool
 

@@ -24,6 +24,7 @@ class Archives(Block):
 class Options(DatasetOptions):
     """The block `datasets.caltech101`."""
 
+    has_objects = False
     source: Archives
 
 

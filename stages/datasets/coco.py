@@ -18,7 +18,7 @@ from stages.datasets.base import AnnotationFault, Box, DatasetOptions, Item, Not
 from stages.datasets.layout import split_named
 from stages.datasets.matching import ImageFinder, Match, unmentioned
 from stages.datasets.reasons import commonest
-from stages.errors import UserError, listed
+from stages.errors import UserError, counted, listed
 
 TRIED = 20  # images of an annotation file that are looked for to find their folder
 
@@ -112,7 +112,7 @@ def _list(folder: Path, split: str, file: Path, finder: ImageFinder) -> Iterator
     matches = finder.find_all(names, _homes(folder, split, file, names[:TRIED], finder), listed_split)
     _refuse_nowhere(folder, file, matches)
     if twice := len(contents["images"]) - len(images):
-        yield AnnotationFault(file.name, "images have the number of another and are left out", f"{twice} image(s)")
+        yield AnnotationFault(file.name, "images have the number of another and are left out", counted(twice, "images"))
     for (number, image), match in zip(images.items(), matches, strict=True):
         boxes = [_box(annotation, categories, match.path) for annotation in of_image.pop(number, ())]
         for fault in boxes:
@@ -121,7 +121,7 @@ def _list(folder: Path, split: str, file: Path, finder: ImageFinder) -> Iterator
         objects = tuple(box for box in boxes if isinstance(box, Box))
         yield Record(match.path, None, objects, listed_split, file.name, _size(image), _problem(match))
     for number, lost in of_image.items():
-        detail = f"{len(lost)} object(s) are of image {number!r}"
+        detail = f"{counted(len(lost), 'objects are')} of image {number!r}"
         yield AnnotationFault(file.name, "the file describes no image of this number", detail, objects=len(lost))
 
 

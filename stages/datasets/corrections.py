@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from stages import files, paths
 from stages.datasets.base import Item, Note, Record, UnusedFile
-from stages.errors import UserError, listed
+from stages.errors import UserError, counted, listed
 
 KEEP, DROP, TOGETHER = "keep", "drop", "together"
 RELABEL = "relabel:"
@@ -110,7 +110,7 @@ def apply(items: Sequence[Item], corrections: Sequence[Correction], dataset: str
     present = {item.path for item in items if isinstance(item, Record)}
     corrected = [_corrected(item, decided, path) for item in items]
     if gone := sorted(decided.keys() - present):
-        text = f"{path} decides on {len(gone)} image(s) that are not there: {listed(gone)}"
+        text = f"{path} decides on {counted(len(gone), 'images')} not there: {listed(gone)}"
         corrected.append(Note(text, warning=True))
     return corrected
 

@@ -27,7 +27,7 @@ from stages.blocks import Block, Source
 from stages.datasets import tree
 from stages.datasets.base import AnnotationFault, Box, DatasetOptions, EmptyClass, Item, Note, Record, UnusedFile
 from stages.datasets.matching import ImageFinder, Match, slashed
-from stages.errors import UserError
+from stages.errors import UserError, counted
 
 LISTS = {"testset": "test", "trainset": "train", "valset-logosonly": "val", "valset-nologos": "val"}
 IMAGES, MASKS = "classes/jpg", "classes/masks"
@@ -71,7 +71,9 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
             repeated += match in split_of
             split_of.setdefault(match, "train" if half else split)
     if repeated:
-        yield Note(f"{repeated} image(s) are listed again: the first of testset, trainset and the valsets counts")
+        yield Note(
+            f"{counted(repeated, 'images are')} listed again: the first of testset, trainset and the valsets counts"
+        )
     for match, split in split_of.items():
         annotation, objects, faults = _boxes(home, tops[0], match.path)
         yield from faults

@@ -12,7 +12,7 @@ from stages.datasets import tree
 from stages.datasets.base import DatasetOptions, EmptyClass, Item, Note, Record, UnusedFile
 from stages.datasets.layout import IMAGES, MASKS, split_named, splits_of
 from stages.datasets.tree import Folder
-from stages.errors import UserError, listed
+from stages.errors import UserError, counted, listed
 from stages.overrides import argument
 
 LOOSE = "it lies in no class folder"
@@ -20,6 +20,8 @@ LOOSE = "it lies in no class folder"
 
 class Options(DatasetOptions):
     """The block `datasets.folder`; the folder is the flat parameter `root`."""
+
+    has_objects = False
 
 
 def scan(folder: Path, options: Options) -> Iterator[Item]:
@@ -115,7 +117,8 @@ def _loose(folder: Folder, files: list[str], reason: str = LOOSE) -> Iterator[It
     yield from (UnusedFile(path, reason, in_note=True) for path in files)
     if count := sum(map(tree.named_as_image, files)):
         yield Note(
-            f"{folder.path or 'root'} holds {count} image(s) in no class folder: they are left out", warning=True
+            f"{folder.path or 'root'} holds {counted(count, 'images')} in no class folder, left out",
+            warning=True,
         )
 
 
@@ -165,7 +168,8 @@ def _doubtful(top: Folder, second: set[str], root: Path) -> Iterator[Note]:
         others = [name for name in names if name not in like_lists]
         lacking = f"{listed(others)} {'does' if len(others) == 1 else 'do'} not" if others else "none is a train list"
         raise UserError(
-            f"`root`: in {root / top.path} {listed(like_lists)} look(s) like a list of images of several classes, and "
+            f"`root`: {root / top.path} holds what looks like a list of images of several classes, "
+            f"{listed(like_lists)}, and "
             f"{lacking}. Expected class folders, or train beside val or test. Give the folder of the classes as root, "
             f"or leave folders out: {_exclude(top.folders[(others or like_lists)[0]])}"
         )
@@ -190,7 +194,7 @@ def _odd_classes(top: Folder, root: Path) -> Iterator[Note]:
     for name in names:
         if (named := split_named(name)) and not named[1]:
             yield Note(
-                f"{name} is read as a class, as it holds images beside {len(names) - 1} other class(es). If it is a "
-                f"list, leave it out: {_exclude(top.folders[name])}",
+                f"{name} is read as a class, as it holds images beside {counted(len(names) - 1, 'other classes')}. If "
+                f"it is a list, leave it out: {_exclude(top.folders[name])}",
                 warning=True,
             )

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from stages.errors import counted
+
 COMMONEST = 3  # reasons in a message
 
 
@@ -20,4 +22,4 @@ def commonest(reasons: Iterable[tuple[str, str]], show: int = COMMONEST) -> str:
     sentences = [f"{count} x {kind}" + (f" (such as {example[kind]})" if example[kind] else "")
             for kind, count in counts.most_common(show)]  # fmt: skip
     others = len(counts) - len(sentences)
-    return "; ".join([*sentences, *([f"{others} other reason(s)"] if others else [])])
+    return "; ".join([*sentences, *([counted(others, "other reasons")] if others else [])])

@@ -19,6 +19,7 @@ from stages.datasets import (
     voc2012,
 )
 from stages.datasets.reasons import commonest
+from stages.errors import counted
 
 ALWAYS_LEFT_OUT = 3  # unreadable images that never stop a run: one in a folder of fifty should not
 
@@ -43,7 +44,7 @@ class BadImages(Block):
         share = max(ceil(1000 * len(bad) / images) / 1000, self.max_fraction)
         reasons = commonest((image["reason"], image["path"]) for image in bad)
         return (
-            f"{len(bad)} of {images} images cannot be {verb}, more than the {self.limit(images)} that "
+            f"{len(bad)} of {counted(images, 'images')} cannot be {verb}, more than the {self.limit(images)} that "
             f"`bad_images.max_fraction` ({self.max_fraction:g}) allows: {reasons}. Repair or remove them, or go on "
             f"without them: dvc exp run -S bad_images.max_fraction={share:g}"
         )

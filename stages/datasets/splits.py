@@ -16,7 +16,7 @@ from stages.blocks import Block, Fraction
 from stages.datasets.base import natural
 from stages.datasets.grouping import NO_GROUPS, Groups, cut_groups
 from stages.datasets.index_file import IndexRow
-from stages.errors import UserError, listed
+from stages.errors import UserError, counted, listed
 
 log = logging.getLogger(__name__)
 Parsed = TypeVar("Parsed")
@@ -161,7 +161,7 @@ def _published(
     lists = {split: [row for row in rows if row.split == split] for split in SPLITS}
     source = "the dataset's own lists"
     if unlisted := sum(row.split is None for row in rows):
-        source += f"; {unlisted} image(s) are in none and are left out"
+        source += f"; {counted(unlisted, 'images are')} in none and left out"
     if untrained := sorted(_classes(row for row in rows if row.split) - _classes(lists["train"]), key=natural):
         if not _has_objects(rows):
             raise UnusableClasses(
@@ -177,7 +177,7 @@ def _published(
         cut = _cut(lists["train"], (("val", choices.val_fraction),), groups, seed=choices.seed)
         chosen = set(cut["val"])
         lists["val"] = [row for row in lists["train"] if row.sha256 in chosen]
-        share = f"{len(lists['val'])} of {len(lists['train'])} images"
+        share = f"{len(lists['val'])} of {counted(len(lists['train']), 'images')}"
         lists["train"] = [row for row in lists["train"] if row.sha256 not in chosen]
         source += f"; val is cut from train, {choices.val_fraction:.0%} of every class but at least one image ({share})"
         source += f", seed {choices.seed}"
@@ -205,7 +205,7 @@ def _grouped(
             if image in groups:
                 splits_of[groups[image]].add(split)
     count = sum(image in groups for members in images.values() for image in members)
-    source = f"; {len(splits_of)} groups of {count} images"
+    source = f"; {counted(len(splits_of), 'groups')} of {counted(count, 'images')}"
     if divided := sum(len(names) > 1 for names in splits_of.values()):
         return f"{source}, {divided} of which the dataset's own lists tear apart"
     label_of = {row.sha256: row.label for row in rows}

@@ -13,7 +13,7 @@ from stages.datasets.index_file import IndexRow
 from stages.datasets.matching import plain
 from stages.datasets.reasons import commonest
 from stages.datasets.tree import named_as_image
-from stages.errors import listed
+from stages.errors import counted, listed
 
 SPLITS = ("train", "val", "test")
 
@@ -169,37 +169,40 @@ class IndexSummary:
         lines = self.notes()
         lines += [f"no image is left of class {label!r}: {self._why_lost(label)}" for label in self.lost()]
         if conflicts := self.contents.conflicts:
-            lines.append(f"{len(conflicts)} image(s) stand under several classes; all copies are left out:")
+            lines.append(f"{counted(len(conflicts), 'images stand')} under several classes; all copies are left out:")
             lines += [f"  {_copies(same)}" for same in conflicts]
         images = [item for item in self.left_out if named_as_image(item.path) and not item.in_note]
         if images:
             lines.append(
-                f"{len(images)} image(s) are not used: {commonest((item.reason, item.path) for item in images)}"
+                f"{counted(len(images), 'images are')} not used: "
+                f"{commonest((item.reason, item.path) for item in images)}"
             )
         if self.contents.bad:
             reasons = commonest((image["reason"].partition(": ")[0], image["path"]) for image in self.bad())
-            lines.append(f"{len(self.contents.bad)} image(s) cannot be read: {reasons}")
+            lines.append(f"{counted(len(self.contents.bad), 'images')} cannot be read: {reasons}")
         if self.faults:
-            lines.append(f"{len(self.faults)} annotation(s) are broken: {commonest(_examples(self.faults))}")
+            lines.append(f"{counted(len(self.faults), 'annotations are')} broken: {commonest(_examples(self.faults))}")
         return lines + self._object_lines() + _similar_names(self.rows)
 
     def _object_lines(self) -> list[str]:
         lines, boxes = list[str](), [box for row in self.rows for box in row.objects]
         if repeated := sum(len(fitted.twice) for fitted in self.objects):
             lines.append(
-                f"{repeated} object(s) stand twice in their image, with the same box and class: they count once"
+                f"{counted(repeated, 'objects stand')} twice in an image, with the same box and class: such "
+                "a pair counts once"
             )
         if turned := sum(fitted.turned for fitted in self.objects):
-            lines.append(f"the boxes of {turned} image(s) are turned, as their EXIF orientation turns the image")
+            lines.append(f"the boxes of {counted(turned, 'images')} are turned, as EXIF turns the image")
         if self.dropped:
             lines.append(
-                f"{sum(self.dropped.values())} of {self.annotated} objects are not used: {self.dropped_reasons()}"
+                f"{sum(self.dropped.values())} of {counted(self.annotated, 'objects are')} not used: "
+                f"{self.dropped_reasons()}"
             )
         annotated = {record.path for record in self.records if record.objects}
         annotated |= {path for fault in self.faults if fault.objects for path in (fault.detail.partition(":")[0],)}
         if emptied := [row.path for row in self.rows if not row.objects and not row.label and row.path in annotated]:
             lines.append(
-                f"{len(emptied)} image(s) have lost all of their objects (such as {emptied[0]}): background now"
+                f"{counted(len(emptied), 'images have')} lost all objects (such as {emptied[0]}): background now"
             )
         if boxes and all(box.difficult or box.crowd or box.ignore for box in boxes):
             lines.append(f"no object counts in any score: all {len(boxes)} are crowds, difficult or to be ignored")

@@ -16,7 +16,7 @@ from stages.datasets import tree
 from stages.datasets.base import AnnotationFault, Box, DatasetOptions, Item, Note, Record, UnusedFile
 from stages.datasets.layout import ANNOTATIONS, IMAGES, SPLIT_NAMES, split_named, splits_of
 from stages.datasets.matching import ImageFinder, stem, unmentioned
-from stages.errors import UserError, nearest
+from stages.errors import UserError, counted, nearest
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -124,8 +124,8 @@ def _no_home(folder: Path, files: Sequence[str]) -> str:
     if not xml:
         return f"{message}; there is no XML file."
     return (
-        f"{message}. {len(xml)} XML file(s) lie elsewhere, such as {xml[0]}: move them into Annotations, "
-        "and the images into JPEGImages."
+        f"{message}. {counted(len(xml), 'XML files lie')} elsewhere, such as {xml[0]}: move XML files "
+        "into Annotations, and the images into JPEGImages."
     )
 
 
@@ -149,7 +149,9 @@ def _set(
     yield from _records(folder, home, images, read_annotations, from_zero)
     listed_paths = set(splits)
     if unlisted := [path for path in annotations if path not in listed_paths]:
-        yield Note(f"{len(unlisted)} annotation(s) in {home.annotations} are in no list: their images are left out")
+        yield Note(
+            f"{counted(len(unlisted), 'annotations')} in {home.annotations} but in no list: images of such are left out"
+        )
 
 
 def _records(

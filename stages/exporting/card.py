@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from stages.backbones import names
 from stages.backbones.licences import licence
+from stages.errors import counted
 from stages.exporting import example
 from stages.exporting.network import preprocessing
 from stages.features.h5 import INPUT
@@ -69,8 +70,8 @@ def write(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] | N
     )
     return "\n".join([
         f"# {title}", "",
-        f"`{checked.file}` {task}. It knows {len(predictor.classes)} classes, holds backbone and head in one file, and "
-        "was made by coldcut.", "",
+        f"`{checked.file}` {task}. It knows {counted(len(predictor.classes), 'classes')}, holds backbone and head in "
+        "one file, and was made by coldcut.", "",
         "## Use", "", *_input(how), "", *_output(predictor), "",
         "```python", code.rstrip(), "```", "",
         "## Data", "", *_data(predictor, metrics), "",
@@ -142,7 +143,7 @@ def _metrics(metrics: Mapping[str, Any] | None) -> list[str]:
         if prefix + name in metrics
     ]
     rows += [f"| {line.title} | {SHARE.format(metrics[name])} |" for name, line in BASELINES.items() if name in metrics]
-    images = f"On {metrics[f'n_{part}']:,} {part} images:"
+    images = f"On {counted(metrics[f'n_{part}'], f'{part} images')}:"
     if folds := metrics.get("folds"):
         images = (
             f"Of {folds} heads trained as this one was, each judged on the images of a fold that it has not seen, "
@@ -154,7 +155,7 @@ def _metrics(metrics: Mapping[str, Any] | None) -> list[str]:
 def _limits(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] | None) -> list[str]:
     """What a user of the file must know."""
     limits = [
-        f"It computes in float32. On {checked.images} images it differs from coldcut in float32 by at most "
+        f"It computes in float32. On {counted(checked.images, 'images')} it differs from coldcut in float32 by at most "
         f"{checked.difference:.1e}{', boxes relative to their coordinates' if predictor.finds_boxes else ''}.",
         f"The head was trained and evaluated with {_precision(predictor)}. The scores of the file differ from those by "
         f"up to {checked.moved:.2g}{_same(checked)}.",
@@ -173,7 +174,9 @@ def _limits(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] |
             "There was no test split: the metrics are of the validation images, by which the head was also chosen."
         )
     elif metrics and metrics["n_test"] < FEW:
-        limits.append(f"Only {metrics['n_test']} images were evaluated: others could give rather different metrics.")
+        limits.append(
+            f"Only {counted(metrics['n_test'], 'images were')} evaluated: others could give rather different metrics."
+        )
     if predictor.finds_boxes and predictor.provenance["resize"] == "crop":
         limits.append("Objects outside the centre crop are not found.")
     if checked.format == "openvino":
@@ -187,7 +190,7 @@ def _limits(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] |
 def _same(checked: Checked) -> str:
     if checked.same_class is None:
         return ""
-    return f", and the most probable class is the same for {checked.same_class} of {checked.images} images"
+    return f", and the most probable class is the same for {checked.same_class} of {counted(checked.images, 'images')}"
 
 
 def _precision(predictor: Predictor) -> str:

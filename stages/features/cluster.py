@@ -22,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from tqdm import tqdm
 
 from stages import files, paths
-from stages.errors import UserError
+from stages.errors import UserError, counted
 from stages.features import extraction, watchdog
 from stages.features.extraction import PARTS, Extractor, Part, Spec
 from stages.features.store import RowStore
@@ -182,7 +182,7 @@ class Cluster:
                 elif result.provenance != store.provenance:
                     raise UserError(_differences(result.provenance, store.provenance))
         if self.retried:
-            print(f"{self.retried} part(s) were lost with their workers and computed again", flush=True)
+            print(f"{counted(self.retried, 'parts were')} lost with a worker and computed again", flush=True)
 
     def _hire(self, spec: Spec, most: int) -> None:
         """Starts workers where nodes have room, and has them load the network."""
@@ -233,7 +233,7 @@ class Cluster:
         parts = [job for job in jobs if job.part]
         self.retried += len(parts)
         where = f" on {worker.where}" if worker.where else ""
-        tqdm.write(f"A worker{where} ended with {len(parts)} part(s), which are computed again.", sys.stderr)
+        tqdm.write(f"A worker{where} ended with {counted(len(parts), 'parts')}, to be computed again.", sys.stderr)
         for job in jobs:
             job.lost += 1
             if job.lost == MOST_LOST:

@@ -26,7 +26,7 @@ from stages.backbones.device import cores, pick_device
 from stages.backbones.engine import Engine, TorchEngine, callers, images_at_once, pick_engine, pick_precision
 from stages.backbones.trunk import TrunkInfo
 from stages.datasets import source
-from stages.errors import UserError
+from stages.errors import UserError, counted
 from stages.features import forecast, h5, watchdog
 from stages.features.decoders import (
     THREADS,
@@ -373,7 +373,10 @@ def extract(spec: Spec, images: Sequence[ImageRef], out: Path, *, workers: Worke
     with RowStore(extractor.provenance).locked() as store:
         missing = store.missing(sha256, spec.views)
         computed = sum(map(len, missing.values()))
-        print(f"{len(images):,} images, {len(images) - computed:,} in the store, {computed:,} to compute", flush=True)
+        print(
+            f"{counted(len(images), 'images')}, {len(images) - computed:,} in the store, {computed:,} to compute",
+            flush=True,
+        )
         total = sum(len(names) * len(positions) for names, positions in missing.items())
         _announce(spec, extractor, store, images=sha256, missing=total)
         speed = None

@@ -1,6 +1,8 @@
 """Predictions image by image, as dictionaries for JSON and as sentences."""
 
+import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -118,4 +120,9 @@ def _object(item: Answer) -> str:
 
 
 def _percent(item: Answer, key: str) -> str:
-    return f"{shown(item['label'])} {item[key]:.1%}"
+    return f"{_quoted(shown(item['label']))} {item[key]:.1%}"
+
+
+def _quoted(label: str) -> str:
+    """A class; in quotes where its name holds what separates classes from each other."""
+    return json.dumps(label, ensure_ascii=False) if re.search(r"[,;:\"]", label) else label

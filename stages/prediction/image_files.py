@@ -45,7 +45,9 @@ def expand(arguments: Iterable[str]) -> Iterator[str]:
         if path == STDIN:
             yield from expand(os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip())
         elif os.path.isdir(file := paths.typed(path)):
-            yield from filter(_is_image, walk(file))
+            images = filter(_is_image, walk(file))
+            yield next(images, file)  # a folder without images is reported as itself
+            yield from images
         else:
             yield file
 
@@ -63,6 +65,8 @@ def walk(folder: str) -> Iterator[str]:
 
 def read(path: str) -> ImageFile:
     """Reads a file and its header; a file that cannot be used says why in `problem`."""
+    if os.path.isdir(path):
+        return ImageFile(path, problem="a folder without images")
     if os.path.exists(path) and not os.path.isfile(path):
         return ImageFile(path, problem="not a regular file")  # a pipe cannot be read twice, /dev/zero has no end
     try:

@@ -184,13 +184,15 @@ class ClassificationPage:
 
 def answer(run: RunResults) -> str:
     """The result in one sentence."""
-    top1, low, high = (of_100(run.score(name)) for name in ("top1", "top1_low", "top1_high"))
-    others = [f"guessing would get {of_100(run.metrics['chance'])}"]
+    low, high = (of_100(run.score(name)) for name in ("top1_low", "top1_high"))
+    right = words.share_of(run.score("top1"), len(run.judged))
+    of = "" if right.endswith("of 100") else " of 100"
+    others = [f"guessing would get {of_100(run.metrics['chance'])}{of}"]
     others.append(f"always answering the most frequent class {of_100(run.metrics['majority'])}")
     if run.metrics["head"] != "ridge":
         others.append(f"ridge regression on the same features {of_100(run.metrics['ridge_top1'])}")
     kind = words.SPLIT_NAMES[run.part]
-    return f"{top1} of 100 {kind} images get the right class ({low}–{high} with 95% confidence); {', '.join(others)}."
+    return f"{right} {kind} images get the right class ({low}–{high}{of} with 95% confidence); {', '.join(others)}."
 
 
 def caveats(run: RunResults) -> list[str]:

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stages.datasets.base import Box
+from stages.errors import counted
 from stages.reporting import choose, figures, objects, predictions, words
 from stages.reporting.figures import Drawing
 from stages.reporting.gather import ClassRow, RunResults
 from stages.reporting.objects import AnnotatedImage, Outline
 from stages.reporting.pictures import Album
 from stages.reporting.predictions import BoxPredictions
-from stages.reporting.words import Score, Summary, number, of_100, percent
+from stages.reporting.words import Score, Summary, number, percent
 
 SHOWN = 6  # images of each kind
 PAIRS = 10  # most confused pairs
@@ -104,12 +105,12 @@ class DetectionPage:
     def doubts(self) -> str:
         """What the head makes of the annotations; empty where it agrees with all of them."""
         sure, never = self.boxes.above(SURE).mistakes(), int(self.boxes.above(0).unnoticed.sum())
-        counts = {
-            f"box(es) with a score of {SURE:g} or more lie where nothing is annotated": sure["background"],
-            "object(s) are given another class with such a score": sure["class"],
-            "annotated object(s) are never found": never,
-        }
-        told = [f"{count:,} {text}" for text, count in counts.items() if count]
+        counts = (
+            (sure["background"], "boxes", f" with a score of {SURE:g} or more where nothing is annotated"),
+            (sure["class"], "objects", " given another class with such a score"),
+            (never, "annotated objects", " never found"),
+        )
+        told = [f"{counted(count, noun)}{text}" for count, noun, text in counts if count]
         return f"Annotations in doubt, on {self.run.part}: {'; '.join(told)}. See Mistakes." if told else ""
 
     def notes(self) -> list[tuple[str, object]]:
@@ -142,8 +143,10 @@ class DetectionPage:
         over_all = f"Over all confidences, average precision (mAP at IoU 0.5) is {percent(score)}."
         if right is None:
             return f"No box has {threshold} (decide.confidence), so no object of the {kind} images is found. {over_all}"
+        found_of = words.share_of(found, int(self.boxes.counts.sum()))
+        right_of = words.share_of(right, int(self.shown.hits.sum() + self.shown.wrong.sum()))
         return (
-            f"{of_100(found)} of 100 objects in {kind} images are found, and {of_100(right)} of 100 boxes are right "
+            f"{found_of} objects in {kind} images are found, and {right_of} boxes are right "
             f"(the right class and an overlap of at least one half), at {threshold}. {over_all}"
         )
 
@@ -166,15 +169,18 @@ class DetectionPage:
             caveats.append(f"Left out of the means, without any object in {self.run.part}: {', '.join(unscored)}.")
         crowded = int((np.bincount(self.boxes.object_images) > MOST).sum())
         if crowded:
-            caveats.append(f"{crowded} images have more than {MOST} objects; only the best {MOST} boxes of each count.")
+            caveats.append(
+                f"{counted(crowded, 'images have')} more than {MOST} objects; only the best {MOST} boxes of each count."
+            )
         return caveats
 
     def _objects(self) -> str:
-        empty, counted = sum(not row.objects for row in self.run.judged), int(self.boxes.counts.sum())
-        ignored = len(self.boxes.objects) - counted
-        text = f"{counted:,} are evaluated"
-        text += f", {ignored:,} count neither way (difficult, a crowd, or ignored)" if ignored else ""
-        return text + (f"; {empty:,} images have none" if empty else "")
+        empty, evaluated = sum(not row.objects for row in self.run.judged), int(self.boxes.counts.sum())
+        ignored = len(self.boxes.objects) - evaluated
+        text = counted(evaluated, "objects are") + " evaluated"
+        if ignored:
+            text += f", {counted(ignored, 'objects count')} neither way (difficult, a crowd, or ignored)"
+        return text + (f"; {counted(empty, 'images have')} none" if empty else "")
 
     def _rows(self) -> list[DetectionRow]:
         """Every class with its recall and precision at the threshold."""
@@ -281,8 +287,8 @@ def unassigned(run: RunResults) -> str:
     if not count:
         return "The design of the head can represent every object of train."
     return (
-        f"The design of the head cannot represent {count:,} objects of train ({share:.1%}): a cell or anchor holds one "
-        "object, and these share theirs with a larger one, or fit none."
+        f"The design of the head cannot represent {counted(count, 'objects')} of train ({share:.1%}): a cell or "
+        "anchor holds one object, and others share theirs with a larger one, or fit none."
     )
 
 

@@ -22,6 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from PIL import Image
 
+from stages.errors import counted
 from stages.reporting.gather import ClassRow
 from stages.reporting.predictions import CalibrationBin
 from stages.reporting.words import Bar
@@ -165,7 +166,7 @@ def curve(history: Sequence[Epoch], best: int, what: str) -> Drawing:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
             axes.set_ylim(0, 1.03)
         axes.legend(loc="best")
-        return Drawing(figure, f"{title} over {len(history)} epochs; epoch {best} was kept, {kept:.3g}.")
+        return Drawing(figure, f"{title} over {counted(len(history), 'epochs')}; epoch {best} was kept, {kept:.3g}.")
 
 
 def by_views(points: Sequence[Mapping[str, float]], what: str) -> Drawing:
@@ -282,7 +283,7 @@ def spread(classes: Sequence[ClassRow], what: str) -> Drawing:
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(axis="x", visible=False)
-        alt = f"Histogram of {name} over {len(known)} classes, from {min(known):.0%} to {max(known):.0%}."
+        alt = f"Histogram of {name} over {counted(len(known), 'classes')}, from {min(known):.0%} to {max(known):.0%}."
         return Drawing(figure, alt)
 
 
@@ -310,7 +311,7 @@ def per_class(classes: Sequence[ClassRow], of: str) -> Drawing:
             axes.set(xticks=[], xlim=(-1, len(order)), xlabel="classes, largest first", ylabel=f"training {of}")
         axes.set_title(f"Training {of} per class")
         spread = f"from {order[-1].n_train} to {order[0].n_train}"
-        return Drawing(figure, f"Bars of training {of} for {len(order)} classes, {spread}.", titles)
+        return Drawing(figure, f"Bars of training {of} for {counted(len(order), 'classes')}, {spread}.", titles)
 
 
 def precision_recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Drawing:
@@ -334,7 +335,9 @@ def precision_recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Dra
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1))
         axes.legend(loc="best")
-        return Drawing(figure, f"Precision against recall of {len(curves)} classes, at an overlap of one half.", titles)
+        return Drawing(
+            figure, f"Precision against recall of {counted(len(curves), 'classes')}, at an overlap of one half.", titles
+        )
 
 
 def recall_by_size(groups: Sequence[Mapping[str, float]]) -> Drawing:
@@ -344,7 +347,7 @@ def recall_by_size(groups: Sequence[Mapping[str, float]]) -> Drawing:
         places, recalls, titles = range(len(groups)), [group["recall"] for group in groups], {}
         names = [f"{group['from']:.0f}–{group['to']:.0f}" for group in groups]
         for i, bar in enumerate(axes.bar(places, recalls, 0.8, color=BLUE)):
-            titles[_tag(bar, i)] = f"{groups[i]['objects']} objects of {names[i]} pixels"
+            titles[_tag(bar, i)] = f"{counted(int(groups[i]['objects']), 'objects')} of {names[i]} pixels"
             axes.text(i, recalls[i] + 0.02, f"{recalls[i]:.0%}", ha="center")
         axes.set(
             title="Objects found by any box, by their size",
@@ -371,7 +374,9 @@ def overlaps(values: Sequence[float], typical: float | None) -> Drawing:
         axes.set(title="Overlap with the largest object", xlabel="IoU", ylabel="images", xlim=(0, 1))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.legend(loc="best")
-        return Drawing(figure, f"Distribution of overlap over {len(values)} images, {np.mean(values):.2f} on average.")
+        return Drawing(
+            figure, f"Distribution of overlap over {counted(len(values), 'images')}, {np.mean(values):.2f} on average."
+        )
 
 
 def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> Drawing:
@@ -395,7 +400,8 @@ def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> Drawing:
         axes.tick_params(labeltop=True, labelbottom=False, labelcolor=INK)
         axes.grid(linewidth=0.4)
         right = int(np.trace(counts))
-        alt = f"Confusion matrix of {classes} classes: {right} of {counts.sum()} images lie on the diagonal."
+        images = counted(int(counts.sum()), "images lie")
+        alt = f"Confusion matrix of {counted(classes, 'classes')}: {right} of {images} on the diagonal."
         return Drawing(figure, alt, titles, natural=True, cells=cells)
 
 
@@ -433,7 +439,7 @@ def reliability(bins: Sequence[CalibrationBin], threshold: float) -> Drawing:
         top.yaxis.set_major_formatter(PercentFormatter(1))
         titles, bars = {}, below.bar(x, [row.count for row in bins], 0.05, color=BLUE)
         for i, (row, bar) in enumerate(zip(bins, bars, strict=True)):
-            title = f"{row.count} images: confidence {row.confidence:.1%}, accuracy {row.accuracy:.1%}"
+            title = f"{counted(row.count, 'images')}: confidence {row.confidence:.1%}, accuracy {row.accuracy:.1%}"
             titles[_tag(bar, i)] = title
         for axes in (top, below):
             axes.axvline(threshold, color=GREEN, linewidth=1, dashes=(1, 1.5))
@@ -458,7 +464,9 @@ def sizes(widths: Sequence[int], heights: Sequence[int]) -> Drawing:
             _make_logarithmic(axes)
         axes.set(title="Width and height", xlabel="pixels", ylabel="images")
         axes.legend()
-        return Drawing(figure, f"Distribution of widths and heights of {len(widths)} images, {low} to {high} pixels.")
+        return Drawing(
+            figure, f"Distribution of widths and heights of {counted(len(widths), 'images')}, {low} to {high} pixels."
+        )
 
 
 def _style() -> AbstractContextManager[None]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stages.datasets.base import Box
+from stages.errors import counted
 from stages.metrics.table import METRICS
 from stages.reporting import choose, figures, objects, predictions, words
 from stages.reporting.detection import RIGHT, TRUE, WRONG
@@ -90,8 +91,8 @@ class LargestPage:
                 others.append(f"{other.name} would get {of_100(other.score)} of 100 classes right")
             else:
                 others.append(f"boxes overlap by {own.score:.0%} on average, {other.name} would by {other.score:.0%}")
-        right = of_100(float(self.judged.right[has_object].mean()))
-        return f"{'; '.join([f'{right} of 100 {kind} images {ANSWERS[self.judged.predict]}', *others])}."
+        right = words.share_of(float(self.judged.right[has_object].mean()), int(has_object.sum()))
+        return f"{'; '.join([f'{right} {kind} images {ANSWERS[self.judged.predict]}', *others])}."
 
     def _caveats(self) -> list[str]:
         """What a reader must know before trusting the number."""
@@ -104,7 +105,9 @@ class LargestPage:
     def _objects(self) -> str:
         count = int(self.judged.has_object.sum())
         without = len(self.run.judged) - count
-        return f"the largest of each of {count:,} images" + (f"; {without:,} images show none" if without else "")
+        return f"the largest of each of {counted(count, 'images')}" + (
+            f"; {counted(without, 'images show')} none" if without else ""
+        )
 
     def _rows(self) -> list[LargestRow]:
         label_of = {name: label for label, name in enumerate(self.run.head["classes"])}

@@ -10,6 +10,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from stages.datasets.base import Box
 from stages.datasets.index_file import FLAGS, IndexRow
+from stages.errors import counted
 from stages.images.colours import colour_of
 from stages.reporting import choose
 from stages.reporting.figures import BLUE, ORANGE, TITLED, Drawing, _figure, _make_logarithmic, _short, _style, _tag
@@ -155,12 +156,12 @@ def sentences(annotated: Counted, lists: Sequence[str], rows: Sequence[IndexRow]
         objects, difficult = (
             sum(counts[kind] for counts in annotated[name].values()) for kind in ("objects", "difficult")
         )
-        texts.append(f"{objects:,} objects" + (f" ({difficult:,} difficult)" if difficult else "") + f" in {name}")
+        texts.append(counted(objects, "objects") + (f" ({difficult:,} difficult)" if difficult else "") + f" in {name}")
     used, empty = sum(len(row.objects) for row in rows), sum(not row.objects for row in rows)
-    without = f"; {empty:,} images have none" if empty else ""
+    without = f"; {counted(empty, 'images have')} none" if empty else ""
     return (
-        f"Annotated: {', '.join(texts)}. Used, without duplicates and broken annotations: {used:,} objects in "
-        f"{len(rows) - empty:,} images{without}."
+        f"Annotated: {', '.join(texts)}. Used, without duplicates and broken annotations: {counted(used, 'objects')} "
+        f"in {counted(len(rows) - empty, 'images')}{without}."
     )
 
 
@@ -190,7 +191,7 @@ def per_class(of_list: Mapping[str, Mapping[str, int]], part: str) -> Drawing:
             draw(places, hard, 0.72, color=ORANGE, label="difficult", **base)
             axes.legend(loc="lower right" if named else "upper right")
         titles = {
-            _tag(bar, i): f"{name}: {all_of[i]:,} objects, {hard[i]:,} of them difficult"
+            _tag(bar, i): f"{name}: {counted(all_of[i], 'objects')}, {hard[i]:,} of them difficult"
             for i, (name, bar) in enumerate(zip(order, plain, strict=True))
         }
         if named:
@@ -201,7 +202,7 @@ def per_class(of_list: Mapping[str, Mapping[str, int]], part: str) -> Drawing:
         else:
             axes.set(xticks=[], xlim=(-1, len(order)), xlabel="classes, most objects first", ylabel="objects")
         axes.set_title(f"Objects per class, {part}" if part != "all" else "Objects per class")
-        alt = f"Bars of objects of {len(order)} classes, {all_of.sum():,} in all, {hard.sum():,} of them difficult."
+        alt = f"Bars of objects of {counted(len(order), 'classes')}, {all_of.sum():,} in all, {hard.sum():,} difficult."
         return Drawing(figure, alt, titles)
 
 
@@ -217,7 +218,8 @@ def an_image(numbers: Sequence[int]) -> Drawing:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         return Drawing(
-            figure, f"Distribution of objects over {len(numbers)} images: {np.mean(numbers):.1f} on average."
+            figure,
+            f"Distribution of objects over {counted(len(numbers), 'images')}: {np.mean(numbers):.1f} on average.",
         )
 
 
@@ -248,7 +250,8 @@ def spread(title: str, unit: str, named: Mapping[str, npt.NDArray[np.float64]]) 
         axes.set(title=title, xlabel=unit, ylabel="objects")
         middle = ", ".join(f"{name} median {np.median(values):.3g}".strip() for name, values in named.items())
         return Drawing(
-            figure, f"{title} of {len(every) // len(named):,} objects: {middle}, {low:.3g} to {high:.3g} {unit}."
+            figure,
+            f"{title} of {counted(len(every) // len(named), 'objects')}: {middle}, {low:.3g} to {high:.3g} {unit}.",
         )
 
 

@@ -26,6 +26,7 @@ from stages.reporting.gather import RunResults
 from stages.reporting.pictures import Album
 
 SAMPLES = 24  # training images
+NAMED = 10  # lines of each list of files in the Markdown
 GROUPS = ("baselines", "curves", "by_views")  # of figures that stand together, by how their names begin
 FIGURE = "report-{}.png"  # file name of a figure: the folder holds other files too
 
@@ -90,11 +91,6 @@ def html(run: RunResults, album: Album, drawn: Mapping[str, Drawing]) -> str:
         "samples": [album.picture(row) for row in choose.samples(trained(run), 0 if statistics else SAMPLES)],
         "views": album.views(trained(run)[0], run.head["features"]) if has_views else [],
         "mean_sizes": mean_sizes(run.rows),
-        "duplicates": [f"{pair['path']} is {pair['of']}{across(pair)}" for pair in run.index["duplicates"]],
-        "bad": [f"{image['path']}: {image['reason']}" for image in run.bad],
-        "others": run.index["not_images"],
-        **data_lists(run.index),
-        "broken": [f"{item['path']}: {item['reason']}" for item in run.index["broken_annotations"]],
         **task.details(album),
         "missing": [f"{path}: {why}" for path, why in album.missing.items()],  # last: it is complete by now
         "album": album,
@@ -114,7 +110,9 @@ def markdown(run: RunResults, drawn: Mapping[str, Drawing]) -> str:
     """The same as text: without pictures, times or paths of this machine, so it changes only when the result does."""
     task = of(run)
     template = rendering.environment(escape=False).get_template(f"{task.template}.md.j2")
-    return template.render(common(run, task) | {"drawn": {FIGURE.format(name): drawn[name] for name in drawn}})
+    return template.render(
+        common(run, task) | {"NAMED": NAMED, "drawn": {FIGURE.format(name): drawn[name] for name in drawn}}
+    )
 
 
 def common(run: RunResults, task: TaskPage) -> dict[str, Any]:
@@ -130,6 +128,7 @@ def common(run: RunResults, task: TaskPage) -> dict[str, Any]:
         "provenance": provenance(run, task),
         "command": command.differing(run),
         "complete_command": command.complete(run),
+        "data_lists": data_lists(run),
         "reviewed": review.sentences(run, right, task.doubts() if isinstance(task, detection.DetectionPage) else ""),
         **task.text(),
     }
@@ -175,8 +174,9 @@ def mean_sizes(rows: Sequence[IndexRow]) -> dict[str, tuple[float, float]]:
     }
 
 
-def data_lists(index: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What of the data is not used, counts once or was scaled, as lists of lines."""
+def data_lists(run: RunResults) -> dict[str, list[str]]:
+    """What of the data is not used, counts once or was scaled: the title and the lines of each list."""
+    index = run.index
     conflicts = (
         " = ".join(f"{copy['path']} ({', '.join(copy['labels'])})" for copy in copies)
         for copies in index.get("conflicts", ())
@@ -184,12 +184,18 @@ def data_lists(index: Mapping[str, Any]) -> dict[str, list[str]]:
     repeated = (f"{item['path']}: {item['label']} at {item['box']}" for item in index.get("repeated_objects", ()))
     left_out = (f"{item['path']}: {item['reason']}" for item in index.get("excluded", ()))
     scaled = (f"{item['path']}: {item['scaling']}" for item in index.get("scaled", ()))
-    return {
-        "conflicts": list(conflicts),
-        "left_out": list(left_out),
-        "repeated": list(repeated),
-        "scaled": list(scaled),
+    duplicates = (f"{pair['path']} is {pair['of']}{across(pair)}" for pair in index["duplicates"])
+    lists = {
+        "One image under several classes": conflicts,
+        "Left out": left_out,
+        "Objects that stand twice in their image": repeated,
+        "Images whose values were scaled to 0 to 255": scaled,
+        "Duplicates": duplicates,
+        "Bad images": (f"{image['path']}: {image['reason']}" for image in run.bad),
+        "Not images": index["not_images"],
+        "Broken annotations": (f"{item['path']}: {item['reason']}" for item in index["broken_annotations"]),
     }
+    return {title: lines for title, items in lists.items() if (lines := list(items))}
 
 
 def across(pair: Mapping[str, str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from stages.errors import counted
 from stages.reporting import words
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -32,7 +33,7 @@ def environment(*folders: Path, escape: bool) -> Environment:
         keep_trailing_newline=True,
     )
     templates.filters |= {"json": embedded, "md": escaped, "fence": fence}
-    templates.filters |= {"percent": words.percent, "number": words.number}
+    templates.filters |= {"percent": words.percent, "number": words.number, "counted": counted}
     return templates
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
+from stages.errors import counted
 from stages.features import forecast
 from stages.metrics import table
 from stages.reporting.gather import RunResults
@@ -100,7 +101,9 @@ def caveats(run: RunResults) -> list[str]:
             f"chosen{again}: expect a little less on new images."
         )
     if len(run.judged) < 100:
-        caveats.append(f"Only {len(run.judged)} images were evaluated: others could give rather different numbers.")
+        caveats.append(
+            f"Only {counted(len(run.judged), 'images were')} evaluated: others could give rather different numbers."
+        )
     return caveats
 
 
@@ -147,6 +150,11 @@ def of_100(share: float) -> str:
     return "more than 99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
 
 
+def share_of(share: float, count: int) -> str:
+    """A share of counted things: of all of them where they are fewer than 100, else of 100."""
+    return f"{round(share * count)} of {count}" if count < 100 else f"{of_100(share)} of 100"
+
+
 def kept(run: RunResults) -> str:
     """How the head was trained, in a sentence."""
     if len(run.history) == 1 and run.history[0].lr is None:
@@ -160,9 +168,9 @@ def kept(run: RunResults) -> str:
     if refitted(run):
         return (
             f"Epoch {best} of {epochs}{early} has the {reason}. The head was then trained again on train and val "
-            f"together, for {best} epochs. The curves are of the first training."
+            f"together, for {counted(best, 'epochs')}. The curves are of the first training."
         )
-    return f"Epoch {best} was kept, because it has the {reason}; {epochs} epochs were run{early}."
+    return f"Epoch {best} was kept, because it has the {reason}; {counted(epochs, 'epochs were')} run{early}."
 
 
 def choice(run: RunResults) -> str:
@@ -241,7 +249,7 @@ def data_notes(run: RunResults) -> list[str]:
     index = run.index
     lost = [f"no image is left of class {label}" for label in index.get("lost_classes", ())]
     dropped = index.get("dropped_objects", {})
-    objects = [f"{count} object(s) are not used: {reason}" for reason, count in dropped.items()]
+    objects = [f"{counted(count, 'objects are')} not used: {reason}" for reason, count in dropped.items()]
     return [*lost, *index.get("notes", ()), *objects]
 
 
@@ -268,8 +276,8 @@ def saved(run: RunResults) -> str:
     images = run.metrics["n_train"] + run.metrics["n_val"]
     return (
         f"Training took {forecast.duration(seconds)}. Without the cache the frozen part of the backbone would have run "
-        f"over {images:,} images in each of {epochs:,} epochs: at the {speed:,.0f} images/s of the extraction, "
-        f"{forecast.duration(epochs * images / speed)} more."
+        f"over {images:,} images in each of {counted(epochs, 'epochs')}: at the {speed:,.0f} images/s of the "
+        f"extraction, {forecast.duration(epochs * images / speed)} more."
     )
 
 

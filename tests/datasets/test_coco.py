@@ -75,8 +75,8 @@ ANNOTATION = {"image_id": 12, "bbox": [1, 2, 3, 4], "category_id": 7, "iscrowd":
         ),
         ({"bbox": None}, "JPEGImages/000012.jpg (car): the annotation has no bbox"),
         ({"bbox": [1, 2, 3, "x"]}, "JPEGImages/000012.jpg: a car has [1, 2, 3, 'x']: a bbox must be four numbers"),
-        ({"image_id": 13}, "1 object(s) are of image 13: the file describes no image of this number"),
-        ({"image_id": [1]}, "1 object(s) are of image '[1]': the file describes no image of this number"),
+        ({"image_id": 13}, "1 object is of image 13: the file describes no image of this number"),
+        ({"image_id": [1]}, "1 object is of image '[1]': the file describes no image of this number"),
     ],
 )
 def test_a_broken_object_leaves_the_others(tmp_path: Path, change: dict[str, object], reason: str) -> None:
@@ -91,7 +91,7 @@ def test_two_images_of_one_number_are_told(tmp_path: Path) -> None:
     image = {"id": 12, "file_name": "000012.jpg"}
     records, broken = read(tmp_path, all=written(tmp_path, ("images", [image, image])))
     assert len(records) == 1 and len(records[0].objects) == 2
-    assert [item.reason for item in broken] == ["1 image(s): images have the number of another and are left out"]
+    assert [item.reason for item in broken] == ["1 image: images have the number of another and are left out"]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_images_that_are_nowhere(tmp_path: Path) -> None:
 def test_masks_without_boxes_are_told(workplace: Path, params: Callable[..., Any]) -> None:
     annotation = {name: value for name, value in ANNOTATION.items() if name != "bbox"}
     file = written(workplace, ("annotations", [annotation | {"segmentation": [[1, 1, 9, 1, 9, 9]]}] * 3))
-    with pytest.raises(UserError, match=r"None of the 3 object\(s\) .* 3 x the annotation has no bbox"):
+    with pytest.raises(UserError, match=r"None of 3 objects .* 3 x the annotation has no bbox"):
         index.main(params(dataset="coco", datasets={"coco": {"annotations": {"all": file.name}}}))
 
 

@@ -105,7 +105,7 @@ def test_lists_may_spell_images_otherwise_and_repeat_them(tmp_path: Path) -> Non
     names = [record.path.rpartition("/")[2] for record in records]
     assert names == ["000000.jpg", "000001.jpg", "000004.jpg"] and not any(record.problem for record in records)
     assert [item.text for item in items if isinstance(item, Note)] == [
-        "1 image(s) are listed again: the first of testset, trainset and the valsets counts"
+        "1 image is listed again: the first of testset, trainset and the valsets counts"
     ]
     unused = [item for item in items if isinstance(item, UnusedFile)]
     assert [item.path.rpartition("/")[2] for item in unused] == ["000002.jpg", "000003.jpg"]  # trainset's of ups

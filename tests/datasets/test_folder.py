@@ -63,7 +63,7 @@ def test_a_class_may_be_called_like_a_list_and_is_told(tmp_path: Path, tops: tup
 
 @pytest.mark.parametrize("tops", [("train", "bus"), ("test", "val"), ("Training", "Extra", "Unsorted")])
 def test_folders_of_which_some_look_like_lists_are_refused(tmp_path: Path, tops: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match=r"look\(s\) like a list .*-S 'datasets.folder.exclude=\[\w+\]'"):
+    with pytest.raises(UserError, match=r"holds what looks like a list .*-S 'datasets.folder.exclude=\[\w+\]'"):
         scanned(tmp_path, *(f"{top}/{label}/1.jpg" for top in tops for label in ("x", "y")))
 
 
@@ -103,7 +103,7 @@ def test_lists_beside_other_folders_are_refused_unless_these_hold_no_class(tmp_p
     lists = ("train/a/1.jpg", "test/a/2.jpg")
     records = scanned(tmp_path, *lists, "predict/3.jpg", "predict/4.jpg", "docs/readme.txt")
     assert {(record.label, record.split) for record in records} == {("a", "train"), ("a", "test")}
-    assert notes(tmp_path) == ["predict holds 2 image(s) in no class folder: they are left out"]
+    assert notes(tmp_path) == ["predict holds 2 images in no class folder, left out"]
     with pytest.raises(UserError, match=r"which are lists, beside extra.*-S 'datasets.folder.exclude=\[extra\]'"):
         scanned(tmp_path, "extra/b/5.jpg")
     assert len(scanned(tmp_path, exclude=["extra"])) == 2
@@ -112,7 +112,7 @@ def test_lists_beside_other_folders_are_refused_unless_these_hold_no_class(tmp_p
 def test_a_list_of_loose_files_is_told(tmp_path: Path) -> None:
     records = scanned(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "test/3.jpg", "test/4.jpg")
     assert {record.split for record in records} == {"train"}
-    assert notes(tmp_path) == ["test holds 2 image(s) in no class folder: they are left out"]
+    assert notes(tmp_path) == ["test holds 2 images in no class folder, left out"]
 
 
 def test_lists_inside_every_class(tmp_path: Path) -> None:

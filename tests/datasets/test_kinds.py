@@ -75,7 +75,7 @@ def test_images_that_no_annotation_mentions_are_counted_and_told(
     assert len(rows) == 4 and summary["files"] == 7
     home = READERS[reader].images
     assert [item["path"] for item in summary["excluded"]] == [f"{home}/new{number}.jpg" for number in range(3)]
-    assert "3 image(s) are not used: 3 x no " in capsys.readouterr().out
+    assert "3 images are not used: 3 x no " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("reader", BOXES)
@@ -86,7 +86,7 @@ def test_the_same_object_twice_counts_once(
     assert all([box.label for box in row.objects] == ["ant", "bee"] for row in rows.values())
     assert len(summary["repeated_objects"]) == 4
     assert summary["repeated_objects"][0]["label"] == "ant"
-    assert "4 object(s) stand twice" in capsys.readouterr().out
+    assert "4 objects stand twice" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("reader", BOXES)
@@ -141,7 +141,7 @@ def test_when_no_image_can_be_used_the_reasons_are_told(jpeg: Make, indexed: Mak
 @pytest.mark.parametrize("reader", BOXES)
 def test_when_no_object_can_be_used_the_reasons_are_told(jpeg: Make, indexed: Make, reader: str) -> None:
     outside = ("ant", (100.0, 100.0, 120.0, 120.0))
-    with pytest.raises(UserError, match=r"None of the 8 object\(s\) .* can be used: 8 x the box lies outside"):
+    with pytest.raises(UserError, match=r"None of 8 objects .* can be used: 8 x the box lies outside"):
         indexed(reader, plain(jpeg, objects=(outside, ("bee", (90.0, 90.0, 99.0, 99.0)))))
 
 
@@ -153,7 +153,7 @@ def test_a_class_of_objects_that_loses_all_of_them_is_named(
     rows, summary = indexed(reader, images)
     assert summary["lost_classes"] == ["owl"] and len(rows) == 5
     console = capsys.readouterr().out
-    assert "no image is left of class 'owl'" in console and "1 image(s) have lost all of their objects" in console
+    assert "no image is left of class 'owl'" in console and "1 image has lost all objects" in console
 
 
 @pytest.mark.parametrize("reader", BOXES)
@@ -214,7 +214,7 @@ def test_one_image_of_two_classes(
     (workplace / "set/classes.csv").write_text("path,label\n" + "".join(lines))
     options = {"strict": strict} | ({"file": "classes.csv"} if reader == "csv" else {"exclude": ["classes.csv"]})
     if strict:
-        with pytest.raises(UserError, match=r"(?s)2 image\(s\) are in several classes.*bee/1.jpg.*bee/2.jpg"):
+        with pytest.raises(UserError, match=r"(?s)2 images are in several classes.*bee/1.jpg.*bee/2.jpg"):
             indexed(reader, images, **options)
         return
     rows, summary = indexed(reader, images, **options)

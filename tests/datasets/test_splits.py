@@ -247,7 +247,7 @@ def test_images_in_no_list_are_told(workplace: Any) -> None:
     listed = [*rows("train", ant=4, bee=4), *rows("test", ant=2, bee=2)]
     loose = [row("ant", 90 + number) for number in range(3)]
     images_of, source = splits.draw([*listed, *loose], choices())
-    assert "3 image(s) are in none and are left out" in source
+    assert "3 images are in none and left out" in source
     assert not {item.sha256 for item in loose} & {image for images in images_of.values() for image in images}
 
 

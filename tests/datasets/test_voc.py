@@ -339,7 +339,7 @@ def test_an_image_of_the_test_of_2007_leaves_the_train_of_2012(workplace: Path, 
 def test_strict_stops_a_run(workplace: Path, run: Run) -> None:
     home = miniature.voc(workplace / "mine")
     (home / "Annotations/00000_000000.xml").write_text("<annotation>")
-    with pytest.raises(UserError, match=r"1 annotation.*are broken.*\n  mine/Annotations/00000_000000.xml: malformed"):
+    with pytest.raises(UserError, match=r"1 annotation is broken.*\n  mine/Annotations/00000_000000.xml: malformed"):
         run("voc", {}, strict=True)
     assert len(run("voc", {}, strict=False)[1]["broken_annotations"]) == 1
 

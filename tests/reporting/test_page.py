@@ -131,7 +131,7 @@ def test_one_view_has_no_section(standard: tuple[str, str]) -> None:
 def test_without_test_validation_is_judged(made: Made, reported: Reported) -> None:
     made.sizes["test"] = 0
     html, markdown = reported()
-    assert "67 of 100 validation images get the right class" in markdown
+    assert "8 of 12 validation images get the right class" in markdown
     assert "There is no test split." in html and "There is no test split." in markdown
 
 
@@ -206,7 +206,7 @@ def test_what_is_not_used_is_listed_and_the_heading_names_the_set(made: Made) ->
     html = Elements((paths.REPORTS / "report.html").read_text())
     for line in (
         "a/1.jpg (<a>) = b/1.jpg (b)", "loose.jpg: it lies in no class folder", "a/2.jpg: ant at [1.0, 2.0, 3.0, 4.0]",
-        "x.tif: 12-bit integers, 0 to 4,095", "3 object(s) are not used: the box is empty.",
+        "x.tif: 12-bit integers, 0 to 4,095", "3 objects are not used: the box is empty.",
         "no image is left of class owl.",
         "Reading the data: the folders on top are read as lists.", f"{made.root.name} (folder)",
     ):  # fmt: skip
