@@ -1,9 +1,9 @@
 """Puts experiments and commits side by side, as a page and a short table.
 
-Without REV it compares HEAD, the workspace and all experiments on top of HEAD. The first revision is the baseline;
-every other is compared with it: the parameters that differ, the metrics, the images on which one is right and the other
-wrong, and how likely chance alone makes such a difference (p). Predictions come from DVC's cache, pictures from the
-images of the current dataset.
+Without REV it compares HEAD, the workspace and all experiments on top of HEAD, as far as they were evaluated on the
+same images. The first revision is the baseline; every other is compared with it: the parameters that differ, the
+metrics, the images on which one is right and the other wrong, and how likely chance alone makes such a difference (p).
+Predictions come from DVC's cache, pictures from the images of the current dataset.
 """
 
 import argparse
@@ -15,9 +15,9 @@ from tqdm import tqdm
 from stages import command, files, paths
 from stages.command import LOG
 from stages.comparing import page, revisions
-from stages.comparing.comparison import Comparison
+from stages.comparing.comparison import Comparison, same_images
 from stages.comparing.revisions import HEAD, WORKSPACE, Revision
-from stages.errors import UserError
+from stages.errors import UserError, listed
 from stages.metrics.table import METRICS
 from stages.params import load
 from stages.reporting.pictures import Album
@@ -100,6 +100,16 @@ def _all() -> list[Revision]:
     if same:
         workspace = replace(workspace, name=f"{WORKSPACE} ({', '.join(same)})")
     others = [revision for revision in others if revision.lock != workspace.lock]
+    strange = [revision.name for revision in others if not same_images(workspace, revision)]
+    others = [revision for revision in others if revision.name not in strange]
+    if strange:
+        LOG.warning("left out, as evaluated on other images than the workspace: %s", ", ".join(strange))
+    if strange and not others:
+        raise UserError(
+            f"There is nothing to compare the workspace with: other images, as another dataset or split has, were "
+            f"evaluated for {listed(strange)}. `git commit -am 'First run on these images'` keeps this run: the next "
+            "ones are compared with it."
+        )
     if not others:
         raise UserError(
             "There is nothing to compare the workspace with: HEAD has the same results, and there is no other "

@@ -124,7 +124,7 @@ def images(run: RunResults) -> list[tuple[str, str]]:
     m = run.metrics
     if not (folds := m.get("folds")):
         return [
-            ("Evaluated on", f"{len(run.judged):,} {run.part} images"),
+            ("Evaluated on", counted(len(run.judged), f"{run.part} images")),
             ("Images", f"{m['n_train']:,} train, {m['n_val']:,} val, {m['n_test']:,} test"),
         ]
     kept = {name: len(run.rows_of(name)) for name in ("train", "val")}

@@ -182,6 +182,15 @@ def test_the_experiment_in_the_workspace_is_not_told_twice(task: str, monkeypatc
 
 
 @ONCE
+def test_runs_on_other_images_are_left_out(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "same_images", lambda workspace, other: other.name != "HEAD")
+    assert [one.name for one in compare.compare([]).revisions] == [WORKSPACE, "better"]
+    monkeypatch.setattr(compare, "same_images", lambda workspace, other: False)
+    with pytest.raises(UserError, match=r"were evaluated for HEAD and better. `git commit -am"):
+        compare.compare([])
+
+
+@ONCE
 def test_an_experiment_without_results_is_left_out_with_the_reason(
     task: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
