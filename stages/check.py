@@ -35,6 +35,13 @@ def main(arguments: argparse.Namespace) -> int:
             f"note: there is no folder {params.root} (`root`); DVC says no more of it than [Errno 2]. If it was moved, "
             "set `root` to where it is now; `dvc exp run --allow-missing` trains on the features that are here."
         )
+    for backbone, weights in names.joined(params.backbone, params.weights):
+        if not _has_features(params) and (absent := names.to_be_fetched(backbone, weights)):
+            host, folder = absent
+            print(
+                f"note: {folder} has no weights of {backbone}: they come from {host}. Where that cannot be reached, "
+                "fetch the file on another machine and pass it, -S weights=/path/to/FILE."
+            )
     if knobs := differing(read(), committed()):
         more = f" and {len(knobs) - SHOWN} more" if len(knobs) > SHOWN else ""
         print(f"differs from the commit: {', '.join(knobs[:SHOWN])}{more} (`git checkout params.yaml` takes it back)")
@@ -52,7 +59,7 @@ def _check_modules(params: Params) -> None:
     Torch is needed for that, some seconds; extract would say the same, but after it has removed its outputs.
     """
     modules = {key: value for key in ("cut", "tap") if names.is_module(value := getattr(params, key))}
-    if not modules or paths.features(params.dataset, params.backbone, params.cut).exists():
+    if not modules or _has_features(params):
         return
     from stages.backbones import cuts, zoo
 
@@ -61,6 +68,11 @@ def _check_modules(params: Params) -> None:
     network = cuts.load_network(backbone.model, size, params.backbone)
     for key, name in modules.items():
         network.layers(name, key=key)
+
+
+def _has_features(params: Params) -> bool:
+    """Whether features of this dataset, backbone and cut are there, so that the network was at hand once."""
+    return paths.features(params.dataset, params.backbone, params.cut).exists()
 
 
 def committed() -> dict[str, Any]:

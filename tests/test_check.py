@@ -110,6 +110,31 @@ def test_a_module_that_the_network_lacks_is_refused_first(home: Path, monkeypatc
     assert check.main(argparse.Namespace(mark=None, overrides=[])) == 0
 
 
+@pytest.mark.parametrize(
+    ("backbone", "host", "file"),
+    [
+        ("resnet18", "download.pytorch.org", "torch/hub/checkpoints/resnet18-f37072fd.pth"),
+        ("timm:vit_tiny_patch16_224", "huggingface.co", "hf/hub/models--timm--vit_tiny_patch16_224.augreg/x"),
+    ],
+)
+def test_weights_that_are_to_come_are_told_with_their_host(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], backbone: str, host: str, file: str
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
+    monkeypatch.setenv("HF_HOME", str(home / "hf"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    asked = argparse.Namespace(mark=None, overrides=[])
+    check.main(asked)
+    assert "they come from" not in capsys.readouterr().out  # those of the default are a package
+    turn(home, "\nbackbone: efficientnet_lite0\n", f"\nbackbone: {backbone}\n")
+    check.main(asked)
+    assert f"has no weights of {backbone}: they come from {host}" in capsys.readouterr().out
+    (home / file).parent.mkdir(parents=True)
+    (home / file).touch()
+    check.main(asked)
+    assert "they come from" not in capsys.readouterr().out
+
+
 def test_it_names_what_differs_from_the_commit(home: Path, repository: Path) -> None:
     commit(home)
     assert "differs" not in run(home, repository).stdout

@@ -1,5 +1,6 @@
 """The list of experiments fits a terminal and says what differs."""
 
+import argparse
 from typing import Any
 
 import pytest
@@ -65,6 +66,18 @@ def test_a_knob_with_the_name_of_a_metric_is_the_knob() -> None:
 def test_the_numbers_are_those_of_the_task(prefix: str) -> None:
     row = {"Experiment": None, "rev": "main"} | OWN | {f"{prefix}map_50": 0.5, f"{prefix}map_75": 0.2, "dataset": "x"}
     assert experiments.numbers([row])[0] == f"{prefix}map_50"
+
+
+def test_the_way_to_those_of_earlier_commits_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(experiments.LOG, "propagate", True)
+    monkeypatch.setattr(experiments, "rows", lambda commits: [{"Experiment": None, "rev": "main"} | OWN | KNOBS])
+    with caplog.at_level("INFO"):
+        experiments.main(argparse.Namespace(commits=2))
+        assert "--commits" not in caplog.text
+        experiments.main(argparse.Namespace(commits=1))
+    assert "`coldcut experiments --commits 5`" in caplog.text
 
 
 def test_without_results_there_are_no_numbers() -> None:

@@ -1,5 +1,6 @@
 """Which backbones exist. Torch is not imported, which takes 2-3 s: a check of params.yaml should be quick."""
 
+import os
 import re
 from functools import cache
 from importlib.util import find_spec
@@ -101,6 +102,22 @@ def check(backbone: str, weights: str) -> None:
             f"`weights`: {backbone} has no weights {weights!r}; {nearest(weights, enums)} "
             "(or `default`, `random`, or a file)"
         )
+
+
+def to_be_fetched(backbone: str, weights: str) -> tuple[str, Path] | None:
+    """The host that a backbone's weights come from, and the folder that lacks them; None where they are at hand.
+
+    A guess by the names of files, since only torch knows which one it is: enough to say beforehand what is to come.
+    """
+    if backbone in PACKAGED or weights == "random" or paths.resolve(weights).exists():
+        return None
+    if backbone.startswith(TIMM):
+        hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub")
+        host, folder, pattern = "huggingface.co", hub, f"models--*--{backbone.removeprefix(TIMM).split('.')[0]}*"
+    else:
+        folder = Path(os.environ.get("TORCH_HOME", "~/.cache/torch")) / "hub/checkpoints"
+        host, pattern = "download.pytorch.org", f"{backbone}[-_]*.pth"
+    return None if any(folder.expanduser().glob(pattern)) else (host, folder)
 
 
 def weight_names(backbone: str) -> list[str]:

@@ -200,6 +200,8 @@ def test_what_is_not_used_is_listed_and_the_heading_names_the_set(made: Made) ->
         "dropped_objects": {"the box is empty": 3},
         "scaled": [{"path": "x.tif", "scaling": "12-bit integers, 0 to 4,095"}],
         "lost_classes": ["owl"],
+        "bad": [{"path": "bad.jpg", "reason": "cut off"}],
+        "not_images": [f"note-{number}.txt" for number in range(12)],
         "notes": ["the folders on top are read as lists"],
     }
     report.main(made.write())
@@ -211,6 +213,13 @@ def test_what_is_not_used_is_listed_and_the_heading_names_the_set(made: Made) ->
         "Reading the data: the folders on top are read as lists.", f"{made.root.name} (folder)",
     ):  # fmt: skip
         assert line in html.text
+    text = (paths.REPORTS / "report.md").read_text()
+    for line in (
+        "- bad.jpg: cut off", "Not images (12):", "- note-9.txt", "- and 2 more", "no image is left of class owl.",
+        "- loose.jpg: it lies in no class folder",
+    ):  # fmt: skip
+        assert line in text.replace("\\", "")
+    assert "note-11.txt" not in text
 
 
 def test_odd_classes_and_a_diverged_head_are_drawn(made: Made) -> None:
