@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stages import command, files, paths
-from stages.backbones import cuts, names, zoo
+from stages.backbones import cuts, encoders, names, zoo
 from stages.backbones.untraced import UntracedNetwork
 from stages.datasets import index_file, source
 from stages.errors import UserError, counted
@@ -38,10 +38,17 @@ from stages.training import mapped
 
 EXAMPLES = """\
   python -m stages.plan
+  python -m stages.plan --list
   python -m stages.plan --images 1000000 --backbone resnet50 --cut map
   python -m stages.plan --images 1e9 --views 6"""
 SAMPLE = 4096  # images to measure on, spread evenly over the dataset; many, because repeated ones come from memory
 WARM_UP = 32  # images
+# How a name begins -> the encoder that is measured; others of this kind take as much longer as they have multiply-adds
+KINDS = {
+    ("timm:vit",): "timm:vit_small_patch16_224.dino",
+    ("squeezenet", "mobilenet", "efficientnet"): "efficientnet_lite0",
+    ("",): "resnet18",
+}
 
 
 class Measurement(NamedTuple):
@@ -75,6 +82,10 @@ def main(options: argparse.Namespace) -> int:
     spread = np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().astype(int)
     sample = [(rows[i].path, rows[i].sha256) for i in spread]
     image_sizes = [(row.width, row.height) for row in rows]
+    if options.list:
+        spec = specify(params, folder, (params.backbone, "random"))
+        print(encoders_table(spec, sample, count=count, seconds=options.seconds))
+        return 0
     specs = [specify(params, folder, network) for network in names.joined(params.backbone, params.weights)]
     seconds = 0.0
     for spec in specs:
@@ -114,6 +125,37 @@ def measure(spec: Spec, images: Sequence[ImageRef], seconds: float) -> Measureme
     with closing(compute_parts(spec, parts_of(spec, extractor, images=measured, missing=missing))) as parts:
         count = sum(len(part.images) for part, _ in parts)
     return Measurement(start, count, time.perf_counter() - measuring)
+
+
+def encoders_table(spec: Spec, images: Sequence[ImageRef], *, count: int, seconds: float) -> str:
+    """What each encoder of `stages.backbone --list` would take here: one of each kind is measured, with random weights.
+
+    Args:
+        spec: of the extraction; its backbone, cut and views do not matter.
+        images: to measure on.
+        count: of images.
+        seconds: about how long to measure, all together.
+    """
+    speeds = dict[str, float]()
+    for name in KINDS.values():
+        measured = replace(
+            spec, backbone=name, cut="pooled", image_size="auto", views=(views.EVALUATION,), weights="random"
+        )
+        speeds[name] = measure(measured, images, seconds / len(KINDS)).speed
+        load_extractor.cache_clear()  # its network
+    operations = {encoder.name: encoder.multiply_adds for encoder in encoders.ENCODERS}
+    width = max(map(len, operations)) + 2
+    lines = [f"{'backbone':{width}}{'pixels':>6}{'top-1':>7}{'images/s':>10}   {count:,} images"]
+    for encoder in encoders.ENCODERS:
+        like = next(name for starts, name in KINDS.items() if encoder.name.startswith(starts))
+        speed = speeds[like] * operations[like] / encoder.multiply_adds
+        lines.append(
+            f"{encoder.name:{width}}{encoder.size:>6}{encoder.accuracy:>7.1f}{speed:>10,.3g}   "
+            f"{forecast.duration(count / speed)}{' (measured)' if encoder.name in speeds else ''}"
+        )
+    return "\n".join(
+        [*lines, "", "One of each kind was measured; the others follow from their multiply-adds: roughly."]
+    )
 
 
 def speed_sentence(spec: Spec, measurement: Measurement, count: int) -> str:
@@ -233,6 +275,7 @@ def advice(count: int, size: int, seconds: float) -> list[str]:
 def run() -> None:
     """Reads the arguments and plans."""
     parser = command.parser("plan", description=__doc__, examples=EXAMPLES)
+    parser.add_argument("--list", action="store_true", help="what each encoder of `stages.backbone --list` would take")
     parser.add_argument("--images", type=float, metavar="N", help="number of images (default: those of the dataset)")
     for name in ("backbone", "cut"):
         parser.add_argument(f"--{name}", help="default: that of params.yaml")

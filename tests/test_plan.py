@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stages import index, paths, plan
+from stages.backbones.encoders import ENCODERS
 from stages.datasets import index_file
 from stages.errors import UserError
 from stages.features import forecast
@@ -30,7 +31,7 @@ def planned(
 
     def main(**given: Any) -> None:
         names = ("images", "backbone", "cut", "views", "dtype")
-        assert plan.main(argparse.Namespace(**dict.fromkeys(names) | {"seconds": 0.2} | given)) == 0
+        assert plan.main(argparse.Namespace(**dict.fromkeys(names) | {"seconds": 0.2, "list": False} | given)) == 0
 
     return main
 
@@ -116,3 +117,23 @@ def test_advice_follows_from_the_numbers(workplace: Path, monkeypatch: pytest.Mo
     assert "In a day: 3 machines" in days
     monkeypatch.setattr(plan.mapped, "room", lambda: 100)
     assert "shuffled blocks" in plan.advice(1000, 200, 5.0)[0]
+
+
+def test_the_list_says_what_each_encoder_takes(
+    planned: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = list[str]()
+
+    def measure(spec: Any, images: Any, seconds: float) -> plan.Measurement:
+        measured.append(spec.backbone)
+        assert spec.weights == "random" and spec.cut == "pooled" and len(spec.views) == 1
+        return plan.Measurement(start=1.0, images=100, seconds=1.0)
+
+    monkeypatch.setattr(plan, "measure", measure)
+    planned(list=True, images=1e6, views=3)
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split() for line in lines[1 : len(ENCODERS) + 1]}
+    assert list(rows) == [encoder.name for encoder in ENCODERS] and sorted(measured) == sorted(plan.KINDS.values())
+    assert all(rows[name][3:] == ["100", "2.8", "hours", "(measured)"] for name in measured)
+    assert float(rows["resnet50"][3]) == pytest.approx(100 * 1.81 / 4.09, abs=0.1)
+    assert float(rows["timm:vit_base_patch16_224.dino"][3]) == pytest.approx(100 * 4.6 / 17.56, abs=0.1)

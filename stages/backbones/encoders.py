@@ -77,5 +77,5 @@ def table() -> str:
         *lines, "",
         "top-1: per cent on ImageNet-1k, of a linear classifier on frozen features, as published. Those of DINOv2 were",
         "measured at 224 pixels, which take far fewer multiply-adds: image_size=224.",
-        "What one takes here: python -m stages.plan --backbone NAME",
+        "What each takes here: python -m stages.plan --list; one, measured: python -m stages.plan --backbone NAME",
     ])  # fmt: skip
