@@ -28,7 +28,7 @@ EXAMPLES = """  dvc repro review
 
 
 def main(params: Params) -> dict[str, object]:
-    """Looks for wrong labels, near-duplicates and odd images among all splits."""
+    """Looks for labels in doubt, near-duplicates and odd images among all splits."""
     rows, parts = index_file.read(params.dataset), splits.read_parts(params.dataset)
     path = paths.features(params.dataset, params.backbone, params.cut)
     features = h5.read(path)
@@ -36,7 +36,7 @@ def main(params: Params) -> dict[str, object]:
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
     split_of = {sha256: name for name, images in parts.items() for sha256 in images}
     pixels = _pixels(params, rows)
-    found, accuracy = suspect(
+    found, checked = suspect(
         rows,
         split_names=[split_of.get(row.sha256, "") for row in rows],
         conflicts=results.read_json(paths.index(params.dataset).with_suffix(".json"))["conflicts"],
@@ -44,7 +44,7 @@ def main(params: Params) -> dict[str, object]:
         pixels=pixels,
     )
     undecided = list(without_decided(found, corrections.read(params.dataset)))
-    summary = {"images": len(rows), **numbers(undecided, pixels, accuracy)}
+    summary = {"images": len(rows), **numbers(undecided, pixels, checked)}
     suspicions.write(paths.REPORTS / "review.csv", undecided)
     files.write_json(paths.REPORTS / "review.json", summary, indent=2)
     return {name.replace("_", " "): count for name, count in summary.items() if isinstance(count, int)}

@@ -73,7 +73,19 @@ def test_an_image_in_the_wrong_folder_is_suspected_first(
 ) -> None:
     (photographs / "ant/05.png").rename(photographs / "bee/moved.png")
     first = reviewed()[0]
-    assert (first.what, first.path, first.proposed) == ("wrong label", "bee/moved.png", "ant")
+    assert (first.what, first.path, first.proposed) == ("label in doubt", "bee/moved.png", "ant")
+
+
+def test_labels_that_cannot_be_learnt_are_not_in_doubt(
+    photographs: Path, reviewed: Callable[..., list[suspicions.Suspicion]]
+) -> None:
+    images = sorted(photographs.rglob("*.png"))
+    for number, path in enumerate(images):  # each class holds a third of every class
+        path.rename(photographs / ("ant", "bee", "cat")[number % 3] / f"shuffled-{number}.png")
+    assert not [row for row in reviewed() if row.what == "label in doubt"]
+    found = summary()
+    assert found["labels_in_doubt"] == 0 and found["leave_one_out_accuracy"] < 0.5
+    assert found["most_frequent_class"] == pytest.approx(1 / 3, abs=0.02)
 
 
 def test_one_content_under_two_labels_is_listed(
@@ -98,7 +110,7 @@ def test_without_the_images_labels_are_still_reviewed(
     review.main(
         params(dataset="folder", root=str(photographs), backbone="squeezenet1_1", weights="random", image_size=64)
     )
-    assert summary()["pixels_compared"] == 0 and summary()["wrong_labels"] > 0
+    assert summary()["pixels_compared"] == 0 and summary()["labels_in_doubt"] > 0
 
 
 def test_the_same_again_gives_the_same_bytes(reviewed: Callable[..., list[suspicions.Suspicion]]) -> None:

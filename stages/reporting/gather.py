@@ -15,7 +15,7 @@ from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.results import read_csv, read_evaluation, read_json, read_text
 from stages.reviewing import suspicions
-from stages.reviewing.suspicions import Suspicion
+from stages.reviewing.suspicions import LabelCheck, Suspicion
 from stages.training.history import Candidate, Epoch, parse
 
 STAGES = ("download", "index", "split", "extract", "review", "lr_sweep", "train", "evaluate")  # in the order they run
@@ -56,6 +56,7 @@ class RunResults:
         views: scores by name when the first one, two, … views are averaged; `views` is how many.
         undecodable: images whose pixels extraction could not read.
         suspicions: what the stage review suspects of the data.
+        labels_checked: how well labels follow from all other images; None where that was not asked.
         timings: stage -> seconds and counts, of the last time it ran on this machine.
         candidates: the heads that `head: auto` tried, the one that it took first; empty for a named head.
         candidate_seconds: what training each took on this machine, by its name, as far as it is known.
@@ -77,6 +78,7 @@ class RunResults:
     undecodable: list[dict[str, str]]
     suspicions: list[Suspicion]
     timings: dict[str, dict[str, Any]]
+    labels_checked: LabelCheck | None = None
     candidates: list[Candidate] = field(default_factory=list)
     candidate_seconds: dict[str, float] = field(default_factory=dict)
 
@@ -140,6 +142,7 @@ def load(dataset: str, *, review: bool = True) -> RunResults:
         rows=rows,
         undecodable=read_text(undecodable, json.loads),
         suspicions=suspicions.read(paths.REPORTS / "review.csv") if review else [],
+        labels_checked=_labels_checked() if review else None,
         timings=_timings(
             {"dataset": dataset, "root": index["root"], "backbone": knobs["backbone"], "cut": knobs["cut"]}
         ),
@@ -175,6 +178,12 @@ def _numbers(row: dict[str, str]) -> dict[str, float]:
 
 def _rate(row: dict[str, str]) -> tuple[float, float, float]:
     return float(row["lr"]), float(row["loss"]), float(row["smoothed"])
+
+
+def _labels_checked() -> LabelCheck | None:
+    found = read_json(paths.REPORTS / "review.json")
+    known = {name: found[name] for name in LabelCheck._fields if name in found}
+    return LabelCheck(**known) if len(known) == len(LabelCheck._fields) else None
 
 
 def _candidates() -> list[Candidate]:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from stages.reporting.gather import RunResults
 from stages.reporting.pictures import Album, Picture
-from stages.reporting.words import percent
+from stages.reporting.words import of_100, percent
 from stages.reviewing import suspicions
-from stages.reviewing.suspicions import COPIES, WRONG_LABEL, Suspicion
+from stages.reviewing.suspicions import COPIES, LABEL_IN_DOUBT, Suspicion
 
 SHOWN = 12  # suspicions of a kind that have a picture
 NOTHING = (
@@ -69,12 +69,23 @@ def sentences(run: RunResults, right: npt.NDArray[np.bool_] | None, doubts: str 
         right: (N,) whether the class of each judged image was right; None where none is predicted.
         doubts: what a detector makes of the annotations.
     """
-    in_force = [*([doubts] if doubts else []), *corrections_in_force(run)]
+    in_force = [*not_learnt(run), *([doubts] if doubts else []), *corrections_in_force(run)]
     if not run.suspicions:
-        return [NOTHING, *in_force]
+        return [*([] if not_learnt(run) else [NOTHING]), *in_force]
     counts = [f"{len(group):,} {heading.lower()}" for heading, _, group in _grouped(run.suspicions) if group]
     said = [f"Found: {', '.join(counts)}. reports/review.csv lists all of them."]
     return [*said, *([text] if (text := without_leaks(run, right)) else []), *in_force]
+
+
+def not_learnt(run: RunResults) -> list[str]:
+    """Why no label is in doubt, where these features cannot tell the classes apart."""
+    if run.labels_checked is None or run.labels_checked.learnt:
+        return []
+    return [
+        f"The other images tell the label of {of_100(run.labels_checked.leave_one_out_accuracy)} of 100 images. These "
+        "features cannot tell the classes apart, so no single label is in doubt. Perhaps another backbone can, or the "
+        "classes do not show in the images."
+    ]
 
 
 def corrections_in_force(run: RunResults) -> list[str]:
@@ -116,14 +127,14 @@ def copied_elsewhere(found: Sequence[Suspicion]) -> set[str]:
 def _grouped(found: Sequence[Suspicion]) -> list[tuple[str, str, list[Suspicion]]]:
     """Heading, remark and suspicions of each kind."""
     copies = [suspicion for suspicion in found if suspicion.what in COPIES]
-    known = {WRONG_LABEL, suspicions.CONFLICT, *COPIES}
+    known = {LABEL_IN_DOUBT, suspicions.CONFLICT, *COPIES}
     return [
         ("Leaks", "the same picture in two splits", [copy for copy in copies if copy.leak]),
         ("Conflicts", "one content under two labels; none of the copies is used", _of(found, suspicions.CONFLICT)),
         (
             "Labels in doubt",
             "all other images contradict the label; the strongest contradictions first",
-            _of(found, WRONG_LABEL),
+            _of(found, LABEL_IN_DOUBT),
         ),
         ("Copies within a split", "the same picture twice", [copy for copy in copies if not copy.leak]),
         ("Odd images", "unlike the rest of the set", [item for item in found if item.what not in known]),

@@ -12,7 +12,15 @@ from stages.datasets.splits import FOLD
 from stages.features import h5
 from stages.reviewing import duplicates, labels, neighbours, odd, vectors
 from stages.reviewing.pixels import Pixels
-from stages.reviewing.suspicions import CONFLICT, COPIES, MIRROR_IMAGE, NEAR_DUPLICATE, WRONG_LABEL, Suspicion
+from stages.reviewing.suspicions import (
+    CONFLICT,
+    COPIES,
+    LABEL_IN_DOUBT,
+    MIRROR_IMAGE,
+    NEAR_DUPLICATE,
+    LabelCheck,
+    Suspicion,
+)
 from stages.reviewing.vectors import Vectors
 
 FEWEST_OF_CLASS = 3  # images: of fewer, the others cannot tell what the class looks like
@@ -32,8 +40,8 @@ def suspect(
     conflicts: Sequence[Sequence[Mapping[str, Any]]],
     features: h5.Features,
     pixels: Pixels | None,
-) -> tuple[list[Suspicion], float | None]:
-    """Everything that looks wrong, strongest first within its kind, and how often all others tell the label right.
+) -> tuple[list[Suspicion], LabelCheck | None]:
+    """Everything that looks wrong, strongest first within its kind, and how well all others tell a label.
 
     Args:
         rows: of the index.
@@ -44,20 +52,20 @@ def suspect(
     """
     images = [_Image(row, split) for row, split in zip(rows, split_names, strict=True)]
     described = vectors.load(features)
-    wrong, accuracy = _wrong_labels(images, described) if described else ([], None)
+    wrong, checked = _labels_in_doubt(images, described) if described else ([], None)
     pairs = _candidates(described, pixels)
     copies = _copies(images, *pairs, pixels) if pairs and pixels else []
     oddities = _oddities(images, described, pairs, pixels)
-    return [*_conflicts(conflicts), *wrong, *copies, *oddities], accuracy
+    return [*_conflicts(conflicts), *wrong, *copies, *oddities], checked
 
 
-def numbers(found: Sequence[Suspicion], pixels: Pixels | None, accuracy: float | None) -> dict[str, Any]:
+def numbers(found: Sequence[Suspicion], pixels: Pixels | None, checked: LabelCheck | None) -> dict[str, Any]:
     """How much of each kind was found; floats to four digits."""
     copies = [suspicion for suspicion in found if suspicion.what in COPIES]
-    known = {WRONG_LABEL, CONFLICT, *COPIES}
+    known = {LABEL_IN_DOUBT, CONFLICT, *COPIES}
     tested = {image for copy in copies for image in _leaked(copy)}
     summary: dict[str, Any] = {
-        "wrong_labels": sum(suspicion.what == WRONG_LABEL for suspicion in found),
+        "labels_in_doubt": sum(suspicion.what == LABEL_IN_DOUBT for suspicion in found),
         "near_duplicates": len(copies),
         "leaks": sum(copy.leak for copy in copies),
         "test_images_in_train": len(tested),
@@ -65,7 +73,9 @@ def numbers(found: Sequence[Suspicion], pixels: Pixels | None, accuracy: float |
         "odd_images": len({suspicion.path for suspicion in found if suspicion.what not in known}),
         "pixels_compared": int(pixels.readable.sum()) if pixels else 0,
     }
-    return summary if accuracy is None else summary | {"leave_one_out_accuracy": round(accuracy, 4)}
+    return (
+        summary if checked is None else summary | {name: round(value, 4) for name, value in checked._asdict().items()}
+    )
 
 
 def _conflicts(conflicts: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[Suspicion]:
@@ -78,8 +88,12 @@ def _conflicts(conflicts: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[Sus
             )
 
 
-def _wrong_labels(images: Sequence[_Image], described: Vectors) -> tuple[list[Suspicion], float | None]:
-    """Images whose label all others contradict; none where the images hold objects, which have labels of their own."""
+def _labels_in_doubt(images: Sequence[_Image], described: Vectors) -> tuple[list[Suspicion], LabelCheck | None]:
+    """Images whose label all others contradict, and how well they tell a label.
+
+    None where the images hold objects, which have labels of their own, and where nothing can be learnt: contradictions
+    then say something about the features or the classes, not about single labels.
+    """
     if any(image.row.objects for image in images):
         return [], None
     classes = sorted({image.row.label for image in images} - {""})
@@ -91,10 +105,13 @@ def _wrong_labels(images: Sequence[_Image], described: Vectors) -> tuple[list[Su
         return [], None
     asked = vectors.of_rows(described.rows, described.images[known])
     left_out = labels.leave_one_out(asked, label[known], len(classes))
+    checked = LabelCheck(left_out.accuracy, float(counts.max() / counts.sum()))
+    if not checked.learnt:
+        return [], checked
     order = np.argsort(-left_out.doubt, kind="stable")
     suspicions = [
         Suspicion(
-            WRONG_LABEL,
+            LABEL_IN_DOUBT,
             image.row.path,
             image.split,
             label=image.row.label,
@@ -104,7 +121,7 @@ def _wrong_labels(images: Sequence[_Image], described: Vectors) -> tuple[list[Su
         for place in order[left_out.doubt[order] > 0]
         for image in [images[asked.images[place]]]
     ]
-    return suspicions, left_out.accuracy
+    return suspicions, checked
 
 
 def _candidates(

@@ -8,12 +8,31 @@ from typing import NamedTuple
 from stages import files
 from stages.errors import UserError
 
-WRONG_LABEL = "wrong label"
+LABEL_IN_DOUBT = "label in doubt"
 NEAR_DUPLICATE = "near-duplicate"
 MIRROR_IMAGE = "mirror image"
 CONFLICT = "two labels"
 COPIES = (NEAR_DUPLICATE, MIRROR_IMAGE)
+LEAST_LEARNT = 0.25  # of the way from always telling the most frequent class to telling all labels right
 DIGITS = 3  # of a score
+
+
+class LabelCheck(NamedTuple):
+    """How well the label of an image follows from all other images.
+
+    Attributes:
+        leave_one_out_accuracy: the share of images whose label the others tell right.
+        most_frequent_class: the share of images in it: what telling it always would reach.
+    """
+
+    leave_one_out_accuracy: float
+    most_frequent_class: float
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the classes can be told apart at all: with too little, half of all labels would be in doubt."""
+        reached = self.leave_one_out_accuracy - self.most_frequent_class
+        return reached >= LEAST_LEARNT * (1 - self.most_frequent_class)
 
 
 class Suspicion(NamedTuple):

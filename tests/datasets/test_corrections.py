@@ -16,7 +16,10 @@ def write(text: str) -> None:
 
 
 def test_corrections_are_read_as_they_were_written(workplace: Path) -> None:
-    decided = [Correction("b.jpg", "wrong label", "", "relabel:a, b"), Correction("a.jpg", "mirror image", "c", "keep")]
+    decided = [
+        Correction("b.jpg", "label in doubt", "", "relabel:a, b"),
+        Correction("a.jpg", "mirror image", "c", "keep"),
+    ]
     corrections.write(paths.corrections("folder"), decided)
     assert corrections.read("folder") == sorted(decided)
     corrections.write(paths.corrections("folder"), [])
@@ -26,7 +29,7 @@ def test_corrections_are_read_as_they_were_written(workplace: Path) -> None:
 def test_each_decision_does_what_it_says() -> None:
     items = [Record(f"{name}.jpg", "ant") for name in "abcd"]
     decided = [
-        Correction("a.jpg", "wrong label", "", "relabel:bee"),
+        Correction("a.jpg", "label in doubt", "", "relabel:bee"),
         Correction("b.jpg", "blank", "", "drop"),
         Correction("c.jpg", "near-duplicate", "d.jpg", "together"),
         Correction("d.jpg", "blurred", "", "keep"),
@@ -44,7 +47,7 @@ def test_each_decision_does_what_it_says() -> None:
 def test_an_image_with_objects_is_not_relabelled() -> None:
     record = Record("a.jpg", None, (Box("ant", (0, 0, 2, 2)),))
     with pytest.raises(UserError, match="cannot be relabelled"):
-        corrections.apply([record], [Correction("a.jpg", "wrong label", "", "relabel:bee")], "folder")
+        corrections.apply([record], [Correction("a.jpg", "label in doubt", "", "relabel:bee")], "folder")
 
 
 @pytest.mark.parametrize(

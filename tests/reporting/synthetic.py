@@ -48,6 +48,7 @@ class Made:
     index: dict[str, Any] = field(default_factory=dict)
     undecodable: tuple[dict[str, str], ...] = ()
     suspicions: tuple[Suspicion, ...] = ()
+    review: dict[str, Any] = field(default_factory=dict)
 
     def write(self) -> Params:
         """Writes every file; returns the params that the report stage gets."""
@@ -69,6 +70,7 @@ class Made:
         else:
             self._write_boxes(labels, parts)
         suspicions.write(paths.REPORTS / "review.csv", self.suspicions)
+        _json(paths.REPORTS / "review.json", self.review)
         bad = paths.features("folder", "net", "pooled").with_suffix(".bad.json")
         bad.parent.mkdir(parents=True, exist_ok=True)
         bad.write_text(json.dumps(list(self.undecodable)))

@@ -9,6 +9,18 @@ def test_nothing_suspected_is_said(reported: Callable[[], tuple[str, str]]) -> N
         assert "Features and pixels show nothing wrong" in text
 
 
+def test_classes_that_cannot_be_told_apart_put_no_label_in_doubt(
+    made: Made, reported: Callable[[], tuple[str, str]]
+) -> None:
+    made.review = {"leave_one_out_accuracy": 0.2, "most_frequent_class": 0.17}
+    for text in reported():
+        assert "The other images tell the label of 20 of 100 images" in text and "no single label is in doubt" in text
+        assert "show nothing wrong" not in text
+    made.review = {"leave_one_out_accuracy": 0.8, "most_frequent_class": 0.17}
+    for text in reported():
+        assert "The other images tell" not in text and "show nothing wrong" in text
+
+
 def test_a_detector_doubts_annotations(made: Made, reported: Callable[[], tuple[str, str]]) -> None:
     made.task, made.head = "detection", "anchors"
     page, text = reported()
@@ -20,7 +32,7 @@ def test_the_section_shows_what_is_suspected(made: Made, reported: Callable[[], 
     made.write()
     test_image, train_image = "class0/test <b>0<b>.png", "class0/train <b>0<b>.png"
     made.suspicions = (
-        Suspicion("wrong label", train_image, "train", "plain", "<script>", 0.7),
+        Suspicion("label in doubt", train_image, "train", "plain", "<script>", 0.7),
         Suspicion("mirror image", test_image, "test", "plain", "", 0.99, train_image, "train"),
         Suspicion("near-duplicate", train_image, "train", "plain", "", 0.99, "class1/train <b>0<b>.png", "train"),
         Suspicion("blurred", train_image, "train", "plain", "", 4.0),

@@ -13,15 +13,15 @@ ROWS = [row(0), row(1, "bee"), replace(row(2), objects=(Box("ant", (0, 0, 2, 2))
 
 
 def suspicion(path: str, decision: str, other: str = "") -> Suspicion:
-    return Suspicion("wrong label", path, "train", "ant", "bee", 0.5, other, decision=decision)
+    return Suspicion("label in doubt", path, "train", "ant", "bee", 0.5, other, decision=decision)
 
 
 def test_undecided_rows_are_ignored_and_copies_follow() -> None:
     table = [suspicion("ant/0.jpg", "relabel:bee"), suspicion("bee/1.jpg", ""), suspicion("bee/1.jpg", "keep")]
     assert decisions.decided(table, ROWS, {"ant/0.jpg": ["ant/copy.jpg"]}, "decided.csv") == [
-        Correction("ant/0.jpg", "wrong label", "", "relabel:bee"),
-        Correction("ant/copy.jpg", "wrong label", "", "relabel:bee"),
-        Correction("bee/1.jpg", "wrong label", "", "keep"),
+        Correction("ant/0.jpg", "label in doubt", "", "relabel:bee"),
+        Correction("ant/copy.jpg", "label in doubt", "", "relabel:bee"),
+        Correction("bee/1.jpg", "label in doubt", "", "keep"),
     ]
 
 
@@ -40,11 +40,11 @@ def test_a_decision_that_cannot_be_carried_out_is_refused(row: Suspicion, said: 
 
 
 def test_a_later_decision_replaces_an_earlier_one() -> None:
-    earlier = [Correction("a", "wrong label", "", "relabel:bee"), Correction("b", "blank", "", "keep")]
+    earlier = [Correction("a", "label in doubt", "", "relabel:bee"), Correction("b", "blank", "", "keep")]
     later = [Correction("a", "blurred", "", "drop"), Correction("b", "blank", "", "drop")]
     assert decisions.merged(earlier, later) == later
 
 
 def test_what_was_decided_is_not_suspected_again() -> None:
     table = [suspicion("a", ""), suspicion("b", "")]
-    assert list(decisions.without_decided(table, [Correction("a", "wrong label", "", "keep")])) == table[1:]
+    assert list(decisions.without_decided(table, [Correction("a", "label in doubt", "", "keep")])) == table[1:]

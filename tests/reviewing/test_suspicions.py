@@ -10,14 +10,14 @@ COPY = Suspicion("near-duplicate", 'a, "b".jpg', "test", "ant", "", 0.9912, othe
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
-    table = [COPY, Suspicion("wrong label", "d.jpg", "val", "ant", "bee", 0.5, decision="relabel:bee")]
+    table = [COPY, Suspicion("label in doubt", "d.jpg", "val", "ant", "bee", 0.5, decision="relabel:bee")]
     suspicions.write(tmp_path / "review.csv", table)
     assert suspicions.read(tmp_path / "review.csv") == [COPY._replace(score=0.991), table[1]]
 
 
 @pytest.mark.parametrize(
     ("changed", "leak"),
-    [({}, True), ({"other_split": "test"}, False), ({"other_split": ""}, False), ({"what": "wrong label"}, False)],
+    [({}, True), ({"other_split": "test"}, False), ({"other_split": ""}, False), ({"what": "label in doubt"}, False)],
 )
 def test_a_leak_is_a_copy_in_another_split(changed: dict[str, str], leak: bool) -> None:
     assert COPY._replace(**changed).leak is leak
@@ -28,7 +28,7 @@ def test_a_leak_is_a_copy_in_another_split(changed: dict[str, str], leak: bool) 
     [
         (None, "cannot be read"),
         ("path,what\na,b\n", "lacks the column split"),
-        (",".join(Suspicion._fields) + "\nwrong label,a,test,b,c,high,,,\n", "line 2: `score` must be a number"),
+        (",".join(Suspicion._fields) + "\nlabel in doubt,a,test,b,c,high,,,\n", "line 2: `score` must be a number"),
     ],
 )
 def test_a_table_that_is_none_is_refused(tmp_path: Path, text: str | None, said: str) -> None:
