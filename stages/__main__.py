@@ -11,6 +11,7 @@ COMMANDS = {
     "recipe --list": "published systems as recipes",
     "recipe NAME": "a recipe as arguments: dvc exp run $({} NAME)",
     "review --apply FILE": "take over what was decided on suspicions about the data, see docs/review.md",
+    "label": "pick the images to label next and label them in the browser, see docs/labelling.md",
     "sweep": "64 heads at once on the features of the last run: which lr, which weight decay",
     "experiments": "the experiments on top of HEAD: main numbers, and the knobs that differ",
     "compare [REV ...]": "experiments and commits side by side, image by image: reports/compare.html",

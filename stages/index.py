@@ -167,17 +167,16 @@ def _refuse_unusable(summary: IndexSummary, params: Params) -> None:
             f"No image was found in {where} that can be used.{why}{notes} Expected class/image (dataset folder), or "
             f"what the dataset {params.dataset} reads, in JPEG, PNG, GIF, BMP, TIFF or WebP."
         )
-    classes = {row.label for row in rows}
+    classes, unlabelled = {row.label for row in rows} - {""}, any(record.label == "" for record in summary.records)
     has_objects = any(row.objects for row in rows)
     if not has_objects and summary.annotated:
         raise UserError(
             f"None of {counted(summary.annotated, 'objects')} of {where} can be used: {summary.dropped_reasons()}."
         )
-    if len(classes) < 2 and not has_objects:
+    if len(classes) < 2 and not has_objects and not unlabelled:
         lost = f" Without a single image: {listed(summary.lost())}." if summary.lost() else ""
-        raise UserError(
-            f"{where} holds one class ({classes.pop()!r}): a classifier needs two folders or more.{lost}{why}"
-        )
+        held = f"one class ({min(classes)!r})" if classes else "no object and no class"
+        raise UserError(f"{where} holds {held}: a classifier needs two folders or more.{lost}{why}")
     bad = summary.bad()
     if len(bad) > params.bad_images.limit(len(rows) + len(bad)):
         files.write_json_lines(paths.REPORTS / "bad_images.jsonl", bad)

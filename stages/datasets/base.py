@@ -72,7 +72,8 @@ class Record:
 
     Attributes:
         path: below the folder of the images, with forward slashes.
-        label: its class; None takes that of its largest object (`annotations.largest`).
+        label: its class; empty if nobody has labelled it yet; None takes that of its largest object
+            (`annotations.largest`).
         objects: the objects in it.
         split: train, val or test, if the dataset has official lists.
         annotation: the file with its objects, for messages.

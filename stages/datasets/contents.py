@@ -73,24 +73,33 @@ def read(folder: Path, records: Iterable[Record]) -> Contents:
         reading = pool.map(lambda same: _read(folder, same), records_of.values())
         files = list(tqdm(reading, total=len(records_of), unit=" files", leave=False, delay=2))
     files_of: dict[str, list[DatasetFile]] = defaultdict(list)
-    for file in sorted(files, key=lambda file: (SPLITS.index(file.record.split), file.record.path)):
+    order = lambda file: (SPLITS.index(file.record.split), file.record.label == "", file.record.path)  # noqa: E731
+    for file in sorted(files, key=order):
         if not file.problem:
             files_of[file.sha256].append(file)
     conflicts = [same for same in files_of.values() if len({label for file in same for label in file.labels}) > 1]
     contradicted = {same[0].sha256 for same in conflicts}
-    first = {sha256: same[0] for sha256, same in files_of.items() if sha256 not in contradicted}
+    first = {sha256: _labelled(same) for sha256, same in files_of.items() if sha256 not in contradicted}
+    used = {file.record.path for file in first.values()}
     good = [file for file in files if not file.problem and file.sha256 in first]
     return Contents(
         sorted(first.values(), key=lambda file: file.record.path),
-        [(file, first[file.sha256]) for file in good if file is not first[file.sha256]],
+        [(file, first[file.sha256]) for file in good if file.record.path not in used],
         sorted(conflicts, key=lambda same: same[0].record.path),
         [file for file in files if file.is_image and file.problem],
         [file for file in files if not file.is_image],
     )
 
 
+def _labelled(same: Sequence[DatasetFile]) -> DatasetFile:
+    """The first file of a content, with the label of a copy if it has none itself."""
+    first = same[0]
+    label = next((label for file in same for label in file.labels), None)
+    return replace(first, record=replace(first.record, label=label)) if first.record.label == "" and label else first
+
+
 def _read(folder: Path, same: Sequence[Record]) -> DatasetFile:
-    record, labels = _joined(same), tuple(dict.fromkeys(record.label for record in same if record.label is not None))
+    record, labels = _joined(same), tuple(dict.fromkeys(record.label for record in same if record.label))
     path = PurePosixPath(record.path)
     if record.problem or ".." in path.parts or path.is_absolute():
         return DatasetFile(
@@ -124,7 +133,7 @@ def _joined(same: Sequence[Record]) -> Record:
     return replace(
         first,
         objects=tuple(box for record in same for box in record.objects),
-        label=next((record.label for record in same if record.label is not None), None),
+        label=next((record.label for record in same if record.label), first.label),
         size=next((record.size for record in same if record.size), None),
         group=next((record.group for record in same if record.group), None),
     )

@@ -1,7 +1,8 @@
 """The decisions of people on suspicions: `data/corrections/<dataset>.csv`, in git; the user's files stay as they are.
 
 Each line has the path of an image below the folder of the dataset, the suspicion (`what`, and `other` for a copy), and
-the decision: `keep`, `relabel:NAME`, `drop` or `together`.
+the decision: `keep`, `relabel:NAME`, `drop` or `together`. `what` is `no label` where `python -m
+stages.label` asked for a label.
 """
 
 import csv
@@ -16,6 +17,7 @@ from stages.errors import UserError, counted, listed
 
 KEEP, DROP, TOGETHER = "keep", "drop", "together"
 RELABEL = "relabel:"
+NO_LABEL = "no label"  # `what` of an image that had none, and got one or was dropped
 DECISIONS = (KEEP, f"{RELABEL}NAME", DROP, TOGETHER)
 
 
@@ -106,12 +108,21 @@ def apply(items: Sequence[Item], corrections: Sequence[Correction], dataset: str
     if not corrections:
         return list(items)
     path = paths.corrections(dataset)
-    decided = {item.path: item for item in corrections if item.decision == DROP or item.label}
+    own = {item.path for item in items if isinstance(item, Record) and item.label}
+    decided = {
+        item.path: item
+        for item in corrections
+        if (item.decision == DROP or item.label) and not (item.what == NO_LABEL and item.path in own)
+    }
     present = {item.path for item in items if isinstance(item, Record)}
     corrected = [_corrected(item, decided, path) for item in items]
     if gone := sorted(decided.keys() - present):
         text = f"{path} decides on {counted(len(gone), 'images')} not there: {listed(gone)}"
         corrected.append(Note(text, warning=True))
+    labelled = [item.path for item in corrections if item.what == NO_LABEL and item.path in own]
+    if labelled:
+        text = f"{path} labels {counted(len(labelled), 'images')} with a label of their own by now, which counts"
+        corrected.append(Note(f"{text}: {listed(labelled)}"))
     return corrected
 
 
@@ -124,6 +135,11 @@ def _corrected(item: Item, decided: dict[str, Correction], path: Path) -> Item:
     if item.label is None:
         raise UserError(f"{path}: {item.path} has objects with labels of their own and cannot be relabelled.")
     return replace(item, label=correction.label)
+
+
+def labelled_later(corrections: Iterable[Correction]) -> bool:
+    """Whether images without a label have got one: others may have been chosen on purpose before them."""
+    return any(correction.what == NO_LABEL for correction in corrections)
 
 
 def together(corrections: Iterable[Correction]) -> Iterator[tuple[str, str]]:

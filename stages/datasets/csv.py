@@ -3,7 +3,8 @@
 Columns `path` (below root) and `label`; where there are boxes `x1`, `y1`, `x2`, `y2` in pixels; where there are lists
 `split` (train, val, test); where images belong together `group` (a patient, a video), which keeps them in one split. A
 row is an object: several rows may name one image, whose label is then that of its largest box. In a table with boxes a
-row whose label and corners are empty is an image without objects. TensorFlow's columns (`filename`, `class`, `xmin`,
+row whose label and corners are empty is an image without objects; in one without boxes an empty label is an image that
+nobody has labelled yet. TensorFlow's columns (`filename`, `class`, `xmin`,
 `ymin`, `xmax`, `ymax`, corners from 1 as VOC's) are read as well. Others are ignored.
 """
 
@@ -134,6 +135,7 @@ def _row(values: dict[str, str], line: int, table: str, has_boxes: bool) -> Row 
         {key: (values.get(key) or "").strip() for key in (*CORNERS, "split", "width", "height", "group")},
     )
     path, label = (values.get("path") or "").strip(), values.get("label") or ""
+    label = label if label.strip() else ""
     corner_texts = [texts[name] for name in CORNERS if texts[name]]
     lost = 1 if has_boxes and (label or corner_texts) else 0
     split = SPLIT_OF.get(texts["split"].casefold())
@@ -142,7 +144,7 @@ def _row(values: dict[str, str], line: int, table: str, has_boxes: bool) -> Row 
     if texts["split"] and not split:
         detail = f"{where} has {texts['split']!r}"
         return AnnotationFault(table, "`split` must be train, val, test or empty", detail, objects=lost, label=label)
-    if not label and (corner_texts or not has_boxes):
+    if not label and corner_texts:
         return AnnotationFault(table, "`label` is empty", where, objects=lost)
     corners = None
     if corner_texts:
@@ -175,7 +177,7 @@ def _image(path: str, rows: list[Row], table: Table, name: str, from_zero: str, 
     labels = list(dict.fromkeys(row.label for row in rows if row.label and not row.corners))
     size = next((row.size for row in rows if row.size), None)
     group = next((row.group for row in rows if row.group), None)
-    if objects or not labels:
+    if objects or (table.has_boxes and not labels):
         yield Record(path, None, objects, split, name, size, problem, group=group)
     else:
-        yield from (Record(path, label, (), split, name, size, problem, group=group) for label in labels)
+        yield from (Record(path, label, (), split, name, size, problem, group=group) for label in labels or [""])

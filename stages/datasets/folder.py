@@ -2,7 +2,8 @@
 
 The layout is `class/image`, or the dataset's own lists on top (`train/class/image` beside `val` or `test`, under any of
 their usual names: `Training`, `valid`, `test_set`, `seg_train/seg_train`, …), or lists in every class
-(`class/train/image`). A note tells about other layouts; layouts that cannot be intended are an error.
+(`class/train/image`). Images below the folder that the option `unlabelled` names have no label yet. A note tells about
+other layouts; layouts that cannot be intended are an error.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +20,13 @@ LOOSE = "it lies in no class folder"
 
 
 class Options(DatasetOptions):
-    """The block `datasets.folder`; the folder is the flat parameter `root`."""
+    """The block `datasets.folder`; the folder is the flat parameter `root`.
+
+    Attributes:
+        unlabelled: a folder below `root` with images that nobody has labelled yet; empty for none.
+    """
+
+    unlabelled: str
 
     has_objects = False
 
@@ -28,11 +35,14 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
     """Every file below each class folder, in path order; links are followed, hidden folders are skipped.
 
     Raises:
-        UserError: some folders look like lists (train, val, test) and others do not.
+        UserError: some folders look like lists (train, val, test) and others do not, or there is no folder
+            `unlabelled`.
     """
     files = tree.read(folder, options.exclude)
     yield from (UnusedFile(path, "`exclude` names it") for path in files.excluded)
-    top = tree.nested(files.files)
+    unlabelled = _unlabelled(files.files, folder, options.unlabelled)
+    yield from (Record(path, "") for path in sorted(unlabelled))
+    top = tree.nested([path for path in files.files if path not in unlabelled])
     yield from _loose(top, top.files)
     classes = _unwrapped(top)
     if classes is not top:
@@ -47,6 +57,16 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
         yield from _classes(classes, None, folder)
     names = [] if lists else [path.removeprefix(f"{classes.path}/") for path in files.empty]
     yield from (EmptyClass(name) for name in names if "/" not in name)
+
+
+def _unlabelled(files: list[str], root: Path, name: str) -> set[str]:
+    """The files below the folder of images without a label."""
+    if not name:
+        return set()
+    unlabelled = {path for path in files if path.startswith(f"{name.strip('/')}/")}
+    if not unlabelled and not (root / name).is_dir():
+        raise UserError(f"`datasets.folder.unlabelled`: there is no folder {root / name}.")
+    return unlabelled
 
 
 def _unwrapped(folder: Folder, names: Callable[[str], bool] = lambda name: True) -> Folder:

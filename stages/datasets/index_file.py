@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ FLAGS = ("difficult", "truncated", "crowd", "ignore")
 class IndexRow:
     """An indexed image: what its dataset and its bytes say.
 
-    `label` is empty where nothing gives the image one: it has no object. Detectors use it, classifiers leave it out.
+    `label` is empty where nothing gives the image one: it has no object, or nobody has labelled it yet. Detectors
+    use it as background, classifiers leave it out.
     `scaled` says how values of more than 8 bits are scaled, `group` what the image belongs to, such as a patient or a
     video; a line has them only where there is something to say.
     """
@@ -33,6 +34,11 @@ class IndexRow:
     split: str | None
     scaled: str | None = None
     group: str | None = None
+
+
+def unlabelled(rows: Sequence[IndexRow]) -> list[IndexRow]:
+    """The images that nobody has labelled yet; none where any image has objects, as one without is background."""
+    return [] if any(row.objects for row in rows) else [row for row in rows if not row.label]
 
 
 def write(path: Path, rows: Iterable[IndexRow]) -> None:

@@ -1,4 +1,4 @@
-"""Which image is train, val or test: chosen class by class at random, or by the dataset's own lists."""
+"""Which image is train, val or test: drawn class by class, by the hash of each image, or the dataset's own lists."""
 
 import hashlib
 import json
@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stages import files, paths
 from stages.blocks import Block, Fraction
+from stages.datasets import index_file
 from stages.datasets.base import natural
 from stages.datasets.grouping import NO_GROUPS, Groups, cut_groups
 from stages.datasets.index_file import IndexRow
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 Parsed = TypeVar("Parsed")
 SPLITS = ("train", "val", "test")
 FOLD = "fold "  # and its number, from 1: the name of a fold
+UNLABELLED = "unlabelled"
 NAMED = 5  # classes that a message names
 FEWEST_OF_CLASS = 3  # images, with folds: one fold is judged and one validates, and one image must train
 SplitImages = dict[str, list[str]]  # split -> sha256 of its images, in index order
@@ -31,7 +33,7 @@ Folds = list[list[str]]  # sha256 of the images of each fold, in index order
 class Split(Block):
     """How images become train, val and test."""
 
-    protocol: Literal["auto", "fractions", "published", "kfold"]
+    protocol: Literal["auto", "fractions", "published", "hashed", "kfold"]
     train: Fraction
     val: Fraction
     test: Fraction
@@ -68,7 +70,9 @@ class UnusableClasses(UserError):
         self.labels = list(labels)
 
 
-def draw(rows: Sequence[IndexRow], choices: Split, groups: Groups = NO_GROUPS) -> tuple[SplitImages, str]:
+def draw(
+    rows: Sequence[IndexRow], choices: Split, groups: Groups = NO_GROUPS, *, partly_labelled: bool = False
+) -> tuple[SplitImages, str]:
     """Assigns every image to a split.
 
     If images have objects, their labels (the class of the largest object) only serve to make the splits similar: a
@@ -79,8 +83,11 @@ def draw(rows: Sequence[IndexRow], choices: Split, groups: Groups = NO_GROUPS) -
         rows: the index.
         choices: with the protocol `fractions` all splits are random; `published` keeps the dataset's lists as they are;
             `auto` takes the lists if there are any and cuts a missing val from train; if there is no test list, the val
-            list becomes the test and a new val is cut from train.
+            list becomes the test and a new val is cut from train. `hashed` draws each image by its own hash, whatever
+            the labels and the other images; so does `auto` where images are or were without a label.
         groups: images that belong in one split; the dataset's lists are kept even if they divide a group.
+        partly_labelled: whether images are without a label, or got one after people had seen which to label. What they
+            are drawn by must not change with the next label.
 
     Returns:
         The splits, and a sentence that says where they come from.
@@ -89,14 +96,25 @@ def draw(rows: Sequence[IndexRow], choices: Split, groups: Groups = NO_GROUPS) -
         UserError: classes are too small, or there are no lists to keep.
     """
     listed_splits = {row.split for row in rows if row.split}
-    if choices.protocol == "fractions" or (choices.protocol == "auto" and not listed_splits):
+    if choices.protocol == "hashed" or (partly_labelled and not listed_splits):
+        images, source = _hashed(rows, choices, groups)
+    elif choices.protocol == "fractions" or (choices.protocol == "auto" and not listed_splits):
         shares = (("test", choices.test), ("val", choices.val))
         images = _cut(rows, shares, groups, seed=choices.seed)
         sizes = f"{choices.train:.0%} / {choices.val:.0%} / {choices.test:.0%}"
         source = f"{sizes} of every class, at least one image each, seed {choices.seed}"
     else:
-        images, source = _published(rows, listed_splits, choices, groups)
+        images, source = _published(rows, listed_splits, choices, groups, partly_labelled=partly_labelled)
     return images, source + _grouped(rows, images, groups)
+
+
+def refuse_partly_labelled(choices: Split) -> None:
+    """Raises an error for protocols that draw anew with every label."""
+    if choices.protocol in ("fractions", "kfold"):
+        raise UserError(
+            f"`split.protocol`: {choices.protocol} draws anew with every label, so that images which were chosen to "
+            "learn from would be tested on. Where images are or were without a label, use auto or hashed."
+        )
 
 
 def draw_folds(rows: Sequence[IndexRow], choices: Split, groups: Groups = NO_GROUPS) -> tuple[Folds, str]:
@@ -149,21 +167,48 @@ def kept(folds: Folds) -> SplitImages:
     return {"train": [image for fold in folds[1:] for image in fold], "val": folds[0], "test": []}
 
 
+def _hashed(rows: Sequence[IndexRow], choices: Split, groups: Groups) -> tuple[SplitImages, str]:
+    """Draws each image, or each group, by its own hash: no label and no other image moves it."""
+    images: SplitImages = {split: [] for split in SPLITS}
+    for row in rows:
+        drawn = _hash_of(row, groups, choices.seed)
+        after = choices.test + choices.val
+        images["test" if drawn < choices.test else "val" if drawn < after else "train"].append(row.sha256)
+    sizes = f"{choices.train:.0%} / {choices.val:.0%} / {choices.test:.0%}"
+    return images, f"about {sizes}, each image by its own hash, seed {choices.seed}"
+
+
+def _hash_of(row: IndexRow, groups: Groups, seed: int) -> float:
+    """A number in [0, 1) that depends on the content of an image, or on its group, alone."""
+    return int.from_bytes(_digest(groups.get(row.sha256, row.sha256), seed)[:6], "big") / 2**48
+
+
+def _digest(image: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed} {image}".encode()).digest()
+
+
 def _published(
-    rows: Sequence[IndexRow], listed_splits: set[str], choices: Split, groups: Groups
+    rows: Sequence[IndexRow], listed_splits: set[str], choices: Split, groups: Groups, *, partly_labelled: bool
 ) -> tuple[SplitImages, str]:
-    """The dataset's own lists; missing ones are made from the others."""
+    """The dataset's own lists; missing ones are made from the others.
+
+    Images without a label that are in no list are train's, as are those that got one later.
+    """
     if "train" not in listed_splits:
         lacking = f"only {listed(sorted(listed_splits))}" if listed_splits else "none"
         raise UserError(
             f"`split.protocol`: {choices.protocol} needs a train list, and this dataset has {lacking}: use fractions."
         )
-    lists = {split: [row for row in rows if row.split == split] for split in SPLITS}
+    unlisted_split = "train" if partly_labelled else None
+    lists = {split: [row for row in rows if (row.split or unlisted_split) == split] for split in SPLITS}
     source = "the dataset's own lists"
-    if unlisted := sum(row.split is None for row in rows):
+    if partly_labelled and any(row.split is None for row in rows):
+        source += ", and in train what is in none of them"
+    elif unlisted := sum(row.split is None for row in rows):
         source += f"; {counted(unlisted, 'images are')} in none and left out"
-    if untrained := sorted(_classes(row for row in rows if row.split) - _classes(lists["train"]), key=natural):
-        if not _has_objects(rows):
+    kept = [row for split in SPLITS for row in lists[split]]
+    if untrained := sorted(_classes(kept) - _classes(lists["train"]), key=natural):
+        if not _has_objects(rows) and not partly_labelled:
             raise UnusableClasses(
                 f"No image of the train list is of {listed([repr(name) for name in untrained])}, so nothing can learn "
                 f"{'it' if len(untrained) == 1 else 'them'}.",
@@ -174,13 +219,18 @@ def _published(
         lists["test"], lists["val"] = lists["val"], []
         source += "; its val list is the test"
     if not lists["val"]:
-        cut = _cut(lists["train"], (("val", choices.val_fraction),), groups, seed=choices.seed)
-        chosen = set(cut["val"])
+        if partly_labelled:
+            drawn = {row.sha256: _hash_of(row, groups, choices.seed) for row in lists["train"]}
+            chosen = {image for image, value in drawn.items() if value < choices.val_fraction}
+            rule = f"about {choices.val_fraction:.0%}, each image by its own hash"
+        else:
+            cut = _cut(lists["train"], (("val", choices.val_fraction),), groups, seed=choices.seed)
+            chosen = set(cut["val"])
+            rule = f"{choices.val_fraction:.0%} of every class but at least one image"
         lists["val"] = [row for row in lists["train"] if row.sha256 in chosen]
         share = f"{len(lists['val'])} of {counted(len(lists['train']), 'images')}"
         lists["train"] = [row for row in lists["train"] if row.sha256 not in chosen]
-        source += f"; val is cut from train, {choices.val_fraction:.0%} of every class but at least one image ({share})"
-        source += f", seed {choices.seed}"
+        source += f"; val is cut from train, {rule} ({share}), seed {choices.seed}"
     if not lists["test"]:
         source += "; there is no test"
     return {split: [row.sha256 for row in lists[split]] for split in SPLITS}, source
@@ -210,7 +260,7 @@ def _grouped(
         return f"{source}, {divided} of which the dataset's own lists tear apart"
     label_of = {row.sha256: row.label for row in rows}
     classes = {split: {label_of[image] for image in members} for split, members in (needed or images).items()}
-    all_classes = set().union(*classes.values())
+    all_classes = set().union(*classes.values()) - {""}
     lacking = [
         f"{split} has no image of {listed(sorted(all_classes - split_classes), NAMED)}"
         for split, split_classes in classes.items()
@@ -255,7 +305,7 @@ def _assign(
         targets: split -> class -> images that the split should have, as many as there are in all.
         seed: of the order.
     """
-    turn: Callable[[str], bytes] = lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest()  # noqa: E731
+    turn: Callable[[str], bytes] = lambda image: _digest(image, seed)  # noqa: E731
     label_of = {row.sha256: label for label, members in strata.items() for row in members}
     split_of = cut_groups(label_of, groups, targets=targets, turn=turn)
     room = {name: Counter(counts) for name, counts in targets.items()}
@@ -303,7 +353,22 @@ def _classes(rows: Iterable[IndexRow]) -> set[str]:
     return {label for row in rows for label in (row.label, *(box.label for box in row.objects)) if label}
 
 
-def write(path: Path, images: SplitImages, *, source: str, choices: Split, folds: Folds | None = None) -> None:
+def without_unlabelled(images: SplitImages, rows: Sequence[IndexRow]) -> tuple[SplitImages, SplitImages]:
+    """The labelled images of each split, and those that nobody has labelled yet."""
+    unlabelled = {row.sha256 for row in index_file.unlabelled(rows)}
+    labelled = {split: [image for image in members if image not in unlabelled] for split, members in images.items()}
+    return labelled, {split: [image for image in members if image in unlabelled] for split, members in images.items()}
+
+
+def write(
+    path: Path,
+    images: SplitImages,
+    *,
+    source: str,
+    choices: Split,
+    folds: Folds | None = None,
+    unlabelled: SplitImages | None = None,
+) -> None:
     """Writes the splits, completely or not at all.
 
     Args:
@@ -312,14 +377,19 @@ def write(path: Path, images: SplitImages, *, source: str, choices: Split, folds
         source: a sentence that says where they come from.
         choices: the block `split` of params.yaml.
         folds: with the protocol `kfold`.
+        unlabelled: the images that will be in them once they have a label; where there are any, they are kept as well.
     """
     unused = {name for name, used in {"groups": bool(choices.groups), "folds": bool(folds)}.items() if not used}
-    described = {"source": source, "params": choices.model_dump(exclude=unused), **images}
-    files.write_json(path, described | ({"folds": folds} if folds else {}), indent=0)
+    described: dict[str, Any] = {"source": source, "params": choices.model_dump(exclude=unused), **images}
+    if folds:
+        described["folds"] = folds
+    if unlabelled and any(unlabelled.values()):
+        described[UNLABELLED] = unlabelled
+    files.write_json(path, described, indent=0)
 
 
 def read(dataset: str) -> SplitImages:
-    """The splits of a dataset; with folds those of the head that is kept for new images.
+    """The labelled images of each split, of datasets with boxes all; with folds of the head kept for new images.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -344,6 +414,15 @@ def read_parts(dataset: str) -> SplitImages:
     """
     folds = {f"{FOLD}{number}": images for number, images in enumerate(read_folds(dataset), 1)}
     return folds or read(dataset)
+
+
+def read_unlabelled(dataset: str) -> SplitImages:
+    """The images that nobody has labelled yet, by the split that they will be in.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    return _read(dataset, lambda values: values.get(UNLABELLED, {split: [] for split in SPLITS}))
 
 
 def _read(dataset: str, parse: Callable[[Any], Parsed]) -> Parsed:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.datasets import annotations
+from stages.datasets import annotations, index_file
 from stages.datasets.annotations import Objects
 from stages.datasets.base import AnnotationFault, EmptyClass, Item, Note, Record, UnusedFile, natural
 from stages.datasets.contents import Contents, DatasetFile
@@ -94,6 +94,7 @@ class IndexSummary:
             "lost_classes": self.lost(),
             "notes": self.notes(),
             "classes": {label: labels[label] for label in sorted(labels, key=natural)},
+            **({"unlabelled": count} if (count := len(index_file.unlabelled(self.rows))) else {}),
             "lists": {split: lists[split] for split in SPLITS if split in lists},
             "objects": annotations.counts(self.records),
         }  # fmt: skip
@@ -114,9 +115,11 @@ class IndexSummary:
         }
         conflicts = sum(map(len, self.contents.conflicts))
         scaled = sum(row.scaled is not None for row in self.rows)
+        unlabelled = len(index_file.unlabelled(self.rows))
         return counts | {
             name: count
             for name, count in (
+                ("without a label", unlabelled),
                 ("with scaled values", scaled),
                 ("under several classes", conflicts),
                 ("left out", len(self.left_out)),

@@ -25,6 +25,7 @@ from PIL import Image
 from stages.errors import counted
 from stages.reporting.gather import ClassRow
 from stages.reporting.predictions import CalibrationBin
+from stages.reporting.rounds import Round
 from stages.reporting.words import Bar
 from stages.training.history import Epoch
 
@@ -180,6 +181,28 @@ def by_views(points: Sequence[Mapping[str, float]], what: str) -> Drawing:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
         compared = ", ".join(f"{count}: {score:.1%}" for count, score in zip(counts, scores, strict=True))
         return Drawing(figure, f"{title} by the number of views averaged: {compared}.")
+
+
+def by_labels(rounds: Sequence[Round]) -> Drawing:
+    """Accuracy of each round of labelling against the number of labels in train."""
+    with _style():
+        figure, axes = _figure(200)
+        lines = {
+            "test": [(row.labels, row.test_accuracy) for row in rounds if row.test_accuracy is not None],
+            "validation": [(row.labels, row.val_accuracy) for row in rounds],
+        }
+        for (name, points), colour in zip(lines.items(), (BLUE, ORANGE), strict=True):
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name)
+        axes.set(title="Accuracy and labels", xlabel="labelled images in train")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.legend()
+        compared = "; ".join(
+            f"{name}: {', '.join(f'{labels:,} labels {score:.1%}' for labels, score in points)}"
+            for name, points in lines.items()
+            if points
+        )
+        return Drawing(figure, f"Accuracy by the number of labels. {compared}.")
 
 
 def trade_off(points: Sequence[tuple[str, float, float]], what: str) -> Drawing:

@@ -13,6 +13,8 @@ from stages import paths
 from stages.datasets import index_file
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
+from stages.reporting import rounds
+from stages.reporting.rounds import Round
 from stages.results import read_csv, read_evaluation, read_json, read_text
 from stages.reviewing import suspicions
 from stages.reviewing.suspicions import LabelCheck, Suspicion
@@ -58,6 +60,7 @@ class RunResults:
         suspicions: what the stage review suspects of the data.
         labels_checked: how well labels follow from all other images; None where that was not asked.
         timings: stage -> seconds and counts, of the last time it ran on this machine.
+        rounds: the result with fewer labels and this one, where images are or were without a label.
         candidates: the heads that `head: auto` tried, the one that it took first; empty for a named head.
         candidate_seconds: what training each took on this machine, by its name, as far as it is known.
     """
@@ -79,6 +82,7 @@ class RunResults:
     suspicions: list[Suspicion]
     timings: dict[str, dict[str, Any]]
     labels_checked: LabelCheck | None = None
+    rounds: list[Round] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     candidate_seconds: dict[str, float] = field(default_factory=dict)
 
@@ -125,9 +129,10 @@ def load(dataset: str, *, review: bool = True) -> RunResults:
     row_of = {row.sha256: row for row in rows}
     if not row_of.keys() >= {*predictions["images"][part]}:
         raise UserError("`cache/predictions` has images that the index has not: `dvc repro`.")
+    metrics = read_evaluation()
     undecodable = paths.features(dataset, knobs["backbone"], knobs["cut"]).with_suffix(".bad.json")
     return RunResults(
-        metrics=read_evaluation(),
+        metrics=metrics,
         head=head,
         index=index,
         split=read_json(paths.split(dataset)),
@@ -146,6 +151,7 @@ def load(dataset: str, *, review: bool = True) -> RunResults:
         timings=_timings(
             {"dataset": dataset, "root": index["root"], "backbone": knobs["backbone"], "cut": knobs["cut"]}
         ),
+        rounds=rounds.so_far(dataset, metrics) if "unlabelled" in index or rounds.path_of(dataset).exists() else [],
         candidates=_candidates(),
         candidate_seconds=_candidate_seconds(),
     )

@@ -80,9 +80,16 @@ def html(run: RunResults, album: Album, drawn: Mapping[str, Drawing]) -> str:
     """
     task, has_views = of(run), len(run.views) > 1
     statistics = objects.explore(run, album, trained(run)) if finds_objects(run) else None
+    labels = ["Labels"] if run.rounds else []
     sections = {"Views": has_views, "Objects": statistics is not None, "Data": True, "Provenance": True}
     context = {
-        "contents": ["Review", "Training", *task.sections, *(name for name, present in sections.items() if present)],
+        "contents": [
+            "Review",
+            "Training",
+            *labels,
+            *task.sections,
+            *(name for name, present in sections.items() if present),
+        ],
         "figures": drawn,
         **{group: [drawn[name] for name in drawn if name.startswith(group)] for group in GROUPS},
         "suspected": review.kinds(run, album),
@@ -138,6 +145,8 @@ def drawings(run: RunResults) -> dict[str, Drawing]:
     """Every figure that a run has data for, by name."""
     drawn = {f"curves_{name}": curve for name, curve in figures.curves(run.history, run.head["best_epoch"]).items()}
     drawn |= of(run).figures()
+    if len(run.rounds) > 1:
+        drawn["labels"] = figures.by_labels(run.rounds)
     if len(run.views) > 1:
         drawn |= {f"by_views_{score}": figures.by_views(run.views, score) for score in run.views[0] if score != "views"}
     if run.suggested and run.rates and run.history[0].lr is not None:
@@ -167,7 +176,8 @@ def mean_sizes(rows: Sequence[IndexRow]) -> dict[str, tuple[float, float]]:
         return {}
     sizes = defaultdict[str, list[tuple[int, int]]](list)
     for row in rows:
-        sizes[row.label].append((row.width, row.height))
+        if row.label:
+            sizes[row.label].append((row.width, row.height))
     return {
         label: (sum(w for w, _ in pairs) / len(pairs), sum(h for _, h in pairs) / len(pairs))
         for label, pairs in sorted(sizes.items())

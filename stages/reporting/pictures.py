@@ -40,25 +40,27 @@ class Album:
     Attributes:
         folder: where the images are; None where they are missing.
         why: the reason for that.
+        side: pixels of the longer side of a thumbnail.
         missing: path and reason of every image that could not be shown.
         made: pictures by the checksum of their image.
     """
 
     folder: Path | None
     why: str = ""
+    side: int = SIDE
     missing: dict[str, str] = field(default_factory=dict)
     made: dict[str, Picture] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, dataset: str, options: Any, root: str) -> "Album":
+    def open(cls, dataset: str, options: Any, root: str, side: int = SIDE) -> "Album":
         """The images of a dataset; an album without a folder where its archives or its folder are missing."""
         try:
             folder = source.folder(dataset, options, root)
             if not folder.is_dir():
                 raise UserError(f"There is no folder {folder}.")
         except (UserError, OSError) as error:
-            return cls(None, str(error))
-        return cls(folder)
+            return cls(None, str(error), side)
+        return cls(folder, side=side)
 
     @property
     def shown(self) -> int:
@@ -95,7 +97,7 @@ class Album:
             self.missing[row.path] = self.why
             return Picture(row, None)
         try:
-            small = thumbnail(source.read(self.folder, row.path, row.sha256))
+            small = thumbnail(source.read(self.folder, row.path, row.sha256), self.side)
         except Exception as error:  # Pillow has many for a damaged file, and none of them is worth losing the page
             self.missing[row.path] = str(error) or type(error).__name__
             return Picture(row, None)
@@ -130,17 +132,17 @@ def data_uri(small: Image.Image, quality: int = QUALITY) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def thumbnail(data: bytes) -> Image.Image:
-    """A small upright RGB image, at most SIDE pixels a side, without the metadata of the original."""
+def thumbnail(data: bytes, side: int = SIDE) -> Image.Image:
+    """A small upright RGB image, at most `side` pixels a side, without the metadata of the original."""
     with open_image(data) as image:
         if is_wide(image):  # more than 8 bits per value, which Pillow would clip
             colour = load(data)[0]
         else:
-            image.draft("RGB", (SIDE, SIDE))  # JPEG decodes at half, a quarter or an eighth: far faster for photographs
+            image.draft("RGB", (side, side))  # JPEG decodes at half, a quarter or an eighth: far faster for photographs
             upright = ImageOps.exif_transpose(image)
             transparent = "transparency" in upright.info
             colour = upright.convert("RGBA").convert("RGB") if transparent else upright.convert("RGB")
     middle = min(colour.size) * LONGEST
     colour = ImageOps.fit(colour, (min(colour.width, middle), min(colour.height, middle)))
-    colour.thumbnail((SIDE, SIDE))
+    colour.thumbnail((side, side))
     return Image.frombytes("RGB", colour.size, colour.tobytes())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from stages.datasets.corrections import DROP, NO_LABEL
 from stages.reporting.gather import RunResults
 from stages.reporting.pictures import Album, Picture
 from stages.reporting.words import of_100, percent
@@ -90,7 +91,10 @@ def not_learnt(run: RunResults) -> list[str]:
 
 def corrections_in_force(run: RunResults) -> list[str]:
     """What people have decided, counted; nothing where there are no corrections."""
-    kinds = Counter(item["decision"].partition(":")[0] for item in run.index.get("corrections", []))
+    kinds = Counter(
+        "label" if item["what"] == NO_LABEL and item["decision"] != DROP else item["decision"].partition(":")[0]
+        for item in run.index.get("corrections", [])
+    )
     if not kinds:
         return []
     counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
@@ -98,10 +102,11 @@ def corrections_in_force(run: RunResults) -> list[str]:
 
 
 def corrections_listed(run: RunResults) -> list[str]:
-    """Every correction in words."""
+    """Every correction in words, but for labels of images that had none."""
     return [
         f"{item['path']}: {item['decision']}{' with ' + item['other'] if item['other'] else ''}"
         for item in run.index.get("corrections", [])
+        if item["what"] != NO_LABEL
     ]
 
 

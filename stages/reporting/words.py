@@ -113,6 +113,7 @@ def facts(run: RunResults) -> list[tuple[str, str]]:
     trained, total = m["parameters_trainable"], m["parameters_total"]
     return [
         *images(run),
+        *([("Without a label", f"{unlabelled:,} images")] if (unlabelled := run.index.get("unlabelled")) else []),
         ("Classes", f"{m['classes']:,}"),
         ("Parameters", f"{trained:,} trained of {total:,} ({trained / total:.1%})"),
         ("Split", run.split["source"]),
@@ -193,6 +194,17 @@ def choice(run: RunResults) -> str:
     return " ".join(sentences)
 
 
+def labels_so_far(run: RunResults) -> str:
+    """How many images wait for a label, and how to ask for the next ones."""
+    waiting = run.index.get("unlabelled", 0)
+    if not waiting:
+        return "Every image has a label by now."
+    return (
+        f"{waiting:,} of {len(run.rows):,} images have no label yet: they are neither trained on nor judged. "
+        "`python -m stages.label` asks for the labels that teach most (docs/labelling.md)."
+    )
+
+
 def rates(run: RunResults) -> str:
     """What the range test suggests, beside what was chosen."""
     taken = f"{run.head['params']['lr']:g}"
@@ -220,12 +232,14 @@ def sizes(run: RunResults) -> str:
 def files(run: RunResults) -> list[tuple[str, int, str]]:
     """What was done with every file: name, number, explanation."""
     index = run.index
+    unlabelled = index.get("unlabelled", 0)
     contradicted = sum(len(copies) for copies in index.get("conflicts", ()))
     rows = [
         ("Files", index["files"], "found"),
-        ("Used", index["used"] - len(run.undecodable), "for training or evaluation"),
+        ("Used", index["used"] - unlabelled - len(run.undecodable), "for training or evaluation"),
         ("Duplicates", len(index["duplicates"]), "same content as another file"),
         ("Bad", len(run.bad), "cannot be read"),
+        *([("Without a label", unlabelled, "not trained on, not judged")] if unlabelled else []),
         ("Not images", len(index["not_images"]), "other kinds of files"),
     ]
     if contradicted:

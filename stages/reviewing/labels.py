@@ -1,4 +1,4 @@
-"""Wrong labels: what all other images say of an image, against its own label.
+"""Wrong labels: what all other images say of an image, against its own label; and a guess where it has none.
 
 Ridge regression on one-hot labels has leave-one-out predictions in closed form: with the hat matrix H of all images,
 the prediction for image i by all others is y_i - (y_i - ŷ_i) / (1 - h_ii). Nothing is trained again.
@@ -43,17 +43,59 @@ class LeftOut:
         return self.other_value - self.own
 
 
-def leave_one_out(vectors: Vectors, labels: npt.NDArray[np.int64], classes: int) -> LeftOut:
-    """Predicts every image from all others.
+@dataclass(frozen=True)
+class _Regression:
+    """Ridge regression in the basis of the eigenvectors of XᵀX, in which every strength is a scaling.
 
-    Two passes over the vectors: XᵀX and XᵀY, then the predictions. An eigendecomposition of XᵀX makes every strength a
-    scaling.
+    Attributes:
+        directions: (D, D) the eigenvectors.
+        weights: (D,) 1 / (eigenvalue + penalty).
+        target: (D, C) XᵀY in their basis.
+        frequencies: (C,) of the classes, which are the intercept.
+        strength: that was chosen.
+    """
+
+    directions: torch.Tensor
+    weights: torch.Tensor
+    target: torch.Tensor
+    frequencies: torch.Tensor
+    strength: float
+
+
+def leave_one_out(vectors: Vectors, labels: npt.NDArray[np.int64], classes: int) -> LeftOut:
+    """Predicts every image from all others, in two passes over the vectors: XᵀX and XᵀY, then the predictions.
 
     Args:
         vectors: of n images.
         labels: (n,) their classes, from 0.
         classes: how many there are.
     """
+    y, fit = torch.from_numpy(labels), _fit(vectors, labels, classes)
+    parts = []
+    for positions, x in vectors.blocks():
+        predicted = _left_out(x @ fit.directions, y[positions], fit.weights, fit.target, fit.frequencies, len(y))
+        parts.append(_compared(predicted, y[positions]))
+    own, other, other_value = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    return LeftOut(own, other, other_value, float((own >= other_value).mean()), fit.strength)
+
+
+def predict(known: Vectors, labels: npt.NDArray[np.int64], classes: int, asked: Vectors) -> npt.NDArray[np.float32]:
+    """The regression values (k, C) of k images by those whose labels are known.
+
+    Args:
+        known: the vectors of n images.
+        labels: (n,) their classes, from 0.
+        classes: how many there are.
+        asked: the vectors of k images, with the same mean and scale.
+    """
+    fit = _fit(known, labels, classes)
+    solution = fit.directions @ (fit.weights[:, None] * fit.target)
+    blocks = [x @ solution + fit.frequencies for _, x in asked.blocks()]
+    return torch.cat(blocks).numpy() if blocks else np.empty((0, classes), np.float32)
+
+
+def _fit(vectors: Vectors, labels: npt.NDArray[np.int64], classes: int) -> _Regression:
+    """Solves the regression, with the strength whose leave-one-out predictions are right most often."""
     y = torch.from_numpy(labels)
     frequencies = torch.bincount(y, minlength=classes).float() / len(y)
     gram, target = torch.zeros(vectors.width, vectors.width), torch.zeros(vectors.width, classes)
@@ -64,13 +106,7 @@ def leave_one_out(vectors: Vectors, labels: npt.NDArray[np.int64], classes: int)
     values, directions = values.clamp(min=0).float(), directions.float()
     target = directions.T @ target
     strength = _best_strength(vectors, y, values, directions, target, frequencies)
-    weights = 1 / (values + strength * len(y))
-    parts = []
-    for positions, x in vectors.blocks():
-        predicted = _left_out(x @ directions, y[positions], weights, target, frequencies, len(y))
-        parts.append(_compared(predicted, y[positions]))
-    own, other, other_value = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-    return LeftOut(own, other, other_value, float((own >= other_value).mean()), strength)
+    return _Regression(directions, 1 / (values + strength * len(y)), target, frequencies, strength)
 
 
 def _best_strength(

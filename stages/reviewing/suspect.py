@@ -97,6 +97,8 @@ def _labels_in_doubt(images: Sequence[_Image], described: Vectors) -> tuple[list
     if any(image.row.objects for image in images):
         return [], None
     classes = sorted({image.row.label for image in images} - {""})
+    if len(classes) < 2:
+        return [], None
     number = {name: place for place, name in enumerate(classes)}
     label = np.array([number.get(image.row.label, -1) for image in images])[described.images]
     counts = np.bincount(label[label >= 0], minlength=len(classes))

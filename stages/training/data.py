@@ -14,7 +14,7 @@ from stages.backbones import names
 from stages.datasets import index_file, splits
 from stages.datasets.base import natural
 from stages.datasets.index_file import IndexRow
-from stages.errors import UserError
+from stages.errors import UserError, counted
 from stages.features import h5
 from stages.heads.registry import HEADS
 from stages.images import batch_views
@@ -207,9 +207,22 @@ def load_data(params: Params, images_of: splits.SplitImages | None = None) -> He
         positions = [position for position in positions if with_objects or rows[position].label]
         split_data[name] = _split_data(features, layers, [rows[position] for position in positions], positions,
                                        classes=classes, params=params)  # fmt: skip
+    if not with_objects and index_file.unlabelled(rows):
+        _refuse_too_few_labels(split_data)
     labelled = [[_labels_of(rows[position]) for position in split.index_positions] for split in split_data.values()]
     identity = hashlib.sha256(json.dumps(labelled).encode()).hexdigest()
     return HeadData(classes, split_data, features.provenance, identity, levels)
+
+
+def _refuse_too_few_labels(split_data: Mapping[str, SplitData]) -> None:
+    """Raises an error if too few images of a partly labelled dataset have a label to train a head."""
+    classes = len(set(split_data["train"].y.tolist()))
+    if classes < 2 or not len(split_data["val"].y):
+        counts = ", ".join(f"{len(split.y)} of {name}" for name, split in split_data.items())
+        raise UserError(
+            f"Too few images have a label ({counts}; {counted(classes, 'classes')} in train). A head needs two classes "
+            "in train and an image in val: `python -m stages.label --random` asks for labels (docs/labelling.md)."
+        )
 
 
 def _split_data(

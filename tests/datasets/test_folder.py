@@ -9,7 +9,7 @@ from stages.datasets import folder
 from stages.datasets.base import EmptyClass, Note, Record
 from stages.errors import UserError
 
-OPTIONS = folder.Options(exclude=[], strict=False)
+OPTIONS = folder.Options(unlabelled="", exclude=[], strict=False)
 
 
 def notes(root: Path) -> list[str]:
@@ -20,7 +20,7 @@ def scanned(root: Path, *files: str, exclude: Sequence[str] = ()) -> list[Record
     for name in files:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
-    items = folder.scan(root, folder.Options(exclude=list(exclude), strict=False))
+    items = folder.scan(root, folder.Options(unlabelled="", exclude=list(exclude), strict=False))
     return [item for item in items if isinstance(item, Record)]
 
 

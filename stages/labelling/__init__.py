@@ -1,0 +1,1 @@
+"""Labelling: which images to label next, a page to label them on, and what labels brought."""
