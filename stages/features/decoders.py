@@ -262,7 +262,7 @@ class GpuDecoder:
     def __init__(self, device: torch.device) -> None:
         self.device, self.name = device, f"torchcodec {_torchcodec()} on {device.type}"
         self._pool, self._readers = ThreadPoolExecutor(1), ThreadPoolExecutor(cores())
-        self._compared = False
+        self._compared, self._reason = False, ""
 
     @contextmanager
     def slots(self, window: Window) -> Iterator[Slots]:
@@ -274,7 +274,8 @@ class GpuDecoder:
         drawn = work.views
         files = self._readers.map(lambda image: source.read(drawn.folder, *image), work.images)
         by_image = dict(zip(work.images, files, strict=True))
-        decoded = self._decoded({image: data for image, data in by_image.items() if is_plain_jpeg(data)})
+        plain = {image: data for image, data in by_image.items() if is_plain_jpeg(data)}
+        decoded = self._decoded(plain)
 
         def draw(image: ImageRef) -> list[tuple[torch.Tensor, views.Affine]]:
             if image not in decoded:
@@ -282,10 +283,15 @@ class GpuDecoder:
             with watchdog.decoding(drawn.folder / image[0], image[1]):  # known ones at fault are bad here too
                 return drawn.drawn(image[1], lambda _: (decoded[image], 1.0))
 
-        if decoded and not self._compared:
-            for image in list(decoded)[:COMPARED]:
-                _compare(image, drawn.draw(image)[0][0], draw(image)[0][0])
-            self._compared = True
+        if plain and not self._compared:
+            of_cpu = {
+                image: view for image in list(plain)[:COMPARED] if (view := _first_view(drawn, image)) is not None
+            }
+            if of_cpu and not decoded:
+                raise UserError(f"`extract.decoder`: the GPU decodes no JPEG here ({self._reason}). Take cpu.")
+            for image in of_cpu.keys() & decoded.keys():
+                _compare(image, of_cpu[image], draw(image)[0][0])
+            self._compared = bool(decoded)
         maps = work.into(slots, draw)
         _wait_for(self.device)  # the engine reads the slots in another stream
         return maps
@@ -295,7 +301,8 @@ class GpuDecoder:
         _wait_for(self.device)
         try:
             return dict(zip(files, decode_jpegs(list(files.values()), self.device), strict=True))
-        except RuntimeError:
+        except RuntimeError as error:
+            self._reason = str(error).strip().splitlines()[-1]
             if len(files) <= 1:
                 return {}
         return {image: pixels for one in files.items() for image, pixels in self._decoded(dict([one])).items()}
@@ -330,6 +337,14 @@ def decode_jpegs(files: list[bytes], device: torch.device) -> list[torch.Tensor]
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _first_view(drawn: Views, image: ImageRef) -> torch.Tensor | None:
+    """Of an image that the CPU decodes; None where it cannot."""
+    try:
+        return drawn.draw(image)[0][0]
+    except BadImage:
+        return None
 
 
 def _compare(image: ImageRef, of_cpu: torch.Tensor, of_gpu: torch.Tensor) -> None:

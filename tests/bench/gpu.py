@@ -8,7 +8,8 @@ is said to, and the others run all the same. It ends with a table, and with all 
 
 - right: features in float32 and in the device's own precision against those of the CPU in float32 (cosine).
 - repeatable: the same bytes in a second run, and for an image whatever its neighbours in the batch.
-- decoding, engine, end to end: images per second, from files to pixels, from pixels in memory to features, and both.
+- decoding, engine, end to end: images per second, from files to pixels, from pixels in memory to features, and both;
+  where torchcodec is installed, decoding by the GPU too.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from PIL import Image as Pillow
 from stages.backbones.device import cores, pick_device
 from stages.backbones.engine import callers, pick_precision
 from stages.features import extraction
-from stages.features.decoders import ImageRef
+from stages.features.decoders import GpuDecoder, ImageRef
 from stages.features.extraction import Extractor, Spec
 from stages.images.options import Augment
 from stages.images.views import EVALUATION
@@ -202,6 +204,11 @@ def blocks(folder: Path, refs: list[ImageRef], device: str, sizes: Sizes, chosen
             yield
             figures["decoding, images/s"] = speed(decoding(spec, extractor, refs), sizes.seconds)
             yield
+            if device.startswith("cuda") and find_spec("torchcodec"):
+                by_gpu = replace(extractor, decoder=GpuDecoder(torch.device(device)))
+                figures["decoding by the GPU, images/s"] = speed(decoding(spec, by_gpu, refs), sizes.seconds)
+                figures["end to end so, images/s"] = speed(lambda: _compute(spec, by_gpu, refs), sizes.seconds)
+                yield
             figures["end to end, images/s"] = speed(lambda: _compute(spec, extractor, refs), sizes.seconds)
             slower = min(figures["decoding, images/s"], figures["engine, images/s"])
             figures["of the slower"] = figures["end to end, images/s"] / slower

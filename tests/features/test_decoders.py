@@ -160,6 +160,21 @@ def test_a_gpu_that_decodes_something_else_is_refused(
         compute_part(spec, listed(folder), spec.views)
 
 
+def test_a_gpu_that_decodes_nothing_is_refused(
+    workplace: Path, class_folder: Folder, gpu: decoders.GpuDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("decode_jpegs\nno nvJPEG")
+
+    folder = class_folder(1)
+    spec = spec_of(folder)
+    extractor = load_extractor(spec)
+    monkeypatch.setattr(decoders, "decode_jpegs", fail)
+    monkeypatch.setattr(extraction, "load_extractor", lambda _: replace(extractor, decoder=gpu))
+    with pytest.raises(UserError, match=r"the GPU decodes no JPEG here \(no nvJPEG\). Take cpu"):
+        compute_part(spec, listed(folder), spec.views)
+
+
 def test_which_gpu_decodes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert decoders.pick_gpu_decoder("cpu", cuda) is None and decoders.pick_gpu_decoder("gpu", cpu) is None
