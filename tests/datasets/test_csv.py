@@ -114,3 +114,11 @@ def test_a_table_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
 def test_a_column_says_which_images_belong_together(tmp_path: Path) -> None:
     records_read = records(scanned(tmp_path, "path,label,group\na.jpg,ant,p1\nb.jpg,bee,\n"))
     assert {record.path: record.group for record in records_read} == {"a.jpg": "p1", "b.jpg": None}
+
+
+def test_an_empty_label_in_a_table_without_boxes_is_an_image_without_a_label(tmp_path: Path) -> None:
+    items = scanned(tmp_path, "path,label\na.jpg,ant\nb.jpg, \n")
+    assert [(record.path, record.label) for record in records(items)] == [("a.jpg", "ant"), ("b.jpg", "")]
+    items = scanned(tmp_path, "path,label\na.jpg,ant\na.jpg,\n")
+    assert [(record.path, record.label) for record in records(items)] == [("a.jpg", "ant")]
+    assert not any(isinstance(item, AnnotationFault) for item in items)

@@ -167,3 +167,19 @@ def test_links_to_class_folders_are_followed_once(tmp_path: Path) -> None:
     (root / "b").symlink_to(elsewhere)
     (root / "a" / "loop").symlink_to(root)
     assert [record.path for record in scanned(root)] == ["a/1.jpg", "b/2.jpg"]
+
+
+@pytest.mark.parametrize("classes", [("ant", "bee"), ("train/ant", "train/bee", "test/ant", "test/bee")])
+def test_a_folder_of_images_without_a_label(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    for name in (*(f"{label}/0.jpg" for label in classes), "new/a/1.jpg", "new/2.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    items = folder.scan(tmp_path, folder.Options(unlabelled="new", exclude=[], strict=False))
+    found = {item.path: (item.label, item.split) for item in items if isinstance(item, Record)}
+    assert found.pop("new/a/1.jpg") == found.pop("new/2.jpg") == ("", None)
+    assert {label for label, _ in found.values()} == {"ant", "bee"} and len(found) == len(classes)
+
+
+def test_the_folder_of_images_without_a_label_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        list(folder.scan(tmp_path, folder.Options(unlabelled="nwe", exclude=[], strict=False)))

@@ -284,3 +284,35 @@ def test_an_object_that_no_list_trains_is_told() -> None:
     assert "no image of train has bee" in source
     seen = with_objects(rows("train", ant=4), "ant", "bee")
     assert "no image of train" not in splits.draw([*seen, *test], choices())[1]
+
+
+@given(
+    st.lists(st.sampled_from(["ant", "bee", ""]), min_size=1, max_size=60),
+    st.data(),
+    st.sampled_from(["none", "train", "lists"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_where_images_have_no_label_no_label_moves_an_image(labels: list[str], data: st.DataObject, own: str) -> None:
+    parts = {"none": [None], "train": ["train", None], "lists": ["train", "val", "test", None]}[own]
+    listed = [replace(row("x", number, parts[number % len(parts)]), label=label) for number, label in enumerate(labels)]
+    later = [replace(image, label=image.label or data.draw(st.sampled_from(["ant", "cat", ""]))) for image in listed]
+    more = [*later, *rows(dog=7)]
+    drawn = [splits.draw(images, choices(), partly_labelled=True)[0] for images in (listed, later, more)]
+    assert is_partition(listed, drawn[0]) and drawn[0] == drawn[1]
+    assert all(set(drawn[0][part]) <= set(drawn[2][part]) for part in splits.SPLITS)
+
+
+def test_hashed_shares_are_about_those_asked_for() -> None:
+    images_of, source = splits.draw(rows(ant=4000), choices(protocol="hashed", train=0.6, val=0.1, test=0.3))
+    assert [round(len(images_of[part]) / 4000, 1) for part in splits.SPLITS] == [0.6, 0.1, 0.3]
+    assert "each image by its own hash" in source
+    other, _ = splits.draw(rows(ant=4000), choices(protocol="hashed", seed=1))
+    assert other["test"] != images_of["test"]
+
+
+def test_hashed_keeps_groups_whole() -> None:
+    listed = rows(ant=40)
+    groups = {image.sha256: listed[number // 4 * 4].sha256 for number, image in enumerate(listed)}
+    images_of, _ = splits.draw(listed, choices(protocol="hashed"), groups)
+    split_of = {image: part for part, images in images_of.items() for image in images}
+    assert all(split_of[image] == split_of[leader] for image, leader in groups.items())
