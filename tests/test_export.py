@@ -31,6 +31,7 @@ Make = Callable[..., Any]
 COUNTS = (1, 3, 50)
 KINDS: dict[str, dict[str, Any]] = {
     "classifier": {"head": "mlp"},
+    "folds": {"head": "ridge", "split": {"protocol": "kfold", "folds": 3}},
     "knn on two backbones": {"head": "knn", "backbone": "squeezenet1_1+resnet18"},
     "tokens of two backbones": {"head": "linear", "backbone": f"{VIT}+timm:test_vit2", "cut": "avg"},
     "a rest that trained": {"head": "linear", "cut": "features.9", "tap": "pooled"},
@@ -101,6 +102,14 @@ def test_a_file_answers_as_we_do_whatever_the_batch(run: Make, write: Make, kind
             assert outputs[name].shape == values.shape
             assert check.largest_difference(outputs[name], values) < 1e-3
     assert not list(path.parent.glob("*.partial"))
+
+
+def test_the_card_of_a_head_that_folds_left_tells_what_was_judged(run: Make, write: Make) -> None:
+    run("folds")
+    assert write("--format", "torch", "--out", "m.pt2")[0] == 0
+    text = Path("m.pt2.md").read_text()
+    assert "Of 3 heads trained as this one was, each judged on the images of a fold that it has not seen, 24 in" in text
+    assert "- Images: all of 24 but one of 3 folds, which chose" in text
 
 
 def test_it_gives_the_probabilities_of_predict(run: Make, write: Make, workplace: Path) -> None:

@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 from stages import paths, predict
 from stages.datasets import index_file, splits
 from stages.evaluation import unknown
+from stages.features import h5
 from stages.features.extraction import load_extractor
 from stages.prediction import answers, image_files, predictor
+from stages.training import model
 from tests import trained
 from tests.trained import OBJECTS, SMALL, VIT
 
@@ -133,6 +135,20 @@ def test_an_image_is_unknown_where_evaluate_says_so(run: Make, ask: Make, workpl
     assert out.startswith(f"white.png: unknown (similarity {found[-1]['similarity']:.2f}): ")
     unknown.write(None)  # as evaluate does with decide.unknown=0
     assert not {"unknown", "similarity"} & lines(ask("--json", "white.png")[1])[0].keys()
+
+
+def test_with_folds_the_kept_head_predicts(run: Make, ask: Make, workplace: Path) -> None:
+    run(head="ridge", split={"protocol": "kfold", "folds": 3})
+    features = h5.read(paths.features("folder", "squeezenet1_1", "pooled"))
+    head, _ = model.load_head(paths.HEAD)
+    x = torch.from_numpy(features.layers["pooled"][:, 0].astype("f4"))
+    wanted = dict(zip(features.sha256, head(x).softmax(1).tolist(), strict=True))
+    rows = index_file.read("folder")
+    code, out, _ = ask("--json", "--top", 3, *(workplace / "photos" / row.path for row in rows))
+    assert code == 0
+    for row, line in zip(rows, lines(out), strict=True):
+        told = {one["label"]: one["probability"] for one in line["top"]}
+        assert [told[name] for name in ("ant", "bee", "cat")] == pytest.approx(wanted[row.sha256], abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", LABELS)

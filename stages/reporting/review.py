@@ -134,7 +134,7 @@ def _grouped(found: Sequence[Suspicion]) -> list[tuple[str, str, list[Suspicion]
     copies = [suspicion for suspicion in found if suspicion.what in COPIES]
     known = {LABEL_IN_DOUBT, suspicions.CONFLICT, *COPIES}
     return [
-        ("Leaks", "the same picture in two splits", [copy for copy in copies if copy.leak]),
+        ("Leaks", "the same picture in two splits, or two folds", [copy for copy in copies if copy.leak]),
         ("Conflicts", "one content under two labels; none of the copies is used", _of(found, suspicions.CONFLICT)),
         (
             "Labels in doubt",

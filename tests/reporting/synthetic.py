@@ -49,6 +49,7 @@ class Made:
     undecodable: tuple[dict[str, str], ...] = ()
     suspicions: tuple[Suspicion, ...] = ()
     review: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)  # beside the usual ones
 
     def write(self) -> Params:
         """Writes every file; returns the params that the report stage gets."""
@@ -129,7 +130,7 @@ class Made:
         paths.PREDICTIONS.mkdir(parents=True, exist_ok=True)
         save_file(probabilities, paths.PREDICTIONS / "probabilities.safetensors")
         images = {part: [row.sha256 for row in parts[part]] for part in ("val", "test")}
-        decide = {"confidence": 0.5, "tta": False, "merge": "nms"}
+        decide = {"confidence": 0.5, "tta": False, "merge": "nms", "unknown": 0.01}
         _json(paths.PREDICTIONS / "predictions.json", {"classes": labels, "decide": decide, "images": images})
         scores = {"top1": 2 / 3, "top5": 0.99, "macro_accuracy": 0.66, "cross_entropy": 0.7, "ece": 0.06}
         scores |= {"top1_low": 0.4, "top1_high": 0.8}
@@ -163,7 +164,7 @@ class Made:
         validation = {f"val_{name}": value for name, value in scores.items()}
         judged = scores if parts["test"] else {}
         evaluation = about | counts | sizes | judged | validation | late
-        _json(paths.EVALUATION, evaluation)
+        _json(paths.EVALUATION, evaluation | self.metrics)
         _json(paths.METRICS, table.compared(self.task, evaluation))
 
     def _write_boxes(self, labels: list[str], parts: dict[str, list[index_file.IndexRow]]) -> None:
