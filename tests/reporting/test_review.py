@@ -25,7 +25,7 @@ def test_a_detector_doubts_annotations(made: Made, reported: Callable[[], tuple[
     made.task, made.head = "detection", "anchors"
     page, text = reported()
     for said in (page, text):
-        assert "Annotations in doubt, on test: " in said and "lie where nothing is annotated" in said
+        assert "Annotations in doubt, on test: " in said and "where nothing is annotated" in said
 
 
 def test_the_section_shows_what_is_suspected(made: Made, reported: Callable[[], tuple[str, str]]) -> None:
