@@ -64,7 +64,7 @@ def _pixels(params: Params, rows: list[index_file.IndexRow]) -> Pixels | None:
 
 def _what(params: Params) -> str:
     """What is about to be reviewed."""
-    return f"{counted(sum(map(len, splits.read(params.dataset).values())), 'images')} of {params.dataset}"
+    return f"{counted(len(index_file.read(params.dataset)), 'images')} of {params.dataset}"
 
 
 def apply(arguments: argparse.Namespace) -> int:
