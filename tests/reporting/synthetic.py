@@ -75,7 +75,7 @@ class Made:
         bad = paths.features("folder", "net", "pooled").with_suffix(".bad.json")
         bad.parent.mkdir(parents=True, exist_ok=True)
         bad.write_text(json.dumps(list(self.undecodable)))
-        datasets: Any = {"folder": folder.Options(exclude=[], strict=False)}
+        datasets: Any = {"folder": folder.Options(unlabelled="", exclude=[], strict=False)}
         params: Any = {"dataset": "folder", "root": str(self.root), "datasets": Datasets.model_construct(**datasets)}
         return Params.model_construct(**params)
 
