@@ -2,7 +2,7 @@
 
 from stages import files, paths
 from stages.backbones.device import pick_device
-from stages.heads.registry import HEADS, head_with_rate
+from stages.heads.registry import HEADS
 from stages.params import Params
 from stages.stage import run
 from stages.training import range_test
@@ -12,23 +12,27 @@ from stages.training.data import load_data
 def main(params: Params) -> dict[str, object]:
     """Writes the curve to `reports/plots/lr_sweep.csv` and what it suggests to `reports/lr_sweep.json`.
 
-    A head in closed form has no learning rate: its curve is empty. Of the candidates of head auto, mlp has one.
+    A head in closed form has no learning rate: its curve is empty. So is that of head auto, whose mlp is one of many
+    candidates and trains at the rate of params.yaml.
     """
-    points, content, head = list[range_test.Point](), dict[str, object](), head_with_rate(params.head)
-    if not HEADS[head].closed_form:
-        points = range_test.range_test(head, load_data(params), params=params, device=pick_device(params.device))
+    points, content = list[range_test.Point](), dict[str, object]()
+    if _has_rate(params):
+        points = range_test.range_test(params.head, load_data(params), params=params, device=pick_device(params.device))
         content = range_test.suggestion(points, params.lr_sweep.steps).as_json()
     range_test.write(paths.PLOTS / "lr_sweep.csv", points)
     files.write_json(paths.REPORTS / "lr_sweep.json", content)
     return {"steps": len(points), **{f"suggested {name}": value for name, value in content.items() if value}}
 
 
+def _has_rate(params: Params) -> bool:
+    return not (HEADS[params.head].closed_form or HEADS[params.head].candidates)
+
+
 def _what(params: Params) -> str:
     """What is about to be tried."""
-    head = head_with_rate(params.head)
-    if HEADS[head].closed_form:
-        return f"nothing, {head} has no learning rate"
-    return f"{head}, {params.lr_sweep.steps} steps from lr {params.lr_sweep.low:g} to {params.lr_sweep.high:g}"
+    if not _has_rate(params):
+        return f"nothing, head {params.head} has no learning rate of its own"
+    return f"{params.head}, {params.lr_sweep.steps} steps from lr {params.lr_sweep.low:g} to {params.lr_sweep.high:g}"
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class Params(Block):
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     monitor: Literal["val_loss", "val_accuracy", "val_map_50"]
-    refit: Literal["none", "trainval"]
+    refit: Literal["auto", "none", "trainval"]
     early_stopping_patience: Annotated[int, Field(ge=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     normalize: Literal["standardize", "l2", "sqrt", "none"]
@@ -301,8 +301,8 @@ def _check_head(params: Params, path: str) -> None:
         raise UserError(
             f"{path}: `monitor` val_accuracy needs a head that names one class per image, found {params.head}."
         )
-    if params.refit != "none" and (spec.closed_form or params.phases):
-        raise UserError(f"{path}: `refit` needs a head that trains in epochs, and no phases: set refit=none.")
+    if params.refit == "trainval" and params.phases:
+        raise UserError(f"{path}: `refit` trainval does not go with `phases`: set refit=none.")
     if spec.candidates:
         _check_candidates(params, path)
     if spec.finds_objects:
@@ -327,18 +327,18 @@ def _check_folds(params: Params, path: str) -> None:
 
 def _check_candidates(params: Params, path: str) -> None:
     """Refuses what has no meaning before the head is chosen."""
-    names_of = ", ".join(HEADS[params.head].candidates)
+    names_of = ", ".join(HEADS[params.head].candidate_heads)
     if params.tap != "same" or params.cut == "input":
         raise UserError(
             f"{path}: `head` {params.head} compares heads on vectors that are kept, found cut={params.cut}, "
             f"tap={params.tap}: take tap=same with any cut but input and pyramid, or name one head ({names_of})."
         )
-    for knob in ("refit", "class_weights"):
-        if (value := getattr(params, knob)) != "none":
-            raise UserError(
-                f"{path}: `{knob}` {value} needs a head that trains in epochs, and head {params.head} may take one "
-                f"that is solved at once: set {knob}=none, or head={head_with_rate(params.head)}."
-            )
+    if params.class_weights != "none":
+        raise UserError(
+            f"{path}: `class_weights` {params.class_weights} needs a head that trains in epochs, and head "
+            f"{params.head} may take one that is solved at once: set class_weights=none, or "
+            f"head={head_with_rate(params.head)}."
+        )
 
 
 def _right_head(name: str) -> str:

@@ -22,6 +22,7 @@ from stages.training.data import HeadData, load_data
 from stages.training.model import HeadModel, TrainResult
 
 NOT_STORED = {"root", "device"}  # knobs that are not stored with a head, because it does not depend on them
+BOXES = "head auto names the class of an image, by its largest object; recipes such as bccd-anchors find all objects"
 
 
 @dataclass
@@ -55,7 +56,8 @@ def main(params: Params) -> dict[str, object]:
 
     With folds also one head for each of them, in the same way.
     """
-    kept, folds = train(load_data(params), params, paths.HEAD), splits.rotated(splits.read_folds(params.dataset))
+    folds = splits.rotated(splits.read_folds(params.dataset))
+    kept = train(load_data(params), params, paths.HEAD, judged_by_folds=bool(folds))
     if kept.notes:
         print(kept.notes, flush=True)
     heads = list(kept.heads)
@@ -75,13 +77,14 @@ def main(params: Params) -> dict[str, object]:
     return {"train images": kept.images, **several, **tried, "epochs": len(kept.head.history), **kept.scores}
 
 
-def train(data: HeadData, params: Params, folder: Path) -> Trained:
+def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool = False) -> Trained:
     """Trains the head of params, with those of other seeds, and its baseline.
 
     Args:
         data: train and val are read.
         params: of the run.
         folder: where the head will be; the others are in folders below it.
+        judged_by_folds: heads of folds are judged in place of this one, so that it needs no split to be judged by.
 
     Raises:
         UserError: there is nothing to train on, or to choose by.
@@ -91,23 +94,26 @@ def train(data: HeadData, params: Params, folder: Path) -> Trained:
         raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
     device = pick_device(params.device)
     competition = candidates.compete(data, params, device) if HEADS[params.head].candidates else None
-    params, lr_from, notes = learning_rate.resolve(competition.winner if competition else params)
+    said = [BOXES] if competition and data.boxes else []
+    params, lr_from, about_lr = learning_rate.resolve(competition.winner if competition else params)
     origin = {"lr_from": lr_from} if lr_from else {}
+    params = with_overrides(params, {"refit": "trainval" if refits(params, data, judged_by_folds) else "none"})
     head = competition.result if competition else fit(data, params, device)
-    others = [fit(data, with_seed(params, number), device) for number in range(1, params.seeds)]
-    results = [(folder, params.head, head)]
+    several = [params, *(with_seed(params, number) for number in range(1, params.seeds))]
+    chosen = [head, *(fit(data, seeded, device) for seeded in several[1:])]
+    final = [refit(result, data, seeded, device) for result, seeded in zip(chosen, several, strict=True)]
+    folders = [folder, *(folder / f"seed-{number}" for number in range(1, params.seeds))]
+    results = [(path, params.head, result) for path, result in zip(folders, final, strict=True)]
     if params.refit == "trainval":
-        refitted = loop.refit(params.head, data, params=params, device=device, epochs=head.best_epoch)
-        results = [(folder, params.head, refitted), (folder / "chosen", params.head, head)]
-    results += [(folder / f"seed-{number}", params.head, other) for number, other in enumerate(others, 1)]
-    if not HEADS[params.head].finds_objects:
-        baseline = competition.baseline if competition else None
-        baseline = baseline or ridge_baseline(head, data=data, params=params, device=device)
+        results.append((folder / "chosen", params.head, head))
+    known = head if params.head == "ridge" else competition.baseline if competition else None
+    if baseline := ridge_baseline(known, data=data, params=params, device=device):
         results.append((folder / "ridge", "ridge", baseline))
     heads = [
         (path, result.module, describe(name, result, data=data, params=params) | origin)
         for path, name, result in results
     ]
+    notes = "\n".join([*said, *([about_lr] if about_lr else [])])
     return Trained(len(train.y), head, heads, notes, competition)
 
 
@@ -139,19 +145,26 @@ def describe(name: str, result: TrainResult, *, data: HeadData, params: Params) 
     }
 
 
-def ridge_baseline(head: TrainResult, *, data: HeadData, params: Params, device: torch.device) -> TrainResult:
-    """Ridge regression on standardised features, whatever `normalize` is: one baseline for all runs on the features.
+def ridge_baseline(
+    known: TrainResult | None, *, data: HeadData, params: Params, device: torch.device
+) -> TrainResult | None:
+    """Ridge regression with the normalisation, and on the splits, of the head; None where it would take too long.
 
     Args:
-        head: the head that was trained, which may be the same.
+        known: ridge regression with this normalisation on train alone, if it is there already.
         data: the features and labels.
-        params: of the run.
+        params: of the head.
         device: where to solve.
     """
-    if params.head == "ridge" and params.normalize == "standardize":
-        return head
-    standardized = with_overrides(params, {"normalize": "standardize"})
-    return closed_form.fit("ridge", data, params=standardized, device=device)
+    if HEADS[params.head].finds_objects or (params.head != "ridge" and _too_large(data, params, device)):
+        return None
+    ridge = with_overrides(params, {"head": "ridge"})
+    return refit(known or fit(data, ridge, device), data, ridge, device)
+
+
+def _too_large(data: HeadData, params: Params, device: torch.device) -> bool:
+    expected = candidates.cost("ridge", candidates.size(data), params=params, device=device)
+    return bool(candidates.too_much(expected))
 
 
 def fit(data: HeadData, params: Params, device: torch.device) -> TrainResult:
@@ -159,6 +172,25 @@ def fit(data: HeadData, params: Params, device: torch.device) -> TrainResult:
     if HEADS[params.head].closed_form:
         return closed_form.fit(params.head, data, params=params, device=device)
     return loop.fit(params.head, data, params=params, device=device)
+
+
+def refits(params: Params, data: HeadData, judged_by_folds: bool) -> bool:
+    """Whether the head is trained again on train and val together; auto does so where it takes a moment.
+
+    Where nothing but val judges the head, auto leaves it alone.
+    """
+    if params.refit == "auto":
+        return HEADS[params.head].closed_form and (judged_by_folds or len(data.splits["test"].y) > 0)
+    return params.refit == "trainval"
+
+
+def refit(result: TrainResult, data: HeadData, params: Params, device: torch.device) -> TrainResult:
+    """The head trained again on train and val together, with what val has chosen, if params ask for it."""
+    if params.refit != "trainval":
+        return result
+    if HEADS[params.head].closed_form:
+        return closed_form.refit(params.head, data, params=params, device=device, chosen=result)
+    return loop.refit(params.head, data, params=params, device=device, epochs=result.best_epoch)
 
 
 def with_seed(params: Params, number: int) -> Params:
@@ -170,8 +202,8 @@ def _what(params: Params) -> str:
     """What is about to be trained, for the console."""
     images = len(splits.read(params.dataset)["train"])
     if several := HEADS[params.head].candidates:
-        settings = f"each with {len(candidates.NORMALIZATIONS)} normalisations"
-        return f"{', '.join(several)}, {settings}, on {counted(images, 'images')}"
+        heads = ", ".join(HEADS[params.head].candidate_heads)
+        return f"{len(several)} candidates ({heads} with several normalisations) on {counted(images, 'images')}"
     heads = f"{params.seeds} heads {params.head}" if params.seeds > 1 else params.head
     epochs = sum(phase.epochs for phase in params.phases) or params.epochs
     limit = "" if HEADS[params.head].closed_form else f", {counted(epochs, 'epochs')} at most"

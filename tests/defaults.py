@@ -23,6 +23,13 @@ def tree() -> dict[str, Any]:
     return {name: values.pop(name) for name in Params.model_fields if name in values} | values
 
 
+def shipped() -> dict[str, Any]:
+    """Keys and values of the params.yaml that the project comes with: the recipe of that name."""
+    own = yaml12.parse((FOLDER / "logos-default.yaml").read_bytes(), "logos-default")
+    assert not any("." in knob for knob in own)
+    return tree() | own
+
+
 def text() -> str:
     """The same as a file."""
     return "# for a test\n" + yaml.safe_dump(tree(), sort_keys=False)

@@ -17,7 +17,7 @@ from tests import defaults
 def file(repository: Path, tmp_path: Path) -> Path:
     """A copy of params.yaml; skips where somebody has other values in it."""
     text = (repository / "params.yaml").read_text()
-    if yaml12.parse(text, "params.yaml") != defaults.tree():
+    if yaml12.parse(text, "params.yaml") != defaults.shipped():
         pytest.skip("params.yaml holds other values than those it comes with")
     path = tmp_path / "params.yaml"
     path.write_text(text)
@@ -33,7 +33,7 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-LEAVES = dict(leaves(defaults.tree()))
+LEAVES = dict(leaves(defaults.shipped()))
 LISTS = {knob: value for knob, value in LEAVES.items() if isinstance(value, list)}
 
 

@@ -88,7 +88,11 @@ def test_a_recipe_makes_valid_params(
 
 
 def test_the_default_recipe_is_params_yaml(repository: Path) -> None:
-    tree = defaults.tree()
+    committed = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=repository, capture_output=True, check=False)
+    if committed.returncode:
+        pytest.skip("not a checkout of git")
+    tree = yaml12.parse(committed.stdout, "params.yaml")
+    assert tree == defaults.shipped()
     wanted = recipe.knobs("logos-default")
     assert {knob: tree[knob] for knob in wanted if "." not in knob} == {
         knob: value for knob, value in wanted.items() if "." not in knob

@@ -10,14 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from stages import evaluate, files, paths, split, train
 from stages.datasets import index_file, splits
+from stages.datasets.base import Box
+from stages.errors import UserError
 from stages.evaluation import unknown
 from stages.features import h5
 from stages.heads import registry
+from stages.training.data import HeadData, SplitData
 
 CLASSES, EACH, SIZE, VIEWS = 3, 12, 6, 2
+BOX = Box("raccoon", (1, 1, 9, 9))
 Make = Callable[..., Any]
 
 
@@ -101,20 +106,26 @@ def test_auto_leaves_what_the_head_that_it_takes_leaves_when_named(run: Make) ->
     tried = everything()
     rows = json.loads(tried.pop(str(paths.CANDIDATES)))
     seconds = json.loads((paths.TIMINGS / "candidates.json").read_text())["seconds"]
-    assert set(seconds) == {f"{row['head']} with normalize={row['normalize']}" for row in rows} and len(rows) == 16
+    trained = [row for row in rows if not row["left_out"]]
+    assert set(seconds) == {f"{row['head']} with normalize={row['normalize']}" for row in trained}
+    assert len(rows) == len(registry.HEADS["auto"].candidates)
     run(head=rows[0]["head"], normalize=rows[0]["normalize"], seeds=2)
     assert everything() == tried
 
 
 @pytest.mark.parametrize("lr", [0.01, "auto"])
-def test_the_rate_of_auto_is_that_of_mlp(run: Make, monkeypatch: pytest.MonkeyPatch, lr: Any) -> None:
-    files.write_json(paths.REPORTS / "lr_sweep.json", {"lr": 0.003})
-    spec = dataclasses.replace(registry.HEADS["auto"], candidates=("mlp",))
+def test_the_rate_of_auto_is_that_of_mlp(
+    run: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lr: Any
+) -> None:
+    files.write_json(paths.REPORTS / "lr_sweep.json", {})
+    spec = dataclasses.replace(registry.HEADS["auto"], candidates=(("mlp", "standardize"),))
     monkeypatch.setitem(registry.HEADS, "auto", spec)
     run(head="auto", lr=lr)
     described = json.loads((paths.HEAD / "head.json").read_text())
-    assert described["head"] == "mlp" and described["params"]["lr"] == (0.003 if lr == "auto" else lr)
-    assert described.get("lr_from") == ("range test" if lr == "auto" else None)
+    assert described["head"] == "mlp" and described["params"]["lr"] == (0.001 if lr == "auto" else lr)
+    assert described.get("lr_from") == ("default of mlp" if lr == "auto" else None)
+    said = "lr: auto takes 0.001, the default of mlp: head auto has no range test"
+    assert (said in capsys.readouterr().out) == (lr == "auto")
 
 
 def test_heads_of_other_seeds_do_not_outlive_their_run(run: Make) -> None:
@@ -208,3 +219,48 @@ def test_a_confident_answer_is_told_apart(run: Make) -> None:
     assert run(decide={"confidence": 0.0})["confident_share"] == 1
     actual = run(decide={"confidence": 1.0})
     assert actual["confident_share"] == 0 and actual["confident_accuracy"] == 0
+
+
+def with_boxes(**changes: Any) -> None:
+    """Gives every image of the index a box."""
+    rows = [dataclasses.replace(row, objects=(BOX,), **changes) for row in index_file.read("logos")]
+    index_file.write(paths.index("logos"), rows)
+
+
+@pytest.mark.parametrize("head", ["auto", "mlp"])
+def test_a_classifier_of_objects_of_one_class_is_refused_with_the_heads_that_find_them(run: Make, head: str) -> None:
+    with_boxes(label="raccoon")
+    with pytest.raises(UserError, match=r"image of dataset logos is of class raccoon\. Take a head .*\(grid, anchors"):
+        run(head=head)
+
+
+def test_auto_says_what_it_does_with_boxes(run: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    run(head="auto")
+    assert train.BOXES not in capsys.readouterr().out
+    with_boxes()
+    run(head="auto")
+    assert train.BOXES in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("head", ["ridge", "auto", "mlp"])
+def test_refit_auto_trains_heads_in_closed_form_on_val_too(run: Make, head: str) -> None:
+    before = run(head=head, refit="none")
+    without = (paths.HEAD / "head.safetensors").read_bytes()
+    after = run(head=head, refit="auto")
+    described = json.loads((paths.HEAD / "head.json").read_text())
+    again = registry.HEADS[described["head"]].closed_form
+    assert described["params"]["refit"] == ("trainval" if again else "none")
+    assert ((paths.HEAD / "head.safetensors").read_bytes() != without) == again
+    assert (paths.HEAD / "chosen").is_dir() == again and after["val_top1"] == before["val_top1"]
+    assert again == (head != "mlp")
+
+
+@pytest.mark.parametrize(("test_images", "by_folds", "refits"), [(9, False, True), (0, False, False), (0, True, True)])
+def test_refit_auto_leaves_val_alone_where_val_alone_judges_the_head(
+    params: Make, test_images: int, by_folds: bool, refits: bool
+) -> None:
+    split_data = SplitData(torch.zeros(test_images, 1, 2), torch.zeros(test_images).long(), [])
+    data = HeadData(["a", "b"], {"test": split_data}, {})
+    assert train.refits(params(head="ridge", refit="auto"), data, by_folds) == refits
+    assert not train.refits(params(head="mlp", refit="auto"), data, by_folds)
+    assert train.refits(params(head="mlp", refit="trainval"), data, by_folds)

@@ -33,8 +33,8 @@ class Verdict:
         judged: the split that is told of: test, or val where there is no test.
         positions: split -> (N,) lines of the index, of val and test.
         labels: split -> (N,).
-        logits: split -> (N, C).
-        chosen: (N, C) logits on val of the head that validation chose; after a refit the final one has trained on val.
+        logits: split -> (N, C); on val of the head that validation chose, as after a refit the final one has trained on
+            val.
         right: (N,) bool, whether a judged image is right, by what predicts it: so many `views`, or a baseline.
         scores: of the head on the judged images, and of those with other seeds.
         counts: split -> (C,) images of each class.
@@ -47,7 +47,6 @@ class Verdict:
     positions: Mapping[str, torch.Tensor]
     labels: Mapping[str, torch.Tensor]
     logits: Mapping[str, torch.Tensor]
-    chosen: torch.Tensor
     right: Mapping[int | str, torch.Tensor]
     scores: list[dict[str, float]]
     counts: Mapping[str, torch.Tensor]
@@ -76,10 +75,12 @@ def evaluate(params: Params, kept: JudgedHead, heads: Iterable[JudgedHead]) -> d
     metrics |= {f"n_{name}": int(counts.sum()) for name, counts in verdict.counts.items()}
     if judged == "test":
         metrics |= classification.scores(verdict.logits["test"], labels["test"])
-    validation = classification.scores(verdict.chosen, labels["val"])
+    validation = classification.scores(verdict.logits["val"], labels["val"])
     metrics |= {f"val_{name}": value for name, value in validation.items()}
     metrics |= _spread([scores for part in verdicts for scores in part.scores], folds=len(verdicts))
-    metrics |= {"chance": 1 / len(classes)} | {name: _share(verdict.right[name]) for name in BASELINES}
+    metrics |= {"chance": 1 / len(classes)} | {
+        name: _share(verdict.right[name]) for name in BASELINES if name in verdict.right
+    }
     probabilities = {name: values.softmax(1) for name, values in verdict.logits.items()}
     share, accuracy = classification.confident(probabilities[judged], labels[judged], params.decide.confidence)
     metrics |= {"confident_share": share, "confident_accuracy": accuracy} | _unknown(verdict)
@@ -113,20 +114,23 @@ def judge(one: JudgedHead, params: Params) -> Verdict:
     def load(folder: Path) -> nn.Module:
         return model.load_head(folder)[0].to(y.device)
 
-    own, chosen = {name: logits(one.head, name) for name in ("val", "test")}, one.folder / "chosen"
+    chosen, ridge = one.folder / "chosen", one.folder / "ridge"
+    heads = {"test": one.head, "val": load(chosen) if chosen.is_dir() else one.head}
+    own = {name: logits(head, name) for name, head in heads.items()}
     seeds = [logits(load(folder), judged) for folder in sorted(one.folder.glob("seed-*"))]
     frequent = torch.bincount(splits["train"].y, minlength=len(one.data.classes)).argmax()
     right: dict[int | str, torch.Tensor] = {
-        count: logits(one.head, judged, count).argmax(1) == y for count in range(1, params.views + 1)
+        count: logits(heads[judged], judged, count).argmax(1) == y for count in range(1, params.views + 1)
     }
-    right |= {"majority": y == frequent, "ridge_top1": logits(load(one.folder / "ridge"), judged).argmax(1) == y}
+    right["majority"] = y == frequent
+    if ridge.is_dir():  # too large data has none
+        right["ridge_top1"] = logits(load(ridge), judged).argmax(1) == y
     known = unknown.learn(splits, params.decide.unknown)
     return Verdict(
         judged=judged,
         positions={name: torch.tensor(splits[name].index_positions) for name in own},
         labels={name: splits[name].y for name in own},
         logits=own,
-        chosen=logits(load(chosen), "val") if chosen.is_dir() else own["val"],
         right=right,
         scores=[classification.scores(values, y) for values in (*seeds, own[judged])],
         counts={name: torch.bincount(split.y, minlength=len(one.data.classes)) for name, split in splits.items()},
@@ -160,7 +164,6 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
         positions=all_of("positions"),
         labels=all_of("labels"),
         logits=all_of("logits"),
-        chosen=joined("val", (part.chosen for part in verdicts)),
         right={name: joined(first.judged, (part.right[name] for part in verdicts)) for name in first.right},
         counts={**first.counts, "test": sum((part.counts["test"] for part in verdicts[1:]), first.counts["test"])},
         around=Surroundings(*(joined(first.judged, parts) for parts in zip(*around, strict=True))) if around else None,

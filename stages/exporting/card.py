@@ -129,7 +129,7 @@ def _data(predictor: Predictor, metrics: Mapping[str, Any] | None) -> list[str]:
         )
         lines += [f"- Images: {folds or counts}"]
     if params.get("refit") == "trainval":
-        lines += ["- The number of epochs was chosen on val, then the head was trained on train and val"]
+        lines += ["- The settings were chosen on val, then the head was trained on train and val"]
     return [*lines, "- The images keep the licence of their dataset"]
 
 

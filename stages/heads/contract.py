@@ -1,13 +1,14 @@
 """The functions that the module of a head has. A head is one such module and one line in the registry, of its name.
 
-Every head has `build`. A head in closed form also has `solutions`; a head that finds objects also has the functions of
-`ObjectHead`, and may have
+Every head has `build`. A head in closed form also has `solutions` and `solve`; a head that finds objects also has the
+functions of `ObjectHead`, and may have
 
 - `prepare(boxes, options)`: options that it learns from the boxes of train before it is built, e.g. sizes of anchors;
 - `classified(outputs, targets, options)`: which images are right, if it predicts one class per image.
 """
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -15,9 +16,12 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from stages.boxes.dense import Candidates
 from stages.boxes.geometry import Detections
+
+SMALLEST = 1e-30  # the least variance to multiply by, of features that are all the same
 
 
 class Head(Protocol):
@@ -58,9 +62,49 @@ class LabelledVectors:
         return self.x.double()
 
     @cached_property
+    def mean(self) -> torch.Tensor:
+        """Their mean (D,) in float64."""
+        return self.double.mean(0)
+
+    @cached_property
+    def centred(self) -> torch.Tensor:
+        """The vectors minus their mean, (N, D) in float64."""
+        return self.double - self.mean
+
+    @cached_property
     def gram(self) -> torch.Tensor:
-        """Their Gram matrix in float64."""
-        return gram_matrix(self.double)
+        """The Gram matrix of the centred vectors in float64."""
+        return gram_matrix(self.centred)
+
+    @cached_property
+    def variance(self) -> float:
+        """The mean variance of a feature: strengths are multiples of it, so that no unit of the features matters."""
+        return max(float(self.gram.trace()) / self.x.numel(), SMALLEST)
+
+
+def best_scale(values: torch.Tensor, labels: torch.Tensor, scales: Sequence[float]) -> tuple[float, float]:
+    """The scale that turns values into logits with the lowest cross-entropy, and that cross-entropy.
+
+    Cross-entropy is convex in the scale, so bisection finds it.
+
+    Args:
+        values: (N, C) scores of the classes.
+        labels: (N,).
+        scales: to choose from, from low to high.
+    """
+
+    def loss(step: int) -> float:
+        return float(F.cross_entropy(scales[step] * values, labels))
+
+    best = bisect_left(range(len(scales) - 1), True, key=lambda step: loss(step + 1) >= loss(step))
+    return scales[best], loss(best)
+
+
+def put(layers: nn.Linear, weights: torch.Tensor, bias: torch.Tensor) -> None:
+    """Writes weights (D, C) and a bias (C,) into a linear layer, in its precision."""
+    with torch.no_grad():
+        layers.weight.copy_(weights.T)
+        layers.bias.copy_(bias)
 
 
 class Solution(NamedTuple):
@@ -87,6 +131,15 @@ class ClosedFormHead(Head, Protocol):
             layers: from `build`.
             train: what to solve for.
             val: for solutions that validation tunes further, e.g. a scale of logits.
+        """
+
+    def solve(self, layers: nn.Module, train: LabelledVectors, notes: Mapping[str, float]) -> Solution:
+        """Puts the solution with the settings of an earlier one into the layers.
+
+        Args:
+            layers: from `build`.
+            train: what to solve for, e.g. train and val together once val has chosen the settings.
+            notes: of the earlier solution.
         """
 
 

@@ -4,7 +4,7 @@ Similarity is the cosine of standardised features, and a vote weighs exp(similar
 Wu et al. 2018 (arXiv:1805.01978, §3.4) with the temperature that it and DINO use.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -52,7 +52,13 @@ def build(shape: Sequence[int], classes: int, options: KnnOptions) -> nn.Module:
 
 def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
     """One solution for each of COUNTS: the training vectors with their labels, and how many of them vote."""
+    for k in [count for count in COUNTS if count <= len(train.x)]:
+        yield solve(layers, train, {"k": k})
+
+
+def solve(layers: nn.Module, train: LabelledVectors, notes: Mapping[str, float]) -> Solution:
+    """The solution in which `k` neighbours vote."""
     assert isinstance(layers, NearestNeighbours)
-    layers.vectors, layers.labels = F.normalize(train.x).to(layers.vectors.dtype), train.labels
-    for layers.k in [count for count in COUNTS if count <= len(train.x)]:
-        yield Solution({"k": layers.k}, options={"rows": len(train.x), "k": layers.k})
+    layers.vectors, layers.labels = F.normalize(train.x).to(layers.vectors), train.labels.to(layers.labels)
+    layers.k = int(notes["k"])
+    return Solution({"k": layers.k}, options={"rows": len(train.x), "k": layers.k})

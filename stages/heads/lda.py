@@ -1,20 +1,22 @@
 """`lda`: linear discriminant analysis with shrinkage, in closed form; validation chooses the shrinkage.
 
 All classes share one covariance Σ, that of the train vectors around the means μ of their classes, shrunk towards a
-multiple of the identity (Ledoit and Wolf 2004): (1 - s) Σ + s (tr Σ / D) I. The logit of a class is then
-x Σ⁻¹μ - ½ μΣ⁻¹μ + log π, with π its share of the train vectors.
+multiple of the identity (Ledoit and Wolf 2004): (1 - s) Σ + s (tr Σ / D) I. The score of a class is then
+x Σ⁻¹μ - ½ μΣ⁻¹μ + log π, with π its share of the train vectors. Real features are not Gaussian, and these scores are
+far too sure of themselves: one scale for all, chosen on validation by cross-entropy, turns them into logits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from stages.blocks import HeadOptions
-from stages.heads.contract import LabelledVectors, Solution
+from stages.heads.contract import LabelledVectors, Solution, best_scale, put
 
 SHRINKAGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
+SCALES = tuple(10 ** (step / 20) for step in range(-60, 1))  # 0.001 to 1: what turns scores into logits
 RARE = 1e-12  # the share of a class without train images, whose logarithm would be infinite
 
 
@@ -26,52 +28,57 @@ def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module
 def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
     """One solution for each of SHRINKAGES."""
     assert isinstance(layers, nn.Linear)
-    x, one_hot = train.double, F.one_hot(train.labels, layers.out_features).double()
+    for shrinkage, (weights, bias) in zip(SHRINKAGES, _solve(train, layers.out_features, SHRINKAGES), strict=True):
+        scale, loss = best_scale(val.double @ weights + bias, val.labels, SCALES)
+        put(layers, scale * weights, scale * bias)
+        yield Solution({"shrinkage": shrinkage, "scale": scale}, val_loss=loss)
+
+
+def solve(layers: nn.Module, train: LabelledVectors, notes: Mapping[str, float]) -> Solution:
+    """The solution of a shrinkage, with a scale that is known."""
+    assert isinstance(layers, nn.Linear)
+    ((weights, bias),) = _solve(train, layers.out_features, [notes["shrinkage"]])
+    put(layers, notes["scale"] * weights, notes["scale"] * bias)
+    return Solution(notes)
+
+
+def _solve(
+    train: LabelledVectors, classes: int, shrinkages: Sequence[float]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The weights (D, C), Σ⁻¹μ, and the bias (C,) for every shrinkage.
+
+    With Z (N, D) the vectors minus the mean of their class, Σ = ZᵀZ / N. If N < D, Woodbury's identity leaves a system
+    of N unknowns instead of D.
+    """
+    rows, columns = train.x.shape
+    dual = rows < columns
+    one_hot = F.one_hot(train.labels, classes).double()
     counts = one_hot.sum(0)
-    means = one_hot.T @ x / counts.clamp(min=1)[:, None]
-    log_priors = (counts / len(x)).clamp(min=RARE).log()
-    centred = x - means[train.labels]
-    for shrinkage, weights in zip(SHRINKAGES, _solve(centred, _centred_gram(train, means, counts), means), strict=True):
-        with torch.no_grad():
-            layers.weight.copy_(weights.float())
-            layers.bias.copy_((log_priors - (weights * means).sum(1) / 2).float())
-        yield Solution({"shrinkage": shrinkage})
+    means = one_hot.T @ train.centred / counts.clamp(min=1)[:, None]
+    log_priors = (counts / rows).clamp(min=RARE).log()
+    centred, gram = train.centred - means[train.labels], _within_classes(train, means, counts)
+    average = gram.trace() / (rows * columns)
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    for shrinkage in shrinkages:
+        ridge, share = shrinkage * average, (1 - shrinkage) / rows
+        factor = torch.linalg.cholesky(share * gram + ridge * identity)
+        if dual:
+            weights = (means.T - share * (centred.T @ torch.cholesky_solve(centred @ means.T, factor))) / ridge
+        else:
+            weights = torch.cholesky_solve(means.T, factor)
+        yield weights, log_priors - (weights.T * means).sum(1) / 2 - train.mean @ weights
 
 
-def _centred_gram(train: LabelledVectors, means: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """The Gram matrix of the vectors minus the mean of their class, from that of the vectors themselves.
+def _within_classes(train: LabelledVectors, means: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The Gram matrix of the vectors minus the mean of their class, from that of the centred vectors.
 
     Args:
         train: N vectors (N, D) and their labels.
-        means: (C, D).
+        means: (C, D) of the centred vectors of each class.
         counts: (C,) vectors of each class.
     """
     rows, columns = train.x.shape
     if rows >= columns:
         return train.gram - means.T @ (counts[:, None] * means)
-    with_means, labels = train.double @ means[train.labels].T, train.labels
+    with_means, labels = train.centred @ means[train.labels].T, train.labels
     return train.gram - with_means - with_means.T + (means @ means.T)[labels][:, labels]
-
-
-def _solve(centred: torch.Tensor, gram: torch.Tensor, means: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The weights (C, D), Σ⁻¹μ, for every shrinkage.
-
-    With Z (N, D) centred, Σ = ZᵀZ / N. If N < D, Woodbury's identity leaves a system of N unknowns instead of D.
-
-    Args:
-        centred: (N, D) train vectors minus the mean of their class.
-        gram: the Gram matrix of these.
-        means: (C, D).
-    """
-    rows, columns = centred.shape
-    dual = rows < columns
-    average = gram.trace() / (rows * columns)
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    for shrinkage in SHRINKAGES:
-        ridge, share = shrinkage * average, (1 - shrinkage) / rows
-        factor = torch.linalg.cholesky(share * gram + ridge * identity)
-        if dual:
-            projected = torch.cholesky_solve(centred @ means.T, factor)
-            yield (means - share * (centred.T @ projected).T) / ridge
-        else:
-            yield torch.cholesky_solve(means.T, factor).T

@@ -17,7 +17,23 @@ from stages.heads.options import (
 )
 
 Input = Literal["vector", "map", "pyramid"]
+Normalize = Literal["standardize", "l2", "sqrt", "none"]
 INPUTS: Mapping[Input, str] = {"vector": "a vector", "map": "a map (C, H, W)", "pyramid": "maps at several strides"}
+
+
+# What `head: auto` tries. ridge and lda are cheap; logistic and mlp were best with these on the sets of docs/heads.md
+CANDIDATES: tuple[tuple[str, Normalize], ...] = (
+    ("ridge", "none"),
+    ("ridge", "standardize"),
+    ("ridge", "l2"),
+    ("ridge", "sqrt"),
+    ("lda", "none"),
+    ("lda", "standardize"),
+    ("lda", "l2"),
+    ("lda", "sqrt"),
+    ("logistic", "sqrt"),
+    ("mlp", "standardize"),
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +46,8 @@ class HeadSpec:
         options: the knobs that its module reads; those that are flat in params.yaml are stored with the head.
         closed_form: it is solved at once, without epochs and learning rate.
         default_lr: the learning rate where params.yaml has `lr: auto` and the range test suggests none.
-        candidates: the heads among which validation chooses, the simplest first, for a name that stands for them.
+        candidates: the heads among which validation chooses, each with a `normalize`, the simplest first, for a name
+            that stands for them.
     """
 
     input: Input
@@ -38,7 +55,12 @@ class HeadSpec:
     options: type[HeadOptions] = HeadOptions
     closed_form: bool = False
     default_lr: float = 0.001
-    candidates: tuple[str, ...] = ()
+    candidates: tuple[tuple[str, Normalize], ...] = ()
+
+    @property
+    def candidate_heads(self) -> list[str]:
+        """The heads among the candidates, each once."""
+        return list(dict.fromkeys(head for head, _ in self.candidates))
 
     @property
     def finds_objects(self) -> bool:
@@ -65,13 +87,13 @@ HEADS: dict[str, HeadSpec] = {
     "grid": HeadSpec("map", "detection", DenseOptions),
     "anchors": HeadSpec("map", "detection", AnchorsOptions),
     "multiscale": HeadSpec("pyramid", "detection", MultiscaleOptions),
-    "auto": HeadSpec("vector", candidates=("ridge", "lda", "logistic", "mlp")),
+    "auto": HeadSpec("vector", candidates=CANDIDATES),
 }
 
 
 def head_with_rate(head: str) -> str:
     """The head that the learning rate is of: itself, or of several candidates the one that trains in epochs."""
-    return next((name for name in HEADS[head].candidates if not HEADS[name].closed_form), head)
+    return next((name for name, _ in HEADS[head].candidates if not HEADS[name].closed_form), head)
 
 
 def heads_taking(kind: Input) -> list[str]:

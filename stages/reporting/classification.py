@@ -69,8 +69,7 @@ class ClassificationPage:
 
     def __init__(self, run: RunResults) -> None:
         self.run, self.judged, self.near = run, ClassPredictions.load(run), Neighbours.load(run)
-        solved = run.head["head"] == "ridge"
-        self.ridge = {} if solved else results.read_json(paths.HEAD / "ridge" / "head.json")["notes"]
+        self.ridge = results.read_json(paths.HEAD / "ridge" / "head.json")["notes"] if with_ridge(run) else {}
         self.pairs = choose.confused(self.judged, run.head["classes"], PAIRS)
 
     @property
@@ -182,6 +181,11 @@ class ClassificationPage:
         return JudgedImage(picture, names[label], predicted, top, self._similar(album, image) if similar else [])
 
 
+def with_ridge(run: RunResults) -> bool:
+    """Whether the run has ridge regression as a baseline; it is none of itself, and too large data has none."""
+    return run.metrics["head"] != "ridge" and "ridge_top1" in run.metrics
+
+
 def answer(run: RunResults) -> str:
     """The result in one sentence."""
     low, high = (of_100(run.score(name)) for name in ("top1_low", "top1_high"))
@@ -189,7 +193,7 @@ def answer(run: RunResults) -> str:
     of = "" if right.endswith("of 100") else " of 100"
     others = [f"guessing would get {of_100(run.metrics['chance'])}{of}"]
     others.append(f"always answering the most frequent class {of_100(run.metrics['majority'])}")
-    if run.metrics["head"] != "ridge":
+    if with_ridge(run):
         others.append(f"ridge regression on the same features {of_100(run.metrics['ridge_top1'])}")
     kind = words.SPLIT_NAMES[run.part]
     return f"{right} {kind} images get the right class ({low}–{high}{of} with 95% confidence); {', '.join(others)}."
@@ -198,8 +202,8 @@ def answer(run: RunResults) -> str:
 def caveats(run: RunResults) -> list[str]:
     """What a reader must know before trusting the number."""
     caveats, top1 = words.caveats(run), run.score("top1")
-    ahead = round(run.metrics["ridge_top1"], 4) - round(top1, 4)
-    if run.metrics["head"] != "ridge" and ahead > 0:
+    ahead = round(run.metrics["ridge_top1"], 4) - round(top1, 4) if with_ridge(run) else 0.0
+    if ahead > 0:
         clearly = run.metrics["ridge_top1"] > run.score("top1_high")
         caveats.append(
             f"Ridge regression, fitted in closed form on the same features, is {100 * ahead:.1f} points better than "

@@ -12,7 +12,7 @@ from stages.reporting.gather import RunResults
 
 COLUMNS = 100
 STAGES = Path(__file__).parents[1]
-DEFAULTS = (STAGES / "blocks.yaml", STAGES / "recipes" / "defaults.yaml")
+DEFAULTS = (STAGES / "blocks.yaml", *(STAGES / "recipes" / f"{name}.yaml" for name in ("defaults", "logos-default")))
 OF_THE_MACHINE = ("extract.precision", "extract.batch_size")  # recorded as chosen on it, `auto` in the defaults
 Settings = Iterable[tuple[str, Any]]
 

@@ -8,6 +8,7 @@ from stages.errors import counted
 from stages.features import forecast
 from stages.metrics import table
 from stages.reporting.gather import RunResults
+from stages.training.history import LEVEL
 
 SPLIT_NAMES = {"test": "unseen", "val": "validation"}
 MONITORS = {
@@ -95,10 +96,14 @@ def caveats(run: RunResults) -> list[str]:
     """What a reader must know before trusting the numbers of any task."""
     caveats = list[str]()
     if run.part == "val":
-        again = ", and the head was then trained on them as well" if refitted(run) else ""
+        again = (
+            " The head was then trained on them as well; the numbers are of the head before that."
+            if refitted(run)
+            else ""
+        )
         caveats.append(
             "There is no test split. Everything here is evaluated on the validation images, by which the head was also "
-            f"chosen{again}: expect a little less on new images."
+            f"chosen: expect a little less on new images.{again}"
         )
     if len(run.judged) < 100:
         caveats.append(
@@ -161,7 +166,8 @@ def kept(run: RunResults) -> str:
     if len(run.history) == 1 and run.history[0].lr is None:
         notes = ", ".join(f"{name} {value(note)}" for name, note in run.head["notes"].items())
         text = "The head was solved in closed form: no epochs, no learning rate"
-        return f"{text}{f' ({notes}, chosen on validation)' if notes else ''}."
+        again = ", then solved again with them on train and val together" if refitted(run) else ""
+        return f"{text}{f' ({notes}, chosen on validation{again})' if notes else ''}."
     best, epochs, knobs = run.head["best_epoch"], len(run.history), run.head["params"]
     reason = MONITORS[knobs["monitor"]]
     allowed = sum(phase["epochs"] for phase in knobs.get("phases", [])) or knobs["epochs"]
@@ -179,16 +185,19 @@ def choice(run: RunResults) -> str:
     if not run.candidates:
         return ""
     best, *others = run.candidates
-    level = [row for row in others if row.val_accuracy == best.val_accuracy]
-    reason = f"the simplest of {len(level) + 1} that are level" if level else "more than with any other"
+    trained = [row for row in others if row.val_accuracy is not None]
+    level = [row for row in trained if (row.val_accuracy or 0) >= (best.val_accuracy or 0) - LEVEL]
     sentences = [
         f"head: auto tried {len(run.candidates)} candidates and took {best.name}: {percent(best.val_accuracy)} of the "
-        f"validation images are right, {reason}."
+        "validation images are right, "
+        + ("the simplest of those about level with the best." if level else "more than with any other.")
     ]
-    for row in [row for row in others if row.head != best.head and row.val_accuracy is not None][:1]:
-        points = 100 * ((best.val_accuracy or 0) - (row.val_accuracy or 0))
-        distance = f"{points:.1f} points below" if points else "level with it"
-        sentences.append(f"The best with another head is {row.name}, {distance}.")
+    if nearest := next((row for row in trained if row.head != best.head), None):
+        points = 100 * ((best.val_accuracy or 0) - (nearest.val_accuracy or 0))
+        distance = (
+            "level with it" if abs(points) < 0.05 else f"{abs(points):.1f} points {'below' if points > 0 else 'above'}"
+        )
+        sentences.append(f"The best with another head is {nearest.name}, {distance}.")
     sentences.append(f"One validation image is {100 / run.metrics['n_val']:.1f} points.")
     sentences.append("lr is the rate of mlp alone; the other heads have none.")
     return " ".join(sentences)

@@ -1,7 +1,8 @@
-"""`head: auto`: several heads, each with every normalisation, compete on validation; the best is kept as if named.
+"""`head: auto`: several heads with several normalisations compete on validation; the best is kept as if named.
 
 Each candidate is what `-S head=NAME -S normalize=…` gives, bit for bit: they share only what is computed before the
-heads differ, the normalised features and their Gram matrix.
+heads differ, the normalised features and their Gram matrix. A head that trains in epochs comes last, and is given up
+early where it is far behind.
 """
 
 import hashlib
@@ -13,19 +14,18 @@ import torch
 
 from stages import files, paths
 from stages.errors import UserError
-from stages.heads.registry import HEADS
+from stages.heads.registry import HEADS, Normalize
 from stages.params import Params, with_overrides
 from stages.training import closed_form, learning_rate, loop, mapped
 from stages.training.closed_form import Normalized
 from stages.training.data import HeadData
-from stages.training.history import Candidate
+from stages.training.history import LOSS_LEVEL, Candidate, choose
 from stages.training.model import TrainResult
 
-NORMALIZATIONS = ("none", "standardize", "l2", "sqrt")  # the simplest first
 SECONDS = 60.0  # a candidate that is expected to take longer is left out
 SPEEDS = {"cpu": 3e10}  # float64 operations per second of two cores; a fixed number, so that the choice is one as well
 GPU_SPEED = 3e11
-SOLVES = 12  # of a path of strengths
+SOLVES = 11  # of a path of strengths
 EVALUATIONS = 300  # of the loss by L-BFGS, over all strengths
 STEP = 5e-4  # seconds that a step of gradient descent takes beside its operations
 DOUBLE = 8  # bytes
@@ -54,7 +54,7 @@ class Competition:
         candidates: all of them, the best first and those that were left out last.
         winner: params that name the winner.
         result: the winner.
-        baseline: ridge regression on standardised features, if it was among the candidates.
+        baseline: ridge regression with the normalisation of the winner, unless it was left out.
         seconds: what each took, by its name.
     """
 
@@ -71,70 +71,96 @@ class Competition:
         files.write_json(paths.TIMINGS / paths.CANDIDATES.name, {"of": digest, "seconds": self.seconds})
 
 
-def compete(data: HeadData, params: Params, device: torch.device) -> Competition:
-    """Trains every candidate that fits; the best has the highest validation accuracy, and ties go to the simpler.
+class Tried(NamedTuple):
+    """A candidate that was trained."""
 
-    Simpler is the head that comes first in the registry, then the normalisation that comes first in NORMALIZATIONS.
+    row: Candidate
+    params: Params
+    result: TrainResult
+
+
+def compete(data: HeadData, params: Params, device: torch.device) -> Competition:
+    """Trains every candidate that fits, and takes the simplest of those that are about level, see `history.choose`.
+
+    Simpler is what comes first among the candidates in the registry.
 
     Raises:
         UserError: no candidate could be trained.
     """
-    heads, seconds = HEADS[params.head].candidates, dict[str, float]()
-    rows, best, baseline, reasons = list[Candidate](), None, None, left_out(data, params, device)
-    for normalize in NORMALIZATIONS:
-        shared = dict[str, Normalized]()
-        for head in heads:
-            named = with_overrides(params, {"head": head, "normalize": normalize})
-            started = time.perf_counter()
-            row, result = _train(named, data, device, shared=shared, reason=reasons.get(head, ""))
-            rows.append(row)
-            if result is None:
-                continue
-            seconds[row.name] = round(time.perf_counter() - started, 2)
-            if best is None or _key(row, heads) < best[0]:
-                best = _key(row, heads), named, result
-            if (head, normalize) == ("ridge", "standardize"):
-                baseline = result
-    rows.sort(key=lambda row: _key(row, heads))
-    if best is None:
-        why = "; ".join(f"{row.name}: {row.left_out}" for row in rows)
+    tried, others, seconds, shared = list[Tried](), list[Candidate](), dict[str, float](), dict[str, Normalized]()
+    reasons = left_out(data, params, device)
+    for head, normalize in _in_order(HEADS[params.head].candidates):
+        shared = {name: vectors for name, vectors in shared.items() if name == normalize}
+        named = with_overrides(params, {"head": head, "normalize": normalize})
+        reach = max((row.val_accuracy or 0.0 for row, _, _ in tried), default=None)
+        started = time.perf_counter()
+        try:
+            if head in reasons:
+                raise UserError(reasons[head])
+            result = fit(named, data, device, shared=shared, reach=reach)
+        except (UserError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+            others.append(Candidate(head, normalize, left_out=str(error).rstrip(".")))
+            continue
+        epoch = result.history[result.best_epoch - 1]
+        tried.append(Tried(Candidate(head, normalize, epoch.val_accuracy, epoch.val_loss), named, result))
+        seconds[tried[-1].row.name] = round(time.perf_counter() - started, 2)
+    if not tried:
+        why = "; ".join(f"{row.name}: {row.left_out}" for row in others)
         raise UserError(f"No candidate of head {params.head} could be trained ({why}).")
-    return Competition(rows, best[1], best[2], baseline, seconds)
+    tried.sort(key=lambda candidate: _simplicity(candidate.row, params))
+    scores = [(row.val_accuracy or 0.0, row.val_loss or 0.0) for row, _, _ in tried]
+    best = tried.pop(choose(scores, LOSS_LEVEL))
+    results = {(row.head, row.normalize): result for row, _, result in [best, *tried]}
+    rest = sorted([row for row, _, _ in tried], key=lambda row: (-(row.val_accuracy or 0.0), row.val_loss))
+    others.sort(key=lambda row: _simplicity(row, params))
+    baseline = results.get(("ridge", best.row.normalize))
+    return Competition([best.row, *rest, *others], best.params, best.result, baseline, seconds)
 
 
-def _train(
-    params: Params, data: HeadData, device: torch.device, *, shared: dict[str, Normalized], reason: str
-) -> tuple[Candidate, TrainResult | None]:
-    """A candidate as its params name it, with its scores; no result if it is left out, for a reason or a failure."""
-    try:
-        if reason:
-            raise UserError(reason)
-        if HEADS[params.head].closed_form:
-            result = closed_form.fit(params.head, data, params=params, device=device, shared=shared)
-        else:
-            result = loop.fit(params.head, data, params=learning_rate.resolve(params)[0], device=device)
-    except (UserError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
-        return Candidate(params.head, params.normalize, left_out=str(error).rstrip(".")), None
-    epoch = result.history[result.best_epoch - 1]
-    return Candidate(params.head, params.normalize, epoch.val_accuracy, epoch.val_loss), result
+def _in_order(candidates: tuple[tuple[str, Normalize], ...]) -> list[tuple[str, Normalize]]:
+    """Those in closed form first, by their normalisation, so that what they share is computed once."""
+    return sorted(candidates, key=lambda candidate: (not HEADS[candidate[0]].closed_form, candidate[1]))
 
 
-def _key(row: Candidate, heads: tuple[str, ...]) -> tuple[float, int, int]:
-    """What candidates are ordered by: accuracy, then simplicity."""
-    accuracy = -1.0 if row.val_accuracy is None else row.val_accuracy
-    return -accuracy, heads.index(row.head), NORMALIZATIONS.index(row.normalize)
+def _simplicity(row: Candidate, params: Params) -> int:
+    """The position in the registry: the simplest is 0."""
+    return [*map(list, HEADS[params.head].candidates)].index([row.head, row.normalize])
+
+
+def fit(
+    params: Params, data: HeadData, device: torch.device, *, shared: dict[str, Normalized], reach: float | None
+) -> TrainResult:
+    """A candidate as its params name it.
+
+    Args:
+        params: `head`, `normalize` and the knobs of the head.
+        data: train and val are read.
+        device: where to train.
+        shared: what candidates before it have computed.
+        reach: the highest validation accuracy so far.
+
+    Raises:
+        UserError: it diverged, or was given up.
+    """
+    if HEADS[params.head].closed_form:
+        return closed_form.fit(params.head, data, params=params, device=device, shared=shared)
+    return loop.fit(params.head, data, params=learning_rate.resolve(params)[0], device=device, reach=reach)
 
 
 def left_out(data: HeadData, params: Params, device: torch.device) -> dict[str, str]:
     """Why heads are left out that would take too long or too much memory; never all of them."""
-    images, views = data.splits["train"].x.shape[:2]
-    features = data.shape[-1] if len(data.shape) == 2 else data.shape[0]  # tokens (T, D); else (D,) or maps (D, H, W)
-    size = Size(images * views, features, len(data.classes))
-    costs = {head: cost(head, size, params=params, device=device) for head in HEADS[params.head].candidates}
+    costs = {head: cost(head, size(data), params=params, device=device) for head in HEADS[params.head].candidate_heads}
     reasons = {head: reason for head, expected in costs.items() if (reason := too_much(expected))}
     if len(reasons) == len(costs):  # the quickest of those that fit into memory remains
         del reasons[min(costs, key=lambda head: (costs[head].bytes > mapped.room(), costs[head].seconds))]
     return reasons
+
+
+def size(data: HeadData) -> Size:
+    """The size of the problem that the train split is."""
+    images, views = data.splits["train"].x.shape[:2]
+    features = data.shape[-1] if len(data.shape) == 2 else data.shape[0]  # tokens (T, D); else (D,) or maps (D, H, W)
+    return Size(images * views, features, len(data.classes))
 
 
 def too_much(expected: Cost) -> str:

@@ -1,14 +1,14 @@
 """Heads that are solved at once, without epochs: validation chooses among the solutions of the head."""
 
 from collections.abc import Mapping, MutableMapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
-from stages.heads.contract import ClosedFormHead, LabelledVectors, module_of
+from stages.heads.contract import ClosedFormHead, LabelledVectors, Solution, module_of
 from stages.params import Params
 from stages.training.data import HeadData, SplitData
-from stages.training.history import Epoch
+from stages.training.history import Epoch, choose
 from stages.training.model import HeadModel, TrainResult, assemble, embed, stored_knobs
 from stages.training.normalization import FeatureNormalization
 from stages.training.rest import build
@@ -37,7 +37,7 @@ def fit(
     device: torch.device,
     shared: MutableMapping[str, Normalized] | None = None,
 ) -> TrainResult:
-    """The solution with the best validation accuracy; of equally good ones the one with the lower cross-entropy.
+    """The solution that validation chooses, see `history.choose`.
 
     Every view of a train image is a row; the learning rate and the seed do not matter.
 
@@ -58,23 +58,61 @@ def fit(
         shared[params.normalize] = normalized(model, train, val)
     statistics, train_vectors, val_vectors = shared[params.normalize]
     model.standardize.load_state_dict(statistics)
-    task = ClassificationTask(params, None)
-    best_key = None
+    task, front = ClassificationTask(params, None), list[_Solved]()
     for solution in module.solutions(model.head, train_vectors, val_vectors):
         scores = task.evaluate(model, val)
-        key = -(scores.accuracy or 0.0), scores.loss if solution.val_loss is None else solution.val_loss
-        if best_key is None or key < best_key:
-            best_key, best, best_scores = key, solution, scores
-            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    knobs |= best.options
-    if best.options:
+        exact = scores.loss if solution.val_loss is None else solution.val_loss
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        front = undominated(front, _Solved(scores.accuracy or 0.0, exact, solution, state))
+    best = front[choose([(solved.accuracy, solved.loss) for solved in front])]
+    knobs |= best.solution.options
+    if best.solution.options:
         model = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
-    model.load_state_dict(state)
-    model.eval().requires_grad_(False)
+    model.load_state_dict(best.state)
     train_scores = task.evaluate(model, train)
-    row = Epoch(1, 1, None, train_scores.loss, best_scores.loss, train_scores.accuracy, best_scores.accuracy)
+    row = Epoch(1, 1, None, train_scores.loss, best.loss, train_scores.accuracy, best.accuracy)
+    return _result(model, [row], best.solution, knobs)
+
+
+def refit(head: str, data: HeadData, *, params: Params, device: torch.device, chosen: TrainResult) -> TrainResult:
+    """Solves again, on train and val together, with the settings that val has chosen.
+
+    Args:
+        head: its name.
+        data: train and val are read.
+        params: `tap`, `weights`, `normalize` and the knobs of the head.
+        device: where to solve.
+        chosen: what `fit` gave; the row of its history stays.
+    """
+    module, knobs = cast("ClosedFormHead", module_of(head)), dict(chosen.knobs)
+    both = data.splits["train"].join(data.splits["val"]).to(device)
+    rest = build(data.provenance, params.tap, params.weights)
+    model = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
+    solution = module.solve(model.head, normalized(model, both, both).train, chosen.notes)
+    return _result(model, chosen.history, solution, knobs | dict(solution.options))
+
+
+class _Solved(NamedTuple):
+    """A solution with its scores on validation and the state of the model that it gives."""
+
+    accuracy: float
+    loss: float
+    solution: Solution
+    state: Mapping[str, torch.Tensor]
+
+
+def undominated(front: list[_Solved], candidate: _Solved) -> list[_Solved]:
+    """The solutions than which none is at least as good in both scores; of equal ones the first."""
+    if any(solved.accuracy >= candidate.accuracy and solved.loss <= candidate.loss for solved in front):
+        return front
+    beaten = [solved.accuracy <= candidate.accuracy and solved.loss >= candidate.loss for solved in front]
+    return [solved for solved, is_beaten in zip(front, beaten, strict=True) if not is_beaten] + [candidate]
+
+
+def _result(model: HeadModel, history: list[Epoch], solution: Solution, knobs: dict[str, Any]) -> TrainResult:
+    model.eval().requires_grad_(False)
     trained = sum(parameter.numel() for parameter in model.head.parameters())
-    return TrainResult(model, [row], 1, dict(best.notes), knobs, trained)
+    return TrainResult(model, history, 1, dict(solution.notes), knobs, trained)
 
 
 def normalized(model: HeadModel, train: SplitData, val: SplitData) -> Normalized:
@@ -83,5 +121,10 @@ def normalized(model: HeadModel, train: SplitData, val: SplitData) -> Normalized
     assert isinstance(normalize, FeatureNormalization)
     vectors = embed(model, train).flatten(0, 1)
     normalize.fit([vectors])
-    train_vectors = LabelledVectors(normalize(vectors), train.y.repeat_interleave(train.x.shape[1]))
-    return Normalized(normalize.state_dict(), train_vectors, LabelledVectors(normalize(embed(model, val)[:, 0]), val.y))
+    train_vectors = _labelled(normalize(vectors), train.y.repeat_interleave(train.x.shape[1]))
+    return Normalized(normalize.state_dict(), train_vectors, _labelled(normalize(embed(model, val)[:, 0]), val.y))
+
+
+def _labelled(x: torch.Tensor, labels: torch.Tensor) -> LabelledVectors:
+    """Vectors to solve for; on the CPU where the device has no float64."""
+    return LabelledVectors(x.cpu(), labels.cpu()) if x.device.type == "mps" else LabelledVectors(x, labels)

@@ -16,7 +16,7 @@ from stages.datasets.base import natural
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError, counted
 from stages.features import h5
-from stages.heads.registry import HEADS
+from stages.heads.registry import HEADS, heads_for
 from stages.images import batch_views
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
@@ -156,6 +156,7 @@ class HeadData:
         provenance: of the features.
         identity: a digest of the images, labels and splits.
         levels: the shapes of a pyramid's maps, whose numbers stand one after the other in the features.
+        boxes: whether the dataset has any.
     """
 
     classes: list[str]
@@ -163,6 +164,7 @@ class HeadData:
     provenance: dict[str, Any]
     identity: str = ""
     levels: tuple[tuple[int, ...], ...] = ()
+    boxes: bool = False
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -194,11 +196,17 @@ def load_data(params: Params, images_of: splits.SplitImages | None = None) -> He
     check_provenance(features.provenance, params, str(path))
     if features.sha256 != [row.sha256 for row in rows]:
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
-    with_objects = HEADS[params.head].finds_objects
-    if with_objects and not any(row.objects for row in rows):
+    with_objects, boxes = HEADS[params.head].finds_objects, any(row.objects for row in rows)
+    if with_objects and not boxes:
         raise UserError(f"`head`: {params.head} finds objects, and dataset {params.dataset} has no boxes.")
     labels = [{box.label for box in row.objects} if with_objects else {row.label} for row in rows]
     classes = sorted(set().union(*labels) - {""}, key=natural)
+    if boxes and len(classes) == 1 and not with_objects:
+        finding = ", ".join(heads_for("detection"))
+        raise UserError(
+            f"`head`: {params.head} names the class of an image, and every image of dataset {params.dataset} is of "
+            f"class {classes[0]}. Take a head that finds the objects ({finding}), as in recipe bccd-anchors."
+        )
     position_of = {row.sha256: position for position, row in enumerate(rows)}
     layers, levels = _layers(features, params)
     split_data = {}
@@ -211,7 +219,7 @@ def load_data(params: Params, images_of: splits.SplitImages | None = None) -> He
         _refuse_too_few_labels(split_data)
     labelled = [[_labels_of(rows[position]) for position in split.index_positions] for split in split_data.values()]
     identity = hashlib.sha256(json.dumps(labelled).encode()).hexdigest()
-    return HeadData(classes, split_data, features.provenance, identity, levels)
+    return HeadData(classes, split_data, features.provenance, identity, levels, boxes)
 
 
 def _refuse_too_few_labels(split_data: Mapping[str, SplitData]) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from stages import files
 
+LEVEL = 0.005  # half a point of accuracy
+LOSS_LEVEL = 0.05  # of the loss of different heads
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -63,6 +66,22 @@ def score(loss: float, accuracy: float | None, *, monitor: str, map_50: float | 
     if monitor == "val_loss":
         return loss, -(accuracy or 0.0)
     return -((accuracy if monitor == "val_accuracy" else map_50) or 0.0), loss
+
+
+def choose(scores: Sequence[tuple[float, float]], tolerance: float = 0.0) -> int:
+    """Which of several results on validation to take: the position of the first with a low loss, of the most accurate.
+
+    Those within LEVEL of the highest accuracy count as equally accurate: so small a difference is chance, and the loss,
+    to which every image contributes, tells them apart better.
+
+    Args:
+        scores: accuracy in [0, 1] and cross-entropy of each, the simplest first.
+        tolerance: losses above the lowest by no more than this share of it count as equal.
+    """
+    least = max(accuracy for accuracy, _ in scores) - LEVEL
+    accurate = [position for position, (accuracy, _) in enumerate(scores) if accuracy >= least]
+    lowest = min(scores[position][1] for position in accurate)
+    return next(position for position in accurate if scores[position][1] <= (1 + tolerance) * lowest)
 
 
 def write(path: Path, history: Sequence[Epoch]) -> None:

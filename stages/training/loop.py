@@ -25,6 +25,9 @@ from stages.training.tasks import EpochScores, Task
 # Knobs that a head does not depend on, or only through its features and its data.
 NOT_TRAININGS = {"root", "device", "split", "extract", "lr_sweep", "decide", "bad_images", "datasets"}
 
+HOPELESS_SHARE = 1 / 3  # of the epochs after which training may be given up,
+HOPELESS_ERRORS = 3.0  # if it is so many standard errors behind
+
 
 @dataclass
 class Progress:
@@ -61,9 +64,18 @@ class TrainingRun:
     params: Params
     task: Task
     checkpoint: Checkpoint
+    reach: float | None = None
 
 
-def fit(head: str, data: HeadData, *, params: Params, device: torch.device, last: bool = False) -> TrainResult:
+def fit(
+    head: str,
+    data: HeadData,
+    *,
+    params: Params,
+    device: torch.device,
+    last: bool = False,
+    reach: float | None = None,
+) -> TrainResult:
     """Trains a head, and whatever each phase unfreezes of the rest of the backbone.
 
     The best epoch by `monitor` on the validation split is kept, and a phase begins with the best epoch so far. The same
@@ -76,9 +88,10 @@ def fit(head: str, data: HeadData, *, params: Params, device: torch.device, last
         params: everything that is set for training.
         device: where to train.
         last: keep the last epoch, whatever validation says.
+        reach: a validation accuracy that another head has reached; training is given up where this one is far below.
 
     Raises:
-        UserError: a phase names a module that the rest does not have, or the loss is not finite.
+        UserError: a phase names a module that the rest does not have, the loss is not finite, or training is given up.
     """
     train, val = (data.splits[name].to(device) for name in ("train", "val"))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -87,7 +100,8 @@ def fit(head: str, data: HeadData, *, params: Params, device: torch.device, last
         trained = _trained(module, params)
         task = tasks.task_of(head, module, knobs, data=data, params=params)
         checkpoint = Checkpoint(inputs(head, data, params=params, device=device))
-        run, progress, saved = TrainingRun(module, train, val, params, task, checkpoint), Progress(), checkpoint.load()
+        run = TrainingRun(module, train, val, params, task, checkpoint, reach)
+        progress, saved = Progress(), checkpoint.load()
         if saved:
             progress = Progress(**saved["progress"])
             progress.history = [Epoch(**row) for row in saved["history"]]
@@ -230,9 +244,24 @@ def _phase(run: TrainingRun, phase: Phase, number: int, progress: Progress, save
             raise UserError(f"The loss is not finite in epoch {epoch}: try a smaller `lr` (now {rate:g}).")
         row = Epoch(epoch, number, lr, loss, scores.loss, accuracy, scores.accuracy, scores.map_50)
         progress.add(row, module, params.monitor)
+        if run.reach is not None:
+            _give_up(run, progress, run.reach)
         if isinstance(schedule, lr_scheduler.ReduceLROnPlateau):
             schedule.step(scores.loss)
         run.checkpoint.save(_state(progress, module, optimizer, schedule, run.train.y.device))
+
+
+def _give_up(run: TrainingRun, progress: Progress, reach: float) -> None:
+    """Ends training where after a share of the epochs it is far below an accuracy, more than chance explains."""
+    epochs, limit = len(progress.history), sum(phase.epochs for phase in plan(run.params))
+    best = max(epoch.val_accuracy or 0.0 for epoch in progress.history)
+    rate = (reach * len(run.val.y) + 1) / (len(run.val.y) + 2)  # by the rule of succession: 100% of few is no certainty
+    error = math.sqrt(rate * (1 - rate) / len(run.val.y))
+    if epochs == math.ceil(limit * HOPELESS_SHARE) and best < reach - HOPELESS_ERRORS * error:
+        run.checkpoint.drop()
+        raise UserError(
+            f"After {epochs} of {limit} epochs {best:.1%} of the validation images are right, far below {reach:.1%}."
+        )
 
 
 def _shortest(module: HeadModel, train: SplitData, val: SplitData) -> tuple[HeadModel, SplitData, SplitData]:

@@ -1,5 +1,6 @@
-"""Ridge regression against numpy's direct solution."""
+"""Heads in closed form: ridge regression against scikit-learn's, the choice of a solution, and a refit."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from torch.nn import functional as F
 
 from stages.heads import ridge
-from stages.heads.contract import gram_matrix
-from stages.training import closed_form
+from stages.heads.contract import LabelledVectors, best_scale, module_of
+from stages.training import closed_form, history
 from stages.training.data import HeadData, SplitData
 from stages.training.model import TrainResult
 
@@ -40,25 +42,46 @@ def toy(columns: int, train: int = 60, val: int = 40, noise: float = 2.0) -> Hea
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(30, 8), (8, 30), (10, 10)], ids=["primal", "dual", "square"])
-def test_every_strength_is_solved_as_numpy_does(rows: int, columns: int) -> None:
+def test_every_strength_is_that_of_scikit_learn(rows: int, columns: int) -> None:
     random = np.random.default_rng(1)
-    x, y = random.normal(size=(rows, columns)), random.normal(size=(rows, 3))
-    vectors = torch.from_numpy(x)
-    actual = ridge._solve(vectors, gram_matrix(vectors), torch.from_numpy(y))
-    assert ridge.STRENGTHS == (1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100, 1000, 10_000)
-    for strength, weights in zip(ridge.STRENGTHS, actual, strict=True):
-        expected = np.linalg.solve(x.T @ x + strength * rows * np.eye(columns), x.T @ y)
-        np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-6, atol=1e-9)
+    x, labels = 7 + 3 * random.normal(size=(rows, columns)), np.arange(rows) % 3
+    train = LabelledVectors(torch.from_numpy(x), torch.from_numpy(labels))
+    actual = ridge._solve(train, 3, ridge.STRENGTHS)
+    assert ridge.STRENGTHS[0] == pytest.approx(1e-3) and ridge.STRENGTHS[-1] == 100
+    for strength, (weights, bias) in zip(ridge.STRENGTHS, actual, strict=True):
+        reference = Ridge(alpha=strength * x.var(0).mean() * rows).fit(x, np.eye(3)[labels])
+        np.testing.assert_allclose(weights.numpy(), reference.coef_.T, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(bias.numpy(), reference.intercept_, rtol=1e-6, atol=1e-9)
 
 
-def test_primal_and_dual_agree() -> None:
-    random = torch.Generator().manual_seed(2)
-    x = torch.randn(12, 12, generator=random, dtype=torch.float64)
-    y = torch.randn(12, 4, generator=random, dtype=torch.float64)
-    wide = torch.cat([x, torch.zeros(12, 1, dtype=torch.float64)], 1)  # a column of zeros makes it dual
-    for primal, dual in zip(ridge._solve(x, gram_matrix(x), y), ridge._solve(wide, gram_matrix(wide), y), strict=True):
-        torch.testing.assert_close(dual[:-1], primal, rtol=1e-8, atol=1e-10)
-        assert not dual[-1].any()
+def test_the_unit_and_the_origin_of_the_features_do_not_matter() -> None:
+    x, labels = torch.randn(40, 6, generator=torch.Generator().manual_seed(2)), torch.arange(40) % 3
+    first = ridge._solve(LabelledVectors(x, labels), 3, ridge.STRENGTHS)
+    moved = ridge._solve(LabelledVectors(5 + 100 * x, labels), 3, ridge.STRENGTHS)
+    for (weights, bias), (other_weights, other_bias) in zip(first, moved, strict=True):
+        torch.testing.assert_close(x.double() @ weights + bias, (5 + 100 * x).double() @ other_weights + other_bias,
+                                   rtol=1e-4, atol=1e-5)  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [6, 100])
+@pytest.mark.parametrize("head", ["ridge", "lda", "logistic", "knn"])
+def test_a_refit_is_the_same_settings_on_train_and_val_together(
+    workplace: Path, params: Make, head: str, columns: int
+) -> None:
+    data, chosen_params = toy(columns), params(head=head)
+    chosen = closed_form.fit(head, data, params=chosen_params, device=CPU)
+    again = closed_form.refit(head, data, params=chosen_params, device=CPU, chosen=chosen)
+    assert again.notes == chosen.notes and again.history == chosen.history
+    assert not again.module.training and not any(p.requires_grad for p in again.module.parameters())
+    both = data.splits["train"].join(data.splits["val"])
+    model = copy.deepcopy(again.module)
+    vectors = closed_form.normalized(model, both, both).train
+    module_of(head).solve(model.head, vectors, chosen.notes)  # type: ignore[attr-defined]
+    x = data.splits["test"].evaluation_vectors
+    with torch.inference_mode():
+        assert torch.equal(model(x), again.module(x))
+        assert head == "knn" or not torch.equal(chosen.module(x), again.module(x))
+    assert again.knobs == chosen.knobs | ({"rows": len(both.y)} if head == "knn" else {})
 
 
 @pytest.mark.parametrize("columns", [6, 100])
@@ -69,33 +92,31 @@ def test_the_head_is_the_best_strength_on_validation(columns: int, fit: Callable
     mean, std = x.mean(0), x.std(0)
     std = std.clip(np.sqrt((std**2).mean()))
     x, v = (x - mean) / std, (v - mean) / std
-    frequencies = np.bincount(train.y, minlength=3) / len(x)
-    y = np.eye(3)[train.y] - frequencies
     candidates = []
     for strength in ridge.STRENGTHS:
-        weights = np.linalg.solve(x.T @ x + strength * len(x) * np.eye(columns), x.T @ y)
-        values = torch.from_numpy(v @ weights + frequencies)
+        reference = Ridge(alpha=strength * x.var(0).mean() * len(x)).fit(x, np.eye(3)[train.y])
+        values = torch.from_numpy(reference.predict(v))
         losses = {scale: float(F.cross_entropy(scale * values, val.y)) for scale in ridge.SCALES}
         scale = min(losses, key=losses.__getitem__)
         accuracy = float((values.argmax(1) == val.y).double().mean())
-        candidates.append((-round(accuracy, 6), losses[scale], strength, scale, weights))
-    best = min(candidates, key=lambda candidate: candidate[:2])
+        candidates.append((round(accuracy, 6), losses[scale], strength, scale, reference))
+    best = candidates[history.choose([candidate[:2] for candidate in candidates])]
     fitted = fit(data)
     assert fitted.notes == {"strength": best[2], "scale": best[3]}
     with torch.inference_mode():
         logits = fitted.module(val.evaluation_vectors)
-    np.testing.assert_allclose(logits, best[3] * (v @ best[4] + frequencies), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(logits, best[3] * best[4].predict(v), rtol=1e-3, atol=1e-3)
     (epoch,) = fitted.history
     assert (epoch.epoch, epoch.lr, fitted.best_epoch) == (1, None, 1)
     assert epoch.val_loss == pytest.approx(best[1], rel=1e-4)
-    assert epoch.val_accuracy == pytest.approx(-best[0], abs=1e-6)
+    assert epoch.val_accuracy == pytest.approx(best[0], abs=1e-6)
 
 
 def test_the_scale_is_the_one_with_the_lowest_cross_entropy() -> None:
     labels = torch.arange(40) % 4
     values = F.one_hot(labels, 4).double()
     values[:4] = values[:4].roll(1, 1)  # one in ten is wrong: too large a scale is punished
-    scale, loss = ridge._best_scale(values, labels)
+    scale, loss = best_scale(values, labels, ridge.SCALES)
     losses = [float(F.cross_entropy(candidate * values, labels)) for candidate in ridge.SCALES]
     assert loss == min(losses) and scale == ridge.SCALES[losses.index(loss)]
     assert scale == pytest.approx(np.log(27), rel=0.07)  # 0.9 = e^s / (e^s + 3)
