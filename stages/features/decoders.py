@@ -48,7 +48,7 @@ FEW_IMAGES = 20_000  # that are computed before processes, which take seconds to
 MOST_PROCESSES = 64
 COMPARED = 16  # images of each run, whose views by a GPU are held against those by the CPU
 MOST_DIFFERENT = 3.0  # of 255, on average: shrinking while decoding alone makes 0.7
-CHUNK = 8  # images that a process decodes per call
+MOST_CHUNK = 32  # images that a process decodes per call: each call costs this process as much as decoding one image
 
 
 @dataclass(frozen=True)
@@ -220,16 +220,16 @@ class Processes:
     Args:
         count: of processes.
         parts: that are computed at a time.
+        images: of a part, at most.
         window: the largest of any part.
 
     Raises:
         OSError: the system has no room for the memories, or no locks for the processes.
     """
 
-    chunk = CHUNK
-
-    def __init__(self, count: int, *, parts: int, window: Window) -> None:
-        self.ahead = max(AHEAD, 2 * count * CHUNK)
+    def __init__(self, count: int, *, parts: int, images: int, window: Window) -> None:
+        self.chunk = max(1, min(MOST_CHUNK, images // count))
+        self.ahead = max(AHEAD, min(2 * count * self.chunk, images))
         memories = [SharedMemory(window.size(self)) for _ in range(parts)]
         self._memories = Turns(enumerate(memories))
         context = multiprocessing.get_context("spawn")
@@ -406,19 +406,20 @@ class Decoding:
 
 
 @contextmanager
-def pick_decoders(images: int, *, parts: int, window: Window) -> Iterator[Decoders]:
+def pick_decoders(total: int, *, parts: int, images: int, window: Window) -> Iterator[Decoders]:
     """Who decodes so many images: processes where both they and the cores are many, else the threads of this process.
 
     Args:
-        images: that will be decoded.
+        total: number of images that will be decoded.
         parts: as `Processes` has it.
+        images: the same.
         window: the same.
     """
-    if images < FEW_IMAGES or cores() <= FEW_CORES:
+    if total < FEW_IMAGES or cores() <= FEW_CORES:
         yield THREADS
         return
     try:
-        processes = Processes(min(cores(), MOST_PROCESSES), parts=parts, window=window)
+        processes = Processes(min(cores(), MOST_PROCESSES), parts=parts, images=images, window=window)
     except (OSError, ImportError) as error:
         print(
             f"Images are decoded by threads, which takes longer on {cores()} cores: processes cannot share memory here "

@@ -462,7 +462,8 @@ def _decoders(spec: Spec, parts: Sequence[Part]) -> AbstractContextManager[Decod
     if extractor.engine is None or extractor.decoder:
         return nullcontext(THREADS)
     window = _window(extractor, max(len(part.views) for part in parts))
-    return pick_decoders(sum(len(part.images) for part in parts), parts=PARTS, window=window)
+    counts = [len(part.images) for part in parts]
+    return pick_decoders(sum(counts), parts=PARTS, images=max(counts), window=window)
 
 
 def compute_parts(

@@ -42,7 +42,7 @@ def harmful_begin(*arguments: Any) -> None:
 def main() -> None:
     decoding.decode = harmful
     watchdog.LIMIT = float(os.environ.get("LIMIT", "600"))
-    decoders.FEW_IMAGES, decoders.CHUNK, decoders.Processes.chunk = 0, 2, 2
+    decoders.FEW_IMAGES, decoders.MOST_CHUNK = 0, 2
     decoders.cores = lambda: 2
     decoders.FEW_CORES = int(os.environ.get("FEW_CORES", "1"))
     decoders.begin = harmful_begin

@@ -43,7 +43,7 @@ def forget_extractors() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def two() -> Iterator[Processes]:
     """Two processes."""
-    started = Processes(2, parts=2, window=WINDOW)
+    started = Processes(2, parts=2, images=16, window=WINDOW)
     yield started
     started.pool.shutdown()
 
@@ -84,7 +84,7 @@ def test_an_error_of_a_process_comes_with_the_result(workplace: Path, class_fold
 @pytest.mark.parametrize(("images", "cores"), [(100, 64), (1_000_000, 4)])
 def test_threads_decode_few_images_or_on_few_cores(images: int, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoders, "cores", lambda: cores)
-    with pick_decoders(images, parts=2, window=WINDOW) as chosen:
+    with pick_decoders(images, parts=2, images=512, window=WINDOW) as chosen:
         assert chosen is THREADS
 
 
@@ -99,7 +99,7 @@ def test_without_shared_memory_threads_decode(
 
     monkeypatch.setattr(decoders, "cores", lambda: 64)
     monkeypatch.setattr(module, name, refuse)
-    with pick_decoders(1_000_000, parts=2, window=WINDOW) as chosen:
+    with pick_decoders(1_000_000, parts=2, images=512, window=WINDOW) as chosen:
         assert chosen is THREADS
     assert "decoded by threads, which takes longer on 64 cores" in capsys.readouterr().err
 
@@ -110,7 +110,7 @@ def test_a_process_that_ends_is_an_error_where_nobody_watches(monkeypatch: pytes
     monkeypatch.setattr(watchdog, "_notes", None)
     with (
         pytest.raises(UserError, match=r"A process that decodes images has ended: out of memory\? What is finished"),
-        pick_decoders(1, parts=1, window=WINDOW),
+        pick_decoders(1, parts=1, images=512, window=WINDOW),
     ):
         raise BrokenProcessPool
 
