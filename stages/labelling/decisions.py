@@ -70,7 +70,7 @@ def decided(table: Iterable[Labelled], rows: Sequence[IndexRow], earlier: Iterab
         if path not in asked and row_of[path].label:
             raise UserError(
                 f"{labelled.where}: {path} has the label {row_of[path].label!r} already; "
-                "`python -m stages.review --apply` relabels (docs/review.md)."
+                "`python -m stages.review --apply FILE` relabels (docs/review.md)."
             )
         yield Correction(path, NO_LABEL, "", f"{RELABEL}{label}" if label else DROP)
 
