@@ -101,7 +101,7 @@ def run() -> None:
         default=[],
         dest="overrides",
         metavar="KNOB=VALUE",
-        help="check only that there is such a knob, as `coldcut exp run -S` does",
+        help="check only that there is such a knob, as `coldcut exp run` does before DVC starts",
     )
     parser.add_argument("--mark", type=Path, metavar="FILE", help="a file to write once all is well")
     command.run(main, parser.parse_args())

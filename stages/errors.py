@@ -8,6 +8,7 @@ VERBS = {"are": "is", "were": "was", "have": "has", "do": "does"}
 VERBS |= {verb: f"{verb}s" for verb in ("lie", "stand", "take", "show", "count")}
 
 
+REPAIR = "`python -m stages.store verify --repair`, then `dvc repro`"  # what helps where a file of results is damaged
 AS_GOOD = 0.1  # a name is proposed beside the nearest one if it is less like by this at most
 
 

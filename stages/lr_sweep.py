@@ -21,7 +21,9 @@ def main(params: Params) -> dict[str, object]:
         content = range_test.suggestion(points, params.lr_sweep.steps).as_json()
     range_test.write(paths.PLOTS / "lr_sweep.csv", points)
     files.write_json(paths.REPORTS / "lr_sweep.json", content)
-    return {"steps": len(points), **{f"suggested {name}": value for name, value in content.items() if value}}
+    if reason := content.get("reason"):
+        return {"steps": len(points), f"rates suggested, as {reason}": 0}
+    return {"steps": len(points), **{f"suggested {name}": value for name, value in content.items()}}
 
 
 def _has_rate(params: Params) -> bool:

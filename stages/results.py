@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stages import paths
-from stages.errors import UserError
+from stages.errors import REPAIR, UserError
 
 log = logging.getLogger(__name__)
 Parsed = TypeVar("Parsed")
@@ -50,4 +50,4 @@ def read_csv(path: Path, parse: Callable[[dict[str, str]], Parsed]) -> list[Pars
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be read ({error!r}): `dvc repro` writes it again.")
+    return UserError(f"{path} cannot be read ({error!r}): {REPAIR} writes it again.")

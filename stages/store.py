@@ -21,7 +21,7 @@ from pathlib import Path
 from stages import command, files, paths
 from stages.datasets.base import has_source
 from stages.datasets.unpack import UNPACKING
-from stages.errors import counted
+from stages.errors import REPAIR, counted
 from stages.features import audit, h5
 from stages.features.forecast import in_bytes
 from stages.features.store import common, fingerprint
@@ -156,7 +156,7 @@ def verify(*, repair: bool) -> bool:
         restored = audit.repair(damaged)
         print(f"{len(damaged)} removed, {len(restored)} of them restored from a copy. `dvc repro` makes the rest.")
     else:
-        print(f"{len(damaged)} damaged: `python -m stages.store verify --repair`, then `dvc repro`.")
+        print(f"{len(damaged)} damaged: {REPAIR}.")
     return repair or not damaged
 
 

@@ -19,7 +19,7 @@ from tests.dag import pipeline
 REPO = Path(__file__).parents[1]
 TOOLS = ("dvc", "git", "python", "coldcut", "pip", "make", "source")
 PATTERN = re.compile(rf"`(?:\.venv/bin/)?((?:{'|'.join(TOOLS)}) [^`]+)`")
-ALWAYS = {"dvc repro -f -s index", "dvc repro -f -s train", "dvc exp run -S lr=0.01"}  # at least these must be found
+ALWAYS = {"dvc repro -f -s index", "dvc repro -f -s extract", "dvc exp run -S lr=0.01"}  # at least these must be found
 
 
 def messages(path: Path) -> Iterator[str]:

@@ -164,7 +164,7 @@ def test_duplicates_across_official_splits_stay_in_the_first(class_folder: Make,
 
 
 def test_an_index_that_is_not_whole(workplace: Path) -> None:
-    with pytest.raises(UserError, match=r"data/index/toy.jsonl cannot be read .*`dvc repro -f -s index`"):
+    with pytest.raises(UserError, match=r"data/index/toy.jsonl cannot be read .*verify --repair`"):
         index_file.read("toy")
     paths.index("toy").parent.mkdir(parents=True)
     paths.index("toy").write_text('{"path": "a"')

@@ -9,7 +9,7 @@ from typing import Any
 
 from stages import files, paths
 from stages.datasets.base import Box
-from stages.errors import UserError
+from stages.errors import REPAIR, UserError
 
 log = logging.getLogger(__name__)
 FLAGS = ("difficult", "truncated", "crowd", "ignore")
@@ -57,7 +57,7 @@ def read(dataset: str) -> list[IndexRow]:
     try:
         return [_row(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): `dvc repro -f -s index` writes it again.") from None
+        raise UserError(f"{path} cannot be read ({error}): {REPAIR} writes it again.") from None
 
 
 def _values(row: IndexRow) -> dict[str, Any]:

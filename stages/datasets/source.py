@@ -8,7 +8,7 @@ from typing import Any
 from stages import files, paths
 from stages.datasets.base import SOURCES, has_source
 from stages.datasets.unpack import unpack
-from stages.errors import UserError
+from stages.errors import REPAIR, UserError
 
 
 def folder(dataset: str, options: Any, root: str) -> Path:
@@ -29,9 +29,7 @@ def folder(dataset: str, options: Any, root: str) -> Path:
     try:
         archives = json.loads((paths.raw(dataset) / SOURCES).read_text())["archives"]
     except (OSError, ValueError, KeyError):
-        raise UserError(
-            f"{paths.raw(dataset)} is missing or incomplete: `dvc repro -f -s download` fetches it."
-        ) from None
+        raise UserError(f"{paths.raw(dataset)} is missing or incomplete: {REPAIR} fetches it.") from None
     content = hashlib.sha256(json.dumps(archives, sort_keys=True).encode()).hexdigest()[:16]
     home = paths.unpacked(dataset) / content
     if not all((home / name).exists() for name in archives):

@@ -17,7 +17,7 @@ from stages.datasets import index_file
 from stages.datasets.base import natural
 from stages.datasets.grouping import NO_GROUPS, Groups, cut_groups
 from stages.datasets.index_file import IndexRow
-from stages.errors import UserError, counted, listed
+from stages.errors import REPAIR, UserError, counted, listed
 
 log = logging.getLogger(__name__)
 Parsed = TypeVar("Parsed")
@@ -431,4 +431,4 @@ def _read(dataset: str, parse: Callable[[Any], Parsed]) -> Parsed:
     try:
         return parse(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): `dvc repro -f -s split` writes it again.") from None
+        raise UserError(f"{path} cannot be read ({error}): {REPAIR} writes it again.") from None

@@ -110,7 +110,7 @@ class IndexSummary:
             "duplicates": len(duplicates),
             "of them across lists": sum(file.record.split != first.record.split for file, first in duplicates),
             "bad": len(self.contents.bad),
-            "not images": len(self.contents.not_images),
+            "other files": len(self.contents.not_images),
             "broken annotations": len(self.faults),
         }
         conflicts = sum(map(len, self.contents.conflicts))

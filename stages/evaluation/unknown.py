@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch.nn import functional as F
 
 from stages import files, paths
-from stages.errors import UserError
+from stages.errors import REPAIR, UserError
 from stages.training.data import SplitData
 from stages.training.model import pooled
 
@@ -101,7 +101,7 @@ def read() -> Known | None:
         tensors = load_file(PATH)
         return Known(tensors["vectors"], float(tensors["least"][0]))
     except (OSError, SafetensorError, KeyError, IndexError) as error:
-        raise UserError(f"{PATH} is damaged ({error}): `dvc repro -f -s evaluate` writes it again.") from None
+        raise UserError(f"{PATH} is damaged ({error}): {REPAIR} writes it again.") from None
 
 
 def _spread(count: int) -> list[int]:

@@ -23,10 +23,11 @@ def damaged() -> dict[Path, str]:
     """
     problems = _problems(parts(), check)
     problems |= _problems([*outs(), *cached()], h5.read)
+    problems |= _problems((path for path in _dvc_files() if not _starts_as_ours(path)), _check_cached)
     problems |= _problems(files_below(paths.store() / "downloads"), _check_download)
     problems |= _problems(files_below(paths.store() / "train", ".pt"), _check_training)
     inodes = {_inode(path) for path in problems}
-    return {path: f"{path} is damaged." for path in _dvc_files() if _inode(path) in inodes} | problems
+    return {path: f"{path} is damaged." for path in (*_dvc_files(), *results()) if _inode(path) in inodes} | problems
 
 
 def repair(damaged_files: Iterable[Path]) -> list[Path]:
@@ -62,6 +63,12 @@ def parts() -> list[Path]:
 def outs() -> list[Path]:
     """The feature files in `cache/features`."""
     return files_below(paths.main_checkout() / "cache" / "features", ".h5")
+
+
+def results() -> list[Path]:
+    """The files of all other outs, which are links to DVC's copies of them."""
+    folders = [paths.main_checkout() / name for name in ("data", "cache/head", "cache/predictions", "reports")]
+    return [path for folder in folders for path in files_below(folder)]
 
 
 def cached() -> list[Path]:
@@ -113,6 +120,13 @@ def _check_download(path: Path) -> None:
     algorithm, _, expected = path.parent.name.partition("-")
     if algorithm in ("sha256", "md5") and digest(path, algorithm) != f"{algorithm}:{expected}":
         raise UserError(f"{path} is damaged: its {algorithm} is not the one in the name of its folder.")
+
+
+def _check_cached(path: Path) -> None:
+    """DVC's copy of a file is named after its MD5, `ab/cdef…`, and so is its list of the files of a folder."""
+    expected = f"{path.parent.name}{path.stem}"
+    if path.parent.parent.name == "md5" and digest(path, "md5") != f"md5:{expected}":
+        raise UserError(f"{path} is damaged: its MD5 is not the one in its name.")
 
 
 def _check_training(path: Path) -> None:

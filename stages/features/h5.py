@@ -28,10 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stages import files
-from stages.errors import UserError
+from stages.errors import REPAIR, UserError
 
 USER_BLOCK = 512
-REPAIR = "`python -m stages.store verify --repair`, then `dvc repro`"
 MAGIC = b"coldcut features, sha256 of all bytes after the first 512: "
 BLOCK = 1 << 22
 HEAP = b"GCOL\1\0\0\0"  # HDF5's global heap begins so

@@ -222,9 +222,10 @@ def confident(run: RunResults) -> str:
     threshold, share = run.decide["confidence"], run.metrics["confident_share"]
     if not share:
         return f"No image gets a probability of {threshold:g} or more."
+    sure = round(share * len(run.judged))
     return (
-        f"{of_100(share)} of 100 images get a probability of {threshold:g} or more; of these, "
-        f"{of_100(run.metrics['confident_accuracy'])} of 100 are right."
+        f"{words.share_of(share, len(run.judged))} images get a probability of {threshold:g} or more; of these, "
+        f"{words.share_of(run.metrics['confident_accuracy'], sure)} are right."
     )
 
 
@@ -235,10 +236,10 @@ def unknown(run: RunResults) -> str:
     text = (
         "predict calls an image unknown if it is less similar to the training images than "
         f"{percent(run.decide['unknown'])} of the validation images are (decide.unknown). Of the images judged here "
-        f"{percent(share)} would be"
+        f"{words.share_of(share, len(run.judged))} would be"
     )
-    right = run.metrics.get("unknown_accuracy")
-    return f"{text}." if right is None else f"{text}, and {of_100(right)} of 100 of these get the right class."
+    right, unknown_images = run.metrics.get("unknown_accuracy"), round(share * len(run.judged))
+    return f"{text}." if right is None else f"{text}; of these, {words.share_of(right, unknown_images)} are right."
 
 
 def _spread(metrics: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from stages import paths
 from stages.datasets import index_file
 from stages.datasets.index_file import IndexRow
-from stages.errors import UserError
+from stages.errors import REPAIR, UserError
 from stages.reporting import rounds
 from stages.reporting.rounds import Round
 from stages.results import read_csv, read_evaluation, read_json, read_text
@@ -169,7 +169,7 @@ def arrays(name: str, split: str) -> dict[str, npt.NDArray[Any]]:
 
 def damaged(path: Path, why: str) -> UserError:
     """The error for predictions that are not those of this run."""
-    return UserError(f"{path} is damaged or of other images ({why}): `dvc repro -f -s evaluate`, then `dvc repro`.")
+    return UserError(f"{path} is damaged or of other images ({why}): {REPAIR}.")
 
 
 def _class(row: dict[str, str]) -> ClassRow:

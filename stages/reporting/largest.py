@@ -14,7 +14,7 @@ from stages.reporting.gather import ClassRow, RunResults
 from stages.reporting.objects import AnnotatedImage, Outline
 from stages.reporting.pictures import Album
 from stages.reporting.predictions import LargestPredictions
-from stages.reporting.words import Summary, of_100
+from stages.reporting.words import Summary
 
 SHOWN = 6  # images of each kind
 ANSWERS = {
@@ -88,7 +88,8 @@ class LargestPage:
         others = list[str]()
         for name, (own, other) in words.baselines(self.run).items():
             if name == "accuracy":
-                others.append(f"{other.name} would get {of_100(other.score)} of 100 classes right")
+                classes = words.share_of(other.score, int(has_object.sum()))
+                others.append(f"{other.name} would get {classes} classes right")
             else:
                 others.append(f"boxes overlap by {own.score:.0%} on average, {other.name} would by {other.score:.0%}")
         right = words.share_of(float(self.judged.right[has_object].mean()), int(has_object.sum()))

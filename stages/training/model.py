@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from stages import files
 from stages.backbones.device import training_precision
-from stages.errors import UserError
+from stages.errors import REPAIR, UserError
 from stages.heads.contract import module_of
 from stages.heads.registry import HEADS, INPUTS, heads_taking
 from stages.params import Params
@@ -250,6 +250,6 @@ def load_head(folder: Path) -> tuple[HeadModel, dict[str, Any]]:
         module = assemble(description["head"], shape, classes=classes, knobs=description["knobs"], rest=rest)
         module.load_state_dict(load_file(folder / "head.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder} has no complete head ({error}): `dvc repro -f -s train` trains it again.") from None
+        raise UserError(f"{folder} has no complete head ({error}): {REPAIR} trains it again.") from None
     module.eval()
     return module, description

@@ -239,7 +239,7 @@ def test_a_split_that_is_not_whole(workplace: Any, content: str | None) -> None:
     if content is not None:
         paths.split("toy").parent.mkdir(parents=True)
         paths.split("toy").write_text(content)
-    with pytest.raises(UserError, match=r"data/split/toy.json cannot be read .*`dvc repro -f -s split`"):
+    with pytest.raises(UserError, match=r"data/split/toy.json cannot be read .*verify --repair`"):
         splits.read("toy")
 
 

@@ -66,7 +66,7 @@ def test_it_is_written_and_read_whole(workplace: Path, known: unknown.Known) -> 
     read = unknown.read()
     assert read and torch.equal(read.vectors, known.vectors) and read.least == known.least
     unknown.PATH.write_bytes(unknown.PATH.read_bytes()[:50])
-    with pytest.raises(UserError, match=r"known\.safetensors is damaged .* evaluate` writes it again"):
+    with pytest.raises(UserError, match=r"known\.safetensors is damaged .*`dvc repro` writes it again"):
         unknown.read()
     unknown.write(None)
     assert unknown.read() is None

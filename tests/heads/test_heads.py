@@ -120,5 +120,5 @@ def test_a_head_that_is_not_whole_is_refused(trained: Make, workplace: Path, dam
         target.write_bytes(target.read_bytes()[:50])
     if damage in ("no json", "no weights"):
         target.unlink()
-    with pytest.raises(UserError, match=r"(?s)head has no complete head \(.*`dvc repro -f -s train` trains it again"):
+    with pytest.raises(UserError, match=r"(?s)head has no complete head \(.*then `dvc repro` trains it again"):
         model.load_head(folder)

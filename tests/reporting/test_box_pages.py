@@ -115,7 +115,7 @@ def test_boxes_of_other_images_are_refused(detector: Made) -> None:
     detector.write()
     run = gather.load("folder")
     (paths.PREDICTIONS / "boxes.safetensors").write_bytes(b"damaged")
-    with pytest.raises(UserError, match="dvc repro -f -s evaluate"):
+    with pytest.raises(UserError, match="store verify --repair"):
         page.markdown(run, {})
 
 
