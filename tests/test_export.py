@@ -31,6 +31,9 @@ Make = Callable[..., Any]
 COUNTS = (1, 3, 50)
 KINDS: dict[str, dict[str, Any]] = {
     "classifier": {"head": "mlp"},
+    "auto": {"head": "auto", "refit": "auto"},
+    "square roots": {"head": "ridge", "normalize": "sqrt", "refit": "trainval"},
+    "unit length": {"head": "lda", "normalize": "l2"},
     "folds": {"head": "ridge", "split": {"protocol": "kfold", "folds": 3}},
     "knn on two backbones": {"head": "knn", "backbone": "squeezenet1_1+resnet18"},
     "tokens of two backbones": {"head": "linear", "backbone": f"{VIT}+timm:test_vit2", "cut": "avg"},
@@ -44,7 +47,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "multiscale": {**OBJECTS, "head": "multiscale", "cut": "pyramid", "backbone": "resnet18"},
 }
 THREE = ("classifier", "largest", "detector")  # that every format is tried on
-QUICK = [*((kind, "onnx") for kind in THREE), ("a rest that trained", "torch"), ("tokens", "onnx")]
+QUICK = [
+    *((kind, "onnx") for kind in (*THREE, "square roots", "unit length")),
+    ("a rest that trained", "torch"),
+    ("tokens", "onnx"),
+]
 
 
 @pytest.fixture
