@@ -310,11 +310,14 @@ def test_slips_are_told_before_anything_runs(run: Make, knobs: dict[str, Any], m
 
 
 def test_images_without_boxes_are_told(class_folder: Callable[[int], Path], workplace: Path, params: Make) -> None:
-    chosen = params(dataset="folder", root=str(class_folder(8)), backbone="shufflenet_v2_x0_5", weights="random",
+    root = class_folder(8)
+    names = [path.relative_to(root) for path in sorted(root.rglob("*.jpg"))]
+    (root / "labels.csv").write_text("\n".join(["path,label", *(f"{name},{name.parent}" for name in names), ""]))
+    chosen = params(dataset="csv", root=str(root), backbone="shufflenet_v2_x0_5", weights="random",
                     image_size=64, cut="map", head="grid")  # fmt: skip
     for stage in (index, split, extract):
         stage.main(chosen)
-    with pytest.raises(UserError, match="`head`: grid finds objects, and dataset folder has no boxes"):
+    with pytest.raises(UserError, match="`head`: grid finds objects, and dataset csv has no boxes"):
         train.main(chosen)
 
 
