@@ -210,7 +210,7 @@ def labels_so_far(run: RunResults) -> str:
         return "Every image has a label by now."
     return (
         f"{waiting:,} of {len(run.rows):,} images have no label yet: they are neither trained on nor judged. "
-        "`python -m stages.label` asks for the labels that teach most (docs/labelling.md)."
+        "python -m stages.label asks for the labels that teach most (docs/labelling.md)."
     )
 
 
