@@ -25,6 +25,12 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.mark:
         live_run.claim()
+    if knobs := differing(read(), committed()):  # before what may be refused: -S leaves its values after an error too
+        more = f" and {len(knobs) - SHOWN} more" if len(knobs) > SHOWN else ""
+        print(
+            f"differs from the commit: {', '.join(knobs[:SHOWN])}{more} (`git checkout params.yaml` takes it back)",
+            flush=True,
+        )
     params = load()
     _check_modules(params)
     print(f"params.yaml is well-formed: {params.dataset}, {params.backbone}, {params.head} on {params.cut}")
@@ -42,9 +48,6 @@ def main(arguments: argparse.Namespace) -> int:
                 f"note: {folder} has no weights of {backbone}: they come from {host}. Where that cannot be reached, "
                 "fetch the file on another machine and pass it, -S weights=/path/to/FILE."
             )
-    if knobs := differing(read(), committed()):
-        more = f" and {len(knobs) - SHOWN} more" if len(knobs) > SHOWN else ""
-        print(f"differs from the commit: {', '.join(knobs[:SHOWN])}{more} (`git checkout params.yaml` takes it back)")
     if "DVC_EXP_NAME" in os.environ and not paths.index(params.dataset).exists():
         print('DVC\'s warnings "No file hash info found" name what this run will make: they are harmless.')
     if arguments.mark:

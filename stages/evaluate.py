@@ -61,7 +61,7 @@ def _what(params: Params) -> str:
     """What is about to be judged."""
     images, folds = splits.read(params.dataset), splits.read_folds(params.dataset)
     if folds:
-        return f"{len(folds)} heads {params.head} on {sum(map(len, folds)):,} images, each in its fold"
+        return f"{len(folds)} {params.head} heads on {sum(map(len, folds)):,} images, each in its fold"
     return f"{params.head} on {len(images['val']):,} val and {len(images['test']):,} test images"
 
 

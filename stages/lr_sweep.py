@@ -22,7 +22,8 @@ def main(params: Params) -> dict[str, object]:
     range_test.write(paths.PLOTS / "lr_sweep.csv", points)
     files.write_json(paths.REPORTS / "lr_sweep.json", content)
     if reason := content.get("reason"):
-        return {"steps": len(points), f"rates suggested, as {reason}": 0}
+        print(f"lr_sweep: no rate is suggested, as {reason}", flush=True)
+        return {"steps": len(points)}
     return {"steps": len(points), **{f"suggested {name}": value for name, value in content.items()}}
 
 

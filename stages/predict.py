@@ -91,7 +91,7 @@ def _introduce(loaded: Predictor) -> None:
     engine = [str(provenance[key]) for key in ("engine", "device", "precision") if key in provenance] or ["torch"]
     if "batch_size" in provenance:
         engine.append(f"batches of {provenance['batch_size']}")
-    if loaded.decide.tta:
+    if loaded.decide.tta and len(loaded.specs[0].views) > 1:
         engine.append(f"{len(loaded.specs[0].views)} views averaged")
     LOG.info(
         "%s on %s (cut %s, tap %s), %s, trained on %s; %s",

@@ -95,6 +95,13 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
     device = pick_device(params.device)
     competition = candidates.compete(data, params, device) if HEADS[params.head].candidates else None
     said = [BOXES] if competition and data.boxes else []
+    if competition:
+        winner = competition.winner
+        rate = "" if winner.head == "mlp" else "; `lr` and other knobs of training in epochs are those of mlp alone"
+        said.append(
+            f"auto takes head={winner.head} normalize={winner.normalize}, "
+            f"of {counted(len(competition.candidates), 'candidates')}{rate}"
+        )
     params, lr_from, about_lr = learning_rate.resolve(competition.winner if competition else params)
     origin = {"lr_from": lr_from} if lr_from else {}
     params = with_overrides(params, {"refit": "trainval" if refits(params, data, judged_by_folds) else "none"})

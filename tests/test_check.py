@@ -145,6 +145,14 @@ def test_it_names_what_differs_from_the_commit(home: Path, repository: Path) -> 
     assert "differs from the commit: head=ridge, lr=0.0051, extract.dtype=float32 (`git checkout params.yaml`" in said
 
 
+def test_it_names_them_before_an_error_too(home: Path, repository: Path) -> None:
+    commit(home)
+    turn(home, "\nlr: 0.001\n", "\nlr: fast\n")
+    done = run(home, repository)
+    assert done.returncode == 1 and "`lr` must be" in done.stderr
+    assert "differs from the commit: lr=fast" in done.stdout
+
+
 def test_a_knob_that_the_commit_lacks_is_no_difference() -> None:
     assert check.differing({"a": 1, "b": {"c": 2, "d": [1]}}, {"b": {"c": 2, "d": [2]}}) == ["b.d=[1]"]
 

@@ -96,7 +96,9 @@ def test_the_same_input_gives_the_same_bytes(run: Make, head: str) -> None:
     assert everything() == everything()
 
 
-def test_auto_leaves_what_the_head_that_it_takes_leaves_when_named(run: Make) -> None:
+def test_auto_leaves_what_the_head_that_it_takes_leaves_when_named(
+    run: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     def everything() -> dict[str, bytes]:
         folders = (paths.HEAD, paths.PREDICTIONS, paths.REPORTS)
         files_left = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
@@ -109,6 +111,8 @@ def test_auto_leaves_what_the_head_that_it_takes_leaves_when_named(run: Make) ->
     trained = [row for row in rows if not row["left_out"]]
     assert set(seconds) == {f"{row['head']} with normalize={row['normalize']}" for row in trained}
     assert len(rows) == len(registry.HEADS["auto"].candidates)
+    taken = f"auto takes head={rows[0]['head']} normalize={rows[0]['normalize']}, of {len(rows)} candidates"
+    assert taken in capsys.readouterr().out
     run(head=rows[0]["head"], normalize=rows[0]["normalize"], seeds=2)
     assert everything() == tried
 

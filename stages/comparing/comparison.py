@@ -157,6 +157,16 @@ class Comparison:
         paired = self.pair_of(self.best) or (self.pairs[0] if count == 2 and self.pairs else None)
         return f"{self.best.name} is the best of {count}: {score}. {paired.sentence if paired else ''}".strip()
 
+    def _best_on_validation(self) -> str:
+        """The revisions that validation would choose, in brackets; empty where not all have been validated."""
+        values = [self.on_validation(revision) for revision in self.revisions]
+        scores = [value for value in values if value is not None]
+        if len(scores) < len(values):
+            return ""
+        best = max(scores) if METRICS[self.headline].better == "higher" else min(scores)
+        names = [revision.name for revision, value in zip(self.revisions, values, strict=True) if value == best]
+        return f" ({', '.join(names)})"
+
     def _most_alike(self) -> list[str]:
         """Names of the most revisions that were evaluated on the same images; none where no two were."""
         groups = [[other for other in self.revisions if same_images(one, other)] for one in self.revisions]
@@ -181,8 +191,9 @@ class Comparison:
             caveats.append("There is no test split: these numbers are on validation, which also chose the epochs.")
         elif self.alike and len(self.revisions) > 2:
             caveats.append(
-                f"Whoever chooses the best of {len(self.revisions)} by the test images overrates it: choose by val, "
-                f"report test. And of 20 pairs that do not differ at all, one falls below p = {RARE} by chance."
+                f"Whoever chooses the best of {len(self.revisions)} by the test images overrates it: choose by val"
+                f"{self._best_on_validation()}, report test. And of 20 pairs that do not differ at all, one falls "
+                f"below p = {RARE} by chance."
             )
         return caveats
 

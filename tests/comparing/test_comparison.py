@@ -357,3 +357,16 @@ def test_revisions_that_can_be_compared_are_named(monkeypatch: pytest.MonkeyPatc
     answer = comparison.Comparison(revisions).answer()
     assert answer.endswith("These can be compared: `python -m stages.compare workspace a`.")
     assert comparison.Comparison(revisions[:2]).answer().endswith("none can be called the best.")
+
+
+def test_the_choice_of_validation_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def revision(name: str, val: float | None) -> Any:
+        metrics = {"task": "classification", "top1": 0.5, **({} if val is None else {"val_top1": val})}
+        return SimpleNamespace(name=name, metrics=metrics, split="test", answers=[], score=metrics.get)
+
+    monkeypatch.setattr(comparison, "same_images", lambda one, other: True)
+    values = {"HEAD": 0.8, "a": 0.9, "b": 0.9}
+    (caveat,) = comparison.Comparison([revision(name, val) for name, val in values.items()]).caveats()
+    assert "choose by val (a, b), report test" in caveat
+    (caveat,) = comparison.Comparison([*map(revision, values, values.values()), revision("c", None)]).caveats()
+    assert "choose by val, report test" in caveat
