@@ -128,7 +128,7 @@ def vary(params: Params, name: str, value: float) -> Params:
         return with_overrides(params, {name: value})
     except UserError as error:
         message = str(error).replace(f"{paths.PARAMS}: `{name}`", f"`--{name.replace('_', '-')}`")
-        raise UserError(message) from None
+        raise UserError(message.replace("must be auto or", "must be")) from None  # an axis has numbers alone
 
 
 def train_command(best: SweepRow, params: Params) -> str:

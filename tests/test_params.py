@@ -362,10 +362,11 @@ def test_a_root_that_a_colleague_has(text: str, workplace: Path) -> None:
     Path("data/index").mkdir()
     index = Path("data/index/folder.json")
     asked = turned(turned(text, "dataset: folder"), "root: /home/colleague/photos")
-    for root, options in [("/other", {}), ("/home/colleague/photos", {"more": 1})]:
-        index.write_text(json.dumps({"root": root, "options": options}))
+    options = loaded(text).datasets.folder.model_dump(mode="json")
+    for root, other in [("/other", options), ("/home/colleague/photos", options | {"strict": True})]:
+        index.write_text(json.dumps({"root": root, "options": other}))
         assert "there is no folder '/home/colleague/photos'" in refused(asked)
-    index.write_text(json.dumps({"root": "/home/colleague/photos", "options": {"exclude": [], "strict": False}}))
+    index.write_text(json.dumps({"root": "/home/colleague/photos", "options": options}))
     assert loaded(asked).root == "/home/colleague/photos"
     assert "there is no folder" in refused(turned(asked, "root: /home/colleague/others"))
 

@@ -62,7 +62,7 @@ def test_a_temporary_run_reuses_the_store(project: Project) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("lr: fast", "`lr` must be a valid number, found 'fast'"),
+        ("lr: fast", "`lr` must be auto or a valid number, found 'fast'"),
         ("lrr: 0.1", "`lrr` is not a parameter; did you mean lr?"),
         ("backbone: resnet81", "did you mean resnet18"),
         ("cut: map@4", "`cut` must be pooled, cls, "),

@@ -319,11 +319,11 @@ def test_licences_that_are_not_free_for_all_uses_are_named(backbone: str, cut: s
 
 def test_folds_are_told(made: Made, reported: Callable[[], tuple[str, str]]) -> None:
     spread = {"top1_mean": 0.9, "top1_sd": 0.02, "cross_entropy_mean": 0.4, "cross_entropy_sd": 0.03}
-    made.metrics = {"folds": 5, **spread, "unknown_share": 0.125, "unknown_accuracy": 0.5}
+    made.metrics = {"folds": 5, **spread, "unknown_share": 0.125, "unknown_accuracy": 2 / 3}
     page, text = reported()
     for said in (page, text):
         assert "24 images, each judged once, by the one of 5 heads that has not seen it" in said
         assert "top-1 90.0% ± 2.0%, cross-entropy 0.400 ± 0.030" in said and "first seed" not in said
         assert "one more head, for new images: trained on 18 images, chosen on 12" in said
-        assert "12.5% would be, and 50 of 100 of these get the right class" in said
+        assert "Of the images judged here 3 of 24 would be; of these, 2 of 3 are right." in said
     assert "images of the first of 5 heads; test: of all of them together" in page

@@ -40,8 +40,8 @@ def files(workplace: Path, params: Make) -> Make:
         rows = [IndexRow(f"{n}.jpg", sha(n), 8, 8, f"class {n % CLASSES}", (), None) for n in range(IMAGES)]
         index_file.write(paths.index("folder"), rows)
         chosen = params(
-            dataset="folder", root=str(workplace), backbone="squeezenet1_1", weights="random", cut=cut, views=columns,
-            head="squeezenet" if cut == "map" else "multiscale", **turned,
+            dataset="folder" if cut == "map" else "voc", head="squeezenet" if cut == "map" else "multiscale",
+            root=str(workplace), backbone="squeezenet1_1", weights="random", cut=cut, views=columns, **turned,
         )  # fmt: skip
         drawn = [sha(n) for n in generator.permutation(IMAGES)]
         split = {"train": drawn[:200], "val": drawn[200:300], "test": drawn[300:]}
