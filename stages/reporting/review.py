@@ -15,9 +15,9 @@ from stages.reviewing import suspicions
 from stages.reviewing.suspicions import COPIES, LABEL_IN_DOUBT, Suspicion
 
 SHOWN = 12  # suspicions of a kind that have a picture
-NOTHING = (
-    "Features and pixels show nothing wrong: no label in doubt, no image that is a copy of another, none that is odd."
-)
+NOTHING = "Features and pixels show nothing wrong: {}no image that is a copy of another, none that is odd."
+NO_DOUBT = "no label in doubt, "
+NOT_REVIEWED = " Labels are not reviewed, as images hold objects with labels of their own."
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,10 @@ def sentences(run: RunResults, right: npt.NDArray[np.bool_] | None, doubts: str 
     """
     in_force = [*not_learnt(run), *([doubts] if doubts else []), *corrections_in_force(run)]
     if not run.suspicions:
-        return [*([] if not_learnt(run) else [NOTHING]), *in_force]
+        if not_learnt(run):
+            return in_force
+        with_objects = any(row.objects for row in run.rows)
+        return [NOTHING.format("") + NOT_REVIEWED if with_objects else NOTHING.format(NO_DOUBT), *in_force]
     counts = [f"{len(group):,} {heading.lower()}" for heading, _, group in _grouped(run.suspicions) if group]
     said = [f"Found: {', '.join(counts)}. reports/review.csv lists all of them."]
     return [*said, *([text] if (text := without_leaks(run, right)) else []), *in_force]

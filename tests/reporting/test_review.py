@@ -6,7 +6,8 @@ from tests.reporting.synthetic import Made
 
 def test_nothing_suspected_is_said(reported: Callable[[], tuple[str, str]]) -> None:
     for text in reported():
-        assert "Features and pixels show nothing wrong" in text
+        assert "Features and pixels show nothing wrong: no image" in text
+        assert "Labels are not reviewed, as images hold objects" in text
 
 
 def test_classes_that_cannot_be_told_apart_put_no_label_in_doubt(
