@@ -36,14 +36,14 @@ def main(params: Params) -> dict[str, object]:
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
     split_of = {sha256: name for name, images in parts.items() for sha256 in images}
     pixels = _pixels(params, rows)
-    found, checked = suspect(
+    suspected, checked = suspect(
         rows,
         split_names=[split_of.get(row.sha256, "") for row in rows],
         conflicts=results.read_json(paths.index(params.dataset).with_suffix(".json"))["conflicts"],
         features=features,
         pixels=pixels,
     )
-    undecided = list(without_decided(found, corrections.read(params.dataset)))
+    undecided = list(without_decided(suspected, corrections.read(params.dataset)))
     summary = {"images": len(rows), **numbers(undecided, pixels, checked)}
     suspicions.write(paths.REPORTS / "review.csv", undecided)
     files.write_json(paths.REPORTS / "review.json", summary, indent=2)

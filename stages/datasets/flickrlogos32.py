@@ -128,6 +128,6 @@ def _boxes(home: Path, top: str, path: str) -> tuple[str, tuple[Box, ...], list[
             x, y, width, height = map(int, line.split())
             objects.append(Box(brand, (x, y, x + width, y + height)))
         except ValueError:
-            found = f"{top}{path} has {line!r}"
-            faults.append(AnnotationFault(top + name, f"expected {HEADER}", found, objects=1, label=brand))
+            detail = f"{top}{path} has {line!r}"
+            faults.append(AnnotationFault(top + name, f"expected {HEADER}", detail, objects=1, label=brand))
     return top + name, tuple(objects), faults

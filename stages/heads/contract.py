@@ -8,7 +8,7 @@ functions of `ObjectHead`, and may have
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -119,6 +119,29 @@ class Solution(NamedTuple):
     notes: Mapping[str, float]
     options: Mapping[str, Any] = {}
     val_loss: float | None = None
+
+
+def scaled(
+    layers: nn.Linear,
+    val: LabelledVectors,
+    solved: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    *,
+    notes: Sequence[Mapping[str, float]],
+    scales: Sequence[float],
+) -> Iterator[Solution]:
+    """Solutions whose scores are not logits, each with the scale that validation chooses.
+
+    Args:
+        layers: that hold each solution in its turn.
+        val: chooses the scale.
+        solved: weights (D, C) and a bias (C,) of each solution.
+        notes: of each solution.
+        scales: to choose from, from low to high.
+    """
+    for known, (weights, bias) in zip(notes, solved, strict=True):
+        scale, loss = best_scale(val.double @ weights + bias, val.labels, scales)
+        put(layers, scale * weights, scale * bias)
+        yield Solution({**known, "scale": scale}, val_loss=loss)
 
 
 class ClosedFormHead(Head, Protocol):

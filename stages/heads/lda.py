@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stages.blocks import HeadOptions
-from stages.heads.contract import LabelledVectors, Solution, best_scale, put
+from stages.heads.contract import LabelledVectors, Solution, put, scaled
 
 SHRINKAGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
 SCALES = tuple(10 ** (step / 20) for step in range(-60, 1))  # 0.001 to 1: what turns scores into logits
@@ -28,10 +28,8 @@ def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module
 def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
     """One solution for each of SHRINKAGES."""
     assert isinstance(layers, nn.Linear)
-    for shrinkage, (weights, bias) in zip(SHRINKAGES, _solve(train, layers.out_features, SHRINKAGES), strict=True):
-        scale, loss = best_scale(val.double @ weights + bias, val.labels, SCALES)
-        put(layers, scale * weights, scale * bias)
-        yield Solution({"shrinkage": shrinkage, "scale": scale}, val_loss=loss)
+    notes = [{"shrinkage": shrinkage} for shrinkage in SHRINKAGES]
+    yield from scaled(layers, val, _solve(train, layers.out_features, SHRINKAGES), notes=notes, scales=SCALES)
 
 
 def solve(layers: nn.Module, train: LabelledVectors, notes: Mapping[str, float]) -> Solution:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stages.blocks import HeadOptions
-from stages.heads.contract import LabelledVectors, Solution, best_scale, put
+from stages.heads.contract import LabelledVectors, Solution, put, scaled
 
 STRENGTHS = tuple(10 ** (power / 2) for power in range(-6, 5))  # 0.001 to 100, in multiples of the features' variance
 SCALES = tuple(10 ** (step / 20) for step in range(61))  # 1 to 1,000: what turns regression values into logits
@@ -26,10 +26,8 @@ def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -
     values are not logits: one scale for all, chosen on validation by cross-entropy, turns them into logits.
     """
     assert isinstance(layers, nn.Linear)
-    for strength, (weights, bias) in zip(STRENGTHS, _solve(train, layers.out_features, STRENGTHS), strict=True):
-        scale, loss = best_scale(val.double @ weights + bias, val.labels, SCALES)
-        put(layers, scale * weights, scale * bias)
-        yield Solution({"strength": strength, "scale": scale}, val_loss=loss)
+    notes = [{"strength": strength} for strength in STRENGTHS]
+    yield from scaled(layers, val, _solve(train, layers.out_features, STRENGTHS), notes=notes, scales=SCALES)
 
 
 def solve(layers: nn.Module, train: LabelledVectors, notes: Mapping[str, float]) -> Solution:

@@ -187,8 +187,8 @@ def _rate(row: dict[str, str]) -> tuple[float, float, float]:
 
 
 def _labels_checked() -> LabelCheck | None:
-    found = read_json(paths.REPORTS / "review.json")
-    known = {name: found[name] for name in LabelCheck._fields if name in found}
+    summary = read_json(paths.REPORTS / "review.json")
+    known = {name: summary[name] for name in LabelCheck._fields if name in summary}
     return LabelCheck(**known) if len(known) == len(LabelCheck._fields) else None
 
 

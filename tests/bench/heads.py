@@ -47,8 +47,8 @@ def main() -> None:
     for head in chosen:
         for normalize in NORMALIZATIONS:
             try:
-                one = with_overrides(params, {"head": head, "normalize": normalize})
-                named.append(score(train.fit(data, one, device), data, one, device))
+                named_params = with_overrides(params, {"head": head, "normalize": normalize})
+                named.append(score(train.fit(data, named_params, device), data, named_params, device))
             except UserError as error:
                 print(f"{head} {normalize}: {error}", flush=True)
                 continue

@@ -107,7 +107,7 @@ def clock(count: int) -> None:
     pixels = Pixels(np.ones(count, bool), thumbnails, 50 + looks[0], looks[1], 30 + looks[2])
     held, before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     started = time.perf_counter()
-    found, checked = suspect(
+    suspected, checked = suspect(
         images,
         split_names=["train", "test"] * (count // 2) + ["val"] * (count % 2),
         conflicts=[],
@@ -115,7 +115,7 @@ def clock(count: int) -> None:
         pixels=pixels,
     )
     seconds, cpu = time.perf_counter() - started, time.process_time() - before
-    counts = {name: value for name, value in numbers(found, pixels, checked).items() if value}
+    counts = {name: value for name, value in numbers(suspected, pixels, checked).items() if value}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
         f"{count:,} images: {seconds:.1f} s, {cpu:.0f} s of the CPU; {peak / 1e6:.2f} GB at most, of which "

@@ -172,7 +172,7 @@ def _labels(reader: str, image: Annotated) -> set[str]:
     """The classes that must be used or told lost if this image is in the set."""
     chosen = ALL_READERS[reader]
     if chosen.class_folders:
-        there = image.data is not None and reader != "folder"
-        return {image.path.partition("/")[0].lower()} if there else set()
+        counts = image.data is not None and reader != "folder"
+        return {image.path.partition("/")[0].lower()} if counts else set()
     labels = {label for label, _ in image.objects} if image.name is not None else set()
     return {label.strip() for label in labels} if chosen.write in VOC else labels

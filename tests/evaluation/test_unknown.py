@@ -19,9 +19,9 @@ def around(centre: int, count: int, seed: int, spread: float = 0.1) -> SplitData
 
 @pytest.fixture
 def known() -> unknown.Known:
-    found = unknown.learn({"train": around(0, 50, 0), "val": around(0, 100, 1)}, 0.05)
-    assert found
-    return found
+    learnt = unknown.learn({"train": around(0, 50, 0), "val": around(0, 100, 1)}, 0.05)
+    assert learnt
+    return learnt
 
 
 def test_the_share_of_val_is_unknown_and_what_lies_elsewhere(known: unknown.Known) -> None:
@@ -54,10 +54,10 @@ def test_maps_are_averaged_over_positions() -> None:
 def test_of_many_images_an_even_selection_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unknown, "MOST", 10)
     train = around(0, 91, 0)
-    found = unknown.learn({"train": train, "val": train}, 0.1)
-    assert found and len(found.vectors) == 10
+    learnt = unknown.learn({"train": train, "val": train}, 0.1)
+    assert learnt and len(learnt.vectors) == 10
     expected = torch.nn.functional.normalize(train.x[::10, 0]).half()
-    torch.testing.assert_close(found.vectors, expected)
+    torch.testing.assert_close(learnt.vectors, expected)
 
 
 def test_it_is_written_and_read_whole(workplace: Path, known: unknown.Known) -> None:

@@ -25,10 +25,10 @@ begin, decode = decoders.begin, decoding.decode
 
 
 def harmful(data: bytes) -> Any:
-    what = json.loads(os.environ.get("HARM", "{}")).get(str(len(data)))
-    if what == "crash":
+    harm = json.loads(os.environ.get("HARM", "{}")).get(str(len(data)))
+    if harm == "crash":
         ctypes.string_at(0)
-    elif what == "hang" or (what == "wait" and multiprocessing.parent_process()):
+    elif harm == "hang" or (harm == "wait" and multiprocessing.parent_process()):
         time.sleep(600)
     return decode(data)
 

@@ -102,9 +102,9 @@ def test_what_is_consumed_is_compared_with_params(
     chosen = params(**joined, weights="random")
     split = {name: [row.sha256 for row in rows[start::3]] for start, name in enumerate(("train", "val", "test"))}
     splits.write(paths.split("folder"), split, source="by hand", choices=chosen.split)
-    found = data.load_data(chosen)
-    assert found.shape == (1024,)
-    assert len(loop.fit("linear", found, params=chosen.model_copy(update={"epochs": 1}), device=CPU).history) == 1
+    joined_data = data.load_data(chosen)
+    assert joined_data.shape == (1024,)
+    assert len(loop.fit("linear", joined_data, params=chosen.model_copy(update={"epochs": 1}), device=CPU).history) == 1
     with pytest.raises(UserError, match="was extracted with image_size 64, params ask for 96"):
         data.load_data(params(**joined, weights="random", image_size=96))
     with pytest.raises(UserError, match="was extracted with image_size 96, params ask for 64"):
@@ -139,11 +139,11 @@ def test_every_head_on_vectors_takes_the_views_of_two_backbones(
     knobs = {"views": 3, "decide": {"tta": True}, "head": head, "backbone": "squeezenet1_1+resnet18"}
     chosen = params(**SMALL | knobs, dataset="folder", root=str(class_folder(8)))
     trained.finish(chosen)
-    found = data.load_data(chosen)
-    assert found.splits["train"].x.shape == (12, 3, 1024)
+    joined_data = data.load_data(chosen)
+    assert joined_data.splits["train"].x.shape == (12, 3, 1024)
     module, described = model.load_head(paths.HEAD)
     assert described["shape"] == [1024] and len(described["features"]["joined"]) == 2
-    averaged = model.averaged_logits(module, found.splits["test"], 3).softmax(1)
+    averaged = model.averaged_logits(module, joined_data.splits["test"], 3).softmax(1)
     kept = load_file(paths.PREDICTIONS / "probabilities.safetensors")["test"]
     torch.testing.assert_close(kept, averaged, atol=1e-5, rtol=0)
 

@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,8 @@ from stages.reporting.pictures import Picture, data_uri
 from tests import checkout
 from tests.dag.toy import BASE, CLASSES, draw_images
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if not CHROMIUM:
-    pytest.skip("no Chromium here (Debian's package chromium has one)", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api")
 FEW, MANY = ["ant", "bee", "cat"], [f"class {number}" for number in range(20)]
 HOSTILE = ['a "quoted", one', "</script><script>alert(1)</script>", " blank", "two\nlines"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 class Opened:

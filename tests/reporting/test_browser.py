@@ -1,8 +1,6 @@
 """The page in a real browser: nothing is loaded, nothing fails, and what moves does what it says."""
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +9,7 @@ import pytest
 from stages import paths
 from tests.reporting.conftest import _reported
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if not CHROMIUM:
-    pytest.skip("no Chromium here (Debian's package chromium has one)", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api")
 TASKS = ("classification", "detection", "largest")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
