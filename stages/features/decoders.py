@@ -289,7 +289,7 @@ class GpuDecoder:
             }
             if of_cpu and not decoded:
                 raise UserError(f"`extract.decoder`: the GPU decodes no JPEG here ({self._reason}). Take cpu.")
-            for image in of_cpu.keys() & decoded.keys():
+            for image in [image for image in of_cpu if image in decoded]:  # in their order: a set's is random
                 _compare(image, of_cpu[image], draw(image)[0][0])
             self._compared = bool(decoded)
         maps = work.into(slots, draw)
