@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from stages.blocks import HeadOptions
 from stages.heads.contract import LabelledVectors, Solution, put
+from stages.heads.optimizers import LBFGS
 
 STRENGTHS = tuple(10.0 ** (-power / 2) for power in range(-1, 11))  # 3 to 1e-5, in multiples of the features' variance
 PATIENCE = 2  # strengths in a row with a higher cross-entropy on validation, after them weaker ones are not tried
@@ -121,7 +122,7 @@ def minimise(
     bias_scale = curvature.rsqrt()
     x, penalty = axes.rows * scale, strength * scale.square()
     weight, bias = weight / scale, bias / bias_scale
-    optimizer = torch.optim.LBFGS(
+    optimizer = LBFGS(
         [weight, bias],
         max_iter=STEPS,
         tolerance_grad=gradient * strength**0.5,

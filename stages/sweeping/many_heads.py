@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 from tqdm import tqdm
 
+from stages.heads.optimizers import SGD
 from stages.params import Params
 from stages.training import loop, losses, schedules
 from stages.training.data import HeadData, SplitData
@@ -94,7 +95,7 @@ class _Head:
     diverged: bool = False
 
     def __post_init__(self) -> None:
-        rate = torch.optim.SGD([torch.zeros(1)], lr=self.params.learning_rate)
+        rate = SGD([torch.zeros(1)], lr=self.params.learning_rate)
         self.plateau = loop.make_schedule(rate, params=self.params, epochs=self.params.epochs, steps=1)
 
     def lr(self, step: int, steps: int) -> float:

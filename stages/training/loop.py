@@ -12,6 +12,7 @@ from torch.optim import lr_scheduler
 from tqdm import tqdm
 
 from stages.errors import UserError
+from stages.heads import optimizers
 from stages.params import Params, with_overrides
 from stages.training import schedules, tasks
 from stages.training.checkpoint import Checkpoint
@@ -195,8 +196,8 @@ def _trained(module: HeadModel, params: Params) -> int:
 def make_optimizer(groups: list[dict[str, Any]], params: Params) -> torch.optim.Optimizer:
     """AdamW, Adam or SGD with momentum over groups of parameters with their learning rates."""
     if params.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=params.momentum, weight_decay=params.weight_decay, fused=True)
-    kind = torch.optim.AdamW if params.optimizer == "adamw" else torch.optim.Adam
+        return optimizers.SGD(groups, momentum=params.momentum, weight_decay=params.weight_decay, fused=True)
+    kind = optimizers.AdamW if params.optimizer == "adamw" else optimizers.Adam
     return kind(groups, weight_decay=params.weight_decay, fused=True)  # one pass over the weights instead of ten
 
 

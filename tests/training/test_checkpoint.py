@@ -26,12 +26,12 @@ import os, sys, torch
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from stages import params
-from stages.training import checkpoint, fitted, loop
+from stages.training import checkpoint, loop, model
 from tests.training.test_checkpoint import toy
 torch.set_num_threads(1)
 checkpoint.SECONDS = 0
-found = loop.fit("mlp", toy(2000, 256), params.load(), torch.device("cpu"))
-fitted.store(Path("head"), found.module, {{"epochs": len(found.history)}})
+found = loop.fit("mlp", toy(2000, 256), params=params.load(), device=torch.device("cpu"))
+model.save_head(Path("head"), found.module, {{"epochs": len(found.history)}})
 """
 
 

@@ -120,7 +120,7 @@ def test_knobs_reach_the_optimizer(turned: Make) -> None:
         chosen = turned(optimizer=name, weight_decay=0.125, momentum=0.75)
         rates = [{"params": [first.weight], "lr": 0.25}, {"params": [second.weight], "lr": 0.5}]
         optimizer = loop.make_optimizer(rates, chosen)
-        assert type(optimizer) is kind
+        assert isinstance(optimizer, kind)
         for group, weight, lr in zip(optimizer.param_groups, (first.weight, second.weight), (0.25, 0.5), strict=True):
             assert (group["lr"], group["weight_decay"]) == (lr, 0.125)
             assert group.get("momentum", 0.75) == 0.75
