@@ -293,7 +293,7 @@ def _check_head(params: Params, path: str) -> None:
         raise UserError(
             f"{path}: `head` {params.head} finds objects, and dataset {params.dataset} has no boxes: take a head that "
             f"names the class of an image ({', '.join(heads_for('classification'))}), or a dataset with boxes (csv, "
-            "voc and coco read your own)."
+            "voc, coco and yolo read your own)."
         )
     if params.monitor == "val_map_50" and not spec.finds_objects:
         raise UserError(f"{path}: `monitor` val_map_50 needs a head that finds objects, found {params.head}.")

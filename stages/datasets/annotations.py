@@ -8,6 +8,8 @@ from stages.datasets.base import AnnotationFault, Box, Record
 
 TOLERANCE = 1.0  # pixels by which a box may leave its image without a message, because of rounding
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+PIXEL_DIGITS = 3
+Corners = tuple[float, float, float, float]
 
 
 class Objects(NamedTuple):
@@ -47,6 +49,7 @@ def fit(record: Record, size: tuple[int, int], orientation: int = 1) -> Objects:
         faults.append(AnnotationFault(file, "the image has another size", detail))
     for annotated in record.objects:
         box = replace(annotated, box=_turned(annotated.box, orientation, width, height)) if turned else annotated
+        box = replace(annotated, box=_in_pixels(annotated.box, width, height)) if record.in_shares else box
         x1, y1, x2, y2 = box.box
         left, top, right, bottom = inside = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
         where = f"{record.path}: {box.label} at {x1:g}, {y1:g}, {x2:g}, {y2:g}"
@@ -64,9 +67,13 @@ def fit(record: Record, size: tuple[int, int], orientation: int = 1) -> Objects:
     return Objects(tuple(boxes.values()), tuple(twice), faults, turned)
 
 
-def _turned(
-    box: tuple[float, float, float, float], orientation: int, width: int, height: int
-) -> tuple[float, float, float, float]:
+def _in_pixels(box: Corners, width: int, height: int) -> Corners:
+    """A box in shares of the image as a box in pixels, to PIXEL_DIGITS: files have six digits, which say no more."""
+    x1, y1, x2, y2 = (round(side * size, PIXEL_DIGITS) for side, size in zip(box, (width, height) * 2, strict=True))
+    return x1, y1, x2, y2
+
+
+def _turned(box: Corners, orientation: int, width: int, height: int) -> Corners:
     """A box of the stored image as a box of the shown one, which has `width` x `height` pixels.
 
     Stored rows are shown as columns: 5 transposes, 6 turns clockwise, 7 transposes the other way, 8 anticlockwise.

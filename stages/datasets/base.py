@@ -81,6 +81,8 @@ class Record:
         problem: why no file below the folder matches; empty if one does.
         excluded: how many of its objects the user leaves out.
         group: what it belongs to, such as a patient or a video, where the dataset tells: groups stay in one split.
+        in_shares: whether its boxes are in shares of the width and height that a viewer shows, as YOLO's are, and not
+            in pixels; `annotations.fit` turns them into pixels.
     """
 
     path: str
@@ -92,6 +94,7 @@ class Record:
     problem: str = ""
     excluded: int = 0
     group: str | None = None
+    in_shares: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,7 +208,7 @@ def _odd_classes(top: Folder, root: Path) -> Iterator[Note]:
     if kinds & MASKS and kinds & set(IMAGES) and kinds <= {*IMAGES, *MASKS}:
         raise UserError(
             f"`root`: {root / top.path} has {listed(sorted(top.folders))}, which are images and what belongs to them, "
-            "not classes. Expected class folders; boxes in files are read by the datasets voc, coco and csv."
+            "not classes. Expected class folders; boxes in files are read by the datasets voc, coco, yolo and csv."
         )
     names = sorted(top.image_folders)
     for name in names:

@@ -17,6 +17,7 @@ from stages.datasets import (
     voc0712,
     voc2007,
     voc2012,
+    yolo,
 )
 from stages.datasets.reasons import commonest
 from stages.errors import counted
@@ -65,3 +66,4 @@ class Datasets(Block):
     bccd: bccd.Options
     coco: coco.Options
     coco2017: coco2017.Options
+    yolo: yolo.Options

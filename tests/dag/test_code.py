@@ -29,7 +29,7 @@ HARMLESS = {  # modules that cannot change a result, so that nobody depends on t
     "stages.processes": "where something is computed, not what",
     "stages.stage": "what a stage prints, and how long it took",
     "stages.training.options": PARAMS,
-    "stages.yaml12": "reads params.yaml as DVC does",
+    "stages.yaml12": "reads YAML as DVC does",
 }
 DATASETS = tuple(Datasets.model_fields)
 STAGES = pipeline.load()

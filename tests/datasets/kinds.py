@@ -54,6 +54,7 @@ class Reader:
         class_folders: whether the folder of an image is its class.
         objects: whether it reads objects.
         labels: the classes that it knows; empty if it takes any.
+        file_of: the annotation file of an image of some name, where each image has a file of its own.
     """
 
     write: Callable[[Path, Sequence[Annotated]], None]
@@ -62,6 +63,7 @@ class Reader:
     class_folders: bool = False
     objects: bool = True
     labels: tuple[str, ...] = ()
+    file_of: Callable[[str], str] | None = None
 
 
 def write_coco(root: Path, images: Sequence[Annotated], name: str = "all.json") -> None:
@@ -101,9 +103,19 @@ def write_csv(root: Path, images: Sequence[Annotated]) -> None:
                 writer.writerows(rows or [[image.called, "", "", "", "", ""]])
 
 
+def without_suffix(name: str) -> str:
+    """A name without the suffix of an image."""
+    return re.sub(r"(?i)\.(jpe?g|png|heic|txt)$", "", name)
+
+
 def voc_annotation(name: str) -> str:
     """The annotation file of an image of this name."""
-    return re.sub(r"(?i)\.(jpe?g|png|heic|txt)$", "", name) + ".xml"
+    return f"{without_suffix(name)}.xml"
+
+
+def yolo_annotation(name: str) -> str:
+    """The label file of an image of this name."""
+    return f"{without_suffix(name)}.txt"
 
 
 def write_voc(root: Path, images: Sequence[Annotated], home: str = "") -> None:
@@ -120,6 +132,22 @@ def write_voc(root: Path, images: Sequence[Annotated], home: str = "") -> None:
             path = root / home / "Annotations" / voc_annotation(image.called)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"<annotation>{size}{objects}</annotation>", encoding="utf-8")
+
+
+def write_yolo(root: Path, images: Sequence[Annotated]) -> None:
+    """One file per image in `labels`, called like it; `data.yaml` names the classes."""
+    names = sorted({label for image in images for label, _ in image.objects} | {"ant"})
+    (root / "data.yaml").write_text(json.dumps({"nc": len(names), "names": names}), encoding="utf-8")
+    for image in images:
+        if image.name is not None:
+            lines = list[str]()
+            for label, (x1, y1, x2, y2) in image.objects:
+                shares = ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
+                sides = [f"{share / size:.6f}" for share, size in zip(shares, image.size * 2, strict=True)]
+                lines.append(" ".join([str(names.index(label)), *sides]))
+            path = root / "labels" / yolo_annotation(image.called)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def write_folder(root: Path, images: Sequence[Annotated]) -> None:
@@ -145,18 +173,21 @@ def write_flickrlogos32(root: Path, images: Sequence[Annotated]) -> None:
 READERS = {
     "coco": Reader(write_coco, "images", {"annotations": {"all": "all.json"}}),
     "csv": Reader(write_csv, "images"),
-    "voc": Reader(write_voc, "JPEGImages"),
+    "voc": Reader(write_voc, "JPEGImages", file_of=voc_annotation),
+    "yolo": Reader(write_yolo, "images", file_of=yolo_annotation),
     "folder": Reader(write_folder, ".", class_folders=True, objects=False),
 }
 BOXES = [name for name in READERS if READERS[name].objects]
 SENT = {"source": {"images": {"url": __file__}}}  # a file that is there
 BLOOD_CELLS = ("RBC", "WBC", "Platelets")
 ARCHIVES = {  # as they are unpacked
-    "bccd": Reader(partial(write_voc, home="BCCD"), "BCCD/JPEGImages", labels=BLOOD_CELLS),
+    "bccd": Reader(partial(write_voc, home="BCCD"), "BCCD/JPEGImages", labels=BLOOD_CELLS, file_of=voc_annotation),
     "caltech101": Reader(write_folder, f"caltech-101/{caltech101.FOLDER}", class_folders=True, objects=False),
     "coco2017": Reader(write_coco2017, "images"),
     "flickrlogos32": Reader(write_flickrlogos32, "FlickrLogos-v2/classes/jpg", SENT, class_folders=True),
-    "voc2007": Reader(partial(write_voc, home="VOC2007"), "VOC2007/JPEGImages", labels=voc.CLASSES[:4]),
+    "voc2007": Reader(
+        partial(write_voc, home="VOC2007"), "VOC2007/JPEGImages", labels=voc.CLASSES[:4], file_of=voc_annotation
+    ),
 }
 
 SPELLINGS: dict[str, Callable[[str], str]] = {
@@ -171,7 +202,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "of another machine": lambda path: f"/home/ann/{path}",
     "upwards": lambda path: f"../{path}",
 }
-ONLY_IN_TEXT = ("backslashes", "of another machine", "upwards")  # what no file of VOC can be called
+ONLY_IN_TEXT = ("backslashes", "of another machine", "upwards")  # what no file can be called
 
 
 def write(reader: str, root: Path, images: Sequence[Annotated]) -> dict[str, Any]:

@@ -29,14 +29,13 @@ from tests.datasets.kinds import (
     READERS,
     SPELLINGS,
     Annotated,
-    voc_annotation,
     write,
 )
 
 ALL_READERS = READERS | ARCHIVES
 SECONDS = float(os.environ.get("COLDCUT_FUZZ_SECONDS", "1"))
 EXAMPLES = 15  # at a time
-VOC = [reader.write for name, reader in ALL_READERS.items() if name in ("voc", "bccd", "voc2007")]
+VOC = ("voc", "bccd", "voc2007")
 LABELS = ("ant", "bee", "bee ", "señal")
 BOXES = ((4.0, 4.0, 20.0, 20.0), (10.0, 10.0, 30.0, 30.0), (5.0, 5.0, 5.0, 9.0), (90.0, 90.0, 95.0, 95.0))
 FOLDERS = ("", "cam 1/", "cam 1/deep/", "train/", "val/", "test/", "Ünder/", "images/", "masks/", "ant/", "bee/")
@@ -50,7 +49,7 @@ def sets(draw: st.DrawFn, reader: str, contents: Callable[[str, int], bytes | No
     """Images of one set: where they lie, what they hold, what annotations call them and say of them."""
     images, used, annotations = list[Annotated](), set[str](), set[str]()
     chosen = ALL_READERS[reader]
-    in_files, labels = chosen.write in VOC, (*chosen.labels, f"{chosen.labels[0]} ") if chosen.labels else LABELS
+    file_of, labels = chosen.file_of, (*chosen.labels, f"{chosen.labels[0]} ") if chosen.labels else LABELS
     for number in range(draw(st.integers(1, 7))):
         label = draw(st.sampled_from(labels))
         path = draw(st.sampled_from(FOLDERS)) + draw(st.sampled_from(STEMS)) + draw(st.sampled_from(SUFFIXES))
@@ -65,10 +64,11 @@ def sets(draw: st.DrawFn, reader: str, contents: Callable[[str, int], bytes | No
             continue
         used.add(path)
         objects = draw(st.lists(st.tuples(st.sampled_from(labels), st.sampled_from(BOXES)), max_size=3))
-        spellings = [name for name in SPELLINGS if not (in_files and name in ONLY_IN_TEXT)]
+        spellings = [name for name in SPELLINGS if not (file_of and name in ONLY_IN_TEXT)]
         spelled = SPELLINGS[draw(st.sampled_from(spellings))](path)
-        name = None if draw(st.integers(0, 5)) == 0 or voc_annotation(spelled) in annotations else spelled
-        annotations.add(voc_annotation(spelled) if in_files else "")
+        annotation = file_of(spelled) if file_of else spelled
+        name = None if draw(st.integers(0, 5)) == 0 or (file_of and annotation in annotations) else spelled
+        annotations.add(annotation)
         data = contents(draw(st.sampled_from(CONTENTS)), number)
         images.append(Annotated(path, data, tuple(objects), name))
     return images
@@ -175,4 +175,4 @@ def _labels(reader: str, image: Annotated) -> set[str]:
         counts = image.data is not None and reader != "folder"
         return {image.path.partition("/")[0].lower()} if counts else set()
     labels = {label for label, _ in image.objects} if image.name is not None else set()
-    return {label.strip() for label in labels} if chosen.write in VOC else labels
+    return {label.strip() for label in labels} if reader in VOC else labels

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from stages import paths
-from stages.datasets import annotations, coco, index_file, voc
+from stages.datasets import annotations, coco, index_file, voc, yolo
 from stages.datasets import csv as table
 from stages.datasets.base import Record
 from stages.errors import UserError
@@ -188,6 +188,35 @@ def test_tables(workplace: Path) -> None:
 
     fuzz(EDITS, reads)
     assert csv.field_size_limit() > 0
+
+
+LABELS = b"0 0.5 0.5 0.25 0.5\n1 0.1 0.1 0.9 0.1 0.5 0.8\n"
+DESCRIPTION = {"path": ".", "train": "images", "val": ["images"], "names": {0: "cell", 1: "other"}, "kpt_shape": None}
+
+
+@pytest.fixture
+def yolo_set(workplace: Path, jpeg: Callable[..., bytes]) -> Path:
+    """An image with its labels."""
+    for name, data in {"images/a.jpg": jpeg(), "labels/a.txt": LABELS, "data.yaml": b"names: [cell, other]"}.items():
+        (workplace / name).parent.mkdir(exist_ok=True)
+        (workplace / name).write_bytes(data)
+    return workplace
+
+
+def test_labels_of_yolo(yolo_set: Path) -> None:
+    def reads(edits: Edits) -> None:
+        (yolo_set / "labels/a.txt").write_bytes(edited(LABELS, edits))
+        fit(list(yolo.scan(yolo_set, yolo.Options(exclude=[], strict=False))))
+
+    fuzz(EDITS, reads)
+
+
+def test_descriptions_of_yolo(yolo_set: Path) -> None:
+    def reads(tree: Any) -> None:
+        (yolo_set / "data.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+        fit(list(yolo.scan(yolo_set, yolo.Options(exclude=[], strict=False))))
+
+    fuzz(altered(DESCRIPTION), reads)
 
 
 INDEX = [
