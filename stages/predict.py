@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import redirect_stdout
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -19,15 +18,17 @@ from stages.boxes.geometry import Detections
 from stages.command import LOG
 from stages.errors import UserError, counted
 from stages.features.extraction import load_extractor
-from stages.images.decode import decode
-from stages.prediction import answers, image_files, predictor
-from stages.prediction.image_files import ImageFile
+from stages.prediction import answers, image_files, outputs, predictor
+from stages.prediction.outputs import Output
 from stages.prediction.predictor import Predictor
 
 EXAMPLES = """\
   python -m stages.predict photo.jpg holiday/
   python -m stages.predict --json --top 1 holiday/ > predictions.jsonl
-  find . -name '*.jpg' | python -m stages.predict --out pictures -"""
+  find . -name '*.jpg' | python -m stages.predict --out pictures -
+  python -m stages.predict --format yolo --out labels holiday/
+  python -m stages.predict --format coco --out results.json --ids instances_val.json --confidence 0 holiday/"""
+PICTURES, COCO, YOLO = "pictures", "coco", "yolo"
 QUIET_SECONDS = 2  # before a progress bar shows
 TOLERANCE = (  # as measured on the built-in logos, between float32 and bfloat16
     "probabilities may differ by 0.02, a few by 0.15, scores of boxes by 0.06, their corners by 1 % of the image's side"
@@ -40,6 +41,7 @@ def main(arguments: argparse.Namespace) -> int:
         loaded = predictor.load()
     _check(arguments, loaded)
     _introduce(loaded)
+    output = _output(arguments, loaded) if arguments.out else None
     confidence = loaded.decide.confidence if arguments.confidence is None else arguments.confidence
     names: Iterable[str] = image_files.expand(arguments.paths)
     if image_files.STDIN not in arguments.paths:  # whose lines are answered as they come
@@ -52,26 +54,30 @@ def main(arguments: argparse.Namespace) -> int:
             if isinstance(prediction, Detections):
                 prediction = answers.confident(prediction, confidence, arguments.top)
             line = answers.answer(loaded, file, prediction, confidence=confidence, top=arguments.top)
-            if arguments.out and isinstance(prediction, Detections):
-                line["drawn"] = str(_draw(loaded, file, prediction, arguments.out))
+            if output and isinstance(prediction, Detections):
+                written = output.add(file, prediction)
+                line |= {output.key: str(written)} if output.key else {}
             tqdm.write(json.dumps(line) if arguments.json else answers.sentence(line), file=sys.stdout)
             sys.stdout.flush()
             count, failed = count + 1, failed + ("error" in line)
             progress.update()
     if not count:
         raise UserError("No path came on standard input: expected one per line, such as `find . -name '*.jpg'` gives.")
+    if output:
+        output.close()
     seconds = time.perf_counter() - started
     unread = f"; {failed} of them could not be read" if failed else ""
     LOG.info("%s in %.1f s%s", counted(count, "images"), seconds, unread)
     return int(failed > 0)
 
 
-def _draw(loaded: Predictor, file: ImageFile, detections: Detections, folder: Path) -> Path:
-    """Writes a picture of the image with its boxes; returns its path."""
-    from stages.prediction import drawing  # brings matplotlib for its font
-
-    pixels = decode(Path(file.path).read_bytes())
-    return drawing.write(drawing.draw(pixels, detections, answers.captions(loaded, detections)), folder, file)
+def _output(arguments: argparse.Namespace, loaded: Predictor) -> Output:
+    """Where the boxes go."""
+    if arguments.format == COCO:
+        return outputs.CocoResults(arguments.out, loaded, arguments.ids)
+    if arguments.format == YOLO:
+        return outputs.YoloLabels(arguments.out, loaded, arguments.paths)
+    return outputs.Pictures(arguments.out, loaded)
 
 
 def _check(arguments: argparse.Namespace, loaded: Predictor) -> None:
@@ -80,9 +86,19 @@ def _check(arguments: argparse.Namespace, loaded: Predictor) -> None:
     if arguments.top is not None and arguments.top < 1:
         raise UserError(f"`--top` must be at least 1, found {arguments.top}.")
     if arguments.out and (not loaded.finds_boxes or loaded.predicts == "class"):
+        raise UserError(f"`--out` writes boxes, but the head {loaded.described['head']} predicts none: leave it out.")
+    if arguments.format != PICTURES and not arguments.out:
         raise UserError(
-            f"`--out` writes pictures with boxes, but the head {loaded.described['head']} predicts none: leave it out."
+            f"`--format {arguments.format}` needs `--out`, a {'file' if arguments.format == COCO else 'folder'}."
         )
+    if arguments.format != PICTURES and loaded.predicts == "box":
+        raise UserError(
+            f"`--format {arguments.format}` needs classes, and this head predicts boxes alone: leave it out."
+        )
+    if arguments.ids and arguments.format != COCO:
+        raise UserError("`--ids` numbers COCO's results: add `--format coco`, or leave it out.")
+    if arguments.format == COCO and arguments.out.suffix.lower() != ".json":
+        raise UserError(f"`--format coco` writes one file: `--out` must end in .json, found {arguments.out.name!r}.")
 
 
 def _introduce(loaded: Predictor) -> None:
@@ -112,8 +128,20 @@ def run() -> None:
     parser.add_argument(
         "--out",
         type=paths.typed_path,
-        metavar="DIR",
-        help="folder for pictures with the boxes drawn in",
+        metavar="PATH",
+        help="folder for pictures with the boxes drawn in, or what `--format` says",
+    )
+    parser.add_argument(
+        "--format",
+        choices=(PICTURES, COCO, YOLO),
+        default=PICTURES,
+        help="of `--out`: pictures (a folder, the default), coco (COCO's results, a .json), yolo (a folder of labels)",
+    )
+    parser.add_argument(
+        "--ids",
+        type=paths.typed_path,
+        metavar="FILE",
+        help="annotations in COCO's format, whose numbers of images and categories the results have",
     )
     parser.add_argument(
         "--top",

@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from stages import paths, predict
+from stages import index, paths, predict
+from stages.boxes.geometry import Detections, GroundTruth
 from stages.datasets import index_file, splits
 from stages.evaluation import unknown
 from stages.features import h5
 from stages.features.extraction import load_extractor
+from stages.metrics import detection
 from stages.prediction import answers, image_files, predictor
 from stages.training import model
 from tests import trained
@@ -283,6 +285,115 @@ def test_pictures_have_the_boxes_in_them(run_boxes: Make, ask: Make, workplace: 
     assert code == 0 and lines(out)[0]["boxes"] == []  # nothing is sure enough: the picture as it is
 
 
+def test_label_files_are_read_as_yolos(run_boxes: Make, ask: Make, workplace: Path, params: Make) -> None:
+    run_boxes(head="grid")
+    images = workplace / "voc/JPEGImages"
+    code, out, _ = ask(
+        "--json", "--format", "yolo", "--out", workplace / "set/labels", "--confidence", 0, "--top", 2, images
+    )
+    assert code == 0 and (workplace / "set/labels/classes.txt").read_text() == "cat\ndog\n"
+    (workplace / "set/images").symlink_to(images)
+    index.main(params(dataset="yolo", root=str(workplace / "set")))
+    objects = {Path(row.path).name: [(box.label, box.box) for box in row.objects] for row in index_file.read("yolo")}
+    assert any(objects.values())
+    for line in lines(out):
+        predicted = [(item["label"], tuple(item["box"])) for item in line["boxes"]]
+        assert Path(line["labels"]).stem == Path(line["path"]).stem
+        for (label, box), (other, corners) in zip(objects[Path(line["path"]).name], predicted, strict=True):
+            assert label == other and box == pytest.approx(corners, abs=0.01)
+
+
+def test_two_images_do_not_share_a_label_file(run_boxes: Make, ask: Make, workplace: Path, jpeg: Make) -> None:
+    run_boxes(head="grid")
+    for name in ("a/im.jpg", "b/im.jpg"):
+        (workplace / "new" / name).parent.mkdir(parents=True)
+        (workplace / "new" / name).write_bytes(jpeg(len(name)))
+    code, _, _ = ask("--format", "yolo", "--out", "labels", workplace / "new")
+    assert code == 0 and {str(path) for path in Path("labels").rglob("*.txt")} == {
+        "labels/a/im.txt", "labels/b/im.txt", "labels/classes.txt",
+    }  # fmt: skip
+    code, _, err = ask("--format", "yolo", "--out", "flat", *(workplace / "new").rglob("*.jpg"))
+    assert code == 1 and "would share flat/im.txt: predict them into different folders" in err
+
+
+def test_results_of_coco_score_as_evaluates(run_boxes: Make, ask: Make, workplace: Path) -> None:
+    """By COCO's own evaluation, with the numbers of its annotation file."""
+    pycocotools = pytest.importorskip("pycocotools.coco")
+    from pycocotools.cocoeval import COCOeval
+
+    run_boxes(head="grid")
+    images, rows = judged("voc", workplace / "voc"), {row.path: row for row in index_file.read("voc")}
+    numbers = {"dog": 90, "cat": 18}
+    annotations, described = [], []
+    for number, image in enumerate(images, 1000):
+        row = rows[str(image.relative_to(workplace / "voc"))]
+        described.append({"id": number, "file_name": image.name, "width": row.width, "height": row.height})
+        for box in (box for box in row.objects if not box.difficult):
+            x1, y1, x2, y2 = box.box
+            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": numbers[box.label],
+                                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": box.area, "iscrowd": 0})  # fmt: skip
+    categories = [{"id": number, "name": name} for name, number in numbers.items()]
+    tree = {"images": described, "annotations": annotations, "categories": categories}
+    (workplace / "truth.json").write_text(json.dumps(tree))
+    arguments = ["--format", "coco", "--out", "results.json", "--ids", "truth.json", "--confidence", 0]
+    code, out, _ = ask("--json", *arguments, *images)
+    results = json.loads(Path("results.json").read_text())
+    assert code == 0 and len(results) == sum(len(line["boxes"]) for line in lines(out)) > 0
+    truth = pycocotools.COCO(str(workplace / "truth.json"))
+    evaluation = COCOeval(truth, truth.loadRes("results.json"), "bbox")
+    for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
+        step()
+    kept = load_file(paths.PREDICTIONS / "boxes.safetensors")
+    truths, detections = list[GroundTruth](), list[Detections]()
+    for place, image in enumerate(images):
+        objects = [box for box in rows[str(image.relative_to(workplace / "voc"))].objects if not box.difficult]
+        labels = torch.tensor([["cat", "dog"].index(box.label) for box in objects])
+        none = torch.zeros(len(objects), dtype=torch.bool)
+        truths.append(GroundTruth(torch.tensor([box.box for box in objects]), labels, none, none))
+        of_image = kept["test_images"] == place
+        detections.append(Detections(*(kept[f"test_{name}"][of_image] for name in ("boxes", "scores", "labels"))))
+    assert evaluation.stats[0] == pytest.approx(detection.scores(truths, detections, 2)["map_50_95"], abs=1e-3)
+    assert {result["image_id"] for result in results} == set(range(1000, 1000 + len(images)))
+
+
+def test_without_a_file_of_ids_images_and_classes_count_from_one(run_boxes: Make, ask: Make, workplace: Path) -> None:
+    run_boxes(head="grid")
+    images = judged("voc", workplace / "voc")
+    code, out, _ = ask("--json", "--format", "coco", "--out", "r.json", "--confidence", 0, *images[:2])
+    results = json.loads(Path("r.json").read_text())
+    told = [(number, item) for number, line in enumerate(lines(out), 1) for item in line["boxes"]]
+    assert code == 0 and len(results) == len(told)
+    for result, (number, item) in zip(results, told, strict=True):
+        x1, y1, x2, y2 = item["box"]
+        assert result["image_id"] == number and result["file_name"] == str(images[number - 1])
+        assert result["category_id"] == {"cat": 1, "dog": 2}[item["label"]]
+        assert result["category_name"] == item["label"] and result["score"] == item["score"]
+        assert result["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--format", "coco"], "`--format coco` needs `--out`, a file"),
+        (["--format", "yolo"], "`--format yolo` needs `--out`, a folder"),
+        (["--format", "coco", "--out", "results"], "`--out` must end in .json"),
+        (["--format", "yolo", "--out", "x", "--ids", "a.json"], "`--ids` numbers COCO's results"),
+        (["--format", "coco", "--out", "x.json", "--ids", "absent.json"], "absent.json cannot be read"),
+        (["--format", "coco", "--out", "x.json", "--ids", "other.json"], "has no category cat and dog"),
+        (["--format", "coco", "--out", "x.json", "--ids", "none.json"], "has 0 entries in none.json"),
+    ],
+)
+def test_files_of_boxes_that_cannot_be_meant(
+    run_boxes: Make, ask: Make, workplace: Path, arguments: list[object], said: str
+) -> None:
+    run_boxes(head="grid")
+    both = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    for name, categories in (("other.json", []), ("none.json", both)):
+        (workplace / name).write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    code, _, err = ask(*arguments, judged("voc", workplace / "voc")[0])
+    assert code == 1 and said in err and not Path("x.json").exists()
+
+
 def test_paths_come_from_standard_input(
     run: Make, ask: Make, workplace: Path, jpeg: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,7 +459,7 @@ def test_other_weights_are_refused(run: Make, ask: Make, workplace: Path, reposi
     [
         (["--top", 0], "`--top` must be at least 1"),
         (["--confidence", 1.5], "`--confidence` must be from 0 to 1"),
-        (["--out", "drawn"], "`--out` writes pictures with boxes"),
+        (["--out", "drawn"], "`--out` writes boxes, but the head ridge predicts none"),
     ],
 )
 def test_arguments_that_cannot_be_meant(run: Make, ask: Make, arguments: list[object], said: str) -> None:

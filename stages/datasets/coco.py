@@ -101,7 +101,7 @@ def read(folder: Path, files: Mapping[str, Path]) -> Iterator[Item]:
 
 def _list(folder: Path, split: str, file: Path, finder: ImageFinder) -> Iterator[Item]:
     """The images of one annotation file."""
-    contents = _load(file)
+    contents = load(file)
     categories = {_key(category.get("id")): str(category.get("name", "")) for category in contents["categories"]}
     of_image = defaultdict[Any, list[CocoAnnotation]](list)
     for annotation in contents["annotations"]:
@@ -135,8 +135,12 @@ def _refuse_nowhere(folder: Path, file: Path, matches: Sequence[Match]) -> None:
         raise UserError(f"No image of {file} is below {folder}: {reasons}.")
 
 
-def _load(file: Path) -> dict[str, Any]:
-    """The contents of a file, its annotations as `CocoAnnotation`."""
+def load(file: Path) -> dict[str, Any]:
+    """The contents of a file, its annotations as `CocoAnnotation`.
+
+    Raises:
+        UserError: it cannot be read, or is not like COCO's files.
+    """
     try:
         contents = json.loads(tree.without_pointer(file.read_bytes()), object_hook=_light)
     except (OSError, ValueError, RecursionError) as error:

@@ -20,6 +20,7 @@ BATCHES = 4  # predicted at a time: decoding and computing overlap within these
 TOP = 5  # classes listed for an image
 LISTED_PROBABILITY = 0.005  # in a sentence, classes after the first are listed from this probability on
 SCORE_DIGITS, PIXEL_DIGITS = 6, 3
+FILES = ("drawn", "labels")  # keys of an answer for the file that was written of its image
 Answer = dict[str, Any]  # what is said of an image, as JSON has it
 
 
@@ -110,8 +111,8 @@ def sentence(line: Answer) -> str:
             prefix = f"unknown (similarity {line['similarity']:.2f}): "
         likely = [line["top"][0], *(item for item in line["top"][1:] if item["probability"] >= LISTED_PROBABILITY)]
         return f"{path}: {prefix}{', '.join(_percent(item, 'probability') for item in likely)}"
-    picture = f" -> {shown(line['drawn'])}" if "drawn" in line else ""
-    return f"{path}: {'; '.join(map(_object, line['boxes'])) or 'no object found'}{picture}"
+    written = next((f" -> {shown(line[key])}" for key in FILES if key in line), "")
+    return f"{path}: {'; '.join(map(_object, line['boxes'])) or 'no object found'}{written}"
 
 
 def _object(item: Answer) -> str:
