@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from stages import files, paths
-from stages.datasets import annotations, contents, corrections, index_file, source, tree
+from stages.datasets import annotations, contents, corrections, index_file, multilabel, source, tree
 from stages.datasets.annotations import Objects
-from stages.datasets.base import AnnotationFault, DatasetOptions, Item, Note, Record, UnusedFile, has_source
+from stages.datasets.base import AnnotationFault, DatasetOptions, Item, Note, Record, UnusedFile, has_source, natural
 from stages.datasets.contents import DatasetFile
 from stages.datasets.reasons import commonest
 from stages.datasets.summary import IndexSummary
@@ -27,11 +27,12 @@ def main(params: Params) -> dict[str, object]:
     exclude, strict = _choices(params)
     items = [*_links(folder, params), *module.scan(folder, params.options)]
     items = _without_excluded(items, exclude, params.dataset)
+    items, several = multilabel.read_as(items, params.task)
     decided = corrections.read(params.dataset)
     items = corrections.apply(items, decided, params.dataset)
     images = contents.read(folder, (item for item in items if isinstance(item, Record)))
     objects = [annotations.fit(file.record, _size(file), file.orientation) for file in images.used]
-    rows = [_row(file, fitted) for file, fitted in zip(images.used, objects, strict=True)]
+    rows = [_row(file, fitted, several) for file, fitted in zip(images.used, objects, strict=True)]
     faults = [
         *(item for item in items if isinstance(item, AnnotationFault)),
         *_unread(images.bad + images.not_images),
@@ -46,6 +47,7 @@ def main(params: Params) -> dict[str, object]:
         "dataset": params.dataset,
         "root": params.root,
         "options": params.options.model_dump(mode="json"),
+        **({"task": params.task} if several else {}),
         **summary.values(),
     }
     if decided:
@@ -85,13 +87,17 @@ def _without_excluded(items: Sequence[Item], exclude: Sequence[str], dataset: st
         if isinstance(item, UnusedFile):
             names.add(item.path)
         if isinstance(item, Record):
-            labels = {label for label in (item.label, *(box.label for box in item.objects)) if label}
+            listed_labels = item.labels or ()
+            labels = {label for label in (item.label, *listed_labels, *(box.label for box in item.objects)) if label}
             names |= {item.path, *labels}
             if any(matches(pattern, name) for pattern in exclude for name in (item.path, item.label or "")):
                 remaining.append(UnusedFile(item.path, "`exclude` names it", len(item.objects)))
                 continue
             objects = [box for box in item.objects if not any(matches(pattern, box.label) for pattern in exclude)]
             item = replace(item, objects=tuple(objects), excluded=len(item.objects) - len(objects))
+            if item.labels is not None:
+                item = replace(item, labels=_others(item.labels, exclude),
+                               unknown_labels=_others(item.unknown_labels, exclude))  # fmt: skip
         remaining.append(item)
     for pattern in exclude:
         if not any(matches(pattern, name) for name in names):
@@ -102,14 +108,22 @@ def _without_excluded(items: Sequence[Item], exclude: Sequence[str], dataset: st
     return remaining
 
 
+def _others(labels: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
+    """The labels that no pattern names."""
+    return tuple(label for label in labels if not any(matches(pattern, label) for pattern in exclude))
+
+
 def _size(file: DatasetFile) -> tuple[int, int]:
     assert file.size is not None
     return file.size
 
 
-def _row(file: DatasetFile, fitted: Objects) -> index_file.IndexRow:
-    """The line of an image, with the objects that lie in it."""
+def _row(file: DatasetFile, fitted: Objects, several: bool) -> index_file.IndexRow:
+    """The line of an image, with the objects that lie in it, and with all of its classes if images have several."""
     label = annotations.largest(fitted.boxes) if file.record.label is None else file.record.label
+    present, unknown = file.record.labels, file.record.unknown_labels
+    if several:
+        label, (present, unknown) = "", (present, unknown) if present is not None else multilabel.of_objects(fitted)
     return index_file.IndexRow(
         file.record.path,
         file.sha256,
@@ -119,6 +133,8 @@ def _row(file: DatasetFile, fitted: Objects) -> index_file.IndexRow:
         file.record.split,
         file.scaling,
         file.record.group,
+        None if present is None else tuple(sorted(present, key=natural)),
+        tuple(sorted(unknown, key=natural)),
     )
 
 
@@ -167,13 +183,18 @@ def _refuse_unusable(summary: IndexSummary, params: Params) -> None:
             f"No image was found in {where} that can be used.{why}{notes} Expected class/image (dataset folder), or "
             f"what the dataset {params.dataset} reads, in JPEG, PNG, GIF, BMP, TIFF or WebP."
         )
-    classes, unlabelled = {row.label for row in rows} - {""}, any(record.label == "" for record in summary.records)
-    has_objects = any(row.objects for row in rows)
+    classes, unlabelled = (
+        {label for row in rows for label in row.classes},
+        any(record.label == "" for record in summary.records),
+    )
+    has_objects, several = any(row.objects for row in rows), index_file.is_multilabel(rows)
     if not has_objects and summary.annotated:
         raise UserError(
             f"None of {counted(summary.annotated, 'objects')} of {where} can be used: {summary.dropped_reasons()}."
         )
-    if len(classes) < 2 and not has_objects and not unlabelled:
+    if several and not classes:
+        raise UserError(f"No image of {where} has any label, so there is nothing to learn.{why}")
+    if len(classes) < 2 and not several and not has_objects and not unlabelled:
         lost = f" Without a single image: {listed(summary.lost())}." if summary.lost() else ""
         held = f"one class ({min(classes)!r})" if classes else "no object and no class"
         raise UserError(f"{where} holds {held}: a classifier needs two folders or more.{lost}{why}")

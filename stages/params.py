@@ -16,13 +16,14 @@ from stages import paths, yaml12
 from stages.backbones import names
 from stages.blocks import Block, Source
 from stages.datasets.base import has_source
+from stages.datasets.multilabel import Task
 from stages.datasets.registry import BadImages, Datasets
 from stages.datasets.splits import Split
 from stages.errors import UserError, counted, nearest
 from stages.evaluation.options import Decide
 from stages.features.options import Extract
 from stages.heads.options import Boxes
-from stages.heads.registry import HEADS, INPUTS, Input, head_with_rate, heads_for, heads_taking
+from stages.heads.registry import HEADS, INPUTS, Input, head_with_rate, heads_for, heads_for_labels, heads_taking
 from stages.images.options import Augment
 from stages.training.options import LrSweep, Phase
 
@@ -52,6 +53,7 @@ class Params(Block):
 
     dataset: str
     root: str
+    task: Task
     backbone: str
     weights: str
     cut: LayerName
@@ -85,7 +87,7 @@ class Params(Block):
     plateau_patience: Annotated[int, Field(ge=0)]
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
-    monitor: Literal["val_loss", "val_accuracy", "val_map_50"]
+    monitor: Literal["val_loss", "val_accuracy", "val_map", "val_map_50"]
     refit: Literal["auto", "none", "trainval"]
     early_stopping_patience: Annotated[int, Field(ge=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
@@ -257,6 +259,7 @@ def _check_across(params: Params, path: str) -> None:
         raise UserError(f"{path}: `dataset` {params.dataset!r} is unknown; {nearest(params.dataset, datasets)}")
     _check_backbone(params, path)
     _check_head(params, path)
+    _check_task(params, path)
     _check_schedule(params, path)
     _check_root(params)
     if has_source(params.options):
@@ -309,6 +312,42 @@ def _check_head(params: Params, path: str) -> None:
         _check_classification_knobs(params, path)
     if params.split.protocol == "kfold":
         _check_folds(params, path)
+
+
+def _check_task(params: Params, path: str) -> None:
+    """Refuses what several labels per image do not go with; `task: auto` goes by the index, once there is one."""
+    several = params.task == "multi" or (params.task == "auto" and "task" in _index(params))
+    if not several:
+        if params.monitor == "val_map" and (params.task == "single" or _index(params)):
+            raise UserError(
+                f"{path}: `monitor` val_map needs images with several labels, and dataset {params.dataset} is read "
+                f"with one (task={params.task}): set task=multi, or monitor=val_accuracy."
+            )
+        return
+    if not HEADS[params.head].multilabel:
+        raise UserError(
+            f"{path}: `head` {params.head} {_not_multilabel(params.head)}, and images have several labels "
+            f"(task={params.task}): take {', '.join(heads_for_labels())}, or set task=single."
+        )
+    if params.monitor == "val_accuracy":
+        raise UserError(
+            f"{path}: `monitor` val_accuracy needs one label per image, and images have several (task={params.task}): "
+            "set monitor=val_map or monitor=val_loss."
+        )
+    if getattr(params.options, "unlabelled", ""):
+        raise UserError(
+            f"{path}: `datasets.folder.unlabelled` does not go with task={params.task}: an image in no class folder "
+            "would be one with none of the labels. Set datasets.folder.unlabelled=''."
+        )
+    if params.split.protocol == "kfold":
+        raise UserError(
+            f"{path}: `split.protocol` kfold judges heads for one label per image, and images have several "
+            f"(task={params.task}): take split.protocol=fractions."
+        )
+
+
+def _not_multilabel(head: str) -> str:
+    return "finds objects" if HEADS[head].finds_objects else "names one class per image"
 
 
 def _check_folds(params: Params, path: str) -> None:

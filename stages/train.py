@@ -21,7 +21,7 @@ from stages.training.candidates import Competition
 from stages.training.data import HeadData, load_data
 from stages.training.model import HeadModel, TrainResult
 
-NOT_STORED = {"root", "device"}  # knobs that are not stored with a head, because it does not depend on them
+NOT_STORED = {"root", "device", "task"}  # knobs that are not stored with a head, because it does not depend on them
 BOXES = "head auto names the class of an image, by its largest object; recipes such as bccd-anchors find all objects"
 
 

@@ -75,6 +75,8 @@ class Record:
         label: its class; empty if nobody has labelled it yet; None takes that of its largest object
             (`annotations.largest`).
         objects: the objects in it.
+        labels: all of its classes, where images have several labels; None where each has one.
+        unknown_labels: of these nobody knows whether the image has them.
         split: train, val or test, if the dataset has official lists.
         annotation: the file with its objects, for messages.
         size: width and height in pixels according to that file; None if it has no size.
@@ -95,6 +97,8 @@ class Record:
     excluded: int = 0
     group: str | None = None
     in_shares: bool = False
+    labels: tuple[str, ...] | None = None
+    unknown_labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

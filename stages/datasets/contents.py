@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tqdm import tqdm
 
@@ -26,7 +27,7 @@ class DatasetFile:
 
     Attributes:
         record: what the dataset says about it, all records of the file joined.
-        labels: every class that a record gives it.
+        labels: every class that a record gives it as its only one.
         sha256: of its bytes; empty if it cannot be read.
         size: width and height in pixels, as a viewer shows it; None if the file cannot be used.
         problem: why it cannot be used; empty for an image.
@@ -65,7 +66,7 @@ class Contents:
 
 
 def read(folder: Path, records: Iterable[Record]) -> Contents:
-    """Reads every file once; records of the same file are joined."""
+    """Reads every file once; records of the same file are joined, lists of labels also those of copies."""
     records_of: dict[str, list[Record]] = {}
     for record in records:
         records_of.setdefault(record.path, []).append(record)
@@ -92,14 +93,17 @@ def read(folder: Path, records: Iterable[Record]) -> Contents:
 
 
 def _labelled(same: Sequence[DatasetFile]) -> DatasetFile:
-    """The first file of a content, with the label of a copy if it has none itself."""
+    """The first file of a content: with the label of a copy if it has none itself, or the lists of labels of all."""
     first = same[0]
+    if first.record.labels is not None:
+        return replace(first, record=replace(first.record, **_lists([file.record for file in same])))
     label = next((label for file in same for label in file.labels), None)
     return replace(first, record=replace(first.record, label=label)) if first.record.label == "" and label else first
 
 
 def _read(folder: Path, same: Sequence[Record]) -> DatasetFile:
-    record, labels = _joined(same), tuple(dict.fromkeys(record.label for record in same if record.label))
+    record = _joined(same)
+    labels = tuple(dict.fromkeys(one.label for one in same if one.label and one.labels is None))
     path = PurePosixPath(record.path)
     if record.problem or ".." in path.parts or path.is_absolute():
         return DatasetFile(
@@ -136,7 +140,17 @@ def _joined(same: Sequence[Record]) -> Record:
         label=next((record.label for record in same if record.label), first.label),
         size=next((record.size for record in same if record.size), None),
         group=next((record.group for record in same if record.group), None),
+        **_lists(same),
     )
+
+
+def _lists(same: Sequence[Record]) -> dict[str, Any]:
+    """The labels that any of some records has, and those of which none knows; nothing where images have one label."""
+    if all(record.labels is None for record in same):
+        return {}
+    labels = tuple(dict.fromkeys(label for record in same for label in record.labels or ()))
+    unknown = dict.fromkeys(label for record in same for label in record.unknown_labels if label not in labels)
+    return {"labels": labels, "unknown_labels": tuple(unknown)}
 
 
 def _orientation(data: bytes, record: Record, shown: tuple[int, int]) -> int:

@@ -2,7 +2,7 @@
 
 Each line has the path of an image below the folder of the dataset, the suspicion (`what`, and `other` for a copy), and
 the decision: `keep`, `relabel:NAME`, `drop` or `together`. `what` is `no label` where `python -m
-stages.label` asked for a label.
+stages.label` asked for a label. Where images have several labels, NAME lists all of them: `relabel:cat|dog`.
 """
 
 import csv
@@ -17,6 +17,7 @@ from stages.errors import UserError, counted, listed
 
 KEEP, DROP, TOGETHER = "keep", "drop", "together"
 RELABEL = "relabel:"
+SEPARATOR = "|"  # between several labels of an image
 NO_LABEL = "no label"  # `what` of an image that had none, and got one or was dropped
 DECISIONS = (KEEP, f"{RELABEL}NAME", DROP, TOGETHER)
 
@@ -134,6 +135,9 @@ def _corrected(item: Item, decided: dict[str, Correction], path: Path) -> Item:
         return UnusedFile(item.path, f"{path} drops it", len(item.objects))
     if item.label is None:
         raise UserError(f"{path}: {item.path} has objects with labels of their own and cannot be relabelled.")
+    if item.labels is not None:
+        labels = tuple(dict.fromkeys(filter(None, map(str.strip, correction.label.split(SEPARATOR)))))
+        return replace(item, labels=labels, unknown_labels=())
     return replace(item, label=correction.label)
 
 

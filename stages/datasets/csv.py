@@ -6,6 +6,9 @@ row is an object: several rows may name one image, whose label is then that of i
 row whose label and corners are empty is an image without objects; in one without boxes an empty label is an image that
 nobody has labelled yet. TensorFlow's columns (`filename`, `class`, `xmin`,
 `ymin`, `xmax`, `ymax`, corners from 1 as VOC's) are read as well. Others are ignored.
+
+An image may have several labels: a `label` such as `cat|dog`, or one column per label that holds 1, 0, or nothing where
+nobody knows. The row of an image with none of them has an empty `label`, or zeros.
 """
 
 import codecs
@@ -19,7 +22,7 @@ from stages.datasets import tree, voc
 from stages.datasets.base import AnnotationFault, Box, DatasetOptions, Item, Note, Record, UnusedFile
 from stages.datasets.layout import SPLIT_OF
 from stages.datasets.matching import ImageFinder, unmentioned
-from stages.errors import UserError
+from stages.errors import UserError, nearest
 
 OURS = {"path": "path", "label": "label", "x1": "x1", "y1": "y1", "x2": "x2", "y2": "y2", "split": "split",
         "group": "group"}  # fmt: skip
@@ -27,12 +30,19 @@ TENSORFLOW = {"filename": "path", "class": "label", "xmin": "x1", "ymin": "y1", 
               "width": "width", "height": "height", "split": "split", "group": "group"}  # fmt: skip
 CORNERS = ("x1", "y1", "x2", "y2")
 DELIMITERS = (",", ";", "\t")
+CELLS: dict[str, bool | None] = {
+    **dict.fromkeys(("1", "1.0", "true", "yes"), True),
+    **dict.fromkeys(("0", "0.0", "false", "no"), False),
+    "": None,
+}  # of a label's own column
 
 
 class Options(DatasetOptions):
     """The block `datasets.csv`."""
 
     file: str  # the table, below root
+    separator: str  # between several labels in the column label; empty if there is one
+    labels: list[str]  # columns of 1 and 0, one per label; if it is empty, the column label names them
 
 
 class Row(NamedTuple):
@@ -45,15 +55,25 @@ class Row(NamedTuple):
     split: str | None
     size: tuple[int, int] | None
     group: str | None = None
+    cells: dict[str, bool | None] | None = None
 
 
 class Table(NamedTuple):
-    """The rows of a table, whether it has boxes, and whether their corners are VOC's."""
+    """A table.
+
+    Attributes:
+        rows: those that are valid; with one column per label their `cells` say whether the image has it, or None.
+        faults: what is wrong with the others.
+        has_boxes: whether rows are objects.
+        as_voc: whether corners are VOC's.
+        separator: between several labels; empty if every image has one at most.
+    """
 
     rows: list[Row]
     faults: list[AnnotationFault]
     has_boxes: bool
     as_voc: bool
+    separator: str
 
 
 def scan(folder: Path, options: Options) -> Iterator[Item]:
@@ -62,13 +82,15 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
     Raises:
         UserError: the table does not exist, cannot be read or lacks a column.
     """
-    table = _read(folder, options.file)
+    table = _read(folder, options)
     yield from table.faults
     from_zero = ""
     if table.as_voc:
         boxes = [(row.corners, row.size) for row in table.rows if row.corners]
         from_zero = voc.counts_from_zero(boxes)
         yield Note(f"{options.file} has TensorFlow's columns; corners count from {0 if from_zero else 1}")
+    if table.separator:
+        yield Note(f"{options.file} separates several labels by {table.separator!r} (datasets.csv.separator)")
     files = tree.read(folder).files
     names = list(dict.fromkeys(row.path for row in table.rows))
     matches = dict(zip(names, ImageFinder(folder, files).find_all(names), strict=True))
@@ -83,8 +105,9 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
     yield from (UnusedFile(path, "no row is of it") for path in unmentioned(files, images))
 
 
-def _read(folder: Path, name: str) -> Table:
+def _read(folder: Path, options: Options) -> Table:
     """The table, with our columns or TensorFlow's."""
+    name = options.file
     file = folder / name
     try:
         data = tree.without_pointer(file.read_bytes())
@@ -95,18 +118,21 @@ def _read(folder: Path, name: str) -> Table:
         columns = [column.strip() for column in next(lines, [])]
         names = TENSORFLOW if {"filename", "class"} <= set(columns) else OURS
         keys = [names.get(column, "") for column in columns]
-        _check_columns(file, keys, columns)
+        _check_columns(file, keys, columns, options.labels)
+        keys = [column if column in options.labels else key for column, key in zip(columns, keys, strict=True)]
         has_boxes, rows, faults = "x1" in keys, list[Row](), list[AnnotationFault]()
         for cells in lines:
             if any(cells):
                 values = dict(zip(keys, cells, strict=False))
-                row = _row(values, lines.line_num, name, has_boxes)
+                row = _row(values, lines.line_num, name, has_boxes, options.labels)
                 (rows if isinstance(row, Row) else faults).append(row)  # type: ignore[arg-type]
     except FileNotFoundError:
         raise UserError(f"`datasets.csv.file`: there is no table {file}; {_tables(folder)}") from None
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"`datasets.csv.file`: {file} cannot be read: {error}") from None
-    return Table(rows, faults, has_boxes, names is TENSORFLOW and has_boxes)
+    several = options.separator and not has_boxes and any(options.separator in row.label for row in rows)
+    separator = options.separator if several else ""
+    return Table(rows, faults, has_boxes, names is TENSORFLOW and has_boxes, separator)
 
 
 def _tables(folder: Path) -> str:
@@ -118,8 +144,17 @@ def _tables(folder: Path) -> str:
     )
 
 
-def _check_columns(file: Path, keys: Sequence[str], columns: Sequence[str]) -> None:
-    missing = [name for name in ("path", "label") if name not in keys]
+def _check_columns(file: Path, keys: Sequence[str], columns: Sequence[str], labels: Sequence[str]) -> None:
+    if absent := [label for label in labels if label not in columns]:
+        raise UserError(
+            f"`datasets.csv.labels`: {file} has no column {absent[0]!r}; {nearest(absent[0], list(columns))}"
+        )
+    if labels and "x1" in keys:
+        raise UserError(
+            f"`datasets.csv.labels`: {file} has boxes, and the classes of an image are those of its objects: set "
+            "datasets.csv.labels=[] and task=multi."
+        )
+    missing = [name for name in ("path", "label") if name not in keys and (name == "path" or not labels)]
     if missing or 0 < len(set(CORNERS) & set(keys)) < len(CORNERS):
         lacking = ", ".join(missing) or "all of x1, y1, x2, y2"
         raise UserError(
@@ -128,7 +163,9 @@ def _check_columns(file: Path, keys: Sequence[str], columns: Sequence[str]) -> N
         )
 
 
-def _row(values: dict[str, str], line: int, table: str, has_boxes: bool) -> Row | AnnotationFault:
+def _row(
+    values: dict[str, str], line: int, table: str, has_boxes: bool, labels: Sequence[str]
+) -> Row | AnnotationFault:
     """A row of the table, or what is wrong with it."""
     where, texts = (
         f"line {line}",
@@ -159,7 +196,13 @@ def _row(values: dict[str, str], line: int, table: str, has_boxes: bool) -> Row 
         if texts["width"].isdecimal() and texts["height"].isdecimal()
         else None
     )
-    return Row(line, path, label, corners, split, size, texts["group"] or None)
+    cells = dict[str, bool | None]()
+    for name in labels:
+        if (cell := (values.get(name) or "").strip().casefold()) not in CELLS:
+            detail = f"{where} ({path}) has {cell!r} for {name}"
+            return AnnotationFault(table, "a label's column must hold 1, 0 or nothing", detail)
+        cells[name] = CELLS[cell]
+    return Row(line, path, label, corners, split, size, texts["group"] or None, cells if labels else None)
 
 
 def _image(path: str, rows: list[Row], table: Table, name: str, from_zero: str, problem: str) -> Iterator[Item]:
@@ -177,7 +220,30 @@ def _image(path: str, rows: list[Row], table: Table, name: str, from_zero: str, 
     labels = list(dict.fromkeys(row.label for row in rows if row.label and not row.corners))
     size = next((row.size for row in rows if row.size), None)
     group = next((row.group for row in rows if row.group), None)
+    if rows[0].cells is not None:
+        present, unknown, contradicted = _by_cells(rows)
+        if contradicted:
+            detail = f"{path}, lines {', '.join(str(row.line) for row in rows)}: {', '.join(contradicted)}"
+            yield AnnotationFault(name, "rows of one image contradict each other: the label counts neither way", detail)
+        yield Record(path, "", (), split, name, size, problem, group=group, labels=present, unknown_labels=unknown)
+        return
+    if table.separator:
+        names = dict.fromkeys(part.strip() for row in rows for part in row.label.split(table.separator))
+        present = tuple(filter(None, names))
+        yield Record(path, "", (), split, name, size, problem, group=group, labels=present)
+        return
     if objects or (table.has_boxes and not labels):
         yield Record(path, None, objects, split, name, size, problem, group=group)
     else:
         yield from (Record(path, label, (), split, name, size, problem, group=group) for label in labels or [""])
+
+
+def _by_cells(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
+    """The labels that an image has, those of which nobody knows, and of these the ones on which rows disagree."""
+    answers: dict[str, set[bool]] = {}
+    for row in rows:
+        for label, cell in (row.cells or {}).items():
+            answers.setdefault(label, set()).update(() if cell is None else (cell,))
+    present = tuple(label for label, cells in answers.items() if cells == {True})
+    unknown = tuple(label for label, cells in answers.items() if len(cells) != 1)
+    return present, unknown, [label for label in unknown if answers[label]]

@@ -23,6 +23,8 @@ class IndexRow:
     use it as background, classifiers leave it out.
     `scaled` says how values of more than 8 bits are scaled, `group` what the image belongs to, such as a patient or a
     video; a line has them only where there is something to say.
+    Where images have several labels (`task: multi`), `labels` holds all classes of the image, none of them possibly,
+    and `unknown_labels` those that count neither way, as nobody knows whether it has them; `label` is empty then.
     """
 
     path: str
@@ -34,11 +36,34 @@ class IndexRow:
     split: str | None
     scaled: str | None = None
     group: str | None = None
+    labels: tuple[str, ...] | None = None
+    unknown_labels: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the image itself: one, several or none."""
+        return self.labels if self.labels is not None else (self.label,) if self.label else ()
+
+    @property
+    def caption(self) -> str:
+        """Its classes as people read them."""
+        return ", ".join(self.classes) or ("none" if self.labels is not None else "")
+
+
+def is_multilabel(rows: Iterable[IndexRow]) -> bool:
+    """Whether images have several labels."""
+    return any(row.labels is not None for row in rows)
 
 
 def unlabelled(rows: Sequence[IndexRow]) -> list[IndexRow]:
-    """The images that nobody has labelled yet; none where any image has objects, as one without is background."""
-    return [] if any(row.objects for row in rows) else [row for row in rows if not row.label]
+    """The images that nobody has labelled yet.
+
+    There are none where any image has objects, as one without is background, nor where images have several labels, as
+    an empty list says that an image has none of them.
+    """
+    if is_multilabel(rows) or any(row.objects for row in rows):
+        return []
+    return [row for row in rows if not row.label]
 
 
 def write(path: Path, rows: Iterable[IndexRow]) -> None:
@@ -63,8 +88,8 @@ def read(dataset: str) -> list[IndexRow]:
 def _values(row: IndexRow) -> dict[str, Any]:
     """A row as JSON has it; of an object's flags only those that are set."""
     values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
-    for name in ("scaled", "group"):
-        if values[name] is None:
+    for name in ("scaled", "group", "labels", "unknown_labels"):
+        if values[name] in (None, ()) and (name, values[name]) != ("labels", ()):
             del values[name]
     return values | {"objects": [_object(box) for box in row.objects]}
 
@@ -75,6 +100,7 @@ def _object(box: Box) -> dict[str, Any]:
 
 def _row(values: dict[str, Any]) -> IndexRow:
     objects = tuple(Box(**item | {"box": tuple(map(float, item["box"]))}) for item in values.pop("objects"))
+    values |= {name: tuple(values[name]) for name in ("labels", "unknown_labels") if name in values}
     row = IndexRow(objects=objects, **values)
     texts = (
         row.path,
@@ -83,6 +109,8 @@ def _row(values: dict[str, Any]) -> IndexRow:
         row.split or "",
         row.scaled or "",
         row.group or "",
+        *(row.labels or ()),
+        *row.unknown_labels,
         *(box.label for box in objects),
     )
     sides = (row.width, row.height)

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stages import files, paths
 from stages.blocks import Block, Fraction
-from stages.datasets import index_file
+from stages.datasets import index_file, stratification
 from stages.datasets.base import natural
 from stages.datasets.grouping import NO_GROUPS, Groups, cut_groups
 from stages.datasets.index_file import IndexRow
@@ -77,7 +77,7 @@ def draw(
 
     If images have objects, their labels (the class of the largest object) only serve to make the splits similar: a
     label that is too rare to be in every split joins the most frequent one, and a class without images in train is
-    reported, not refused.
+    reported, not refused. So it is where images have several labels, which `stratification` deals out.
 
     Args:
         rows: the index.
@@ -102,7 +102,11 @@ def draw(
         shares = (("test", choices.test), ("val", choices.val))
         images = _cut(rows, shares, groups, seed=choices.seed)
         sizes = f"{choices.train:.0%} / {choices.val:.0%} / {choices.test:.0%}"
-        source = f"{sizes} of every class, at least one image each, seed {choices.seed}"
+        if index_file.is_multilabel(rows):
+            source = f"{sizes} of every label as well as that can be, by iterative stratification, seed {choices.seed}"
+            source += stratification.told(rows, images, {name: getattr(choices, name) for name in SPLITS})
+        else:
+            source = f"{sizes} of every class, at least one image each, seed {choices.seed}"
     else:
         images, source = _published(rows, listed_splits, choices, groups, partly_labelled=partly_labelled)
     return images, source + _grouped(rows, images, groups)
@@ -133,6 +137,11 @@ def draw_folds(rows: Sequence[IndexRow], choices: Split, groups: Groups = NO_GRO
     Raises:
         UserError: a class has fewer than FEWEST_OF_CLASS images.
     """
+    if index_file.is_multilabel(rows):
+        raise UserError(
+            "`split.protocol`: kfold deals out images with one label, and these have several: take "
+            "split.protocol=fractions."
+        )
     strata, names = _strata(rows, FEWEST_OF_CLASS), [f"{FOLD}{number}" for number in range(1, choices.folds + 1)]
     _refuse_small(strata, ["train", "val", "test"])
     targets, dealt = {name: dict[str, int]() for name in names}, 0
@@ -207,8 +216,9 @@ def _published(
     elif unlisted := sum(row.split is None for row in rows):
         source += f"; {counted(unlisted, 'images are')} in none and left out"
     kept = [row for split in SPLITS for row in lists[split]]
+    several = index_file.is_multilabel(rows)
     if untrained := sorted(_classes(kept) - _classes(lists["train"]), key=natural):
-        if not _has_objects(rows) and not partly_labelled:
+        if not several and not _has_objects(rows) and not partly_labelled:
             raise UnusableClasses(
                 f"No image of the train list is of {listed([repr(name) for name in untrained])}, so nothing can learn "
                 f"{'it' if len(untrained) == 1 else 'them'}.",
@@ -227,6 +237,10 @@ def _published(
             cut = _cut(lists["train"], (("val", choices.val_fraction),), groups, seed=choices.seed)
             chosen = set(cut["val"])
             rule = f"{choices.val_fraction:.0%} of every class but at least one image"
+            if several:
+                rule = f"{choices.val_fraction:.0%} of every label as well as that can be, by iterative stratification"
+                shares = {"val": choices.val_fraction, "train": 1 - choices.val_fraction}
+                rule += stratification.told(rows, cut, shares).replace("; ", ", ")
         lists["val"] = [row for row in lists["train"] if row.sha256 in chosen]
         share = f"{len(lists['val'])} of {counted(len(lists['train']), 'images')}"
         lists["train"] = [row for row in lists["train"] if row.sha256 not in chosen]
@@ -258,6 +272,8 @@ def _grouped(
     source = f"; {counted(len(splits_of), 'groups')} of {counted(count, 'images')}"
     if divided := sum(len(names) > 1 for names in splits_of.values()):
         return f"{source}, {divided} of which the dataset's own lists tear apart"
+    if index_file.is_multilabel(rows):  # which labels a split lacks is said anyway
+        return f"{source} are kept together"
     label_of = {row.sha256: row.label for row in rows}
     classes = {split: {label_of[image] for image in members} for split, members in (needed or images).items()}
     all_classes = set().union(*classes.values()) - {""}
@@ -280,6 +296,10 @@ def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], groups: 
         groups: images that belong in one split.
         seed: of the order.
     """
+    if index_file.is_multilabel(rows):
+        of_all = {**dict(shares), "train": 1 - sum(share for _, share in shares)}
+        split_of = stratification.assign(rows, groups, shares=of_all, turn=lambda image: _digest(image, seed))
+        return {split: [row.sha256 for row in rows if split_of[row.sha256] == split] for split in SPLITS}
     strata = _strata(rows, len(shares) + 1)
     _refuse_small(strata, ["train", *(name for name, _ in shares)])
     targets = {name: dict[str, int]() for name in (*(name for name, _ in shares), "train")}
@@ -350,7 +370,8 @@ def _has_objects(rows: Iterable[IndexRow]) -> bool:
 
 def _classes(rows: Iterable[IndexRow]) -> set[str]:
     """The classes of all images and objects."""
-    return {label for row in rows for label in (row.label, *(box.label for box in row.objects)) if label}
+    own = {label for row in rows for label in row.classes}
+    return own if index_file.is_multilabel(rows) else own | {box.label for row in rows for box in row.objects}
 
 
 def without_unlabelled(images: SplitImages, rows: Sequence[IndexRow]) -> tuple[SplitImages, SplitImages]:

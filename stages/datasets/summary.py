@@ -72,7 +72,8 @@ class IndexSummary:
     def values(self) -> dict[str, Any]:
         """The summary as it is written to JSON."""
         contents, lists = self.contents, Counter(row.split for row in self.rows if row.split)
-        labels = Counter(row.label for row in self.rows if row.label)
+        labels = Counter(label for row in self.rows for label in row.classes)
+        unknown = Counter(label for row in self.rows for label in row.unknown_labels)
         return {
             "files": self.files,
             "used": len(self.rows),
@@ -94,6 +95,7 @@ class IndexSummary:
             "lost_classes": self.lost(),
             "notes": self.notes(),
             "classes": {label: labels[label] for label in sorted(labels, key=natural)},
+            **({"unknown_labels": dict(sorted(unknown.items()))} if unknown else {}),
             **({"unlabelled": count} if (count := len(index_file.unlabelled(self.rows))) else {}),
             "lists": {split: lists[split] for split in SPLITS if split in lists},
             "objects": annotations.counts(self.records),
@@ -106,7 +108,7 @@ class IndexSummary:
         counts: dict[str, object] = {
             "images": len(self.rows),
             **{f"in the {split} list": lists[split] for split in SPLITS if split in lists},
-            "classes": len({row.label for row in self.rows if row.label}),
+            "classes": len({label for row in self.rows for label in row.classes}),
             "duplicates": len(duplicates),
             "of them across lists": sum(file.record.split != first.record.split for file, first in duplicates),
             "bad": len(self.contents.bad),
@@ -116,10 +118,13 @@ class IndexSummary:
         conflicts = sum(map(len, self.contents.conflicts))
         scaled = sum(row.scaled is not None for row in self.rows)
         unlabelled = len(index_file.unlabelled(self.rows))
+        several = index_file.is_multilabel(self.rows)
         return counts | {
             name: count
             for name, count in (
                 ("without a label", unlabelled),
+                ("with none of the labels", sum(several and not row.labels for row in self.rows)),
+                ("unknown labels", sum(len(row.unknown_labels) for row in self.rows)),
                 ("with scaled values", scaled),
                 ("under several classes", conflicts),
                 ("left out", len(self.left_out)),
@@ -138,11 +143,12 @@ class IndexSummary:
 
     def lost(self) -> list[str]:
         """Classes without any image or object left, except those that `exclude` names."""
-        used = {label for row in self.rows for label in (row.label, *(box.label for box in row.objects))}
+        used = {label for row in self.rows for label in (*row.classes, *(box.label for box in row.objects))}
         labels = {item.label for item in self.items if isinstance(item, EmptyClass)}
         labels |= {fault.label for fault in self.faults if fault.label}
         for record in self.records:
-            labels |= {name for name in (record.label, *(box.label for box in record.objects)) if name}
+            own = (record.label, *(record.labels or ()), *record.unknown_labels)
+            labels |= {name for name in (*own, *(box.label for box in record.objects)) if name}
         return sorted(labels - used, key=natural)
 
     def reasons(self) -> str:
@@ -203,7 +209,7 @@ class IndexSummary:
             )
         annotated = {record.path for record in self.records if record.objects}
         annotated |= {path for fault in self.faults if fault.objects for path in (fault.detail.partition(":")[0],)}
-        if emptied := [row.path for row in self.rows if not row.objects and not row.label and row.path in annotated]:
+        if emptied := [row.path for row in self.rows if not row.objects and not row.classes and row.path in annotated]:
             lines.append(
                 f"{counted(len(emptied), 'images have')} lost all objects (such as {emptied[0]}): background now"
             )
@@ -230,7 +236,7 @@ class IndexSummary:
 
 
 def _labels(file: DatasetFile) -> set[str]:
-    return {*file.labels, *(box.label for box in file.record.objects)}
+    return {*file.labels, *(file.record.labels or ()), *(box.label for box in file.record.objects)}
 
 
 def _copies(same: Sequence[DatasetFile]) -> str:
@@ -252,7 +258,7 @@ def _similar_names(rows: Sequence[IndexRow]) -> list[str]:
     """Warnings about classes whose names differ only in blanks, capitals or normal form."""
     alike: dict[str, set[str]] = {}
     for row in rows:
-        for label in (row.label, *(box.label for box in row.objects)):
+        for label in (*row.classes, *(box.label for box in row.objects)):
             if label:
                 alike.setdefault(" ".join(plain(label).split()), set()).add(label)
     return [

@@ -48,6 +48,7 @@ class HeadSpec:
         default_lr: the learning rate where params.yaml has `lr: auto` and the range test suggests none.
         candidates: the heads among which validation chooses, each with a `normalize`, the simplest first, for a name
             that stands for them.
+        multilabel: it can give each class a probability of its own, for images with several labels.
     """
 
     input: Input
@@ -56,6 +57,7 @@ class HeadSpec:
     closed_form: bool = False
     default_lr: float = 0.001
     candidates: tuple[tuple[str, Normalize], ...] = ()
+    multilabel: bool = False
 
     @property
     def candidate_heads(self) -> list[str]:
@@ -73,21 +75,21 @@ class HeadSpec:
 
 
 HEADS: dict[str, HeadSpec] = {
-    "linear": HeadSpec("vector"),
-    "mlp": HeadSpec("vector", options=MlpOptions),
-    "ridge": HeadSpec("vector", closed_form=True),
-    "logistic": HeadSpec("vector", closed_form=True),
+    "linear": HeadSpec("vector", multilabel=True),
+    "mlp": HeadSpec("vector", options=MlpOptions, multilabel=True),
+    "ridge": HeadSpec("vector", closed_form=True, multilabel=True),
+    "logistic": HeadSpec("vector", closed_form=True, multilabel=True),
     "lda": HeadSpec("vector", closed_form=True),
-    "knn": HeadSpec("vector", options=KnnOptions, closed_form=True),
-    "attentive": HeadSpec("map", options=AttentiveOptions),
+    "knn": HeadSpec("vector", options=KnnOptions, closed_form=True, multilabel=True),
+    "attentive": HeadSpec("map", options=AttentiveOptions, multilabel=True),
     "squeezenet": HeadSpec("map", options=SqueezenetOptions),
-    "lenet5": HeadSpec("map"),
-    "smallnet": HeadSpec("map"),
+    "lenet5": HeadSpec("map", multilabel=True),
+    "smallnet": HeadSpec("map", multilabel=True),
     "largest": HeadSpec("map", "largest", LargestOptions),
     "grid": HeadSpec("map", "detection", DenseOptions),
     "anchors": HeadSpec("map", "detection", AnchorsOptions),
     "multiscale": HeadSpec("pyramid", "detection", MultiscaleOptions),
-    "auto": HeadSpec("vector", candidates=CANDIDATES),
+    "auto": HeadSpec("vector", candidates=CANDIDATES, multilabel=True),
 }
 
 
@@ -104,3 +106,8 @@ def heads_taking(kind: Input) -> list[str]:
 def heads_for(*tasks: str) -> list[str]:
     """The heads for some tasks."""
     return [name for name, spec in HEADS.items() if spec.task in tasks]
+
+
+def heads_for_labels() -> list[str]:
+    """The heads for images with several labels."""
+    return [name for name, spec in HEADS.items() if spec.multilabel]

@@ -58,6 +58,8 @@ def settings(run: RunResults) -> Iterator[tuple[str, Any]]:
     knobs, features = dict(run.head["params"]), run.head["features"]
     for first in ("dataset", "root", "backbone", "weights", "cut", "head"):
         yield first, run.index["root"] if first == "root" else knobs.pop(first)
+        if first == "root" and "task" in run.index:
+            yield "task", "multi"  # whatever it was: the data decides with auto
     yield from flatten("", dict(sorted(knobs.items())))  # augment too, where images themselves are kept
     yield from flatten("split.", run.split["params"])
     yield from _augmentation(features["views"])

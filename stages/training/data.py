@@ -196,6 +196,10 @@ def load_data(params: Params, images_of: splits.SplitImages | None = None) -> He
     check_provenance(features.provenance, params, str(path))
     if features.sha256 != [row.sha256 for row in rows]:
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
+    if index_file.is_multilabel(rows):
+        raise UserError(
+            f"`task`: images of {params.dataset} have several labels, which no head learns yet: set task=single."
+        )
     with_objects, boxes = HEADS[params.head].finds_objects, any(row.objects for row in rows)
     if with_objects and not boxes:
         raise UserError(f"`head`: {params.head} finds objects, and dataset {params.dataset} has no boxes.")

@@ -24,7 +24,7 @@ from stages.training.rest import build
 from stages.training.tasks import EpochScores, Task
 
 # Knobs that a head does not depend on, or only through its features and its data.
-NOT_TRAININGS = {"root", "device", "split", "extract", "lr_sweep", "decide", "bad_images", "datasets"}
+NOT_TRAININGS = {"root", "device", "task", "split", "extract", "lr_sweep", "decide", "bad_images", "datasets"}
 
 HOPELESS_SHARE = 1 / 3  # of the epochs after which training may be given up,
 HOPELESS_ERRORS = 3.0  # if it is so many standard errors behind

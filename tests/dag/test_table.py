@@ -109,6 +109,7 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "datasets.coco2017": ({"datasets.coco2017.strict": "true"}, NOTHING),
     "datasets.bccd": ({"datasets.bccd.strict": "true"}, NOTHING),
     "weights": ("WEIGHTS", FROM_EXTRACT),
+    "task": ("single", {"index"}),  # the same index
     "root": ("ROOT", FROM_INDEX),
     "dataset": ("logos", {"download", *FROM_INDEX}),
 }

@@ -19,7 +19,7 @@ def scanned(root: Path, table: str | bytes, images: Sequence[str] = ("a.jpg", "b
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     (root / "t.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
-    return list(csv.scan(root, csv.Options(file="t.csv", exclude=[], strict=False)))
+    return list(csv.scan(root, csv.Options(file="t.csv", separator="|", labels=[], exclude=[], strict=False)))
 
 
 def records(items: Sequence[object]) -> list[Record]:
@@ -108,7 +108,7 @@ def test_another_table(tmp_path: Path, table: str | bytes, message: str) -> None
 def test_a_table_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("path,label\n")
     with pytest.raises(UserError, match=r"there is no table .*labels.csv; .*-S datasets.csv.file=train.csv"):
-        list(csv.scan(tmp_path, csv.Options(file="labels.csv", exclude=[], strict=False)))
+        list(csv.scan(tmp_path, csv.Options(file="labels.csv", separator="|", labels=[], exclude=[], strict=False)))
 
 
 def test_a_column_says_which_images_belong_together(tmp_path: Path) -> None:
