@@ -35,7 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
     _check_modules(params)
     print(f"params.yaml is well-formed: {params.dataset}, {params.backbone}, {params.head} on {params.cut}")
     if has_source(params.options) and params.root != "data/none":
-        print(f"note: dataset {params.dataset} does not read `root`, which is for folder, csv, voc, coco and yolo.")
+        print(f"note: dataset {params.dataset} does not read `root`, the folder of your own data.")
     if not has_source(params.options) and not Path(params.root).expanduser().is_dir():
         print(
             f"note: there is no folder {params.root} (`root`); DVC says no more of it than [Errno 2]. If it was moved, "

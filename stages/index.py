@@ -25,7 +25,7 @@ def main(params: Params) -> dict[str, object]:
     folder = source.folder(params.dataset, params.options, params.root)
     module = importlib.import_module(f"stages.datasets.{params.dataset}")
     exclude, strict = _choices(params)
-    items = [*_links(folder, params), *module.scan(folder, params.options)]
+    items = [*_links(params), *module.scan(folder, params.options)]
     items = _without_excluded(items, exclude, params.dataset)
     items, several = multilabel.read_as(items, params.task)
     decided = corrections.read(params.dataset)
@@ -58,9 +58,9 @@ def main(params: Params) -> dict[str, object]:
     return summary.counts()
 
 
-def _links(folder: Path, params: Params) -> list[Note]:
+def _links(params: Params) -> list[Note]:
     """A note about linked folders below `root`, in which DVC does not see changes."""
-    links = [] if has_source(params.options) else tree.read(folder).links
+    links = [] if has_source(params.options) else tree.read(Path(params.root).expanduser()).links
     text = (
         f"{listed(links)} {'is a link' if len(links) == 1 else 'are links'} to another folder, where DVC does not see "
         "changes: after one, run `dvc repro -f -s index`, then `dvc repro`"

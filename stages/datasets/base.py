@@ -28,11 +28,13 @@ class DatasetOptions(Block):
 
     Attributes:
         has_objects: whether there can be boxes; not a knob.
+        shard_suffixes: of the files below `root` that hold the images, if these travel in shards; not a knob.
         exclude: globs of classes, folders or files to leave out; a name without a slash matches at any depth.
         strict: broken annotations and images of two classes stop the run; otherwise they are left out and listed.
     """
 
     has_objects: ClassVar[bool] = True
+    shard_suffixes: ClassVar[tuple[str, ...]] = ()
     exclude: list[str]
     strict: bool
 

@@ -13,10 +13,12 @@ from stages.datasets import (
     flickrlogos32,
     folder,
     logos,
+    parquet,
     voc,
     voc0712,
     voc2007,
     voc2012,
+    webdataset,
     yolo,
 )
 from stages.datasets.reasons import commonest
@@ -67,3 +69,5 @@ class Datasets(Block):
     coco: coco.Options
     coco2017: coco2017.Options
     yolo: yolo.Options
+    webdataset: webdataset.Options
+    parquet: parquet.Options

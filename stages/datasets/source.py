@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages import files, paths
+from stages.datasets import shards
 from stages.datasets.base import SOURCES, has_source
 from stages.datasets.unpack import unpack
 from stages.errors import REPAIR, UserError
@@ -14,7 +15,7 @@ from stages.errors import REPAIR, UserError
 def folder(dataset: str, options: Any, root: str) -> Path:
     """The folder from which the paths in a dataset's index start.
 
-    Archives are unpacked on first use into `cache/images/<dataset>/<content>/` of the main checkout.
+    Archives and shards are unpacked on first use into `cache/images/<dataset>/<content>/` of the main checkout.
 
     Args:
         dataset: its name.
@@ -22,10 +23,11 @@ def folder(dataset: str, options: Any, root: str) -> Path:
         root: the flat parameter, for a dataset without archives.
 
     Raises:
-        UserError: the archives are missing.
+        UserError: the archives are missing, or a shard is damaged.
     """
     if not has_source(options):
-        return Path(root).expanduser()
+        home = Path(root).expanduser()
+        return shards.folder(dataset, home, options.shard_suffixes) if options.shard_suffixes else home
     try:
         archives = json.loads((paths.raw(dataset) / SOURCES).read_text())["archives"]
     except (OSError, ValueError, KeyError):

@@ -96,11 +96,34 @@ def _members(archive: Path) -> Iterator[Member]:
                 yield member.name, lambda member=member: tar.extractfile(member)  # type: ignore[misc]
             elif not member.isdir():
                 raise UserError(f"{archive.name}: {member.name!r} is a link or a device: refused.")
+        _check_end(tar, archive)
+
+
+def _check_end(tar: tarfile.TarFile, archive: Path) -> None:
+    """Checks that a tar ends as tars do; `tarfile` says nothing of one that is cut off between two members.
+
+    Raises:
+        UserError: it ends without a block of zeros, or another tar follows.
+    """
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    length = 0
+    while block := tar.fileobj.read(BLOCK):
+        if block.strip(b"\0"):
+            raise UserError(f"{archive.name}: more follows after its end: two archives in one file are not read.")
+        length += len(block)
+    if length < tarfile.BLOCKSIZE:
+        raise UserError(f"{archive.name} is cut off: it has no end. Fetch it again.")
 
 
 def _safe(name: str, archive: Path) -> str:
+    if (safe := safe_name(name)) is None:
+        raise UserError(f"{archive.name}: the member {name!r} would leave the folder or has a bad name: refused.")
+    return safe
+
+
+def safe_name(name: str) -> str | None:
+    """A member's name as a path below the folder; None if it would leave the folder or is a bad name."""
     parts = name.removeprefix("./").split("/")
     bad = name.startswith("/") or "\\" in name or ":" in parts[0] or any(part in ("", ".", "..") for part in parts)
-    if bad or any(ord(character) < 32 for character in name):
-        raise UserError(f"{archive.name}: the member {name!r} would leave the folder or has a bad name: refused.")
-    return "/".join(parts)
+    return None if bad or any(ord(character) < 32 for character in name) else "/".join(parts)

@@ -107,6 +107,8 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "datasets.voc0712": ({"datasets.voc0712.strict": "true"}, NOTHING),
     "datasets.coco": ({"datasets.coco.annotations.all": "x.json"}, NOTHING),
     "datasets.coco2017": ({"datasets.coco2017.strict": "true"}, NOTHING),
+    "datasets.webdataset": ({"datasets.webdataset.strict": "true"}, NOTHING),
+    "datasets.parquet": ({"datasets.parquet.strict": "true"}, NOTHING),
     "datasets.bccd": ({"datasets.bccd.strict": "true"}, NOTHING),
     "weights": ("WEIGHTS", FROM_EXTRACT),
     "task": ("single", {"index"}),  # the same index

@@ -1,8 +1,11 @@
 """One small set written as each reader expects it, with the names that annotations give to its images."""
 
 import csv
+import io
 import json
 import re
+import shutil
+import tarfile
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -55,6 +58,7 @@ class Reader:
         objects: whether it reads objects.
         labels: the classes that it knows; empty if it takes any.
         file_of: the annotation file of an image of some name, where each image has a file of its own.
+        suffixes: that images may have; empty if it takes any, or none.
     """
 
     write: Callable[[Path, Sequence[Annotated]], None]
@@ -64,6 +68,7 @@ class Reader:
     objects: bool = True
     labels: tuple[str, ...] = ()
     file_of: Callable[[str], str] | None = None
+    suffixes: tuple[str, ...] = ()
 
 
 def write_coco(root: Path, images: Sequence[Annotated], name: str = "all.json") -> None:
@@ -170,13 +175,50 @@ def write_flickrlogos32(root: Path, images: Sequence[Annotated]) -> None:
         (home / f"{name}.relpaths.txt").write_text("\n".join([*entries, ""]), encoding="utf-8")
 
 
+def write_webdataset(root: Path, images: Sequence[Annotated], name: str = "shard") -> None:
+    """One tar of the images that are there, each with its first class beside it; an empty class is no label."""
+    with tarfile.open(root / f"{name}.tar", "w") as packed:
+        for image in images:
+            members = {image.path: image.data}
+            if image.name is not None and image.objects:
+                members[str(PurePosixPath(image.path).with_suffix(".cls"))] = image.objects[0][0].encode()
+            for path, data in members.items():
+                if data is not None:
+                    member = tarfile.TarInfo(path)
+                    member.size = len(data)
+                    packed.addfile(member, io.BytesIO(data))
+    shutil.rmtree(root / name, ignore_errors=True)
+
+
+def write_parquet(root: Path, images: Sequence[Annotated], name: str = "shard") -> None:
+    """One file as Hugging Face writes it: a struct of bytes and path, and numbers of classes, named in the schema."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    first = [image.objects[0][0] if image.name is not None and image.objects else None for image in images]
+    names = sorted({label for label in first if label is not None})
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    pictures = [image.data and {"bytes": image.data, "path": image.path} for image in images]
+    numbers = [None if label is None else names.index(label) for label in first]
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("image", struct), ("label", pa.int64())])
+    described = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    parquet.write_table(
+        pa.table([pa.array(pictures, struct), pa.array(numbers, pa.int64())], described), root / f"{name}.parquet"
+    )
+    shutil.rmtree(root / name, ignore_errors=True)
+
+
 READERS = {
     "coco": Reader(write_coco, "images", {"annotations": {"all": "all.json"}}),
     "csv": Reader(write_csv, "images"),
     "voc": Reader(write_voc, "JPEGImages", file_of=voc_annotation),
     "yolo": Reader(write_yolo, "images", file_of=yolo_annotation),
     "folder": Reader(write_folder, ".", class_folders=True, objects=False),
+    "webdataset": Reader(write_webdataset, "shard", objects=False, suffixes=(".jpg", ".JPG", ".png", ".heic")),
+    "parquet": Reader(write_parquet, "shard", objects=False),
 }
+SHARDS = ("webdataset", "parquet")
 BOXES = [name for name in READERS if READERS[name].objects]
 SENT = {"source": {"images": {"url": __file__}}}  # a file that is there
 BLOOD_CELLS = ("RBC", "WBC", "Platelets")

@@ -12,7 +12,7 @@ from stages.datasets import index_file
 from stages.datasets.base import Box
 from stages.errors import UserError
 from stages.images.header import looks_like_image
-from tests.datasets.kinds import BOXES, ONLY_IN_TEXT, READERS, SPELLINGS, Annotated, write
+from tests.datasets.kinds import BOXES, ONLY_IN_TEXT, READERS, SHARDS, SPELLINGS, Annotated, write
 
 Make = Callable[..., Any]
 ANT, BEE = ("ant", (4.0, 4.0, 20.0, 20.0)), ("bee", (10.0, 10.0, 30.0, 30.0))
@@ -251,7 +251,7 @@ def test_classes_that_look_alike_are_asked_about(
     assert console.count("did you mean one?") == 2 and "'Ant' and 'ant'" in console and r"'sen\u0303al'" in console
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", [reader for reader in READERS if reader not in SHARDS])
 def test_linked_folders_are_told_to_be_unwatched(
     jpeg: Make, indexed: Make, workplace: Path, capsys: pytest.CaptureFixture[str], reader: str
 ) -> None:
