@@ -1,4 +1,4 @@
-"""Lists what is in `cache/store` of the main checkout, checks it, and removes what is no longer needed.
+"""Lists what is in `cache/store` of the main checkout, checks it, exports it, and removes what is no longer needed.
 
 `ls` lists the entries: features by provenance, downloads, interrupted training runs, leftovers of killed runs.
 
@@ -9,6 +9,9 @@ one; `dvc repro` makes the rest again and computes only the rows that are lost.
 `gc` removes what nothing refers to: features whose provenance is in no file of `cache/features` or DVC's cache (the
 features of experiments stay until `dvc gc`), downloads that neither params.yaml nor a provenance names, and training
 runs. Whatever has changed within `--days` stays, because an interrupted run may go on from it.
+
+`export` writes the features that params.yaml names to a Parquet file: path, sha256, label, split and vector of each
+image, of its evaluation view.
 """
 
 import argparse
@@ -19,10 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages import command, files, paths
+from stages.datasets import index_file, splits
 from stages.datasets.base import has_source
 from stages.datasets.unpack import UNPACKING
-from stages.errors import REPAIR, counted
-from stages.features import audit, h5
+from stages.errors import REPAIR, UserError, counted
+from stages.features import audit, h5, parquet_export
 from stages.features.forecast import in_bytes
 from stages.features.store import common, fingerprint
 from stages.fetching.fetch import download_folder
@@ -31,7 +35,8 @@ from stages.params import load
 EXAMPLES = """\
   python -m stages.store ls
   python -m stages.store verify --repair
-  python -m stages.store gc --dry-run"""
+  python -m stages.store gc --dry-run
+  python -m stages.store export --parquet features.parquet"""
 DAY = 24 * 3600.0
 DAYS = 7.0
 
@@ -171,6 +176,23 @@ def gc(*, days: float, dry: bool) -> None:
     print(f"{in_bytes(freed)} {'would be ' if dry else ''}freed")
 
 
+def export(file: Path) -> None:
+    """Writes the features of the run that params.yaml describes to a Parquet file.
+
+    Raises:
+        UserError: there are no such features, they are not vectors, or they are of another index.
+    """
+    params = load()
+    path = paths.features(params.dataset, params.backbone, params.cut)
+    rows, features = index_file.read(params.dataset), h5.read(path)
+    if features.sha256 != [row.sha256 for row in rows]:
+        raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
+    parts = splits.read_parts(params.dataset) if paths.split(params.dataset).exists() else {}
+    split_of = {sha256: name for name, images in parts.items() for sha256 in images}
+    written = parquet_export.write(file, features, rows, split_of)
+    print(f"{counted(written, 'vectors')} of {path} are in {file}, {in_bytes(file.stat().st_size)}")
+
+
 def _shown(path: Path) -> str:
     return os.path.relpath(path, paths.main_checkout())
 
@@ -180,11 +202,13 @@ def _ago(seconds: float) -> str:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Lists, verifies or cleans up; returns 1 if something is damaged."""
+    """Lists, verifies, exports or cleans up; returns 1 if something is damaged."""
     if arguments.command == "verify":
         return 0 if verify(repair=arguments.repair) else 1
     if arguments.command == "gc":
         gc(days=arguments.days, dry=arguments.dry_run)
+    elif arguments.command == "export":
+        export(paths.typed_path(arguments.parquet))
     else:
         ls()
     return 0
@@ -204,6 +228,8 @@ def run() -> None:
     dropping.add_argument(
         "--days", type=float, default=DAYS, help=f"keep what has changed within this many days (default: {DAYS:g})"
     )
+    exporting = commands.add_parser("export", help="write the features that params.yaml names, for other tools")
+    exporting.add_argument("--parquet", required=True, metavar="FILE", help="the file to write; an old one is replaced")
     command.run(main, parser.parse_args())
 
 
