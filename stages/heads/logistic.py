@@ -18,12 +18,26 @@ from stages.heads.optimizers import LBFGS
 
 STRENGTHS = tuple(10.0 ** (-power / 2) for power in range(-1, 11))  # 3 to 1e-5, in multiples of the features' variance
 PATIENCE = 2  # strengths in a row with a higher cross-entropy on validation, after them weaker ones are not tried
-STEPS, MEMORY = 1000, 10  # of L-BFGS: iterations at most, and gradients that it keeps
-# The largest entry of the gradient at a solution, as a multiple of √λ, of scaled weights. Probabilities are then within
-# 0.005 of the exact ones along the path, which is enough to choose a strength, and within 0.0001 from `solve`, which
-# takes four times as many steps.
-ON_THE_PATH, EXACT = 1e-3, 1e-6
+STEPS, MEMORY = 1000, 30  # of L-BFGS: iterations at most, and gradients that it keeps
 NEGLIGIBLE = 1e-12  # a smaller share of the largest variance is a rounding error
+
+
+class Accuracy(NamedTuple):
+    """How exactly a solution is computed.
+
+    Attributes:
+        gradient: the largest entry of the gradient at the solution, as a multiple of √λ, of scaled weights.
+        dtype: of the products, nearly all of the work; sums are in float64.
+    """
+
+    gradient: float
+    dtype: torch.dtype
+
+
+# Probabilities are within 0.005 of the exact ones along the path, which is enough to choose a strength. From `solve`
+# they are within 0.0001, which takes four times as many steps, and float64: rounded to float32 the loss is too coarse
+# for the line search.
+ON_THE_PATH, EXACT = Accuracy(1e-3, torch.float32), Accuracy(1e-6, torch.float64)
 
 
 class Axes(NamedTuple):
@@ -48,12 +62,14 @@ def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module
 def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
     """One solution for each of STRENGTHS, until validation has become worse PATIENCE times in a row."""
     assert isinstance(layers, nn.Linear)
-    axes, one_hot = _axes(train), F.one_hot(train.labels, layers.out_features).double()
+    axes = _axes(train)
     val_rows = (val.double - train.mean) @ axes.directions
     weight, bias = _zeros(layers, axes)
     best, worse = float("inf"), 0
     for strength in STRENGTHS:
-        weight, bias = minimise(weight, bias, axes, one_hot, strength=strength * train.variance, gradient=ON_THE_PATH)
+        weight, bias = minimise(
+            weight, bias, axes, train.labels, strength=strength * train.variance, accuracy=ON_THE_PATH
+        )
         _put(layers, weight, bias, train, axes)
         yield Solution({"strength": strength})
         loss = float(F.cross_entropy(F.linear(val_rows, weight, bias), val.labels))
@@ -65,9 +81,9 @@ def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -
 def solve(layers: nn.Module, train: LabelledVectors, notes: Mapping[str, float]) -> Solution:
     """The solution of a strength, without the path to it."""
     assert isinstance(layers, nn.Linear)
-    axes, one_hot = _axes(train), F.one_hot(train.labels, layers.out_features).double()
+    axes = _axes(train)
     strength = notes["strength"] * train.variance
-    weight, bias = minimise(*_zeros(layers, axes), axes, one_hot, strength=strength, gradient=EXACT)
+    weight, bias = minimise(*_zeros(layers, axes), axes, train.labels, strength=strength, accuracy=EXACT)
     _put(layers, weight, bias, train, axes)
     return Solution(notes)
 
@@ -100,7 +116,7 @@ def _axes(train: LabelledVectors) -> Axes:
 
 
 def minimise(
-    weight: torch.Tensor, bias: torch.Tensor, axes: Axes, one_hot: torch.Tensor, *, strength: float, gradient: float
+    weight: torch.Tensor, bias: torch.Tensor, axes: Axes, labels: torch.Tensor, *, strength: float, accuracy: Accuracy
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight (C, K) and bias (C,) that minimise the penalised loss; the bias is not penalised.
 
@@ -112,20 +128,21 @@ def minimise(
         weight: (C, K) to start from.
         bias: (C,) to start from.
         axes: the train vectors.
-        one_hot: (N, C) their labels.
+        labels: (N,) int64, theirs.
         strength: λ.
-        gradient: where to stop: ON_THE_PATH or EXACT.
+        accuracy: ON_THE_PATH or EXACT.
     """
     probabilities = F.linear(axes.rows, weight, bias).softmax(1)
     curvature = (probabilities * (1 - probabilities)).mean().clamp(min=NEGLIGIBLE)
     scale = (curvature * axes.squares + strength).rsqrt()
     bias_scale = curvature.rsqrt()
-    x, penalty = axes.rows * scale, strength * scale.square()
+    x, penalty = (axes.rows * scale).to(accuracy.dtype), strength * scale.square()
     weight, bias = weight / scale, bias / bias_scale
+    images = torch.arange(len(x), device=x.device)
     optimizer = LBFGS(
         [weight, bias],
         max_iter=STEPS,
-        tolerance_grad=gradient * strength**0.5,
+        tolerance_grad=accuracy.gradient * strength**0.5,
         tolerance_change=0.0,
         history_size=MEMORY,
         line_search_fn="strong_wolfe",
@@ -133,11 +150,13 @@ def minimise(
 
     def loss() -> torch.Tensor:
         """The loss; also sets the gradients, whose formula takes half the time of autograd."""
-        log_probabilities = F.linear(x, weight, bias * bias_scale).log_softmax(1)
-        residual = (log_probabilities.exp() - one_hot) / len(x)
-        weight.grad = residual.T @ x + penalty * weight
-        bias.grad = residual.sum(0) * bias_scale
-        return -(log_probabilities * one_hot).sum() / len(x) + (penalty * weight.square()).sum() / 2
+        log_probabilities = F.linear(x, weight.to(x.dtype), (bias * bias_scale).to(x.dtype)).log_softmax(1)
+        fit = F.nll_loss(log_probabilities.double(), labels)
+        residual = log_probabilities.exp_()
+        residual[images, labels] -= 1
+        weight.grad = (residual.T @ x).double() / len(x) + penalty * weight
+        bias.grad = residual.sum(0, dtype=torch.float64) / len(x) * bias_scale
+        return fit + (penalty * weight.square()).sum() / 2
 
     with torch.no_grad():
         optimizer.step(loss)  # type: ignore[no-untyped-call]
