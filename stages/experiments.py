@@ -6,6 +6,7 @@ against each other image by image.
 
 import argparse
 import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ EXAMPLES = """\
   python -m stages.experiments
   python -m stages.experiments --commits 5"""
 WIDTH = 120  # characters of a line where there is no terminal, and at most
+LEAST = 20  # characters of a line for the knobs
 NUMBERS = 4  # metrics in the table
 FILES = ("reports/metrics.json", "", "params.yaml")  # whose columns count; of one name in two of them the last
 Row = Mapping[str, Any]  # of DVC's table: columns of its own, metrics and knobs, each by its flat name
@@ -72,7 +74,7 @@ def lines(shown: Sequence[Row], width: int) -> list[str]:
 
     Args:
         shown: as `rows` gives them.
-        width: characters of a line at most; what is longer ends in an ellipsis.
+        width: characters of a line at most; knobs that do not fit go on in lines of their own, below the first.
     """
     names = numbers(shown)
     base = next((row for row in shown if row["rev"] != "workspace"), {})
@@ -81,8 +83,13 @@ def lines(shown: Sequence[Row], width: int) -> list[str]:
         values = [_text(name, row.get(name)) for name in names]
         cells.append([row["Experiment"] or row["rev"], *values, ", ".join(_state(row) + changes(row, base))])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    texts = ["  ".join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return [text if len(text) <= width else f"{text[: width - 1]}…" for text in texts]
+    start = sum(widths[:-1]) + 2 * len(names) + 2  # of the last column
+    texts = list[str]()
+    for *fixed, knobs in cells:
+        first = "  ".join(cell.ljust(size) for cell, size in zip(fixed, widths[:-1], strict=True)) + "  "
+        wrapped = textwrap.wrap(knobs, max(width - start, LEAST), break_on_hyphens=False) or [""]
+        texts += [(first + wrapped[0]).rstrip(), *(" " * start + line for line in wrapped[1:])]
+    return texts
 
 
 def numbers(shown: Sequence[Row]) -> list[str]:

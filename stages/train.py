@@ -44,11 +44,15 @@ class Trained:
     competition: Competition | None
 
     @property
-    def scores(self) -> dict[str, float]:
-        """The scores on validation that the head has, to four digits."""
+    def scores(self) -> dict[str, str]:
+        """The scores on validation that the head has, as people read them."""
         best = self.head.history[self.head.best_epoch - 1]
-        scores = {"val accuracy": best.val_accuracy, "val map_50": best.val_map_50, "val loss": best.val_loss}
-        return {name: round(score, 4) for name, score in scores.items() if score is not None}
+        scores = {
+            "val accuracy": (best.val_accuracy, ".1%"),
+            "val map_50": (best.val_map_50, ".3f"),
+            "val loss": (best.val_loss, ".4f"),
+        }
+        return {name: format(score, spec) for name, (score, spec) in scores.items() if score is not None}
 
 
 def main(params: Params) -> dict[str, object]:
@@ -63,7 +67,7 @@ def main(params: Params) -> dict[str, object]:
     heads = list(kept.heads)
     for number, images_of in enumerate(folds, 1):
         fold = train(load_data(params, images_of), params, paths.fold(number))
-        scores = ", ".join(f"{name} {score}" for name, score in fold.scores.items())
+        scores = ", ".join(f"{score} {name}" for name, score in fold.scores.items())
         print(f"fold {number} of {len(folds)}: {scores}", flush=True)
         heads += fold.heads
     shutil.rmtree(paths.HEAD, ignore_errors=True)  # there may be heads of more seeds or folds than now

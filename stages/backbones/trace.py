@@ -1,7 +1,8 @@
 """A network as a graph of operations (torch.fx), and parts of that graph."""
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +46,8 @@ def trace(model: nn.Module) -> Traced:
 def put_shapes(model: nn.Module, graph: fx.Graph, size: int) -> fx.GraphModule:
     """Runs a graph once on images of `size` pixels per side, so that `shape` knows each node."""
     module = fx.GraphModule(model, graph)
-    with torch.inference_mode():
+    silence = redirect_stderr(io.StringIO())  # torch.fx prints a traceback beside the error that it raises
+    with torch.inference_mode(), silence:
         ShapeProp(module).propagate(torch.zeros(BATCH, 3, size, size))
     return module
 

@@ -17,7 +17,7 @@ from stages.evaluation import common, nearest, prediction_list, unknown
 from stages.evaluation.common import JudgedHead
 from stages.evaluation.nearest import Surroundings
 from stages.evaluation.unknown import Known
-from stages.metrics import classification
+from stages.metrics import classification, table
 from stages.params import Params
 from stages.training import model
 
@@ -94,7 +94,7 @@ def evaluate(params: Params, kept: JudgedHead, heads: Iterable[JudgedHead]) -> d
         {"views": count, "accuracy": f"{_share(verdict.right[count]):.6f}"} for count in range(1, params.views + 1)
     ]
     common.write_plots({"views": views_rows, **_plots(verdict, probabilities[judged], classes)})
-    return {f"{judged} images": len(labels[judged]), "top1": written.get("top1", written["val_top1"])}
+    return {f"{judged} images": len(labels[judged]), **table.in_words("classification", written)}
 
 
 def judge(one: JudgedHead, params: Params) -> Verdict:

@@ -61,8 +61,7 @@ def evaluate(params: Params, data: HeadData, *, head: HeadModel, described: Mapp
     view_rows = _scores_by_views(task, head, data, data.splits[judged], score, params)
     plots = {"per_class": _counts(data)} if kind == "largest" else _plots(data, detections[judged], judged)
     common.write_plots(plots | {"views": view_rows})
-    name = table.headline(kind, written)
-    return {f"{judged} images": len(detections[judged]), name: written.get(name, written.get(f"val_{name}"))}
+    return {f"{judged} images": len(detections[judged]), **table.in_words(kind, written)}
 
 
 def _task(model: HeadModel, described: Mapping[str, Any], data: HeadData, params: Params) -> tasks.DetectionTask:

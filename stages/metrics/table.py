@@ -100,6 +100,13 @@ def headline(task: str, values: Mapping[str, object]) -> str:
     return next((name for name in names if name in values or VAL + name in values), names[0])
 
 
+def in_words(task: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """The headline of a run by its title, such as {"top-1 accuracy": "94.8 %"}; on val if nothing else is judged."""
+    name = headline(task, values)
+    metric, judged = METRICS[name], "" if name in values else VAL
+    return {f"{judged.replace('_', ' ')}{metric.title}": metric.text(values.get(judged + name))}
+
+
 def task_of(values: Mapping[str, object]) -> Task:
     """The task whose metrics are among `values`.
 

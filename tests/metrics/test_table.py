@@ -87,3 +87,8 @@ def test_baselines_are_of_metrics_that_exist() -> None:
 def test_the_table_needs_no_torch() -> None:
     code = "import sys, stages.metrics.table; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_console_has_the_headline_in_words() -> None:
+    assert table.in_words("classification", {"top1": 0.9478, "val_top1": 0.5}) == {"top-1 accuracy": "94.8%"}
+    assert table.in_words("detection", {"val_map_50": 0.51234}) == {"val mAP at IoU 0.5": "51.2%"}
