@@ -20,7 +20,10 @@ EXAMPLES = """\
   python -m stages.export --format onnx
   python -m stages.export --format torch --out /models/logos.pt2"""
 FOLDER = Path("export")
-SCORES = ("probabilities", "scores")  # outputs that are compared across precisions: a box without an object may be any
+SCORES = (
+    "probabilities",
+    "all_scores",
+)  # outputs that are compared across precisions: a box without an object may be any
 TOLERANCE = 1e-3  # of probabilities and scores, and of boxes relative to their coordinates
 
 
@@ -33,7 +36,8 @@ def main(arguments: argparse.Namespace) -> int:
         raise UserError(f"`--out` must end in {suffix} with `--format {format_}`, found {out.name!r}.")
     pixels = check.sample_pixels(loaded)
     LOG.info("exports %s to %s and checks the file on %d images", loaded.described["head"], format_, len(pixels))
-    program = formats.capture(ExportedNetwork(loaded), pixels.shape[-1])
+    suppresses = loaded.finds_boxes and formats.FORMATS[format_].suppresses
+    program = formats.capture(ExportedNetwork(loaded, suppresses=suppresses), pixels.shape[-1])
     LOG.debug("outputs: %s", ", ".join(program.outputs))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +79,10 @@ def _check(loaded: Predictor, run: formats.Runner, pixels: formats.Pixels, *, fi
         raise UserError(
             f"The {format_} file does not agree with coldcut: a number differs by {difference:.1e}, more than "
             f"{TOLERANCE:g}. Nothing was written; try another format."
+        )
+    if formats.FORMATS[format_].suppresses and loaded.finds_boxes and not check.suppresses_alike(run, loaded, pixels):
+        raise UserError(
+            f"The {format_} file suppresses other boxes than coldcut. Nothing was written; try another format."
         )
     moved = check.difference(run, as_trained, pixels, SCORES)
     return card.Checked(file, format_, len(pixels), difference, moved, check.same_class(exact, as_trained))

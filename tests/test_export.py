@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from stages import export, paths
 from stages.backbones import zoo
 from stages.backbones.licences import licence
+from stages.boxes.geometry import Detections, suppress
 from stages.errors import UserError
-from stages.exporting import card, check, formats
+from stages.exporting import card, check, formats, suppression
 from stages.exporting.network import ExportedNetwork
 from stages.images.decode import decode, prepare
-from stages.prediction import predictor
+from stages.prediction import answers, predictor
+from stages.training.model import load_head
 from tests import trained
 from tests.test_predict import merged
 from tests.trained import OBJECTS, SMALL, VIT
@@ -43,7 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "blocks that trained": {"head": "linear", "backbone": VIT, "cut": "blocks.3", "tap": "cls"},
     "from scratch": {"head": "lenet5", "cut": "input"},
     "largest": {**OBJECTS, "head": "largest"},
-    "detector": {**OBJECTS, "head": "anchors", "precision": "bfloat16"},
+    "detector": {**OBJECTS, "head": "anchors", "precision": "bfloat16", "decide": {"confidence": 0.05}},
     "multiscale": {**OBJECTS, "head": "multiscale", "cut": "pyramid", "backbone": "resnet18"},
 }
 THREE = ("classifier", "largest", "detector")  # that every format is tried on
@@ -133,21 +136,115 @@ def test_it_gives_the_probabilities_of_predict(run: Make, write: Make, workplace
     np.testing.assert_allclose(found, wanted.numpy(), atol=1e-3)
 
 
-@pytest.mark.parametrize(("kind", "format_"), [("classifier", "onnx"), ("largest", "onnx"), ("classifier", "openvino"),
-                                               ("classifier", "torch")])  # fmt: skip
+def far_apart() -> None:
+    """Gives the boxes of the last run scores that no rounding exchanges: random weights score all of them alike."""
+    head, _ = load_head(paths.HEAD)
+    last = [layer for layer in head.head.modules() if getattr(layer, "weight", None) is not None][-1]
+    with torch.no_grad():
+        last.weight.normal_(generator=torch.Generator().manual_seed(0))
+        last.bias.zero_()
+    save_file(
+        {name: tensor.contiguous() for name, tensor in head.state_dict().items()}, paths.HEAD / "head.safetensors"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "format_"),
+    [
+        ("detector", "onnx"),
+        ("multiscale", "onnx"),
+        ("largest", "onnx"),
+        pytest.param("detector", "openvino", marks=pytest.mark.slow),
+        pytest.param("multiscale", "openvino", marks=pytest.mark.slow),
+    ],
+)
+def test_the_boxes_of_a_file_are_those_of_predict(
+    run: Make, write: Make, workplace: Path, kind: str, format_: str
+) -> None:
+    run(kind)
+    far_apart()
+    suffix = formats.FORMATS[format_].suffix
+    assert write("--format", format_, "--out", f"m{suffix}")[0] == 0
+    loaded, images = check.in_float32(predictor.load()), sorted((workplace / "voc").rglob("*.jpg"))
+    how = zoo.preprocessing(KINDS[kind].get("backbone", "squeezenet1_1")).at(64, "squash")
+    pixels = np.stack([prepare(decode(path.read_bytes()), how)[0].numpy() for path in images])
+    outputs = formats.FORMATS[format_].open(Path(f"m{suffix}"))(pixels)
+    named = [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in images]
+    counts = []
+    for image, predicted in enumerate(loaded.predict(named, [(64, 64)] * len(named))):
+        assert isinstance(predicted, Detections)
+        printed = answers.confident(predicted, loaded.decide.confidence, None)
+        counts.append(len(printed.scores))
+        filled = outputs["scores"][image] > 0
+        assert filled.sum() == counts[-1] and (outputs["labels"][image][~filled] == -1).all()
+        rows = np.column_stack([outputs["labels"][image], outputs["scores"][image], outputs["boxes"][image]])[filled]
+        for label, score, box in zip(printed.labels, printed.scores, printed.boxes, strict=True):  # scores may be close
+            differences = np.abs(rows - np.array([label, score, *box])) / [1e-9, 1e-3, *[0.1] * 4]
+            assert differences.max(1).min() < 1
+    assert sum(counts) >= len(images) / 2
+    candidates = (outputs["all_scores"] >= loaded.decide.confidence).sum()
+    assert kind != "multiscale" or candidates > sum(counts)  # something was suppressed
+
+
+def test_a_file_that_suppresses_otherwise_is_not_written(
+    run: Make, write: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("detector")
+    far_apart()
+    real = formats.FORMATS["onnx"]
+
+    def off(path: Path) -> formats.Runner:
+        answer = real.open(path)
+        return lambda pixels: (outputs := answer(pixels)) | {"labels": np.roll(outputs["labels"], 1, axis=1)}
+
+    monkeypatch.setitem(formats.FORMATS, "onnx", real._replace(open=off))
+    code, out, err = write("--format", "onnx", "--out", "there/m.onnx")
+    assert code == 1 and not out and "suppresses other boxes than coldcut" in err
+    assert not list(Path("there").iterdir())
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.3, 0.9])
+def test_what_remains_is_what_evaluation_keeps(confidence: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    corners = torch.rand((3, 200, 2, 2), generator=generator).sort(dim=2).values.flatten(2) * 64
+    scores = torch.rand((3, 200, 4), generator=generator) ** 4
+    selection = suppression.select(corners, scores, iou=0.3, confidence=confidence)
+    for image in range(3):
+        pairs = (scores[image] >= max(confidence, 0.001)).nonzero()
+        detections = Detections(corners[image][pairs[:, 0]], scores[image][pairs[:, 0], pairs[:, 1]], pairs[:, 1])
+        expected = suppress(detections, 0.3, 100)
+        filled = selection.scores[image] > 0
+        torch.testing.assert_close(selection.scores[image][filled], expected.scores)
+        torch.testing.assert_close(selection.boxes[image][filled], expected.boxes)
+        assert torch.equal(selection.labels[image][filled], expected.labels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "format_"),
+    [
+        ("classifier", "onnx"),
+        ("largest", "onnx"),
+        ("detector", "onnx"),
+        ("detector", "torch"),
+        ("classifier", "openvino"),
+        ("classifier", "torch"),
+        pytest.param("detector", "openvino", marks=pytest.mark.slow),
+    ],
+)
 def test_the_code_on_the_card_runs_as_printed(
     run: Make, write: Make, workplace: Path, tmp_path: Path, kind: str, format_: str
 ) -> None:
     """In another folder, without coldcut on the path; what it prints is what the head predicts."""
     run(kind)
+    if kind == "detector":
+        far_apart()
     out = tmp_path / f"elsewhere/m{formats.FORMATS[format_].suffix}"
     assert write("--format", format_, "--out", out)[0] == 0
     code = Path(f"{out}.md").read_text().split("```python\n")[1].split("```")[0]
     assert code.startswith(f"# pip install {'torch' if format_ == 'torch' else format_.replace('onnx', 'onnxruntime')}")
-    photo = sorted((workplace / ("voc" if kind == "largest" else "photos")).rglob("*.jpg"))[0]
+    photo = sorted((workplace / ("photos" if kind == "classifier" else "voc")).rglob("*.jpg"))[0]
     (out.parent / "photo.jpg").write_bytes(photo.read_bytes())
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    code = code.replace("scores[0][:, label] >= 0.5", "scores[0][:, label] >= 0")  # of random weights nothing is sure
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=out.parent, env=environment, capture_output=True, text=True, check=False
     )
@@ -163,9 +260,12 @@ def test_the_code_on_the_card_runs_as_printed(
         assert abs(float(share.rstrip("%")) / 100 - float(predicted.values.max())) < 0.02
     else:
         assert predicted is not None
-        (line,) = (line for line in lines if line.startswith(classes[int(predicted.labels[0])]))
-        corners = np.array(json.loads(line.partition(" at ")[2])) * size / 64
-        np.testing.assert_allclose(corners, predicted.boxes[0], atol=2)
+        printed = answers.confident(predicted, predictor.load().decide.confidence, None)
+        assert sorted(line.split()[0] for line in lines) == sorted(classes[label] for label in printed.labels.tolist())
+        corners = np.array([json.loads(line.partition(" at ")[2]) for line in lines]).reshape(-1, 4) * size / 64
+        assert len(printed.boxes) > 0
+        for box in printed.boxes.numpy():
+            assert np.abs(corners - box).max(1).min() < 2
 
 
 @pytest.mark.slow
@@ -218,8 +318,8 @@ def test_the_card_says_what_matters(run: Make, write: Make) -> None:
     text = Path("m.pt2.md").read_text()
     for said in (
         "squashed to 64 x 64",
-        "not suppressed yet",
-        "suppress",
+        "before suppression",
+        "suppress class by class",
         "mAP at IoU 0.5",
         "Only 7 images",
         "the head in bfloat16",

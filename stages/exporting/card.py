@@ -8,6 +8,7 @@ from stages.backbones import names
 from stages.backbones.licences import licence
 from stages.errors import counted
 from stages.exporting import example
+from stages.exporting.formats import FORMATS
 from stages.exporting.network import preprocessing
 from stages.features.h5 import INPUT
 from stages.images.preprocessing import Preprocessing
@@ -65,6 +66,7 @@ def write(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] | N
         checked.format,  # type: ignore[arg-type]
         how,
         boxes=predictor.finds_boxes,
+        suppresses=_suppresses(predictor, checked.format),
         confidence=decide.confidence,
         iou=decide.nms_iou,
     )
@@ -72,7 +74,7 @@ def write(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] | N
         f"# {title}", "",
         f"`{checked.file}` {task}. It knows {counted(len(predictor.classes), 'classes')}, holds backbone and head in "
         "one file, and was made by coldcut.", "",
-        "## Use", "", *_input(how), "", *_output(predictor), "",
+        "## Use", "", *_input(how), "", *_output(predictor, checked.format), "",
         "```python", code.rstrip(), "```", "",
         "## Data", "", *_data(predictor, metrics), "",
         "## Metrics", "", *_metrics(metrics), "",
@@ -106,14 +108,29 @@ def _input(how: Preprocessing) -> list[str]:
     ]
 
 
-def _output(predictor: Predictor) -> list[str]:
+def _suppresses(predictor: Predictor, format_: str) -> bool:
+    return predictor.finds_boxes and FORMATS[format_].suppresses
+
+
+def _output(predictor: Predictor, format_: str) -> list[str]:
     if not predictor.finds_boxes:
         return ["Output `probabilities`: float32 (N, classes); each row adds up to 1."]
+    decide = predictor.decide
+    candidates = (
+        "`all_boxes`, float32 (N, P, 4), corners x1 y1 x2 y2 in pixels of the input, and `all_scores`, float32 "
+        "(N, P, classes), the score of each class for each box, before suppression"
+    )
+    if _suppresses(predictor, format_):
+        return [
+            "Outputs: `boxes`, float32 (N, K, 4), corners x1 y1 x2 y2 in pixels of the input, `scores`, float32 "
+            "(N, K), and `labels`, int64 (N, K), the number of the class. The best boxes come first; behind the last "
+            "one scores are 0 and labels -1. They are what remains after suppression class by class, with the "
+            f"thresholds of the evaluation: a score of at least {decide.confidence:g} (`decide.confidence`), and an "
+            f"IoU of at most {decide.nms_iou:g} (`decide.nms_iou`). For other thresholds there are {candidates}."
+        ]
     return [
-        "Outputs: `boxes`, float32 (N, P, 4), corners x1 y1 x2 y2 in pixels of the input, and `scores`, float32 "
-        "(N, P, classes), the score of each class for each box. Boxes that overlap are not suppressed yet, because the "
-        "result would have no fixed shape, and runtimes handle that differently: keep those that score enough, then "
-        f"suppress class by class (evaluated with an IoU of {predictor.decide.nms_iou:g}), as the program does."
+        f"Outputs: {candidates}: keep those that score enough, then suppress class by class (evaluated with an IoU of "
+        f"{decide.nms_iou:g}), as the program does. torch's format has no place for that; onnx and openvino do it."
     ]
 
 
@@ -178,7 +195,10 @@ def _limits(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] |
             f"Only {counted(metrics['n_test'], 'images were')} evaluated: others could give rather different metrics."
         )
     if predictor.finds_boxes and predictor.provenance["resize"] == "crop":
-        limits.append("Objects outside the centre crop are not found.")
+        limits.append(
+            "Objects outside the centre crop are not found, and boxes that reach beyond it are not cut at the border "
+            "of the image, which the file does not know."
+        )
     if checked.format == "openvino":
         limits.append(
             "OpenVINO computes in bfloat16 where the processor does, unless INFERENCE_PRECISION_HINT is f32. "

@@ -3,8 +3,10 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from stages import paths, results
@@ -23,6 +25,7 @@ from stages.training import data
 
 IMAGES = 50
 BATCHES = (1, 3)  # and the rest: a file must take any number of images
+SAME = 1e-3  # pixels and scores that only rounding tells apart
 Outputs = Mapping[str, torch.Tensor]
 
 
@@ -88,6 +91,28 @@ def difference(run: Runner, expected: Outputs, pixels: Pixels, names: Sequence[s
 def largest_difference(values: object, expected: torch.Tensor) -> float:
     """The largest difference, relative where more than 1 is expected (boxes are in pixels); nan where a value is."""
     return float(((torch.as_tensor(values) - expected).abs() / expected.abs().clamp(min=1)).max())
+
+
+def suppresses_alike(run: Runner, predictor: Predictor, pixels: Pixels) -> bool:
+    """Whether the boxes that a file keeps of its own candidates are those that coldcut keeps of them.
+
+    Args:
+        run: the file as a function.
+        predictor: what was exported.
+        pixels: (N, 3, S, S) views.
+    """
+    outputs = run(pixels)
+    layer = OutputLayer(predictor, suppresses=True)
+    selection = layer.select(*(torch.from_numpy(outputs[name]) for name in ("all_boxes", "all_scores")))
+    expected = {name: values.numpy() for name, values in selection._asdict().items()}
+    return np.allclose(_rows(outputs), _rows(expected), rtol=0, atol=SAME)
+
+
+def _rows(outputs: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """Label, score and corners (N, K, 6) of the boxes of each image, sorted: equal scores may come in any order."""
+    columns = [outputs["labels"][..., None], outputs["scores"][..., None], outputs["boxes"]]
+    rows = np.concatenate([column.astype(np.float64) for column in columns], axis=2)
+    return np.stack([image[np.lexsort(image.T[::-1])] for image in rows])
 
 
 def same_class(outputs: Outputs, others: Outputs) -> int | None:

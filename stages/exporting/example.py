@@ -13,18 +13,20 @@ LOADING = {
     "onnx": """\
 session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-{outputs} = session.run(None, {{"pixels": read("{image}")}})""",
+{outputs} = session.run([{names}], {{"pixels": read("{image}")}})""",
     "openvino": """\
 model = openvino.Core().read_model("{file}")
 classes = json.loads(model.get_rt_info(["coldcut", "classes"]).astype(str))
 compiled = openvino.compile_model(model, "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
-{outputs} = compiled([read("{image}")]).values()""",
+results = compiled([read("{image}")])
+{outputs} = (results[name] for name in [{names}])""",
     "torch": """\
 metadata = {{"coldcut.json": ""}}
 model = torch.export.load("{file}", extra_files=metadata).module()
 classes = json.loads(metadata["coldcut.json"])["classes"]
 with torch.inference_mode():
-    {outputs} = (value.numpy() for value in model(torch.from_numpy(read("{image}"))).values())""",
+    results = model(torch.from_numpy(read("{image}")))
+{outputs} = (results[name].numpy() for name in [{names}])""",
 }
 READ_CROPPED = """\
 def read(path):
@@ -56,6 +58,10 @@ def suppress(boxes, scores, overlap=IOU):
         common = (high - low).clip(0).prod(1)
         order = rest[common <= overlap * (area[best] + area[rest] - common)]
     return kept"""
+PRINT_SELECTED = """\
+for box, score, label in zip(boxes[0], scores[0], labels[0]):
+    if score > 0:  # the places behind the last box are empty
+        print(f"{classes[label]} {score:.1%} at {box.round().clip(0, SIDE).tolist()}")"""
 PRINT_BOXES = """\
 for label, name in enumerate(classes):
     likely = np.flatnonzero(scores[0][:, label] >= CONFIDENCE)
@@ -69,6 +75,7 @@ def program(
     how: Preprocessing,
     *,
     boxes: bool,
+    suppresses: bool,
     confidence: float,
     iou: float,
     image: str = "photo.jpg",
@@ -79,7 +86,8 @@ def program(
         file: name of the exported file.
         format_: its format.
         how: what is done to an image before it.
-        boxes: whether its outputs are boxes and scores, and not probabilities.
+        boxes: whether its outputs are boxes, and not probabilities.
+        suppresses: whether the file suppresses boxes itself.
         confidence: the score from which a box is printed.
         iou: the overlap above which the lower of two boxes of a class is dropped.
         image: name of the image that is read.
@@ -92,11 +100,16 @@ def program(
     ]
     read = READ_SQUASHED if how.resize is None else READ_CROPPED
     functions = [read.format(crop=how.crop, resize=how.resize, filter=how.interpolation.upper())]
-    functions += [SUPPRESS.replace("IOU", f"{iou:g}")] if boxes else []
-    outputs = "boxes, scores" if boxes else "(probabilities,)"
-    load = LOADING[format_].format(file=file, outputs=outputs, image=image)
-    show = (
-        PRINT_BOXES.replace("CONFIDENCE", f"{confidence:g}").replace("SIDE", str(how.crop)) if boxes else PRINT_CLASSES
-    )
+    functions += [SUPPRESS.replace("IOU", f"{iou:g}")] if boxes and not suppresses else []
+    outputs, names, show = "(probabilities,)", ["probabilities"], PRINT_CLASSES
+    if boxes:
+        outputs, names, show = "boxes, scores", ["all_boxes", "all_scores"], PRINT_BOXES
+    if boxes and not suppresses and how.resize is None:
+        show = f"boxes = boxes.clip(0, SIDE)  # the input is all of the image\n{show}"
+    if suppresses:
+        outputs, names, show = "boxes, scores, labels", ["boxes", "scores", "labels"], PRINT_SELECTED
+    listed = ", ".join(f'"{name}"' for name in names)
+    load = LOADING[format_].format(file=file, outputs=outputs, names=listed, image=image)
+    show = show.replace("CONFIDENCE", f"{confidence:g}").replace("SIDE", str(how.crop))
     head = [f"# pip install {package} numpy pillow", *imports, "from PIL import Image, ImageOps"]
     return "\n".join(head) + "\n\n\n" + "\n\n\n".join(functions) + f"\n\n\n{load}\n{show}\n"

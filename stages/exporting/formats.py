@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from stages.errors import UserError
+from stages.exporting import suppression
 from stages.exporting.network import ExportedNetwork
 
 INPUT, METADATA = "pixels", "coldcut"
@@ -45,12 +47,14 @@ class Format(NamedTuple):
         write: writes a program with its metadata to a path.
         open: opens a file as a function that computes on the CPU in float32.
         needs: packages that must be installed.
+        suppresses: whether it can hold the suppression of boxes.
     """
 
     suffix: str
     write: Callable[[Program, Mapping[str, Any], Path], None]
     open: Callable[[Path], Runner]
     needs: tuple[str, ...]
+    suppresses: bool
 
 
 def capture(network: ExportedNetwork, size: int) -> Program:
@@ -92,8 +96,9 @@ def write(program: Program, path: Path, *, format_: str, metadata: Mapping[str, 
 
 
 def _write_onnx(program: Program, metadata: Mapping[str, Any], path: Path) -> None:
-    names: dict[str, Any] = {"input_names": [INPUT], "output_names": program.outputs, "dynamic_shapes": IMAGES}
-    exported = torch.onnx.export(program.graph, dynamo=True, verbose=False, **names)
+    options: dict[str, Any] = {"input_names": [INPUT], "output_names": program.outputs, "dynamic_shapes": IMAGES}
+    options["custom_translation_table"] = suppression.onnx_translations()
+    exported = torch.onnx.export(program.graph, dynamo=True, verbose=False, **options)
     assert exported is not None
     exported.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
     exported.save(path, external_data=False)
@@ -108,7 +113,12 @@ def _open_onnx(path: Path) -> Runner:
 
 def _write_openvino(program: Program, metadata: Mapping[str, Any], path: Path) -> None:
     openvino = import_module("openvino")
-    model = openvino.convert_model(program.graph)
+    if "all_boxes" in program.outputs:  # OpenVINO knows ONNX's suppression, and not the operator that torch has here
+        with TemporaryDirectory() as folder:
+            _write_onnx(program, {}, Path(folder) / "network.onnx")
+            model = openvino.convert_model(Path(folder) / "network.onnx")
+    else:
+        model = openvino.convert_model(program.graph)
     model.reshape([-1, 3, program.size, program.size])
     for name, output in zip(program.outputs, model.outputs, strict=True):
         output.get_tensor().set_names({name})
@@ -144,9 +154,9 @@ def _open_torch(path: Path) -> Runner:
 
 
 FORMATS = {
-    "onnx": Format(".onnx", _write_onnx, _open_onnx, ("onnx", "onnxscript", "onnxruntime")),
-    "openvino": Format(".xml", _write_openvino, _open_openvino, ("openvino",)),
-    "torch": Format(".pt2", _write_torch, _open_torch, ()),
+    "onnx": Format(".onnx", _write_onnx, _open_onnx, ("onnx", "onnxscript", "onnxruntime"), suppresses=True),
+    "openvino": Format(".xml", _write_openvino, _open_openvino, ("openvino", "onnx", "onnxscript"), suppresses=True),
+    "torch": Format(".pt2", _write_torch, _open_torch, (), suppresses=False),
 }
 
 

@@ -10,9 +10,11 @@ from torch.nn import functional as F
 from stages.backbones import cuts, zoo
 from stages.boxes import dense
 from stages.errors import UserError
+from stages.exporting import suppression
 from stages.features.extraction import Spec, load_extractor
 from stages.features.h5 import INPUT
 from stages.heads.contract import ObjectHead, module_of
+from stages.heads.options import LargestOptions
 from stages.images.preprocessing import Preprocessing
 from stages.prediction.predictor import Predictor
 
@@ -49,19 +51,39 @@ class OutputLayer(nn.Module):
 
     Args:
         predictor: whose head it is.
+        suppresses: whether boxes go through suppression, besides being given as they are.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, *, suppresses: bool = False) -> None:
         super().__init__()
-        self.options, self.size = predictor.options, preprocessing(predictor.specs[0]).crop
+        how = preprocessing(predictor.specs[0])
+        self.options, self.size, self.decide, self.suppresses = (
+            predictor.options,
+            how.crop,
+            predictor.decide,
+            suppresses,
+        )
+        self.whole = how.resize is None  # the view is all of the image, so that its border is known
         self.head = cast("ObjectHead", module_of(predictor.described["head"])) if predictor.finds_boxes else None
 
     def forward(self, raw: torch.Tensor) -> Outputs:
-        """`probabilities` (N, C); or `boxes` (N, P, 4), corners in pixels of the view, and `scores` (N, P, C)."""
+        """`probabilities` (N, C); or of P boxes `all_boxes` (N, P, 4), corners in pixels of the view, and `all_scores`.
+
+        With suppression there are also `boxes`, `scores` and `labels`: see `suppression.Selection`.
+        """
         if not self.head:
             return {"probabilities": F.softmax(raw, 1)}
         candidates = self.head.candidates(raw, self.options)
-        return {"boxes": candidates.boxes * self.size, "scores": dense.scores(candidates)}
+        boxes, scores = candidates.boxes * self.size, dense.scores(candidates)
+        outputs = self.select(boxes, scores)._asdict() if self.suppresses else {}
+        return outputs | {"all_boxes": boxes, "all_scores": scores}
+
+    def select(self, boxes: torch.Tensor, scores: torch.Tensor) -> suppression.Selection:
+        """The boxes (N, P, 4) that remain by their scores (N, P, C), with the thresholds that evaluate used last."""
+        inside = boxes.clamp(0, self.size) if self.whole else boxes
+        if isinstance(self.options, LargestOptions):  # predicts one class of its box
+            scores = torch.where(scores >= scores.amax(2, keepdim=True), scores, 0.0)
+        return suppression.select(inside, scores, iou=self.decide.nms_iou, confidence=self.decide.confidence)
 
 
 class ExportedNetwork(nn.Module):
@@ -69,12 +91,13 @@ class ExportedNetwork(nn.Module):
 
     Args:
         predictor: what is exported. It is copied, and the copy computes in float32.
+        suppresses: whether boxes go through suppression.
 
     Raises:
         UserError: it has several backbones that take images of different sizes.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, *, suppresses: bool = False) -> None:
         super().__init__()
         sizes = {(how.crop, how.resize, how.interpolation) for how in map(preprocessing, predictor.specs)}
         if len(sizes) > 1:
@@ -84,7 +107,8 @@ class ExportedNetwork(nn.Module):
             )
         has_trunk = predictor.provenance["cut"] != INPUT  # else the head has the whole network, normalisation too
         self.trunks = nn.ModuleList(map(_trunk, predictor.specs) if has_trunk else ())
-        self.head, self.answers = copy.deepcopy(predictor.head).cpu(), OutputLayer(predictor)
+        self.head = copy.deepcopy(predictor.head).cpu()
+        self.answers = OutputLayer(predictor, suppresses=suppresses)
         self.head.precision = "float32"
         self.eval().requires_grad_(False)
 
