@@ -1,7 +1,7 @@
 """What heads share that predict an object, a box and a class at each of many locations.
 
-A prediction at a location (a cell, an anchor, a point) has 5 + C numbers: an object logit, four numbers that code the
-box in the head's own way, and C class logits. A target has six numbers: 1 for an object, 0 for background or -1 for
+A prediction at a location (a cell, an anchor, a point) is an object logit, the numbers that code the box in the head's
+own way (K, mostly four), and C class logits. A target has six numbers: 1 for an object, 0 for background or -1 for
 ignored; the code of the box; the class. Without an object, all but the first are 0.
 """
 
@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         object: (…) logits.
-        code: (…, 4) the box in the head's own code.
+        code: (…, K) the box in the head's own code.
         classes: (…, C) logits.
     """
 
@@ -53,9 +53,9 @@ class Candidates(NamedTuple):
     classes: torch.Tensor
 
 
-def split(raw: torch.Tensor) -> Prediction:
-    """Raw outputs (…, 5 + C) as a Prediction."""
-    return Prediction(raw[..., 0], raw[..., 1:5], raw[..., 5:])
+def split(raw: torch.Tensor, code: int = 4) -> Prediction:
+    """Raw outputs (…, 1 + code + C) as a Prediction."""
+    return Prediction(raw[..., 0], raw[..., 1 : 1 + code], raw[..., 1 + code :])
 
 
 def narrow(inputs: int, options: DenseOptions) -> nn.Sequential:
@@ -118,20 +118,20 @@ def target(assigned: torch.Tensor, codes: torch.Tensor, labels: torch.Tensor) ->
 def loss(
     prediction: Prediction, truth: torch.Tensor, *, boxes: tuple[torch.Tensor, torch.Tensor], options: DenseOptions
 ) -> torch.Tensor:
-    """The mean over images of J = Σ 1_obj (w_box L_box + w_class L_class) + w_object L_object, over all locations.
+    """The mean over images of J = Σ 1_obj (w_box L_box + w_class L_class) + L_object, over all locations.
 
     Args:
         prediction: of (N, P) locations.
         truth: (N, P, 6) targets.
-        boxes: predicted and true boxes as `box_loss` compares them, (N, P, 4) each; only read at objects.
+        boxes: predicted and true boxes of the n objects, as `box_loss` compares them, (n, 4) each.
         options: the kind of loss, and the weights of its parts.
     """
     objects = truth[..., 0] > 0
     object_losses = object_loss(prediction.object, truth[..., 0], options)
     counted = hardest(object_losses.detach(), truth[..., 0], options.mining)
     parts = (
-        options.object_weight * object_losses[counted].sum(),
-        options.box_weight * box_loss(boxes[0][objects], boxes[1][objects], options.box_loss).sum(),
+        object_losses[counted].sum(),
+        options.box_weight * box_loss(*boxes, options.box_loss).sum(),
         options.class_weight * class_loss(prediction.classes[objects], truth[objects][:, 5].long(), options).sum(),
     )
     return torch.stack(parts).sum() / len(truth)

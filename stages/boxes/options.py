@@ -19,6 +19,5 @@ class DenseOptions(LossOptions):
     hidden: int
     dropout: float
     tower_depth: int
-    object_weight: float
     mining: float
     focal_alpha: float

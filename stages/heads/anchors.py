@@ -124,9 +124,10 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, options: AnchorsOptions) 
     """
     anchors = at_every_cell(sizes(options), *outputs.shape[1:3]).to(outputs)
     prediction, truth = dense.split(outputs.flatten(1, 3)), targets.flatten(1, 3)
-    codes = prediction.code, truth[..., 1:5]
+    images, numbers = (truth[..., 0] > 0).nonzero(as_tuple=True)
+    codes = prediction.code[images, numbers], truth[images, numbers, 1:5]
     if options.box_loss == "giou":
-        codes = offsets_to_corners(codes[0], anchors), offsets_to_corners(codes[1], anchors)
+        codes = offsets_to_corners(codes[0], anchors[numbers]), offsets_to_corners(codes[1], anchors[numbers])
     return dense.loss(prediction, truth, boxes=codes, options=options)
 
 

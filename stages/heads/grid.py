@@ -59,7 +59,8 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, options: DenseOptions) ->
     codes = outputs[..., 1:5].sigmoid(), targets[..., 1:5]
     if options.box_loss == "giou":
         codes = corners(codes[0]), corners(codes[1])
-    boxes = codes[0].flatten(1, 2), codes[1].flatten(1, 2)
+    objects = targets[..., 0] > 0
+    boxes = codes[0][objects], codes[1][objects]
     return dense.loss(dense.split(outputs.flatten(1, 2)), targets.flatten(1, 2), boxes=boxes, options=options)
 
 

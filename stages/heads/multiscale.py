@@ -1,63 +1,65 @@
 """`multiscale`: boxes from several maps, small boxes from the finest; a point predicts its distances to a box's sides.
 
-This is FCOS (Tian et al. 2019) on frozen features, with an object logit beside the classes as in the other heads.
+Which point learns which box is as in FCOS (Tian et al. 2019). As in generalised focal loss (GFL, Li et al. 2020), a
+distance is a distribution over bins, and a score says how well the box fits. An object logit stands beside the classes,
+as in the other heads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from stages.boxes import dense, ops
+from stages.boxes.distributions import BINS, distribution_loss, expectation
 from stages.boxes.geometry import Detections
-from stages.heads.options import MultiscaleOptions
+from stages.boxes.options import DenseOptions
 
+LEVEL_CELLS = 8.0  # the longest side of a box on a map, in its cells; the coarsest map takes boxes of all sizes
+CENTRE_RADIUS = 1.5  # how far from the centre of a box its points lie at most, in cells (FCOS's centre sampling)
+SIDES_WEIGHT = 0.125  # of the distributions of the sides, for a weight of 1 of the box (GFL: 0.25 to 2)
+CODE = 4 * BINS + 1  # the numbers that code a box: its distributions and its quality
 Shapes = Sequence[tuple[int, int, int]]
 
 
 class Multiscale(nn.Module):
     """Maps (N, C, H, W), the finest first, to predictions (N, H, W, numbers), one for each map."""
 
-    def __init__(self, shapes: Shapes, numbers: int, options: MultiscaleOptions) -> None:
+    def __init__(self, shapes: Shapes, numbers: int, options: DenseOptions) -> None:
         super().__init__()
         self.narrow = nn.ModuleList(dense.narrow(shape[0], options) for shape in shapes)
-        self.fusion = options.fusion
-        self.towers = nn.ModuleList()
-        for _ in shapes if options.towers == "separate" else shapes[:1]:
-            self.towers.append(nn.Sequential(dense.tower(options), dense.PredictionLayer(options.hidden, 1, numbers)))
+        self.tower = nn.Sequential(dense.tower(options), dense.PredictionLayer(options.hidden, 1, numbers))
 
     def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         levels = [narrow(features) for narrow, features in zip(self.narrow, maps, strict=True)]
-        if self.fusion:
-            for fine in reversed(range(len(levels) - 1)):
-                levels[fine] = levels[fine] + F.interpolate(levels[fine + 1], levels[fine].shape[2:])
-        towers = [self.towers[level % len(self.towers)] for level in range(len(levels))]
-        return tuple(tower(level).squeeze(3) for tower, level in zip(towers, levels, strict=True))
+        for fine in reversed(range(len(levels) - 1)):
+            levels[fine] = levels[fine] + F.interpolate(levels[fine + 1], levels[fine].shape[2:])
+        return tuple(self.tower(level).squeeze(3) for level in levels)
 
 
-def build(shape: Shapes, classes: int, options: MultiscaleOptions) -> nn.Module:
-    """Maps to predictions (N, H, W, 5 + classes), one tensor per map; `centreness` adds one more number at the end.
+def build(shape: Shapes, classes: int, options: DenseOptions) -> nn.Module:
+    """Maps to predictions (N, H, W, 1 + CODE + classes), one tensor per map.
 
-    Each map is narrowed to `hidden` channels. With `fusion` each coarser map is added to the next finer one (Lin et al.
-    2017). `towers` is `shared` (one tower for all maps) or `separate` (one per map).
+    Each map is narrowed to `hidden` channels, each coarser map is added to the next finer one (Lin et al. 2017), and
+    one tower goes over all of them.
     """
-    return Multiscale(shape, 5 + classes + options.centreness, options)
+    return Multiscale(shape, 1 + CODE + classes, options)
 
 
 def targets(
-    boxes: torch.Tensor, labels: torch.Tensor, options: MultiscaleOptions, *, shape: Shapes
+    boxes: torch.Tensor, labels: torch.Tensor, options: DenseOptions, *, shape: Shapes
 ) -> tuple[torch.Tensor, ...]:
     """(H, W, 6) for each map: 1, the distances to left, top, right and bottom in cells, class; zeros without an object.
 
     Args:
         boxes: (n, 4) corners in [0, 1] of the view.
         labels: (n,) the class of each box.
-        options: `level_cells` and `centre_radius` of `assign`.
+        options: not used.
         shape: (C, H, W) of each map, the finest first.
     """
     levels = []
-    for (_, height, width), assigned in zip(shape, assign(boxes, options, shape), strict=True):
+    for (_, height, width), assigned in zip(shape, assign(boxes, shape), strict=True):
         codes = torch.zeros(height * width, 4)
         objects = assigned >= 0
         codes[objects] = _distances(boxes[assigned[objects]], height, width, objects)
@@ -65,71 +67,75 @@ def targets(
     return tuple(levels)
 
 
-def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], options: MultiscaleOptions) -> torch.Tensor:
-    """J of `dense.loss` over the points of all maps, and with `centreness` its cross-entropy at the objects.
+def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], options: DenseOptions) -> torch.Tensor:
+    """J of `dense.loss` over the points of all maps, and at objects the losses of the distributions and the quality.
 
-    Boxes are compared by their distances in cells, or with giou by their corners.
+    Boxes are compared by their distances in cells, or with giou as boxes around their point. The quality is trained to
+    be the IoU that the predicted box has now, by cross-entropy.
 
     Args:
-        outputs: (N, H, W, 5 + classes + centreness) of each map.
+        outputs: (N, H, W, 1 + CODE + classes) of each map.
         targets: (N, H, W, 6) of each map.
-        options: `centreness`, and what `dense.loss` reads.
+        options: what `dense.loss` reads.
     """
-    truth = _flat(targets)
-    prediction, centre = _split(_flat(outputs), options)
-    distances = [F.softplus(output[..., 1:5]) for output in outputs], [target[..., 1:5] for target in targets]
+    truth, prediction = _flat(targets), dense.split(_flat(outputs), CODE)
+    objects = truth[..., 0] > 0
+    sides, quality = _sides_and_quality(prediction.code[objects])
+    cells = _flat([torch.full_like(level[..., :1], cells) for level, cells in _with_bins(outputs)])[objects]
+    distances, true_distances = cells * expectation(sides), truth[objects][:, 1:5]
+    boxes = distances, true_distances
     if options.box_loss == "giou":
-        distances = [corners(level) for level in distances[0]], [corners(level) for level in distances[1]]
-    total = dense.loss(prediction, truth, boxes=(_flat(distances[0]), _flat(distances[1])), options=options)
-    if options.centreness:
-        objects = truth[..., 0] > 0
-        quality = centreness(truth[..., 1:5][objects])
-        total = total + F.binary_cross_entropy_with_logits(centre[objects], quality, reduction="sum") / len(truth)
-    return total
+        boxes = _around(distances), _around(true_distances)
+    parts = (
+        options.box_weight * SIDES_WEIGHT * distribution_loss(sides, true_distances / cells).mean(1).sum(),
+        F.binary_cross_entropy_with_logits(quality, iou(distances, true_distances).detach(), reduction="sum"),
+    )
+    return dense.loss(prediction, truth, boxes=boxes, options=options) + torch.stack(parts).sum() / len(truth)
 
 
-def decode(outputs: Sequence[torch.Tensor], options: MultiscaleOptions) -> list[Detections]:
-    """The boxes of each image before suppression, corners in [0, 1] of the view; centreness lowers their scores."""
+def decode(outputs: Sequence[torch.Tensor], options: DenseOptions) -> list[Detections]:
+    """The boxes of each image before suppression, corners in [0, 1] of the view."""
     return dense.detections(candidates(outputs, options))
 
 
-def candidates(outputs: Sequence[torch.Tensor], options: MultiscaleOptions) -> dense.Candidates:
-    """The decoded prediction of every point of every map."""
-    prediction, centre = _split(_flat(outputs), options)
-    boxes = _flat([corners(F.softplus(output[..., 1:5])) for output in outputs])
-    objects = prediction.object.sigmoid()
-    if options.centreness:
-        objects = (objects * centre.sigmoid()).sqrt()
-    return dense.Candidates(boxes, objects, prediction.classes)
+def candidates(outputs: Sequence[torch.Tensor], options: DenseOptions) -> dense.Candidates:
+    """The decoded prediction of every point of every map; a score is the geometric mean of object and quality."""
+    boxes, objects, classes = [], [], []
+    for level, cells in _with_bins(outputs):
+        prediction = dense.split(level, CODE)
+        sides, quality = _sides_and_quality(prediction.code)
+        boxes.append(corners(cells * expectation(sides)))
+        objects.append((prediction.object.sigmoid() * quality.sigmoid()).sqrt())
+        classes.append(prediction.classes)
+    return dense.Candidates(_flat(boxes), _flat(objects), _flat(classes))
 
 
-def unassigned(boxes: torch.Tensor, options: MultiscaleOptions, shape: Shapes) -> int:
+def unassigned(boxes: torch.Tensor, options: DenseOptions, shape: Shapes) -> int:
     """How many of an image's boxes (n, 4) no point of their map can predict, because smaller boxes took the points."""
-    return dense.unassigned(len(boxes), assign(boxes, options, shape))
+    return dense.unassigned(len(boxes), assign(boxes, shape))
 
 
-def assign(boxes: torch.Tensor, options: MultiscaleOptions, shape: Shapes) -> list[torch.Tensor]:
+def assign(boxes: torch.Tensor, shape: Shapes) -> list[torch.Tensor]:
     """For each map the box that each point should predict, (H * W,), or dense.BACKGROUND.
 
-    A box belongs to the finest map on which its longer side has at most `level_cells` cells, otherwise to the coarsest.
-    On that map it takes the points inside it that are less than `centre_radius` cells from its centre, in x and in y. A
+    A box belongs to the finest map on which its longer side has at most LEVEL_CELLS cells, otherwise to the coarsest.
+    On that map it takes the points inside it that are less than CENTRE_RADIUS cells from its centre, in x and in y. A
     point in several boxes takes the smallest one.
 
     Args:
         boxes: (n, 4) corners in [0, 1] of the view.
-        options: `level_cells` and `centre_radius`.
         shape: (C, H, W) of each map, the finest first.
     """
     if not len(boxes):
         return [torch.full((height * width,), dense.BACKGROUND) for _, height, width in shape]
-    levels = _levels(boxes, options.level_cells, shape)
+    levels = _levels(boxes, shape)
     area = ops.box_area(boxes)
     assigned = []
     for level, (_, height, width) in enumerate(shape):
         points = dense.cell_centres(height, width)[:, None]  # (P, 1, 2)
         inside = ((points > boxes[:, :2]) & (points < boxes[:, 2:])).all(2)
         distance = (points - (boxes[:, :2] + boxes[:, 2:]) / 2).abs() * torch.tensor([width, height])
-        fits = inside & (distance < options.centre_radius).all(2) & (levels == level)
+        fits = inside & (distance < CENTRE_RADIUS).all(2) & (levels == level)
         smallest_area, smallest = torch.where(fits, area, torch.inf).min(1)
         assigned.append(torch.where(smallest_area.isfinite(), smallest, dense.BACKGROUND))
     return assigned
@@ -143,17 +149,40 @@ def corners(distances: torch.Tensor) -> torch.Tensor:
     return torch.cat([points - distances[..., :2] / cells, points + distances[..., 2:] / cells], dim=-1)
 
 
-def centreness(distances: torch.Tensor) -> torch.Tensor:
-    """1 in the middle of a box, 0 at its border (n,): eq. 3 of the paper, from distances (n, 4)."""
-    across, down = distances[:, [0, 2]], distances[:, [1, 3]]
-    return (across.amin(1) / across.amax(1) * down.amin(1) / down.amax(1)).sqrt()
+def bin_cells(sizes: Sequence[Sequence[int]]) -> list[float]:
+    """How wide a bin is on each map, in cells: BINS - 1 of them are as long as the longest side that the map takes.
+
+    Args:
+        sizes: height and width of each map, the finest first.
+    """
+    longest = [*(LEVEL_CELLS for _ in sizes[:-1]), max(sizes[-1])]
+    return [cells / (BINS - 1) for cells in longest]
 
 
-def _levels(boxes: torch.Tensor, level_cells: float, shape: Shapes) -> torch.Tensor:
+def iou(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The IoU (n,) of two boxes around the same point, from its distances (n, 4) to the sides of each."""
+    common = _area(torch.minimum(first, second))
+    return common / (_area(first) + _area(second) - common)
+
+
+def _area(distances: torch.Tensor) -> torch.Tensor:
+    return (distances[..., 0] + distances[..., 2]) * (distances[..., 1] + distances[..., 3])
+
+
+def _around(distances: torch.Tensor) -> torch.Tensor:
+    """Corners (n, 4) of boxes around the point 0."""
+    return torch.cat([-distances[:, :2], distances[:, 2:]], dim=1)
+
+
+def _with_bins(outputs: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, float]]:
+    return zip(outputs, bin_cells([level.shape[1:3] for level in outputs]), strict=True)
+
+
+def _levels(boxes: torch.Tensor, shape: Shapes) -> torch.Tensor:
     """(n,) the map that each box belongs to."""
     size = boxes[:, 2:] - boxes[:, :2]
     longer = [(size * torch.tensor([width, height])).amax(1) for _, height, width in shape[:-1]]
-    return sum(((cells > level_cells).long() for cells in longer), torch.zeros(len(boxes), dtype=torch.long))
+    return sum(((cells > LEVEL_CELLS).long() for cells in longer), torch.zeros(len(boxes), dtype=torch.long))
 
 
 def _distances(boxes: torch.Tensor, height: int, width: int, mask: torch.Tensor) -> torch.Tensor:
@@ -167,7 +196,6 @@ def _flat(maps: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([level.flatten(1, 2) for level in maps], dim=1)
 
 
-def _split(raw: torch.Tensor, options: MultiscaleOptions) -> tuple[dense.Prediction, torch.Tensor]:
-    """The prediction of raw outputs (N, P, …), and the logits of centreness (N, P), or (N, P, 0) without it."""
-    last = raw.shape[-1] - options.centreness
-    return dense.split(raw[..., :last]), raw[..., last:].squeeze(-1)
+def _sides_and_quality(code: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits of the four distances (…, 4, BINS) and of the quality (…), from codes (…, CODE)."""
+    return code[..., :-1].reshape(*code.shape[:-1], 4, BINS), code[..., -1]

@@ -18,7 +18,6 @@ class Boxes(Block):
     box_loss: Literal["smooth_l1", "l1", "mse", "giou"]
     box_weight: Annotated[float, Field(ge=0)]
     class_weight: Annotated[float, Field(ge=0)]
-    object_weight: Annotated[float, Field(ge=0)]
     tower_depth: Annotated[int, Field(ge=0, le=8)]
     mining: Annotated[float, Field(ge=0)]
     focal_alpha: Annotated[float, Field(le=1)]
@@ -28,11 +27,6 @@ class Boxes(Block):
     anchor_ratios: list[Annotated[float, Field(gt=0)]]
     anchor_match: Fraction
     anchor_ignore: Fraction
-    fusion: bool
-    towers: Literal["shared", "separate"]
-    centreness: bool
-    centre_radius: Annotated[float, Field(gt=0)]
-    level_cells: Annotated[float, Field(gt=0)]
 
     @model_validator(mode="after")
     def _ignored_below_matched(self) -> "Boxes":
@@ -97,13 +91,3 @@ class AnchorsOptions(DenseOptions):
     anchor_ratios: list[float]
     anchor_match: float
     anchor_ignore: float
-
-
-class MultiscaleOptions(DenseOptions):
-    """`multiscale`: its layers over several maps, and which points of them predict a box."""
-
-    fusion: bool
-    towers: str
-    centreness: bool
-    centre_radius: float
-    level_cells: float

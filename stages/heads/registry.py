@@ -12,7 +12,6 @@ from stages.heads.options import (
     KnnOptions,
     LargestOptions,
     MlpOptions,
-    MultiscaleOptions,
     SqueezenetOptions,
 )
 
@@ -88,7 +87,7 @@ HEADS: dict[str, HeadSpec] = {
     "largest": HeadSpec("map", "largest", LargestOptions),
     "grid": HeadSpec("map", "detection", DenseOptions),
     "anchors": HeadSpec("map", "detection", AnchorsOptions),
-    "multiscale": HeadSpec("pyramid", "detection", MultiscaleOptions),
+    "multiscale": HeadSpec("pyramid", "detection", DenseOptions),
     "auto": HeadSpec("vector", candidates=CANDIDATES, multilabel=True),
 }
 

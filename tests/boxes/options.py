@@ -15,7 +15,6 @@ KNOBS: dict[str, Any] = {
     "box_loss": "smooth_l1",
     "box_weight": 2.0,
     "class_weight": 3.0,
-    "object_weight": 0.5,
     "mining": 0.0,
     "loss": "cross_entropy",
     "focal_gamma": 2.0,
@@ -26,11 +25,6 @@ KNOBS: dict[str, Any] = {
     "anchor_scales": [0.2, 0.5],
     "anchor_match": 0.5,
     "anchor_ignore": 0.4,
-    "fusion": True,
-    "towers": "shared",
-    "centreness": False,
-    "centre_radius": 1.5,
-    "level_cells": 4.0,
 }
 
 

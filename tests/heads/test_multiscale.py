@@ -1,20 +1,24 @@
 """The head on a pyramid: which point of which map predicts which box, and back."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from stages.boxes import dense
+from stages.boxes import dense, ops
+from stages.boxes.distributions import BINS, distribution_loss, expectation
 from stages.heads import multiscale
-from tests.boxes.drawing import boxes_at_random
+from tests.boxes.distributions import logits_of
+from tests.boxes.drawing import boxes_at_random, plain_iou
 from tests.boxes.options import options_of
 
 OPTIONS = options_of("multiscale")
 
 CLASSES = 4
-SHAPES = [(6, 16, 12), (7, 8, 6), (8, 4, 3)]
+SHAPES = [(6, 32, 24), (7, 16, 12), (8, 8, 6)]
 
 
 def drawn(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,52 +26,66 @@ def drawn(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return boxes_at_random(count, generator), torch.randint(CLASSES, (count,), generator=generator)
 
 
-def as_outputs(targets: torch.Tensor) -> torch.Tensor:
-    """Raw outputs (1, H, W, 5 + C) that say exactly what targets (H, W, 6) say."""
-    distances = targets[..., 1:5].double().clamp(min=1e-6)
-    raw = distances + (-torch.expm1(-distances)).log()  # the inverse of softplus
-    classes = 20 * F.one_hot(targets[..., 5].long(), CLASSES)
-    return torch.cat([40 * targets[..., :1] - 20, raw.float(), classes], dim=-1)[None]
+def as_outputs(targets: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Raw outputs (1, H, W, numbers) that say exactly what targets (H, W, 6) of each map say, and are sure of it."""
+    return [
+        torch.cat(
+            [
+                40 * level[..., :1] - 20,
+                logits_of(level[..., 1:5] / bin_cells).flatten(-2),
+                torch.full_like(level[..., :1], 20),
+                20 * F.one_hot(level[..., 5].long(), CLASSES),
+            ],
+            dim=-1,
+        )[None]
+        for level, bin_cells in zip(targets, multiscale.bin_cells([level.shape[:2] for level in targets]), strict=True)
+    ]
 
 
-@pytest.mark.parametrize("towers", ["shared", "separate"])
-@pytest.mark.parametrize("fusion", [True, False])
-@pytest.mark.parametrize("quality", [True, False])
-def test_layers(towers: str, fusion: bool, quality: bool) -> None:
-    options = options_of("multiscale", towers=towers, fusion=fusion, centreness=quality)
-    module = multiscale.build(SHAPES, CLASSES, options)
+def shifted(outputs: Sequence[torch.Tensor], number: int, shift: float) -> list[torch.Tensor]:
+    """Outputs with one of their numbers, by its position, shifted at every point."""
+    return [level + shift * (torch.arange(level.shape[-1]) == number) for level in outputs]
+
+
+def test_layers() -> None:
+    module = multiscale.build(SHAPES, CLASSES, OPTIONS)
     outputs = module([torch.zeros(2, *shape) for shape in SHAPES])
-    assert [tuple(output.shape) for output in outputs] == [(2, h, w, 5 + CLASSES + quality) for _, h, w in SHAPES]
-    targets = multiscale.targets(*drawn(0, 3), options, shape=SHAPES)
+    numbers = 1 + 4 * BINS + 1 + CLASSES
+    assert [tuple(output.shape) for output in outputs] == [(2, h, w, numbers) for _, h, w in SHAPES]
+    targets = multiscale.targets(*drawn(0, 3), OPTIONS, shape=SHAPES)
     batch = [target.expand(2, *target.shape) for target in targets]
-    multiscale.loss(outputs, batch, options).backward()  # type: ignore[no-untyped-call]
+    multiscale.loss(outputs, batch, OPTIONS).backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for parameter in module.parameters())
-    assert [len(detections.boxes) for detections in multiscale.decode(outputs, options)] == [dense.MOST] * 2
-    assert len(list(module.get_submodule("towers").children())) == {"shared": 1, "separate": 3}[towers]
+    assert [len(detections.boxes) for detections in multiscale.decode(outputs, OPTIONS)] == [dense.MOST] * 2
 
 
-def test_fusion_carries_the_coarse_map_to_the_fine_one() -> None:
+def test_the_coarse_map_reaches_the_fine_one_and_not_the_other_way() -> None:
+    module = multiscale.build(SHAPES, CLASSES, OPTIONS).eval()
     maps = [torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)) for shape in SHAPES]
-    changed = [*maps[:2], maps[2] + torch.randn(maps[2].shape, generator=torch.Generator().manual_seed(1))]
-    for fusion in (True, False):
-        module = multiscale.build(SHAPES, CLASSES, options_of("multiscale", fusion=fusion)).eval()
-        same = [torch.equal(a, b) for a, b in zip(module(maps), module(changed), strict=True)]
-        assert same == [not fusion, not fusion, False]
+    for changed, same in ((2, [False, False, False]), (0, [False, True, True])):
+        others = [level + (number == changed) for number, level in enumerate(maps)]
+        assert [torch.equal(a, b) for a, b in zip(module(maps), module(others), strict=True)] == same
 
 
 def test_a_box_goes_to_the_map_for_its_size() -> None:
-    """Up to 4 cells a side: 1/4 of the height on the first map, 1/2 on the second."""
+    """Up to 8 cells a side: a quarter of the height on the first map, half of it on the second."""
     boxes = torch.tensor([[0.1, 0.1, 0.2, 0.34], [0.3, 0.3, 0.5, 0.78], [0.05, 0.05, 0.95, 0.95]])
     for position in range(3):
-        actual = multiscale.assign(boxes[[position]], OPTIONS, SHAPES)
+        actual = multiscale.assign(boxes[[position]], SHAPES)
         assert [bool((level >= 0).any()) for level in actual] == [level == position for level in range(3)]
 
 
+def test_the_bins_of_a_map_hold_its_longest_distance() -> None:
+    assert multiscale.bin_cells([(32, 24), (16, 12), (8, 6)]) == [0.5, 0.5, 0.5]
+    assert multiscale.bin_cells([(80, 80), (20, 20)]) == [0.5, 1.25]
+
+
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10_000), count=st.integers(0, 10), radius=st.floats(0.5, 3), cells=st.floats(1, 8))
-def test_points_are_assigned_as_in_plain_loops(seed: int, count: int, radius: float, cells: float) -> None:
+@given(seed=st.integers(0, 10_000), count=st.integers(0, 10))
+def test_points_are_assigned_as_in_plain_loops(seed: int, count: int) -> None:
+    radius, cells = multiscale.CENTRE_RADIUS, multiscale.LEVEL_CELLS
     boxes = drawn(seed, count)[0].double()
-    actual = multiscale.assign(boxes, options_of("multiscale", centre_radius=radius, level_cells=cells), SHAPES)
+    actual = multiscale.assign(boxes, SHAPES)
     for level, (_, height, width) in enumerate(SHAPES):
         for point in range(height * width):
             x, y = (point % width + 0.5) / width, (point // width + 0.5) / height
@@ -87,7 +105,7 @@ def test_points_are_assigned_as_in_plain_loops(seed: int, count: int, radius: fl
 def test_encoding_then_decoding_gives_the_boxes_back(seed: int, count: int) -> None:
     boxes, labels = drawn(seed, count)
     targets = multiscale.targets(boxes, labels, OPTIONS, shape=SHAPES)
-    (detections,) = multiscale.decode([as_outputs(target) for target in targets], OPTIONS)
+    (detections,) = multiscale.decode(as_outputs(targets), OPTIONS)
     detections = detections.pick(detections.scores > 0.5)
     near = (boxes[:, None] - detections.boxes[None]).abs().amax(2) < 1e-4
     near &= labels[:, None] == detections.labels[None]
@@ -99,35 +117,54 @@ def test_a_box_between_the_points_is_counted() -> None:
     assert multiscale.unassigned(tiny, OPTIONS, SHAPES) == 1
 
 
-@pytest.mark.parametrize("box_loss", ["smooth_l1", "l1", "mse", "giou"])
-def test_a_prediction_that_says_what_the_target_says_costs_nothing(box_loss: str) -> None:
-    targets = multiscale.targets(*drawn(0, 5), OPTIONS, shape=SHAPES)
+@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
+def test_the_loss_is_the_sum_over_points(box_loss: str) -> None:
+    """One point after the other, as the docstrings say."""
     options = options_of("multiscale", box_loss=box_loss)
-    perfect, batch = [as_outputs(target) for target in targets], [target[None] for target in targets]
-    assert float(multiscale.loss(perfect, batch, options)) == pytest.approx(0, abs=1e-3)
-    assert float(multiscale.loss([output + 0.5 for output in perfect], batch, options)) > 1e-2
+    boxes, labels = drawn(3, 4)
+    targets = multiscale.targets(boxes, labels, options, shape=SHAPES)
+    generator = torch.Generator().manual_seed(0)
+    outputs = [torch.randn(1, h, w, 2 + 4 * BINS + CLASSES, generator=generator) for _, h, w in SHAPES]
+    total = torch.zeros(())
+    for level, target, cells in zip(outputs, targets, multiscale.bin_cells([s[1:] for s in SHAPES]), strict=True):
+        for raw, truth in zip(level.flatten(0, 2), target.flatten(0, 1), strict=True):
+            total += F.binary_cross_entropy_with_logits(raw[0], truth[0])
+            if truth[0] == 0:
+                continue
+            sides, distances = raw[1 : 1 + 4 * BINS].reshape(4, BINS), truth[1:5]
+            predicted = cells * expectation(sides)
+            corners = [torch.cat([-sides_[:2], sides_[2:]]) for sides_ in (predicted, distances)]
+            overlap = torch.tensor(plain_iou(corners[0].tolist(), corners[1].tolist()))
+            if box_loss == "giou":
+                total += 2 * ops.generalized_box_iou_loss(*corners)
+            else:
+                total += 2 * F.smooth_l1_loss(predicted, distances)
+            total += 2 * multiscale.SIDES_WEIGHT * distribution_loss(sides, distances / cells).mean()
+            total += F.binary_cross_entropy_with_logits(raw[1 + 4 * BINS], overlap)
+            total += 3 * F.cross_entropy(raw[2 + 4 * BINS :], truth[5].long())
+    actual = multiscale.loss(outputs, [target[None] for target in targets], options)
+    torch.testing.assert_close(actual, total, rtol=1e-4, atol=1e-4)
 
 
-def test_centreness_by_hand() -> None:
-    actual = multiscale.centreness(torch.tensor([[2.0, 3.0, 2.0, 3.0], [1.0, 1.0, 4.0, 1.0], [0.0, 1.0, 4.0, 1.0]]))
-    assert actual.tolist() == pytest.approx([1, 0.5, 0])
+def test_without_objects_the_loss_is_finite_and_so_is_its_gradient() -> None:
+    targets = multiscale.targets(*drawn(0, 0), OPTIONS, shape=SHAPES)
+    outputs = [output.requires_grad_() for output in as_outputs(targets)]
+    multiscale.loss(outputs, [target[None] for target in targets], OPTIONS).backward()  # type: ignore[no-untyped-call]
+    assert all(output.grad is not None and output.grad.isfinite().all() for output in outputs)
 
 
-def test_centreness_is_learnt_where_there_are_objects_and_lowers_scores() -> None:
-    options = options_of("multiscale", centreness=True)
-    targets = multiscale.targets(torch.tensor([[0.1, 0.1, 0.9, 0.9]]), torch.tensor([0]), options, shape=SHAPES)
-    quality = [multiscale.centreness(target[..., 1:5].flatten(0, 1)).nan_to_num() for target in targets]
-    right = [
-        probability.reshape(1, *target.shape[:2], 1).logit(1e-6)
-        for probability, target in zip(quality, targets, strict=True)
-    ]
-    batch = [target[None] for target in targets]
+@given(seed=st.integers(0, 1000))
+def test_the_iou_around_a_point_is_that_of_the_corners(seed: int) -> None:
+    first, second = 0.1 + torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(seed))
+    corners = [torch.cat([-sides[:, :2], sides[:, 2:]], 1).tolist() for sides in (first, second)]
+    expected = [plain_iou(a, b) for a, b in zip(*corners, strict=True)]
+    assert multiscale.iou(first, second).tolist() == pytest.approx(expected, abs=1e-5)
 
-    def outputs(shift: float) -> list[torch.Tensor]:
-        parts = zip(targets, right, strict=True)
-        return [torch.cat([as_outputs(target), logit + shift], dim=-1) for target, logit in parts]
 
-    best = multiscale.loss(outputs(0), batch, options)
-    assert best < multiscale.loss(outputs(1), batch, options) and best < multiscale.loss(outputs(-1), batch, options)
-    (low,), (high,) = (multiscale.decode(outputs(shift), options) for shift in (-9, 9))
-    assert low.scores.max() < 0.2 < 0.9 < high.scores.max()
+def test_the_quality_learns_the_iou_and_lowers_scores() -> None:
+    targets = multiscale.targets(torch.tensor([[0.1, 0.1, 0.9, 0.9]]), torch.tensor([0]), OPTIONS, shape=SHAPES)
+    batch, perfect, quality = [target[None] for target in targets], as_outputs(targets), 1 + 4 * BINS
+    losses = [float(multiscale.loss(shifted(perfect, quality, shift), batch, OPTIONS)) for shift in (0, -18, -22)]
+    assert losses == sorted(losses)  # the boxes fit, so that the surest is right
+    (high,), (low,) = (multiscale.decode(shifted(perfect, quality, shift), OPTIONS) for shift in (0, -29))
+    assert low.scores.max() < 0.02 < 0.98 < high.scores.max()

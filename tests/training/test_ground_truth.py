@@ -40,7 +40,7 @@ def perfect(head: str, targets: Any) -> Any:
         classes = 20 * F.one_hot(targets[5].long(), CLASSES)
         return torch.cat([targets[1:5].logit(eps=1e-6), classes])[None]
     if head == "multiscale":
-        return tuple(test_multiscale.as_outputs(level) for level in targets)
+        return tuple(test_multiscale.as_outputs(targets))
     return {"grid": test_grid, "anchors": test_anchors}[head].as_outputs(targets)[None]
 
 
