@@ -1,6 +1,6 @@
 """Boxes through views and back, non-maximum suppression, and fusion."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,17 +111,21 @@ def suppress(detections: Detections, iou: float, most: int) -> Detections:
     return detections.pick(ops.batched_nms(detections.boxes, detections.scores, detections.labels, iou)[:most])
 
 
-def fuse(views: Sequence[Detections], iou: float, most: int) -> Detections:
+def fuse(
+    views: Sequence[Detections], iou: float, most: int, *, visible: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> Detections:
     """Weighted boxes fusion (Solovyev et al. 2021, §3) of the detections of several views of an image.
 
     Each box, the highest score first, joins the fused box of its class that it overlaps most, if by more than `iou`;
     otherwise it starts a new one. A fused box is the mean of its boxes, weighted by their scores. Its score is the mean
-    of their scores, times the share of views that contributed a box.
+    of their scores, times the share that contributed a box of the views that could: a view that is a part of the image
+    says nothing about what lies outside of it.
 
     Args:
         views: of each view, in pixels of the image.
         iou: in [0, 1].
         most: boxes that are kept at most.
+        visible: in how many views boxes (n, 4) can be seen, (n,); by default in all of them.
     """
     # NumPy, because this goes box by box and its calls take a fraction of the time of torch's
     boxes, scores, labels = (torch.cat(tensors).numpy() for tensors in zip(*views, strict=True))
@@ -138,7 +142,10 @@ def fuse(views: Sequence[Detections], iou: float, most: int) -> Detections:
         weights[to] += score
         counts[to] += 1
         classes[to] = label
-    means = weights[:number] / counts[:number] * counts[:number].clip(max=len(views)) / len(views)
+    could = np.full_like(weights[:number], len(views))
+    if visible:
+        could = visible(torch.from_numpy(fused[:number])).numpy().clip(min=1)
+    means = weights[:number] / counts[:number] * (counts[:number] / could).clip(max=1)
     best = (-means).argsort(kind="stable")[:most]
     return Detections(*(torch.from_numpy(array[best]) for array in (fused, means, classes)))
 

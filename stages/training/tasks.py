@@ -4,6 +4,7 @@ The training loop uses a task through the protocol `Task` alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stages.blocks import HeadOptions
-from stages.boxes.geometry import Detections
+from stages.boxes.geometry import Detections, to_view
 from stages.heads.contract import ObjectHead, module_of
 from stages.heads.registry import HEADS
 from stages.metrics.detection import area, curves
@@ -161,7 +162,16 @@ class DetectionTask:
                 in_images = self._in_images(split, images, view, outputs)
                 for image, detections in zip(images.tolist(), in_images, strict=True):
                     per_image[image].append(detections)
-        return [merge_views(image_detections, iou, merge) for image_detections in per_image]
+        return [
+            merge_views(image_detections, iou, merge, visible=partial(self._visible, split, image, views))
+            for image, image_detections in enumerate(per_image)
+        ]
+
+    def _visible(self, split: SplitData, image: int, views: int, boxes: torch.Tensor) -> torch.Tensor:
+        """In how many of the first views of an image boxes (n, 4) can be seen, (n,)."""
+        affines = split.affines(torch.full((views,), image), torch.arange(views))
+        assert affines is not None and split.ground_truth is not None
+        return torch.stack([to_view(boxes, affine, split.ground_truth.size)[1] for affine in affines]).sum(0)
 
     def _in_images(self, split: SplitData, images: torch.Tensor, view: int, outputs: Any) -> Iterator[Detections]:
         """The detections in a view of some images, in pixels of each image, before suppression."""

@@ -152,6 +152,16 @@ def test_fusion_of_two_views() -> None:
     assert actual.boxes[0].tolist() == pytest.approx([1, 0, 11, 10])
 
 
+def test_a_view_says_nothing_about_what_lies_outside_of_it() -> None:
+    """The second view begins at x 20: it cannot confirm the first box, and does not confirm the second."""
+    first = Detections(
+        torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]]), torch.tensor([0.9, 0.8]), torch.tensor([1, 0])
+    )
+    second = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long))
+    actual = fuse([first, second], 0.5, 100, visible=lambda boxes: 1 + (boxes[:, 0] > 20).long())
+    assert actual.labels.tolist() == [1, 0] and actual.scores.tolist() == pytest.approx([0.9, 0.4])
+
+
 def test_fusion_keeps_boxes_without_an_area_apart() -> None:
     """As boxes are that were cut at the border of the image: none overlaps another, of whatever class."""
     cut = Detections(torch.tensor([[5.0, 0, 5, 9], [5, 0, 5, 9]]), torch.tensor([0.9, 0.8]), torch.tensor([1, 0]))
