@@ -8,7 +8,7 @@ functions of `ObjectHead`, and may have
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -42,6 +42,86 @@ def gram_matrix(x: torch.Tensor) -> torch.Tensor:
     return x @ x.T if len(x) < x.shape[1] else x.T @ x
 
 
+class Moments(Protocol):
+    """What is known of the vectors (N, D) of a split, in memory or not, once they were read."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N and D."""
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """(N,) int64."""
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Their mean (D,) in float64."""
+
+    @property
+    def gram(self) -> torch.Tensor:
+        """The Gram matrix of the centred vectors in float64."""
+
+    @property
+    def variance(self) -> float:
+        """The mean variance of a feature: strengths are multiples of it, so that no unit of the features matters."""
+
+    def class_sums(self, classes: int) -> torch.Tensor:
+        """(C, D) the sum of the centred vectors of each class, in float64."""
+
+    def scores(self, weights: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """(N, C) vectors @ weights + bias, in float64."""
+
+
+@dataclass(frozen=True)
+class VectorBlocks:
+    """The images of a split as a head in closed form takes them, of features that stay on the disk.
+
+    Every pass reads them again, block by block; what comes of a pass is kept.
+
+    Attributes:
+        read: gives blocks (n, D) of the vectors, float32 and normalised, and their labels (n,).
+        shape: N and D.
+        labels: (N,) int64, in the order of the blocks.
+    """
+
+    read: Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
+    shape: tuple[int, int]
+    labels: torch.Tensor
+
+    @cached_property
+    def mean(self) -> torch.Tensor:
+        """Their mean (D,) in float64."""
+        total = torch.zeros(self.shape[1], dtype=torch.float64)
+        for block, _ in self.read():
+            total += block.double().sum(0)
+        return total / self.shape[0]
+
+    @cached_property
+    def gram(self) -> torch.Tensor:
+        """XᵀX (D, D) of the centred vectors in float64."""
+        gram = torch.zeros(self.shape[1], self.shape[1], dtype=torch.float64)
+        for block, _ in self.read():
+            centred = block.double() - self.mean
+            gram.addmm_(centred.T, centred)
+        return gram
+
+    @cached_property
+    def variance(self) -> float:
+        """The mean variance of a feature."""
+        return max(float(self.gram.trace()) / (self.shape[0] * self.shape[1]), SMALLEST)
+
+    def class_sums(self, classes: int) -> torch.Tensor:
+        """(C, D) the sum of the centred vectors of each class, in float64."""
+        sums = torch.zeros(classes, self.shape[1], dtype=torch.float64)
+        for block, labels in self.read():
+            sums.addmm_(F.one_hot(labels, classes).double().T, block.double() - self.mean)
+        return sums
+
+    def scores(self, weights: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """(N, C) vectors @ weights + bias, in float64."""
+        return torch.cat([block.double() @ weights + bias for block, _ in self.read()])
+
+
 @dataclass(frozen=True)
 class LabelledVectors:
     """The images of a split as a head in closed form takes them.
@@ -55,6 +135,11 @@ class LabelledVectors:
 
     x: torch.Tensor
     labels: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N and D."""
+        return self.x.shape[0], self.x.shape[1]
 
     @cached_property
     def double(self) -> torch.Tensor:
@@ -80,6 +165,14 @@ class LabelledVectors:
     def variance(self) -> float:
         """The mean variance of a feature: strengths are multiples of it, so that no unit of the features matters."""
         return max(float(self.gram.trace()) / self.x.numel(), SMALLEST)
+
+    def class_sums(self, classes: int) -> torch.Tensor:
+        """(C, D) the sum of the centred vectors of each class, in float64."""
+        return F.one_hot(self.labels, classes).double().T @ self.centred
+
+    def scores(self, weights: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """(N, C) vectors @ weights + bias, in float64."""
+        return self.double @ weights + bias
 
 
 def best_scale(values: torch.Tensor, labels: torch.Tensor, scales: Sequence[float]) -> tuple[float, float]:
@@ -123,7 +216,7 @@ class Solution(NamedTuple):
 
 def scaled(
     layers: nn.Linear,
-    val: LabelledVectors,
+    val: Moments,
     solved: Iterable[tuple[torch.Tensor, torch.Tensor]],
     *,
     notes: Sequence[Mapping[str, float]],
@@ -139,7 +232,7 @@ def scaled(
         scales: to choose from, from low to high.
     """
     for known, (weights, bias) in zip(notes, solved, strict=True):
-        scale, loss = best_scale(val.double @ weights + bias, val.labels, scales)
+        scale, loss = best_scale(val.scores(weights, bias), val.labels, scales)
         put(layers, scale * weights, scale * bias)
         yield Solution({**known, "scale": scale}, val_loss=loss)
 
@@ -147,16 +240,16 @@ def scaled(
 class ClosedFormHead(Head, Protocol):
     """A head that is solved without epochs; validation chooses among its solutions."""
 
-    def solutions(self, layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
+    def solutions(self, layers: nn.Module, train: Any, val: Any) -> Iterator[Solution]:
         """Puts one solution after another into the layers; of equally good ones the first is kept.
 
         Args:
             layers: from `build`.
-            train: what to solve for.
+            train: what to solve for: `LabelledVectors`, or for a head that streams `Moments`.
             val: for solutions that validation tunes further, e.g. a scale of logits.
         """
 
-    def solve(self, layers: nn.Module, train: LabelledVectors, notes: Mapping[str, float]) -> Solution:
+    def solve(self, layers: nn.Module, train: Any, notes: Mapping[str, float]) -> Solution:
         """Puts the solution with the settings of an earlier one into the layers.
 
         Args:

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from stages.blocks import HeadOptions
-from stages.heads.contract import LabelledVectors, Solution, put, scaled
+from stages.heads.contract import LabelledVectors, Moments, Solution, put, scaled
 
 SHRINKAGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
 SCALES = tuple(10 ** (step / 20) for step in range(-60, 1))  # 0.001 to 1: what turns scores into logits
@@ -25,14 +24,14 @@ def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module
     return nn.Linear(shape[0], classes)
 
 
-def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
+def solutions(layers: nn.Module, train: Moments, val: Moments) -> Iterator[Solution]:
     """One solution for each of SHRINKAGES."""
     assert isinstance(layers, nn.Linear)
     notes = [{"shrinkage": shrinkage} for shrinkage in SHRINKAGES]
     yield from scaled(layers, val, _solve(train, layers.out_features, SHRINKAGES), notes=notes, scales=SCALES)
 
 
-def solve(layers: nn.Module, train: LabelledVectors, notes: Mapping[str, float]) -> Solution:
+def solve(layers: nn.Module, train: Moments, notes: Mapping[str, float]) -> Solution:
     """The solution of a shrinkage, with a scale that is known."""
     assert isinstance(layers, nn.Linear)
     ((weights, bias),) = _solve(train, layers.out_features, [notes["shrinkage"]])
@@ -40,43 +39,37 @@ def solve(layers: nn.Module, train: LabelledVectors, notes: Mapping[str, float])
     return Solution(notes)
 
 
-def _solve(
-    train: LabelledVectors, classes: int, shrinkages: Sequence[float]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _solve(train: Moments, classes: int, shrinkages: Sequence[float]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The weights (D, C), Σ⁻¹μ, and the bias (C,) for every shrinkage.
 
     With Z (N, D) the vectors minus the mean of their class, Σ = ZᵀZ / N. If N < D, Woodbury's identity leaves a system
     of N unknowns instead of D.
     """
-    rows, columns = train.x.shape
-    dual = rows < columns
-    one_hot = F.one_hot(train.labels, classes).double()
-    counts = one_hot.sum(0)
-    means = one_hot.T @ train.centred / counts.clamp(min=1)[:, None]
+    rows, columns = train.shape
+    counts = torch.bincount(train.labels, minlength=classes).double()
+    means = train.class_sums(classes) / counts.clamp(min=1)[:, None]
     log_priors = (counts / rows).clamp(min=RARE).log()
-    centred, gram = train.centred - means[train.labels], _within_classes(train, means, counts)
+    in_rows = train if isinstance(train, LabelledVectors) and rows < columns else None
+    centred = in_rows.centred - means[train.labels] if in_rows else None
+    gram = _within_classes(in_rows, means) if in_rows else train.gram - means.T @ (counts[:, None] * means)
     average = gram.trace() / (rows * columns)
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     for shrinkage in shrinkages:
         ridge, share = shrinkage * average, (1 - shrinkage) / rows
         factor = torch.linalg.cholesky(share * gram + ridge * identity)
-        if dual:
+        if centred is not None:
             weights = (means.T - share * (centred.T @ torch.cholesky_solve(centred @ means.T, factor))) / ridge
         else:
             weights = torch.cholesky_solve(means.T, factor)
         yield weights, log_priors - (weights.T * means).sum(1) / 2 - train.mean @ weights
 
 
-def _within_classes(train: LabelledVectors, means: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """The Gram matrix of the vectors minus the mean of their class, from that of the centred vectors.
+def _within_classes(train: LabelledVectors, means: torch.Tensor) -> torch.Tensor:
+    """XXᵀ (N, N) of the vectors minus the mean of their class, from that of the centred vectors.
 
     Args:
         train: N vectors (N, D) and their labels.
         means: (C, D) of the centred vectors of each class.
-        counts: (C,) vectors of each class.
     """
-    rows, columns = train.x.shape
-    if rows >= columns:
-        return train.gram - means.T @ (counts[:, None] * means)
     with_means, labels = train.centred @ means[train.labels].T, train.labels
     return train.gram - with_means - with_means.T + (means @ means.T)[labels][:, labels]

@@ -44,6 +44,7 @@ class HeadSpec:
         task: `classification` predicts the class of an image, `detection` finds all objects, `largest` the largest one.
         options: the knobs that its module reads; those that are flat in params.yaml are stored with the head.
         closed_form: it is solved at once, without epochs and learning rate.
+        streams: in closed form, it reads its vectors block by block, so that large ones may stay on the disk.
         default_lr: the learning rate where params.yaml has `lr: auto` and the range test suggests none.
         candidates: the heads among which validation chooses, each with a `normalize`, the simplest first, for a name
             that stands for them.
@@ -54,6 +55,7 @@ class HeadSpec:
     task: Literal["classification", "detection", "largest"] = "classification"
     options: type[HeadOptions] = HeadOptions
     closed_form: bool = False
+    streams: bool = False
     default_lr: float = 0.001
     candidates: tuple[tuple[str, Normalize], ...] = ()
     multilabel: bool = False
@@ -76,9 +78,9 @@ class HeadSpec:
 HEADS: dict[str, HeadSpec] = {
     "linear": HeadSpec("vector", multilabel=True),
     "mlp": HeadSpec("vector", options=MlpOptions, multilabel=True),
-    "ridge": HeadSpec("vector", closed_form=True, multilabel=True),
+    "ridge": HeadSpec("vector", closed_form=True, streams=True, multilabel=True),
     "logistic": HeadSpec("vector", closed_form=True, multilabel=True),
-    "lda": HeadSpec("vector", closed_form=True),
+    "lda": HeadSpec("vector", closed_form=True, streams=True),
     "knn": HeadSpec("vector", options=KnnOptions, closed_form=True, multilabel=True),
     "attentive": HeadSpec("map", options=AttentiveOptions, multilabel=True),
     "squeezenet": HeadSpec("map", options=SqueezenetOptions),

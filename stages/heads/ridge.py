@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stages.blocks import HeadOptions
-from stages.heads.contract import LabelledVectors, Solution, put, scaled
+from stages.heads.contract import LabelledVectors, Moments, Solution, put, scaled
 
 STRENGTHS = tuple(10 ** (power / 2) for power in range(-6, 5))  # 0.001 to 100, in multiples of the features' variance
 SCALES = tuple(10 ** (step / 20) for step in range(61))  # 1 to 1,000: what turns regression values into logits
@@ -18,7 +18,7 @@ def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module
     return nn.Linear(shape[0], classes)
 
 
-def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
+def solutions(layers: nn.Module, train: Moments, val: Moments) -> Iterator[Solution]:
     """One solution for each of STRENGTHS.
 
     With X (N, D) and Y one-hot (N, C), each minus its mean, W = (XᵀX + λN I)⁻¹ XᵀY, where λ is the strength times the
@@ -30,7 +30,7 @@ def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -
     yield from scaled(layers, val, _solve(train, layers.out_features, STRENGTHS), notes=notes, scales=SCALES)
 
 
-def solve(layers: nn.Module, train: LabelledVectors, notes: Mapping[str, float]) -> Solution:
+def solve(layers: nn.Module, train: Moments, notes: Mapping[str, float]) -> Solution:
     """The solution of a strength, with a scale that is known."""
     assert isinstance(layers, nn.Linear)
     ((weights, bias),) = _solve(train, layers.out_features, [notes["strength"]])
@@ -38,18 +38,15 @@ def solve(layers: nn.Module, train: LabelledVectors, notes: Mapping[str, float])
     return Solution(notes)
 
 
-def _solve(
-    train: LabelledVectors, classes: int, strengths: Sequence[float]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _solve(train: Moments, classes: int, strengths: Sequence[float]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """W (D, C) and the bias (C,) for every strength: one Gram matrix for all, and one Cholesky factor for each."""
-    rows, columns = train.x.shape
-    dual = rows < columns
-    one_hot = F.one_hot(train.labels, classes).double()
-    frequencies = one_hot.mean(0)
-    target = one_hot - frequencies if dual else train.centred.T @ (one_hot - frequencies)
+    rows, columns = train.shape
+    frequencies = torch.bincount(train.labels, minlength=classes).double() / rows
+    in_rows = train if isinstance(train, LabelledVectors) and rows < columns else None
+    target = F.one_hot(train.labels, classes) - frequencies if in_rows else train.class_sums(classes).T
     identity = torch.eye(len(train.gram), dtype=target.dtype, device=target.device)
     for strength in strengths:
         factor = torch.linalg.cholesky(train.gram + strength * train.variance * rows * identity)
         solution = torch.cholesky_solve(target, factor)
-        weights = train.centred.T @ solution if dual else solution
+        weights = in_rows.centred.T @ solution if in_rows else solution
         yield weights, frequencies - train.mean @ weights

@@ -20,6 +20,7 @@ from stages.training import closed_form, learning_rate, loop, mapped
 from stages.training.closed_form import Normalized
 from stages.training.data import HeadData
 from stages.training.history import LOSS_LEVEL, Candidate, choose
+from stages.training.mapped import MappedFeatures
 from stages.training.model import TrainResult
 
 SECONDS = 60.0  # a candidate that is expected to take longer is left out
@@ -32,11 +33,12 @@ DOUBLE = 8  # bytes
 
 
 class Size(NamedTuple):
-    """The size of a problem: vectors of train with all views, numbers in each, and classes."""
+    """The size of a problem: vectors of train with all views, numbers in each, classes, and where the vectors are."""
 
     rows: int
     features: int
     classes: int
+    on_disk: bool = False
 
 
 class Cost(NamedTuple):
@@ -160,7 +162,7 @@ def size(data: HeadData) -> Size:
     """The size of the problem that the train split is."""
     images, views = data.splits["train"].x.shape[:2]
     features = data.shape[-1] if len(data.shape) == 2 else data.shape[0]  # tokens (T, D); else (D,) or maps (D, H, W)
-    return Size(images * views, features, len(data.classes))
+    return Size(images * views, features, len(data.classes), isinstance(data.splits["train"].x, MappedFeatures))
 
 
 def too_much(expected: Cost) -> str:
@@ -181,7 +183,7 @@ def cost(head: str, size: Size, *, params: Params, device: torch.device) -> Cost
         params: the layers and epochs of a head that trains in epochs.
         device: where it is computed.
     """
-    rows, features, classes = size
+    rows, features, classes, on_disk = size
     speed = SPEEDS.get(device.type, GPU_SPEED)
     if not HEADS[head].closed_form:
         weights = params.hidden * (features + classes)
@@ -199,4 +201,6 @@ def cost(head: str, size: Size, *, params: Params, device: torch.device) -> Cost
         numbers = 3 * rows * features + 2 * rows * classes + 4 * features * classes + 3 * side**2
         if head == "lda" and rows < features:
             numbers += 3 * rows**2
+        if on_disk and rows >= features:  # the vectors are read block by block
+            numbers -= 3 * rows * features
     return Cost(operations / speed, DOUBLE * numbers)

@@ -1,14 +1,16 @@
 """Heads that are solved at once, without epochs: validation chooses among the solutions of the head."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 
-from stages.heads.contract import ClosedFormHead, LabelledVectors, Solution, module_of
+from stages.heads.contract import ClosedFormHead, LabelledVectors, Moments, Solution, VectorBlocks, module_of
+from stages.heads.registry import HEADS
 from stages.params import Params
 from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch, choose
+from stages.training.mapped import MappedFeatures
 from stages.training.model import HeadModel, TrainResult, assemble, embed, stored_knobs
 from stages.training.normalization import FeatureNormalization
 from stages.training.rest import build
@@ -25,8 +27,8 @@ class Normalized(NamedTuple):
     """
 
     statistics: Mapping[str, torch.Tensor]
-    train: LabelledVectors
-    val: LabelledVectors
+    train: Moments
+    val: Moments
 
 
 def fit(
@@ -54,9 +56,10 @@ def fit(
     knobs = stored_knobs(head, params=params, data=data, device=device)
     rest = build(data.provenance, params.tap, params.weights)
     model = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
-    if params.normalize not in shared:
-        shared[params.normalize] = normalized(model, train, val)
-    statistics, train_vectors, val_vectors = shared[params.normalize]
+    known, streams = shared.get(params.normalize), HEADS[head].streams
+    if known is None or not (streams or isinstance(known.train, LabelledVectors)):
+        known = shared[params.normalize] = normalized(model, train, val, streams=streams)
+    statistics, train_vectors, val_vectors = known
     model.standardize.load_state_dict(statistics)
     task, front = ClassificationTask(params, None), list[_Solved]()
     for solution in module.solutions(model.head, train_vectors, val_vectors):
@@ -88,7 +91,7 @@ def refit(head: str, data: HeadData, *, params: Params, device: torch.device, ch
     both = data.splits["train"].join(data.splits["val"]).to(device)
     rest = build(data.provenance, params.tap, params.weights)
     model = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
-    solution = module.solve(model.head, normalized(model, both, both).train, chosen.notes)
+    solution = module.solve(model.head, normalized(model, both, both, streams=HEADS[head].streams).train, chosen.notes)
     return _result(model, chosen.history, solution, knobs | dict(solution.options))
 
 
@@ -115,14 +118,39 @@ def _result(model: HeadModel, history: list[Epoch], solution: Solution, knobs: d
     return TrainResult(model, history, 1, dict(solution.notes), knobs, trained)
 
 
-def normalized(model: HeadModel, train: SplitData, val: SplitData) -> Normalized:
-    """Fits the normalisation of a model on train, and the normalised vectors of both splits."""
+def normalized(model: HeadModel, train: SplitData, val: SplitData, *, streams: bool = False) -> Normalized:
+    """Fits the normalisation of a model on train, and the normalised vectors of both splits.
+
+    Args:
+        model: with the normalisation.
+        train: the split that it is fitted on.
+        val: another one.
+        streams: whether features on the disk stay there, as the head reads them block by block.
+    """
     normalize = model.standardize
     assert isinstance(normalize, FeatureNormalization)
+    if streams and isinstance(train.x, MappedFeatures):
+        model.fit_normalization(train)
+        views = range(train.x.shape[1])
+        return Normalized(normalize.state_dict(), _blocks(model, train, views), _blocks(model, val, [0]))
     vectors = embed(model, train).flatten(0, 1)
     normalize.fit([vectors])
     train_vectors = _labelled(normalize(vectors), train.y.repeat_interleave(train.x.shape[1]))
     return Normalized(normalize.state_dict(), train_vectors, _labelled(normalize(embed(model, val)[:, 0]), val.y))
+
+
+def _blocks(model: HeadModel, split: SplitData, views: Sequence[int]) -> Moments:
+    """Some views of the images of a split, to be read block by block."""
+
+    @torch.inference_mode()
+    def read() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        model.eval()
+        for view in views:
+            for images, batch in zip(split.image_batches(), split.batches(view), strict=True):
+                yield model.standardize(model.features(batch)), split.y[images]
+
+    columns = next(iter(read()))[0].shape[1]
+    return VectorBlocks(read, (len(split.y) * len(views), columns), split.y.repeat(len(views)))
 
 
 def _labelled(x: torch.Tensor, labels: torch.Tensor) -> LabelledVectors:

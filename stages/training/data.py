@@ -70,7 +70,8 @@ class SplitData:
 
     Attributes:
         x: (N, V, …), the features of each view of each image; view 0 is the evaluation view. Vectors are float32, maps
-            have the dtype of the file, images are uint8 (N, 1, 3, H, W) with padding. If too large, they stay on disk.
+            have the dtype of the file, images are uint8 (N, 1, 3, H, W) with padding. If large, they stay on disk, in
+            the dtype of the file.
         y: (N,) int64 labels, indices of classes; batches go to the device of y.
         index_positions: (N,) the lines of the index file that the images come from, counted from 0.
         pixels: how images become views; None if the cache holds features.
@@ -85,9 +86,8 @@ class SplitData:
 
     @property
     def evaluation_vectors(self) -> torch.Tensor:
-        """(N, D) float32, the evaluation view of each image; only for vectors, which are in memory."""
-        assert isinstance(self.x, torch.Tensor)
-        return self.x[:, 0].float()
+        """(N, D) float32, the evaluation view of each image; only for vectors."""
+        return torch.cat(list(self.batches())) if isinstance(self.x, MappedFeatures) else self.x[:, 0].float()
 
     def batch(self, images: torch.Tensor, views: torch.Tensor | int = 0) -> torch.Tensor:
         """Float32 features (n, …) of some images (n,), each in its view; of pixels the evaluation views, 0 to 255."""
@@ -138,8 +138,11 @@ class SplitData:
         )
 
     def to(self, device: torch.device) -> "SplitData":
-        """The split on a device; maps stay in host memory and are moved batch by batch."""
-        x = self.x.to(device) if isinstance(self.x, torch.Tensor) and self.x.ndim == 3 else self.x
+        """The split on a device; maps, and vectors on the disk for a CPU, are moved batch by batch."""
+        x = self.x
+        if isinstance(x, MappedFeatures) and x.ndim == 3 and device.type != "cpu":
+            x = x.load().float()
+        x = x.to(device) if isinstance(x, torch.Tensor) and x.ndim == 3 else x
         return replace(self, x=x, y=self.y.to(device))
 
     def _rows(self, images: torch.Tensor, views: torch.Tensor | int) -> torch.Tensor:
@@ -343,15 +346,17 @@ def _layers(features: h5.Features, params: Params) -> tuple[list[h5.Array], tupl
         return maps, tuple(layer.shape[2:] for layer in maps)
     layer = features.layers[params.cut]
     takes_vectors = HEADS[params.head].input == "vector" and params.tap == "same" and params.cut != h5.INPUT
-    return [_vectors(layer) if layer.ndim == 3 or takes_vectors else layer], ()
+    return [_vectors(layer) if layer.ndim > 3 and takes_vectors else layer], ()
 
 
 def _rows(layers: list[h5.Array], positions: list[int]) -> torch.Tensor | MappedFeatures:
     """The features of some images; they stay on the disk if those of all images would take too much memory."""
-    if mapped.too_large(layers):
+    if mapped.stays_on_disk(layers):
         return MappedFeatures(layers, positions)
     maps = [torch.from_numpy(layer[positions]) for layer in layers]
-    return maps[0] if len(maps) == 1 else torch.cat([level.flatten(2) for level in maps], 2)
+    if len(maps) == 1:
+        return maps[0].float() if maps[0].ndim == 3 else maps[0]
+    return torch.cat([level.flatten(2) for level in maps], 2)
 
 
 def _joined(
@@ -369,8 +374,7 @@ def _vectors(layer: h5.Array) -> h5.Array:
     channels = layer.shape[3] if layer.ndim == 4 else layer.shape[2]
     vectors = np.empty((*layer.shape[:2], channels), np.float32)
     images = max(1, BLOCK // layer.shape[1])
-    positions = {3: (), 4: (2,), 5: (3, 4)}[layer.ndim]
+    positions = {4: (2,), 5: (3, 4)}[layer.ndim]
     for first in range(0, len(layer), images):
-        block = np.array(layer[first : first + images], dtype=np.float32)
-        vectors[first : first + images] = block.mean(positions) if positions else block
+        vectors[first : first + images] = np.array(layer[first : first + images], dtype=np.float32).mean(positions)
     return vectors

@@ -10,6 +10,7 @@ from stages.features import h5
 
 SHARE = 0.5  # of the machine's memory: maps, pyramids and images that take more stay on the disk
 BLOCK = 64  # neighbouring images that are read from the disk together
+VECTORS = 1 << 28  # bytes: vectors that take more in float32 stay in the file too; the system keeps its pages in memory
 
 
 def room() -> int:
@@ -17,9 +18,11 @@ def room() -> int:
     return int(SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def too_large(layers: Sequence[h5.Array]) -> bool:
+def stays_on_disk(layers: Sequence[h5.Array]) -> bool:
     """Whether the layers of a feature file stay on the disk."""
-    return all(isinstance(layer, np.memmap) for layer in layers) and _bytes(layers) > room()
+    if not all(isinstance(layer, np.memmap) for layer in layers):
+        return False
+    return _bytes(layers) > room() or (layers[0].ndim == 3 and 4 * layers[0].size > VECTORS)
 
 
 def _bytes(layers: Sequence[h5.Array]) -> int:
@@ -56,12 +59,19 @@ class MappedFeatures:
         """These images, then those of another split."""
         return MappedFeatures(self.layers, [*self.rows.tolist(), *other.rows.tolist()])
 
-    def shuffled(self) -> torch.Tensor:
-        """The positions of all images in a random order that reads the disk in pieces which fit into memory.
+    def load(self) -> torch.Tensor:
+        """All features (N, V, …) in memory."""
+        views = torch.arange(self.shape[1])
+        return torch.stack([self[torch.arange(self.shape[0]), int(view)] for view in views], 1)
 
-        Neighbours on the disk stay together in blocks, the blocks come in random order, and as many blocks as there is
-        room for are mixed image by image.
+    def shuffled(self) -> torch.Tensor:
+        """The positions of all images in random order; if the file does not fit into memory, one that reads in pieces.
+
+        Neighbours on the disk then stay together in blocks, the blocks come in random order, and as many blocks as
+        there is room for are mixed image by image.
         """
+        if _bytes(self.layers) <= room():
+            return torch.randperm(len(self.rows))
         mixed = max(1, room() * len(self.layers[0]) // (_bytes(self.layers) * BLOCK))
         blocks = np.array_split(np.argsort(self.rows, kind="stable"), np.arange(BLOCK, len(self.rows), BLOCK))
         order = torch.randperm(len(blocks)).tolist()

@@ -16,13 +16,14 @@ from stages import paths
 from stages.datasets import index_file, splits
 from stages.datasets.index_file import IndexRow
 from stages.features import h5
-from stages.training import data, loop, mapped
+from stages.training import candidates, closed_form, data, loop, mapped
 from stages.training.data import HeadData
 from stages.training.mapped import BLOCK, MappedFeatures
 from stages.training.model import logits
 
 Make = Callable[..., Any]
 CLASSES, IMAGES, CHANNELS = 4, 400, 8
+HEAD_OF = {"map": "squeezenet", "pyramid": "multiscale", "pooled": "linear"}
 PROVENANCE = {"backbone": "squeezenet1_1", "weights": "random", "image_size": 64, "resize": "crop"}
 
 
@@ -40,13 +41,15 @@ def files(workplace: Path, params: Make) -> Make:
         rows = [IndexRow(f"{n}.jpg", sha(n), 8, 8, f"class {n % CLASSES}", (), None) for n in range(IMAGES)]
         index_file.write(paths.index("folder"), rows)
         chosen = params(
-            dataset="folder" if cut == "map" else "voc", head="squeezenet" if cut == "map" else "multiscale",
-            root=str(workplace), backbone="squeezenet1_1", weights="random", cut=cut, views=columns, **turned,
+            dataset="voc" if cut == "pyramid" else "folder", root=str(workplace), backbone="squeezenet1_1",
+            weights="random", cut=cut, views=columns, **({"head": HEAD_OF[cut]} | turned),
         )  # fmt: skip
         drawn = [sha(n) for n in generator.permutation(IMAGES)]
         split = {"train": drawn[:200], "val": drawn[200:300], "test": drawn[300:]}
         splits.write(paths.split("folder"), split, source="by hand", choices=chosen.split)
-        shapes = {"map": (CHANNELS, 3, 3)} if cut == "map" else {"p8": (4, 4, 4), "p16": (4, 2, 2), "p32": (4, 1, 1)}
+        shapes: dict[str, tuple[int, ...]] = {"map": (CHANNELS, 3, 3)} if cut == "map" else {"pooled": (CHANNELS,)}
+        if cut == "pyramid":
+            shapes = {"p8": (4, 4, 4), "p16": (4, 2, 2), "p32": (4, 1, 1)}
         arrays: dict[str, Any] = {
             f"features/{name}": generator.standard_normal((IMAGES, columns, *shape)).astype("f2")
             for name, shape in shapes.items()
@@ -130,30 +133,91 @@ def test_a_head_scores_as_from_memory(files: Make, monkeypatch: pytest.MonkeyPat
     assert min(scores) > 0.8 and abs(scores[0] - scores[1]) < 0.06
 
 
+def vectors_on_disk(params: Any, monkeypatch: pytest.MonkeyPatch) -> HeadData:
+    with monkeypatch.context() as patch:
+        patch.setattr(mapped, "VECTORS", 0)
+        head_data = data.load_data(params)
+    assert all(isinstance(split.x, MappedFeatures) for split in head_data.splits.values())
+    return head_data
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_vectors_on_the_disk_train_the_same_head_bit_by_bit(
+    files: Make, monkeypatch: pytest.MonkeyPatch, head: str, columns: int
+) -> None:
+    chosen = files("pooled", columns, head=head, epochs=4, lr=0.03, batch_size=16, hidden=8)
+    results = [loop.fit(head, head_data, params=chosen, device=torch.device("cpu"))
+               for head_data in (data.load_data(chosen), vectors_on_disk(chosen, monkeypatch))]  # fmt: skip
+    assert results[0].history == results[1].history
+    for name, tensor in results[0].module.state_dict().items():
+        assert torch.equal(tensor, results[1].module.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("normalize", ["standardize", "l2", "sqrt", "none"])
+@pytest.mark.parametrize("head", ["ridge", "lda", "logistic", "knn"])
+def test_heads_in_closed_form_solve_the_same_from_the_disk(
+    files: Make, monkeypatch: pytest.MonkeyPatch, head: str, normalize: str, columns: int
+) -> None:
+    chosen = files("pooled", columns, head=head, normalize=normalize)
+    cpu, outputs = torch.device("cpu"), list[list[torch.Tensor]]()
+    memory = data.load_data(chosen)
+    for head_data in (memory, vectors_on_disk(chosen, monkeypatch)):
+        solved = closed_form.fit(head, head_data, params=chosen, device=cpu)
+        again = closed_form.refit(head, head_data, params=chosen, device=cpu, chosen=solved)
+        outputs.append([logits(result.module, memory.splits["test"]).softmax(1) for result in (solved, again)])
+    for first, second in zip(*outputs, strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
+
+
+def test_auto_takes_the_same_head_from_the_disk(files: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = files("pooled", head="auto", epochs=6, hidden=8)
+    cpu = torch.device("cpu")
+    memory, disk = (candidates.compete(head_data, chosen, cpu) for head_data in
+                    (data.load_data(chosen), vectors_on_disk(chosen, monkeypatch)))  # fmt: skip
+    assert (memory.winner.head, memory.winner.normalize) == (disk.winner.head, disk.winner.normalize)
+    assert [row.name for row in memory.candidates] == [row.name for row in disk.candidates]
+    for first, second in zip(memory.candidates, disk.candidates, strict=True):
+        assert first.val_accuracy == second.val_accuracy and first.val_loss == pytest.approx(second.val_loss, abs=1e-6)
+
+
+def test_vectors_on_the_disk_go_to_another_device_whole(files: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = files("pooled", 3)
+    memory, disk = data.load_data(chosen), vectors_on_disk(chosen, monkeypatch)
+    moved = disk.splits["train"].to(torch.device("meta"))
+    assert isinstance(moved.x, torch.Tensor) and moved.x.dtype == torch.float32
+    assert isinstance(disk.splits["train"].x, MappedFeatures)
+    assert torch.equal(disk.splits["train"].x.load().float(), memory.splits["train"].x)  # type: ignore[arg-type]
+    assert torch.equal(disk.splits["val"].evaluation_vectors, memory.splits["val"].evaluation_vectors)
+
+
 WORK = """
     import resource, sys
     from pathlib import Path
     import stages, torch
     from stages.features import h5
     from stages.params import load
-    from stages.training import data, loop, stored
-    from stages.training.data import Data, Part
+    from stages.training import data, loop, mapped
+    from stages.training.data import HeadData, SplitData
 
     torch.set_num_threads(1)
     file, params = h5.read(Path("features.h5")), load()
     maps = file.layers["map"]
-    warm = Part(torch.randn(64, 1, *maps.shape[2:]), torch.arange(64) % 2, list(range(64)))
-    loop.fit("squeezenet", Data(["a", "b"], {"train": warm, "val": warm}, file.provenance), params, warm.y.device)
+    warm = SplitData(torch.randn(64, 1, *maps.shape[2:]), torch.arange(64) % 2, list(range(64)))
+    cpu = torch.device("cpu")
+    small = HeadData(["a", "b"], {"train": warm, "val": warm}, file.provenance)
+    loop.fit("squeezenet", small, params=params, device=cpu)
     used = next(line for line in open("/proc/self/status") if line.startswith("VmData"))
     limit = 1024 * int(used.split()[1]) + maps.nbytes // 2
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     if sys.argv[1] == "disk":
-        stored.room = lambda: maps.nbytes // 8
+        mapped.room = lambda: maps.nbytes // 8
     def part(places):
-        return Part(data._rows([maps], places), torch.tensor(places) % 2, places)
+        return SplitData(data._rows([maps], places), torch.tensor(places) % 2, places)
     parts = {"train": part(list(range(256, len(maps)))), "val": part(list(range(256)))}
-    found = Data(["a", "b"], parts, file.provenance)
-    print(loop.fit("squeezenet", found, params, warm.y.device).history[-1].val_accuracy)
+    found = HeadData(["a", "b"], parts, file.provenance)
+    print(loop.fit("squeezenet", found, params=params, device=cpu).history[-1].val_accuracy)
 """
 
 
