@@ -119,9 +119,9 @@ def judge(one: JudgedHead, params: Params) -> Verdict:
     own = {name: logits(head, name) for name, head in heads.items()}
     seeds = [logits(load(folder), judged) for folder in sorted(one.folder.glob("seed-*"))]
     frequent = torch.bincount(splits["train"].y, minlength=len(one.data.classes)).argmax()
-    right: dict[int | str, torch.Tensor] = {
-        count: logits(heads[judged], judged, count).argmax(1) == y for count in range(1, params.views + 1)
-    }
+    by_views = {count: own[judged] if count == views else logits(heads[judged], judged, count)
+                for count in range(1, params.views + 1)}  # fmt: skip
+    right: dict[int | str, torch.Tensor] = {count: values.argmax(1) == y for count, values in by_views.items()}
     right["majority"] = y == frequent
     if ridge.is_dir():  # too large data has none
         right["ridge_top1"] = logits(load(ridge), judged).argmax(1) == y
@@ -166,7 +166,7 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
         logits=all_of("logits"),
         right={name: joined(first.judged, (part.right[name] for part in verdicts)) for name in first.right},
         counts={**first.counts, "test": sum((part.counts["test"] for part in verdicts[1:]), first.counts["test"])},
-        around=Surroundings(*(joined(first.judged, parts) for parts in zip(*around, strict=True))) if around else None,
+        around=nearest.joined(around, order[first.judged]) if around else None,
         unknown=joined(first.judged, asked) if asked else None,
     )
 

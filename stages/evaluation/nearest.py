@@ -4,6 +4,7 @@ Both depend on the features alone, not on the head: they show what the head had 
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +15,11 @@ from safetensors.numpy import load_file, save
 from torch.nn import functional as F
 
 from stages import files, paths
-from stages.training.data import HeadData, SplitData
+from stages.training.data import BATCH, HeadData, SplitData
 from stages.training.model import pooled
 
 COUNT = 4  # training images to show beside an evaluated one
+PAIRS = 2_000_000_000  # of an evaluated and a training image that are compared, half a minute; more images are thinned
 FEWEST, MAPPED = 20, 1200  # images of a map: with fewer it shows nothing, with more it takes long and points overlap
 COMPONENTS, NEIGHBOURS = 50, 30  # principal components before t-SNE, and its perplexity, as in van der Maaten's paper
 STEPS = 500  # of t-SNE: 1,000 take half as long again and bring no more neighbours of one class (Caltech-101)
@@ -28,15 +30,21 @@ class Surroundings(NamedTuple):
 
     Attributes:
         nearest: (N, 4) int64 positions in the index, the most similar training image first.
-        vectors: (N, D) float32, of length 1, around the mean of the training images.
+        mapped: (n,) int64 positions among the N, evenly spread.
+        vectors: (n, D) float32 of those, of length 1, around the mean of the training images.
+        compared: how many training images were compared.
     """
 
     nearest: torch.Tensor
+    mapped: torch.Tensor
     vectors: torch.Tensor
+    compared: int
 
 
 def find(data: HeadData, judged: str) -> Surroundings | None:
     """The surroundings of the N images of a split; None if the cache holds pixels, or without images.
+
+    With so many images that there are more than PAIRS, training images evenly spread stand for all of them.
 
     Args:
         data: the features of train and of the split.
@@ -45,35 +53,57 @@ def find(data: HeadData, judged: str) -> Surroundings | None:
     train, split = data.splits["train"], data.splits[judged]
     if train.pixels is not None or not len(split.y):
         return None
-    train_vectors, vectors = _vectors(train), _vectors(split)
+    compared = spread(len(train.y), max(COUNT, PAIRS // len(split.y)))
+    train_vectors = _vectors(train, compared)
     centre = train_vectors.mean(0)
-    train_vectors, vectors = F.normalize(train_vectors - centre), F.normalize(vectors - centre)
-    rows = torch.tensor(train.index_positions)
+    train_vectors = F.normalize(train_vectors.sub_(centre)).T
+    rows = torch.tensor(train.index_positions)[compared]
     count = min(COUNT, len(rows))
-    batches = vectors.split(256)  # type: ignore[no-untyped-call]
-    nearest = torch.cat([rows[(batch @ train_vectors.T).topk(count).indices.cpu()] for batch in batches])
-    return Surroundings(nearest, vectors)
+    batches = (F.normalize(pooled(batch) - centre) for batch in split.batches())
+    nearest = torch.cat([rows[(batch @ train_vectors).topk(count).indices.cpu()] for batch in batches])
+    mapped = spread(len(split.y), MAPPED)
+    return Surroundings(nearest, mapped, F.normalize(_vectors(split, mapped) - centre), len(compared))
+
+
+def joined(around: Sequence[Surroundings], order: torch.Tensor) -> Surroundings:
+    """The surroundings of the images of several folds as one.
+
+    Args:
+        around: of each fold.
+        order: (N,) positions in the folds one after the other, of the images in the order that they shall have.
+    """
+    firsts = torch.tensor([0, *(len(part.nearest) for part in around)]).cumsum(0)
+    positions = torch.cat([part.mapped + first for part, first in zip(around, firsts.tolist(), strict=False)])
+    mapped, vectors = order.argsort()[positions], torch.cat([part.vectors for part in around])
+    drawn = mapped.argsort()[spread(len(mapped), MAPPED)]
+    nearest = torch.cat([part.nearest for part in around])[order]
+    return Surroundings(nearest, mapped[drawn], vectors[drawn], min(part.compared for part in around))
+
+
+def spread(count: int, most: int) -> torch.Tensor:
+    """(n,) at most so many positions of `count`, evenly spread."""
+    return torch.from_numpy(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
 
 
 def arrays(around: Surroundings | None) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
     """What the page shows of the surroundings of the N judged images; empty without any.
 
     Returns:
-        `nearest` (N, 4). With 20 images or more also `mapped` (n,): positions among the N, evenly spread, and `map`
-        (n, 2): their points, in [0, 1].
+        `nearest` (N, 4), `compared` (1,). With 20 images or more also `mapped` (n,): positions among the N, evenly
+        spread, and `map` (n, 2): their points, in [0, 1].
     """
     if around is None:
         return {}
-    nearest, vectors = around.nearest.numpy(), around.vectors
-    if len(vectors) < FEWEST:
-        return {"nearest": nearest}
-    mapped = np.linspace(0, len(vectors) - 1, min(MAPPED, len(vectors))).round().astype(np.int64)
-    return {"nearest": nearest, "mapped": mapped, "map": _cached_map(vectors.cpu().numpy()[mapped])}
+    nearest = {"nearest": around.nearest.numpy(), "compared": np.array([around.compared])}
+    if len(around.nearest) < FEWEST:
+        return nearest
+    return {**nearest, "mapped": around.mapped.numpy(), "map": _cached_map(around.vectors.cpu().numpy())}
 
 
-def _vectors(split: SplitData) -> torch.Tensor:
-    """(N, D) float32: the evaluation view of each image, maps averaged over positions."""
-    return torch.cat([pooled(batch) for batch in split.batches(0)])
+def _vectors(split: SplitData, images: torch.Tensor) -> torch.Tensor:
+    """(n, D) float32: the evaluation view of some images (n,), maps averaged over positions."""
+    batches: tuple[torch.Tensor, ...] = images.split(BATCH)  # type: ignore[no-untyped-call]
+    return torch.cat([pooled(split.batch(batch)) for batch in batches])
 
 
 def _cached_map(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

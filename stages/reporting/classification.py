@@ -135,12 +135,14 @@ class ClassificationPage:
 
     def _examples(self, album: Album) -> list[tuple[str, str, list[JudgedImage]]]:
         """Title, remark and images of each kind that has any."""
+        thinned = 0 < self.near.compared < len(self.run.split["train"]) / 2  # a few of train could not be decoded
+        similar = SIMILAR + (f", of {self.near.compared:,} evenly spread ones" if thinned else "")
         kinds = (
             ("Right", "from the most to the least confident", choose.right(self.judged, SHOWN)),
-            ("Wrong", f"the most confident mistakes{SIMILAR}", choose.wrong(self.judged, SHOWN)),
+            ("Wrong", f"the most confident mistakes{similar}", choose.wrong(self.judged, SHOWN)),
             (
                 "Least certain",
-                f"the probability is spread over many classes{SIMILAR}",
+                f"the probability is spread over many classes{similar}",
                 choose.uncertain(self.judged, SHOWN),
             ),
         )

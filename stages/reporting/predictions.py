@@ -89,11 +89,13 @@ class Neighbours:
         nearest: (N, 4) rows of the index, the most similar training image first.
         mapped: (n,) the images on the map, as positions among the N.
         map: (n, 2) where they lie, in [0, 1].
+        compared: how many training images were compared; 0 where that was not written.
     """
 
     nearest: Integers
     mapped: Integers
     map: Floats
+    compared: int = 0
 
     @classmethod
     def load(cls, run: RunResults) -> Self:
@@ -106,9 +108,8 @@ class Neighbours:
         nearest = arrays.get("nearest", np.zeros((len(run.judged), 0), np.int64))
         if len(nearest) != len(run.judged) or nearest.max(initial=0) >= len(run.rows):
             raise gather.damaged(paths.PREDICTIONS / NEAREST, f"{nearest.shape} for {len(run.judged)} images")
-        return cls(
-            nearest, arrays.get("mapped", np.zeros(0, np.int64)), arrays.get("map", np.zeros((0, 2), np.float32))
-        )
+        mapped, points = arrays.get("mapped", np.zeros(0, np.int64)), arrays.get("map", np.zeros((0, 2), np.float32))
+        return cls(nearest, mapped, points, int(arrays.get("compared", np.zeros(1))[0]))
 
 
 @dataclass(frozen=True)
