@@ -9,7 +9,7 @@ from stages import paths
 from stages.backbones.device import pick_device
 from stages.datasets import splits
 from stages.errors import UserError
-from stages.evaluation import classification, detection
+from stages.evaluation import classification, detection, multilabel
 from stages.evaluation.common import JudgedHead
 from stages.heads.registry import HEADS
 from stages.params import Params
@@ -27,6 +27,8 @@ def main(params: Params) -> dict[str, object]:
     kept = load(params, paths.HEAD, device)
     if HEADS[kept.described["head"]].finds_objects:
         return detection.evaluate(params, kept.data, head=kept.head, described=kept.described)
+    if kept.data.multilabel:
+        return multilabel.evaluate(params, kept)
     folds = splits.rotated(splits.read_folds(params.dataset))
     judges = of_folds(params, folds, device) if folds else iter([kept])
     return classification.evaluate(params, kept, judges)

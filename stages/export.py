@@ -85,7 +85,9 @@ def _check(loaded: Predictor, run: formats.Runner, pixels: formats.Pixels, *, fi
             f"The {format_} file suppresses other boxes than coldcut. Nothing was written; try another format."
         )
     moved = check.difference(run, as_trained, pixels, SCORES)
-    return card.Checked(file, format_, len(pixels), difference, moved, check.same_class(exact, as_trained))
+    same = check.same_class(exact, as_trained, loaded.thresholds)
+    several = loaded.thresholds is not None
+    return card.Checked(file, format_, len(pixels), difference, moved, same, several)
 
 
 def run() -> None:

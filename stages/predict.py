@@ -1,4 +1,4 @@
-"""Predicts new images with the head of the last run: their classes, or the boxes of their objects.
+"""Predicts new images with the head of the last run: their classes or labels, or the boxes of their objects.
 
 The backbone, the preprocessing, the cut and the tap are those that the head was trained with, whatever params.yaml says
 now. Images that cannot be read are reported and skipped; the exit code is then 1.
@@ -53,7 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
         for file, prediction in answers.predict(loaded, names):
             if isinstance(prediction, Detections):
                 prediction = answers.confident(prediction, confidence, arguments.top)
-            line = answers.answer(loaded, file, prediction, confidence=confidence, top=arguments.top)
+            line = answers.answer(loaded, file, prediction, confidence=arguments.confidence, top=arguments.top)
             if output and isinstance(prediction, Detections):
                 written = output.add(file, prediction)
                 line |= {output.key: str(written)} if output.key else {}
@@ -153,7 +153,8 @@ def run() -> None:
         "--confidence",
         type=float,
         metavar="T",
-        help="lowest score of a box that is printed, or of a class that counts as sure (default: decide.confidence)",
+        help="lowest score of a box that is printed, or of a class that counts as sure (default: decide.confidence); "
+        "of several labels the lowest probability of one that is printed (default: its threshold of validation)",
     )
     command.run(main, parser.parse_args())
 

@@ -63,6 +63,11 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Swe
     seeded = [vary(setting, "seed", params.seed + number) for setting in settings for number in range(seeds)]
     head_data, device = data.load_data(params), pick_device(params.device)
     train, val = head_data.splits["train"], head_data.splits["val"]
+    if head_data.multilabel:
+        raise UserError(
+            f"`sweep` trains heads that name one class per image, and images of {params.dataset} have several labels: "
+            "try settings one by one, such as `dvc exp run -S lr=0.003`."
+        )
     if not len(train.y) or not len(val.y):
         raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
     command.LOG.info(_announcement(len(seeded), len(train.y), params))

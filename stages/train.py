@@ -49,6 +49,7 @@ class Trained:
         best = self.head.history[self.head.best_epoch - 1]
         scores = {
             "val accuracy": (best.val_accuracy, ".1%"),
+            "val map": (best.val_map, ".1%"),
             "val map_50": (best.val_map_50, ".3f"),
             "val loss": (best.val_loss, ".4f"),
         }
@@ -96,9 +97,14 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
     train, val = data.splits["train"], data.splits["val"]
     if not len(train.y) or not len(val.y):
         raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
+    if data.multilabel and not (train.y == 1).any():
+        raise UserError("No image of train has any label, so there is nothing to learn (see `split`).")
+    if params.monitor == (unfit := "val_accuracy" if data.multilabel else "val_map"):
+        count = "several labels" if data.multilabel else "one label"
+        raise UserError(f"`monitor`: {unfit} is no score of images with {count}: set monitor=val_loss.")
     device = pick_device(params.device)
     competition = candidates.compete(data, params, device) if HEADS[params.head].candidates else None
-    said = [BOXES] if competition and data.boxes else []
+    said = [BOXES] if competition and data.boxes and not data.multilabel else []
     if competition:
         winner = competition.winner
         rate = "" if winner.head == "mlp" else "; `lr` and other knobs of training in epochs are those of mlp alone"
@@ -200,8 +206,11 @@ def refit(result: TrainResult, data: HeadData, params: Params, device: torch.dev
     if params.refit != "trainval":
         return result
     if HEADS[params.head].closed_form:
-        return closed_form.refit(params.head, data, params=params, device=device, chosen=result)
-    return loop.refit(params.head, data, params=params, device=device, epochs=result.best_epoch)
+        again = closed_form.refit(params.head, data, params=params, device=device, chosen=result)
+    else:
+        again = loop.refit(params.head, data, params=params, device=device, epochs=result.best_epoch)
+    model.keep_calibration(again.module, result.module)
+    return again
 
 
 def with_seed(params: Params, number: int) -> Params:

@@ -213,7 +213,7 @@ def test_with_folds_the_kept_head_knows_its_own_images(run: Make) -> None:
 def test_views_are_averaged_where_it_is_asked_for(run: Make) -> None:
     plain, averaged = run(), run(decide={"tta": True})
     lines = (paths.PLOTS / "views.csv").read_text().split()
-    assert lines[0] == "views,accuracy,map_50,mean_iou"
+    assert lines[0] == "views,accuracy,map_50,mean_iou,map"
     assert float(lines[1].split(",")[1]) == pytest.approx(plain["top1"], abs=1e-6)
     assert float(lines[2].split(",")[1]) == pytest.approx(averaged["top1"], abs=1e-6)
     assert averaged["cross_entropy"] != plain["cross_entropy"]

@@ -11,6 +11,7 @@ from stages.metrics.table import METRICS, VAL
 from stages.reporting.words import percent
 
 RARE = 0.05  # a p-value below it is called rare
+COUNTED = ("detection", "multilabel")  # tasks in which an image may have several mistakes
 NAMED_CHANGES = 6  # parameters that the table names for a revision
 
 
@@ -39,14 +40,14 @@ class PairedResult:
     def sentence(self) -> str:
         """What the comparison gives, for people."""
         base, other, better, worse = self.base.name, self.other.name, len(self.better), len(self.worse)
-        is_detection = self.base.metrics["task"] == "detection"
+        counts_mistakes = self.base.metrics["task"] in COUNTED
         if not better and not worse:
-            if is_detection:
+            if counts_mistakes:
                 return f"{other} makes as many mistakes as {base} in every image."
             return f"{other} and {base} are right on the same images."
         difference = (
             f"{other} makes fewer mistakes than {base} in {counted(better, 'images')}, and more in {worse:,}"
-            if is_detection
+            if counts_mistakes
             else f"{other} is right on {counted(better, 'images')} where {base} is wrong, and wrong on {worse:,} where "
             f"{base} is right"
         )
@@ -208,7 +209,8 @@ def same_images(one: Revision, other: Revision) -> bool:
     if one.answers is None or other.answers is None:
         return _data_checksums(one) == _data_checksums(other)
     annotations = [
-        [(row.sha256, row.label, row.objects) for row in answers.rows] for answers in (one.answers, other.answers)
+        [(row.sha256, row.classes, row.unknown_labels, row.objects) for row in answers.rows]
+        for answers in (one.answers, other.answers)
     ]
     return annotations[0] == annotations[1]
 
@@ -239,7 +241,8 @@ def is_code(name: str) -> bool:
 
 def _class_scores(revision: Revision) -> Mapping[str, float | None]:
     rows = revision.answers.classes if revision.answers else []
-    return {row.name: row.accuracy if row.ap_50 is None else row.ap_50 for row in rows}
+    scores = {row.name: (row.accuracy, row.ap_50, row.ap) for row in rows}  # of which a task has one
+    return {name: next((score for score in of_class if score is not None), None) for name, of_class in scores.items()}
 
 
 def _data_checksums(revision: Revision) -> set[tuple[str, str]]:

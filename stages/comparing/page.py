@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from stages.comparing.comparison import Comparison, PairedResult, class_scores
+from stages.comparing.comparison import COUNTED, Comparison, PairedResult, class_scores
 from stages.metrics.table import METRICS
 from stages.reporting import choose, figures, rendering
 from stages.reporting.pictures import Album, Picture
@@ -62,8 +62,8 @@ def html(comparison: Comparison, album: Album) -> str:
 
 def changed_images(paired: PairedResult, album: Album, count: int) -> list[ChangedImages]:
     """The images that got better and those that got worse, at most `count` of each with a picture."""
-    is_detection = paired.base.metrics["task"] == "detection"
-    titles = ("Fewer mistakes", "More mistakes") if is_detection else ("From wrong to right", "From right to wrong")
+    counted = paired.base.metrics["task"] in COUNTED
+    titles = ("Fewer mistakes", "More mistakes") if counted else ("From wrong to right", "From right to wrong")
     base, other = paired.base.answers, paired.other.answers
     assert base is not None and other is not None
     groups = []
@@ -71,7 +71,8 @@ def changed_images(paired: PairedResult, album: Album, count: int) -> list[Chang
         image_of = {base.rows[i].sha256: i for i in images}
         chosen = [image_of[row.sha256] for row in choose.samples([base.rows[i] for i in images], count)]
         shown = [
-            ChangedImage(album.picture(base.rows[i]), base.rows[i].label, base.texts[i], other.texts[i]) for i in chosen
+            ChangedImage(album.picture(base.rows[i]), base.rows[i].caption, base.texts[i], other.texts[i])
+            for i in chosen
         ]
         groups.append(ChangedImages(title, shown, [base.rows[i].path for i in images]))
     return groups

@@ -21,7 +21,7 @@ from stages.errors import UserError, nearest
 from stages.metrics import table
 from stages.reporting import gather
 from stages.reporting.gather import ClassRow, RunResults
-from stages.reporting.predictions import BoxPredictions, ClassPredictions, LargestPredictions
+from stages.reporting.predictions import BoxPredictions, ClassPredictions, LabelPredictions, LargestPredictions
 from stages.stage import seconds_of
 
 WORKSPACE = "workspace"
@@ -201,7 +201,8 @@ def _fetch(files: DVCFileSystem, path: str, home: Path) -> None:
 
 def _answers(run: RunResults) -> JudgedAnswers:
     """The predictions of a run for the images that it was evaluated on."""
-    count = {"classification": _classification, "largest": _largest, "detection": _detection}[run.metrics["task"]]
+    tasks = {"classification": _classification, "multilabel": _multilabel, "largest": _largest, "detection": _detection}
+    count = tasks[run.metrics["task"]]
     mistakes, texts = count(run)
     return JudgedAnswers(run.judged, mistakes.astype(np.int64), texts, run.classes)
 
@@ -209,6 +210,13 @@ def _answers(run: RunResults) -> JudgedAnswers:
 def _classification(run: RunResults) -> tuple[npt.NDArray[Any], list[str]]:
     predictions = ClassPredictions.load(run)
     return ~predictions.right, [run.head["classes"][label] for label in predictions.chosen]
+
+
+def _multilabel(run: RunResults) -> tuple[npt.NDArray[Any], list[str]]:
+    """Mistakes are labels that are missed or added."""
+    predictions, names = LabelPredictions.load(run), run.head["classes"]
+    said = [", ".join(names[label] for label in np.flatnonzero(of_image)) or "none" for of_image in predictions.said]
+    return (predictions.missed | predictions.added).sum(1), said
 
 
 def _largest(run: RunResults) -> tuple[npt.NDArray[Any], list[str]]:

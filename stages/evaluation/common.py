@@ -13,11 +13,12 @@ from stages.params import Params
 from stages.training.data import HeadData
 from stages.training.model import HeadModel
 
+OF_LABELS = ("ap", "recall", "f1", "threshold")  # of each class, where images have several labels
 PLOTS = {  # the header of every plot in dvc.yaml; a task that has no rows for a plot writes its header alone
     "confusion": ("actual", "predicted"),
-    "per_class": ("class", "n_train", "n_val", "n_test", "accuracy", "precision", "ap_50"),
+    "per_class": ("class", "n_train", "n_val", "n_test", "accuracy", "precision", "ap_50", *OF_LABELS),
     "calibration": ("confidence", "accuracy", "count"),
-    "views": ("views", "accuracy", "map_50", "mean_iou"),
+    "views": ("views", "accuracy", "map_50", "mean_iou", "map"),
     "precision_recall": ("class", "recall", "precision"),
 }
 
@@ -43,7 +44,7 @@ def run_facts(task: str, *, params: Params, data: HeadData, described: Mapping[s
     """What was evaluated, on how many images: the first entries of metrics.json.
 
     Args:
-        task: `classification`, `detection` or `largest`.
+        task: `classification`, `multilabel`, `detection` or `largest`.
         params: the names of dataset, backbone, cut and tap.
         data: the splits and classes.
         described: the contents of head.json.

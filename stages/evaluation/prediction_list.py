@@ -14,6 +14,8 @@ from stages.datasets.index_file import IndexRow
 PATH = paths.REPORTS / "predictions.csv"
 CLASS_COLUMNS = ("path", "split", "label", "predicted", "probability", "second", "second_probability")
 BOX_COLUMNS = ("path", "split", "label", "predicted", "probability", "x1", "y1", "x2", "y2", "result")
+LABEL_COLUMNS = ("path", "split", "labels", "unknown", "predicted", "missed", "added")
+SEPARATOR = "|"  # between labels
 CORNERS = BOX_COLUMNS[5:9]
 DIGITS = 6
 Row = dict[str, object]
@@ -42,6 +44,44 @@ def _class_rows(
         if len(labels) > 1:
             row |= {"second": classes[labels[1]], "second_probability": values[1]}
         yield row
+
+
+def write_labels(
+    images: Images,
+    probabilities: Mapping[str, torch.Tensor],
+    *,
+    said: Mapping[str, torch.Tensor],
+    classes: Sequence[str],
+) -> None:
+    """Writes one row per image: its labels, those that are predicted, missed and added, and every probability.
+
+    Args:
+        images: of each split.
+        probabilities: of each split, (N, C).
+        said: of each split, (N, C) bool: which labels are predicted.
+        classes: the C names.
+    """
+    columns = [f"p({name})" for name in classes]
+    rows = (
+        _label_row(split, *image, classes=classes) | dict(zip(columns, values, strict=True))
+        for split in images
+        for *image, values in zip(images[split], said[split], probabilities[split].tolist(), strict=True)
+    )
+    files.write_csv(PATH, (*LABEL_COLUMNS, *columns), rows, digits=DIGITS)
+
+
+def _label_row(split: str, image: IndexRow, said: torch.Tensor, *, classes: Sequence[str]) -> Row:
+    labels, unknown = set(image.classes), set(image.unknown_labels)
+    predicted = [classes[label] for label in said.nonzero()[:, 0].tolist()]
+    lists: dict[str, Sequence[str]] = {
+        "labels": image.classes,
+        "unknown": image.unknown_labels,
+        "predicted": predicted,
+        "missed": [label for label in image.classes if label not in predicted],
+        "added": [label for label in predicted if label not in labels | unknown],
+    }
+    row: Row = {"path": image.path, "split": split}
+    return row | {name: SEPARATOR.join(names) for name, names in lists.items()}
 
 
 def write_detections(

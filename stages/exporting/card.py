@@ -27,7 +27,8 @@ class Checked(NamedTuple):
         images: number of images that both predicted.
         difference: largest difference from coldcut's predictions in float32.
         moved: largest difference of a score from coldcut's predictions at the precision of training and evaluation.
-        same_class: number of images for which those name the same class; None where boxes are predicted.
+        same_class: number of images for which those name the same class or labels; None where boxes are predicted.
+        several: whether images have several labels.
     """
 
     file: str
@@ -36,6 +37,7 @@ class Checked(NamedTuple):
     difference: float
     moved: float
     same_class: int | None
+    several: bool = False
 
 
 def metadata(predictor: Predictor) -> dict[str, Any]:
@@ -47,6 +49,7 @@ def metadata(predictor: Predictor) -> dict[str, Any]:
         "backbone": predictor.provenance["backbone"],
         "dataset": predictor.described["params"]["dataset"],
         "decide": predictor.decide.model_dump(),
+        **({} if predictor.thresholds is None else {"thresholds": list(predictor.thresholds)}),
     }
 
 
@@ -61,6 +64,8 @@ def write(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] | N
     described, how, decide = predictor.described, preprocessing(predictor.specs[0]), predictor.decide
     title = f"{described['head']} on {predictor.provenance['backbone']}, trained on {described['params']['dataset']}"
     task = "finds objects" if predictor.finds_boxes else "names the class of an image"
+    if predictor.thresholds is not None:
+        task = "says which labels an image has"
     code = example.program(
         checked.file,
         checked.format,  # type: ignore[arg-type]
@@ -69,6 +74,7 @@ def write(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] | N
         suppresses=_suppresses(predictor, checked.format),
         confidence=decide.confidence,
         iou=decide.nms_iou,
+        several=predictor.thresholds is not None,
     )
     return "\n".join([
         f"# {title}", "",
@@ -113,6 +119,12 @@ def _suppresses(predictor: Predictor, format_: str) -> bool:
 
 
 def _output(predictor: Predictor, format_: str) -> list[str]:
+    if predictor.thresholds is not None:
+        return [
+            "Output `probabilities`: float32 (N, classes), one for each label by itself. An image has the labels whose "
+            "probability is at least their threshold; the thresholds were chosen on validation (the highest F1 of each "
+            "label), and the file holds them beside the classes."
+        ]
     if not predictor.finds_boxes:
         return ["Output `probabilities`: float32 (N, classes); each row adds up to 1."]
     decide = predictor.decide
@@ -177,7 +189,7 @@ def _limits(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] |
         f"The head was trained and evaluated with {_precision(predictor)}. The scores of the file differ from those by "
         f"up to {checked.moved:.2g}{_same(checked)}.",
         "It knows its own classes only. An image of anything else gets one of them"
-        f"{', or no box' if predictor.finds_boxes else ''}.",
+        f"{', or no box' if predictor.finds_boxes else ', or no label' if predictor.thresholds is not None else ''}.",
     ]
     if predictor.decide.tta:
         limits.append(f"The metrics are of {len(predictor.specs[0].views)} views of each image; this file sees one.")
@@ -210,7 +222,8 @@ def _limits(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] |
 def _same(checked: Checked) -> str:
     if checked.same_class is None:
         return ""
-    return f", and the most probable class is the same for {checked.same_class} of {counted(checked.images, 'images')}"
+    what = "every label is" if checked.several else "the most probable class is"
+    return f", and {what} the same for {checked.same_class} of {counted(checked.images, 'images')}"
 
 
 def _precision(predictor: Predictor) -> str:

@@ -115,10 +115,13 @@ def _rows(outputs: Mapping[str, Any]) -> npt.NDArray[np.float64]:
     return np.stack([image[np.lexsort(image.T[::-1])] for image in rows])
 
 
-def same_class(outputs: Outputs, others: Outputs) -> int | None:
-    """For how many images two outputs name the same class; None where they are boxes."""
+def same_class(outputs: Outputs, others: Outputs, thresholds: Sequence[float] | None = None) -> int | None:
+    """For how many images two outputs name the same class, or the same labels; None where they are boxes."""
     if "probabilities" not in outputs:
         return None
+    if thresholds is not None:
+        same = [values["probabilities"] >= torch.tensor(thresholds) for values in (outputs, others)]
+        return int((same[0] == same[1]).all(1).sum())
     return int((outputs["probabilities"].argmax(1) == others["probabilities"].argmax(1)).sum())
 
 

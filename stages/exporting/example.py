@@ -62,6 +62,15 @@ PRINT_SELECTED = """\
 for box, score, label in zip(boxes[0], scores[0], labels[0]):
     if score > 0:  # the places behind the last box are empty
         print(f"{classes[label]} {score:.1%} at {box.round().clip(0, SIDE).tolist()}")"""
+PRINT_LABELS = """\
+for label, threshold in enumerate(thresholds):
+    if probabilities[0][label] >= threshold:
+        print(f"{classes[label]}: {probabilities[0][label]:.1%}")"""
+THRESHOLDS = {  # how each format is asked for another list beside the classes
+    "onnx": 'thresholds = json.loads(session.get_modelmeta().custom_metadata_map["thresholds"])',
+    "openvino": 'thresholds = json.loads(model.get_rt_info(["coldcut", "thresholds"]).astype(str))',
+    "torch": 'thresholds = json.loads(metadata["coldcut.json"])["thresholds"]',
+}
 PRINT_BOXES = """\
 for label, name in enumerate(classes):
     likely = np.flatnonzero(scores[0][:, label] >= CONFIDENCE)
@@ -78,6 +87,7 @@ def program(
     suppresses: bool,
     confidence: float,
     iou: float,
+    several: bool = False,
     image: str = "photo.jpg",
 ) -> str:
     """The program as text.
@@ -90,6 +100,7 @@ def program(
         suppresses: whether the file suppresses boxes itself.
         confidence: the score from which a box is printed.
         iou: the overlap above which the lower of two boxes of a class is dropped.
+        several: whether images have several labels, each with a threshold.
         image: name of the image that is read.
     """
     package = PACKAGES[format_]
@@ -111,5 +122,7 @@ def program(
     listed = ", ".join(f'"{name}"' for name in names)
     load = LOADING[format_].format(file=file, outputs=outputs, names=listed, image=image)
     show = show.replace("CONFIDENCE", f"{confidence:g}").replace("SIDE", str(how.crop))
+    if several:
+        show = f"{THRESHOLDS[format_]}\n{PRINT_LABELS}"
     head = [f"# pip install {package} numpy pillow", *imports, "from PIL import Image, ImageOps"]
     return "\n".join(head) + "\n\n\n" + "\n\n\n".join(functions) + f"\n\n\n{load}\n{show}\n"

@@ -64,6 +64,7 @@ class OutputLayer(nn.Module):
             suppresses,
         )
         self.whole = how.resize is None  # the view is all of the image, so that its border is known
+        self.multilabel = predictor.thresholds is not None
         self.head = cast("ObjectHead", module_of(predictor.described["head"])) if predictor.finds_boxes else None
 
     def forward(self, raw: torch.Tensor) -> Outputs:
@@ -72,7 +73,7 @@ class OutputLayer(nn.Module):
         With suppression there are also `boxes`, `scores` and `labels`: see `suppression.Selection`.
         """
         if not self.head:
-            return {"probabilities": F.softmax(raw, 1)}
+            return {"probabilities": raw.sigmoid() if self.multilabel else F.softmax(raw, 1)}
         candidates = self.head.candidates(raw, self.options)
         boxes, scores = candidates.boxes * self.size, dense.scores(candidates)
         outputs = self.select(boxes, scores)._asdict() if self.suppresses else {}

@@ -130,7 +130,7 @@ class LabelledVectors:
 
     Attributes:
         x: (N, D) float32, normalised.
-        labels: (N,) int64.
+        labels: (N,) int64; or (N, C) of 1, 0 and -1 (unknown), where images have several labels.
     """
 
     x: torch.Tensor
@@ -140,6 +140,20 @@ class LabelledVectors:
     def shape(self) -> tuple[int, int]:
         """N and D."""
         return self.x.shape[0], self.x.shape[1]
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether images have several labels."""
+        return self.labels.ndim == 2
+
+    def targets(self, classes: int) -> torch.Tensor:
+        """(N, C) float64: 1 where an image is of the class, else 0."""
+        return (self.labels == 1).double() if self.multilabel else F.one_hot(self.labels, classes).double()
+
+    @property
+    def known(self) -> torch.Tensor:
+        """(N, C) bool: which entries of several labels count."""
+        return self.labels >= 0
 
     @cached_property
     def double(self) -> torch.Tensor:
@@ -229,9 +243,13 @@ def scaled(
         val: chooses the scale.
         solved: weights (D, C) and a bias (C,) of each solution.
         notes: of each solution.
-        scales: to choose from, from low to high.
+        scales: to choose from, from low to high. Several labels are calibrated class by class later, without them.
     """
     for known, (weights, bias) in zip(notes, solved, strict=True):
+        if val.labels.ndim == 2:
+            put(layers, weights, bias)
+            yield Solution(known)
+            continue
         scale, loss = best_scale(val.scores(weights, bias), val.labels, scales)
         put(layers, scale * weights, scale * bias)
         yield Solution({**known, "scale": scale}, val_loss=loss)

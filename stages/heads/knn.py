@@ -26,28 +26,34 @@ class NearestNeighbours(nn.Module):
         features: the length of a vector.
         classes: how many.
         k: how many neighbours vote.
+        multilabel: each class has a vote of its own, of the neighbours in which it is known.
     """
 
     vectors: torch.Tensor
     labels: torch.Tensor
 
-    def __init__(self, rows: int, features: int, classes: int, k: int) -> None:
+    def __init__(self, rows: int, features: int, classes: int, k: int, *, multilabel: bool = False) -> None:
         super().__init__()
         self.classes, self.k = classes, k
         self.register_buffer("vectors", torch.zeros(rows, features, dtype=torch.float16))
-        self.register_buffer("labels", torch.zeros(rows, dtype=torch.long))
+        shape, kind = ((rows, classes), torch.int8) if multilabel else ((rows,), torch.long)
+        self.register_buffer("labels", torch.zeros(shape, dtype=kind))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes) of vectors (N, D): the logarithm of the share of the votes."""
+        """Logits (N, classes) of vectors (N, D): the logarithm of the share of the votes, or of their odds."""
         similarity, nearest = (F.normalize(x) @ self.vectors.T.to(x.dtype)).topk(min(self.k, len(self.vectors)))
         votes = (similarity.float() / TEMPERATURE).softmax(1)  # under autocast the product is in half precision
+        if self.labels.ndim == 2:
+            labels, votes = self.labels[nearest], votes[:, :, None]  # (N, k, classes)
+            yes, no = (((labels == answer) * votes).sum(1) for answer in (1, 0))
+            return ((yes + UNIFORM) / (no + UNIFORM)).log()
         shares = torch.zeros(x.shape[0], self.classes, device=x.device).scatter_add_(1, self.labels[nearest], votes)
         return ((1 - UNIFORM) * shares + UNIFORM / self.classes).log()
 
 
 def build(shape: Sequence[int], classes: int, options: KnnOptions) -> nn.Module:
     """(N, D) to logits (N, classes), with `rows` training vectors of which `k` vote."""
-    return NearestNeighbours(options.rows, shape[0], classes, options.k)
+    return NearestNeighbours(options.rows, shape[0], classes, options.k, multilabel=options.multilabel)
 
 
 def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:

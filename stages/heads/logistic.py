@@ -2,7 +2,8 @@
 
 This is the linear probe of CLIP (Radford et al. 2021) and DINOv2 (Oquab et al. 2024): it minimises the mean
 cross-entropy of all train vectors plus λ/2 ‖W‖² for a path of strengths, each starting from the previous solution. λ is
-the strength times the mean variance of a feature.
+the strength times the mean variance of a feature. Of several labels each has a binary cross-entropy of its own, the
+mean over the images in which it is known; all are minimised at once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ STRENGTHS = tuple(10.0 ** (-power / 2) for power in range(-1, 11))  # 3 to 1e-5,
 PATIENCE = 2  # strengths in a row with a higher cross-entropy on validation, after them weaker ones are not tried
 STEPS, MEMORY = 1000, 30  # of L-BFGS: iterations at most, and gradients that it keeps
 NEGLIGIBLE = 1e-12  # a smaller share of the largest variance is a rounding error
+RAREST = 1e-6  # the least share of a label to start from, of which the logit is finite
 
 
 class Accuracy(NamedTuple):
@@ -62,17 +64,17 @@ def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module
 def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -> Iterator[Solution]:
     """One solution for each of STRENGTHS, until validation has become worse PATIENCE times in a row."""
     assert isinstance(layers, nn.Linear)
-    axes = _axes(train)
+    axes, share = _axes(train), _share(train)
     val_rows = (val.double - train.mean) @ axes.directions
-    weight, bias = _zeros(layers, axes)
+    weight, bias = _start(layers, axes, train.labels, share)
     best, worse = float("inf"), 0
     for strength in STRENGTHS:
         weight, bias = minimise(
-            weight, bias, axes, train.labels, strength=strength * train.variance, accuracy=ON_THE_PATH
+            weight, bias, axes, train.labels, strength=strength * train.variance, accuracy=ON_THE_PATH, share=share
         )
         _put(layers, weight, bias, train, axes)
         yield Solution({"strength": strength})
-        loss = float(F.cross_entropy(F.linear(val_rows, weight, bias), val.labels))
+        loss = _cross_entropy(F.linear(val_rows, weight, bias), val)
         best, worse = min(best, loss), worse + 1 if loss > best else 0
         if worse == PATIENCE:
             return
@@ -81,17 +83,36 @@ def solutions(layers: nn.Module, train: LabelledVectors, val: LabelledVectors) -
 def solve(layers: nn.Module, train: LabelledVectors, notes: Mapping[str, float]) -> Solution:
     """The solution of a strength, without the path to it."""
     assert isinstance(layers, nn.Linear)
-    axes = _axes(train)
-    strength = notes["strength"] * train.variance
-    weight, bias = minimise(*_zeros(layers, axes), axes, train.labels, strength=strength, accuracy=EXACT)
+    axes, share = _axes(train), _share(train)
+    start, strength = _start(layers, axes, train.labels, share), notes["strength"] * train.variance
+    weight, bias = minimise(*start, axes, train.labels, strength=strength, accuracy=EXACT, share=share)
     _put(layers, weight, bias, train, axes)
     return Solution(notes)
 
 
-def _zeros(layers: nn.Linear, axes: Axes) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (C, K) and bias (C,) to start from."""
+def _start(
+    layers: nn.Linear, axes: Axes, labels: torch.Tensor, share: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (C, K) and bias (C,) to start from: zeros; of several labels the bias says how frequent each is."""
     classes, directions = layers.out_features, axes.rows.shape[1]
-    return axes.rows.new_zeros(classes, directions), axes.rows.new_zeros(classes)
+    weight, bias = axes.rows.new_zeros(classes, directions), axes.rows.new_zeros(classes)
+    return weight, bias if share is None else ((labels == 1) * share).sum(0).clamp(RAREST, 1 - RAREST).logit()
+
+
+def _share(train: LabelledVectors) -> torch.Tensor | None:
+    """(N, C): the share of each entry of several labels in the mean of its class; None for one label per image."""
+    if not train.multilabel:
+        return None
+    known = train.known.double()
+    return known / known.sum(0).clamp(min=1)
+
+
+def _cross_entropy(logits: torch.Tensor, val: LabelledVectors) -> float:
+    """The cross-entropy on validation, of several labels over all known entries."""
+    if not val.multilabel:
+        return float(F.cross_entropy(logits, val.labels))
+    targets = val.targets(logits.shape[1])
+    return float(F.binary_cross_entropy_with_logits(logits[val.known], targets[val.known]))
 
 
 def _put(layers: nn.Linear, weight: torch.Tensor, bias: torch.Tensor, train: LabelledVectors, axes: Axes) -> None:
@@ -116,7 +137,14 @@ def _axes(train: LabelledVectors) -> Axes:
 
 
 def minimise(
-    weight: torch.Tensor, bias: torch.Tensor, axes: Axes, labels: torch.Tensor, *, strength: float, accuracy: Accuracy
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    axes: Axes,
+    labels: torch.Tensor,
+    *,
+    strength: float,
+    accuracy: Accuracy,
+    share: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight (C, K) and bias (C,) that minimise the penalised loss; the bias is not penalised.
 
@@ -128,17 +156,20 @@ def minimise(
         weight: (C, K) to start from.
         bias: (C,) to start from.
         axes: the train vectors.
-        labels: (N,) int64, theirs.
+        labels: (N,) int64, theirs; (N, C) of 1, 0 and -1 where images have several.
         strength: λ.
         accuracy: ON_THE_PATH or EXACT.
+        share: (N, C) of each entry of several labels in the mean of its class; None for one label per image.
     """
-    probabilities = F.linear(axes.rows, weight, bias).softmax(1)
+    logits = F.linear(axes.rows, weight, bias)
+    probabilities = logits.softmax(1) if share is None else logits.sigmoid()
     curvature = (probabilities * (1 - probabilities)).mean().clamp(min=NEGLIGIBLE)
     scale = (curvature * axes.squares + strength).rsqrt()
     bias_scale = curvature.rsqrt()
     x, penalty = (axes.rows * scale).to(accuracy.dtype), strength * scale.square()
     weight, bias = weight / scale, bias / bias_scale
-    images = torch.arange(len(x), device=x.device)
+    images, count = torch.arange(len(x), device=x.device), len(x) if share is None else 1
+    targets = (labels == 1).double()  # of several labels
     optimizer = LBFGS(
         [weight, bias],
         max_iter=STEPS,
@@ -150,12 +181,18 @@ def minimise(
 
     def loss() -> torch.Tensor:
         """The loss; also sets the gradients, whose formula takes half the time of autograd."""
-        log_probabilities = F.linear(x, weight.to(x.dtype), (bias * bias_scale).to(x.dtype)).log_softmax(1)
-        fit = F.nll_loss(log_probabilities.double(), labels)
-        residual = log_probabilities.exp_()
-        residual[images, labels] -= 1
-        weight.grad = (residual.T @ x).double() / len(x) + penalty * weight
-        bias.grad = residual.sum(0, dtype=torch.float64) / len(x) * bias_scale
+        logits = F.linear(x, weight.to(x.dtype), (bias * bias_scale).to(x.dtype))
+        if share is None:
+            log_probabilities = logits.log_softmax(1)
+            fit = F.nll_loss(log_probabilities.double(), labels)
+            residual = log_probabilities.exp_()
+            residual[images, labels] -= 1
+        else:
+            logits = logits.double()  # their binary cross-entropy is little work beside the products
+            fit = F.binary_cross_entropy_with_logits(logits, targets, share, reduction="sum")
+            residual = ((logits.sigmoid() - targets) * share).to(x.dtype)
+        weight.grad = (residual.T @ x).double() / count + penalty * weight
+        bias.grad = residual.sum(0, dtype=torch.float64) / count * bias_scale
         return fit + (penalty * weight.square()).sum() / 2
 
     with torch.no_grad():

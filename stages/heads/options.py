@@ -66,10 +66,12 @@ class KnnOptions(HeadOptions):
     Attributes:
         rows: how many training vectors it keeps.
         k: how many of them vote.
+        multilabel: images have several labels.
     """
 
     rows: int = 0
     k: int = 0
+    multilabel: bool = False
 
 
 class LargestOptions(LossOptions):

@@ -1,4 +1,4 @@
-"""`ridge`: ridge regression on one-hot labels; validation chooses its strength."""
+"""`ridge`: ridge regression on one-hot labels, or on several of 1 and 0; validation chooses its strength."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -34,12 +34,16 @@ def solve(layers: nn.Module, train: Moments, notes: Mapping[str, float]) -> Solu
     """The solution of a strength, with a scale that is known."""
     assert isinstance(layers, nn.Linear)
     ((weights, bias),) = _solve(train, layers.out_features, [notes["strength"]])
-    put(layers, notes["scale"] * weights, notes["scale"] * bias)
+    scale = notes.get("scale", 1.0)  # several labels have none
+    put(layers, scale * weights, scale * bias)
     return Solution(notes)
 
 
 def _solve(train: Moments, classes: int, strengths: Sequence[float]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """W (D, C) and the bias (C,) for every strength: one Gram matrix for all, and one Cholesky factor for each."""
+    if isinstance(train, LabelledVectors) and train.multilabel:
+        yield from _solve_labels(train, classes, [strength * train.variance for strength in strengths])
+        return
     rows, columns = train.shape
     frequencies = torch.bincount(train.labels, minlength=classes).double() / rows
     in_rows = train if isinstance(train, LabelledVectors) and rows < columns else None
@@ -49,4 +53,59 @@ def _solve(train: Moments, classes: int, strengths: Sequence[float]) -> Iterator
         factor = torch.linalg.cholesky(train.gram + strength * train.variance * rows * identity)
         solution = torch.cholesky_solve(target, factor)
         weights = in_rows.centred.T @ solution if in_rows else solution
+        yield weights, frequencies - train.mean @ weights
+
+
+def _solve_labels(
+    train: LabelledVectors, classes: int, penalties: Sequence[float]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """W (D, C) and the bias (C,) of several labels for every penalty λ.
+
+    Classes whose unknown entries are in the same images are solved together, without these images.
+    """
+    targets = train.targets(classes)
+    patterns, pattern_of = torch.unique(train.known.T, dim=0, return_inverse=True)
+    weights = targets.new_zeros(len(penalties), train.x.shape[1], classes)
+    bias = targets.new_zeros(len(penalties), classes)
+    for number, known in enumerate(patterns):
+        columns = (pattern_of == number).nonzero()[:, 0]
+        if not known.any():
+            continue  # nobody knows anything of these classes: their scores are 0
+        part = train if known.all() else LabelledVectors(train.x[known], train.labels[known])
+        gram = train.gram if known.all() else _gram_of(train, part, known)
+        solved = _regressions(part, gram, targets[known][:, columns], penalties)
+        for place, (of_part, bias_of_part) in enumerate(solved):
+            weights[place][:, columns], bias[place][columns] = of_part, bias_of_part
+    yield from zip(weights, bias, strict=True)
+
+
+def _gram_of(train: LabelledVectors, part: LabelledVectors, known: torch.Tensor) -> torch.Tensor:
+    """The Gram matrix of a part of the vectors; for (D, D) that of all, less what the other few vectors add to it."""
+    rows, columns = part.x.shape
+    if rows < columns or len(train.x) < columns:
+        return part.gram
+    others = train.double[~known]
+    squares = train.gram + len(train.x) * torch.outer(train.mean, train.mean) - others.T @ others
+    return squares - rows * torch.outer(part.mean, part.mean)
+
+
+def _regressions(
+    train: LabelledVectors, gram: torch.Tensor, targets: torch.Tensor, penalties: Sequence[float]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """W (D, C) and the bias (C,) for every penalty λ, of some labels that are known of all vectors.
+
+    Args:
+        train: N vectors (N, D).
+        gram: (D, D), or (N, N) if N < D, of the centred vectors.
+        targets: (N, C).
+        penalties: λ, in units of the features' variance.
+    """
+    rows, columns = train.x.shape
+    dual, frequencies = rows < columns, targets.mean(0)
+    target = targets - frequencies if dual else train.centred.T @ (targets - frequencies)
+    identity = torch.eye(len(gram), dtype=target.dtype, device=target.device)
+    for penalty in penalties:
+        factor = torch.linalg.cholesky(gram + penalty * rows * identity)
+        solution = torch.cholesky_solve(target, factor)
+        weights = train.centred.T @ solution if dual else solution
         yield weights, frequencies - train.mean @ weights

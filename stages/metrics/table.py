@@ -7,7 +7,7 @@ and formats from here. A new metric is therefore one function beside this module
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-Task = Literal["classification", "detection", "largest"]
+Task = Literal["classification", "multilabel", "detection", "largest"]
 SHARE = "{:.1%}"
 VAL = "val_"  # what the names of numbers on validation begin with
 DERIVED = ("_low", "_high", "_mean", "_sd")  # interval of a metric, its mean and standard deviation over seeds
@@ -59,6 +59,15 @@ METRICS: Mapping[str, Metric] = {
     "macro_accuracy": Metric("macro accuracy", "classification", "mean of the accuracies of the classes"),
     "cross_entropy": Metric("cross-entropy", "classification", "in nats; lower is better", "{:.3f}", "lower"),
     "ece": Metric("calibration error", "classification", "gap between confidence and accuracy", better="lower"),
+    "map": Metric("mAP", "multilabel", "mean of the average precisions of the classes"),
+    "map_voc07": Metric("mAP, VOC 2007", "multilabel", "mean over 11 points of recall"),
+    "micro_f1": Metric("micro F1", "multilabel", "of all labels together, each class at its threshold"),
+    "macro_f1": Metric("macro F1", "multilabel", "mean of the F1 of the classes"),
+    "exact_match": Metric("exact matches", "multilabel", "images of which every label is right"),
+    "coverage": Metric(
+        "coverage", "multilabel", "classes to go down an image's list until it has all", "{:.2f}", "lower"
+    ),
+    "binary_cross_entropy": Metric("binary cross-entropy", "multilabel", "in nats; lower is better", "{:.3f}", "lower"),
     "map_50": Metric("mAP at IoU 0.5", "detection", "area under the curve, mean over classes"),
     "map_50_95": Metric("mAP at IoU 0.5 to 0.95", "detection", "COCO's mean over ten overlaps"),
     "map_75": Metric("mAP at IoU 0.75", "detection", "boxes that fit tightly"),
@@ -73,6 +82,8 @@ METRICS: Mapping[str, Metric] = {
     "box_smooth_l1": Metric("smooth L1", "largest", "of centre and size; lower is better", "{:.4f}", "lower"),
 }
 BASELINES: Mapping[str, Baseline] = {
+    "ridge_map": Baseline("ridge regression, same features", ("map",)),
+    "prevalence": Baseline("a random order", ("map",)),
     "ridge_top1": Baseline("ridge regression, same features", ("top1",)),
     "majority": Baseline("always the most frequent class", ("top1", "accuracy")),
     "chance": Baseline("a guess", ("top1",)),

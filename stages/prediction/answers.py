@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import torch
+
 from stages.boxes.geometry import Detections
 from stages.command import shown
 from stages.errors import UserError
@@ -59,7 +61,7 @@ def confident(detections: Detections, confidence: float, count: int | None) -> D
 
 
 def answer(
-    predictor: Predictor, file: ImageFile, prediction: Prediction | str, *, confidence: float, top: int | None
+    predictor: Predictor, file: ImageFile, prediction: Prediction | str, *, confidence: float | None, top: int | None
 ) -> Answer:
     """What is said of an image.
 
@@ -67,7 +69,8 @@ def answer(
         predictor: what predicted.
         file: the image.
         prediction: probabilities of the classes, boxes to be listed, or the reason why there is neither.
-        confidence: the probability from which a class counts as confident.
+        confidence: the probability from which a class counts as confident, or a label as predicted; None for
+            `decide.confidence`, or the threshold of each label.
         top: how many classes are listed; None for TOP.
     """
     path = {"path": file.path} | ({"scaled": file.scaled} if file.scaled else {})
@@ -79,11 +82,25 @@ def answer(
     best = prediction.values.topk(min(top or TOP, len(prediction.values)))
     pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
     likely = [{"label": predictor.classes[label], "probability": round(p, SCORE_DIGITS)} for p, label in pairs]
-    described: Answer = path | likely[0] | {"confident": float(best.values[0]) >= confidence}
+    if predictor.thresholds is None:
+        sure = float(best.values[0]) >= (predictor.decide.confidence if confidence is None else confidence)
+        described: Answer = path | likely[0] | {"confident": sure}
+    else:
+        described = path | {"labels": list(labels(predictor, prediction.values, confidence))}
     if predictor.known and prediction.similarity is not None:
         unknown = prediction.similarity < predictor.known.least
         described |= {"unknown": unknown, "similarity": round(prediction.similarity, SCORE_DIGITS)}
     return described | {"top": likely}
+
+
+def labels(predictor: Predictor, values: torch.Tensor, confidence: float | None) -> Iterator[Answer]:
+    """Yields the labels of an image, the most probable first: those above their thresholds, or above one for all."""
+    assert predictor.thresholds is not None
+    for label in values.argsort(descending=True).tolist():
+        threshold = predictor.thresholds[label] if confidence is None else confidence
+        if (probability := float(values[label])) >= threshold:
+            named = {"label": predictor.classes[label], "probability": round(probability, SCORE_DIGITS)}
+            yield named | {"threshold": round(threshold, SCORE_DIGITS)}
 
 
 def objects(predictor: Predictor, detections: Detections) -> Iterator[Answer]:
@@ -106,9 +123,13 @@ def sentence(line: Answer) -> str:
     if "error" in line:
         return f"{path}: error: {shown(line['error'])}"
     if "top" in line:
-        prefix = "" if line["confident"] else "not sure: "
+        prefix = "" if line.get("confident", True) else "not sure: "
         if line.get("unknown"):
             prefix = f"unknown (similarity {line['similarity']:.2f}): "
+        if "labels" in line:
+            names = [_percent(item, "probability") for item in line["labels"]]
+            likeliest = _percent(line["top"][0], "probability")
+            return f"{path}: {prefix}{', '.join(names) or f'none of the labels (most likely {likeliest})'}"
         likely = [line["top"][0], *(item for item in line["top"][1:] if item["probability"] >= LISTED_PROBABILITY)]
         return f"{path}: {prefix}{', '.join(_percent(item, 'probability') for item in likely)}"
     written = next((f" -> {shown(line[key])}" for key in FILES if key in line), "")

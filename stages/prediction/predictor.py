@@ -39,7 +39,7 @@ class Probabilities(NamedTuple):
     """What a head says of the class of an image.
 
     Attributes:
-        values: (classes,).
+        values: (classes,); of one class per image they add up to 1.
         similarity: to the training images nearest to it, in [-1, 1]; None where that is not asked for.
     """
 
@@ -62,6 +62,7 @@ class Predictor:
         decide: the thresholds that evaluate used.
         specs: how the features of each of its backbones are computed.
         known: what it was trained on; None where no image counts as unknown.
+        thresholds: the probability from which on each of several labels is predicted; None for one label per image.
     """
 
     head: HeadModel
@@ -69,6 +70,7 @@ class Predictor:
     decide: Decide
     specs: tuple[Spec, ...]
     known: Known | None = None
+    thresholds: tuple[float, ...] | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -131,7 +133,7 @@ class Predictor:
         count = len(self.specs[0].views)
         if not self.finds_boxes:
             similar = self.known.similarity(split).tolist() if self.known else [None] * len(extents)
-            values = averaged_logits(self.head, split, count).softmax(1).cpu()
+            values = self.head.probabilities(averaged_logits(self.head, split, count)).cpu()
             return [Probabilities(*pair) for pair in zip(values, similar, strict=True)]
         name, classes = self.described["head"], len(self.classes)
         task = tasks.DetectionTask(name, self.head, self.options, classes=classes, params=self.params)
@@ -146,9 +148,9 @@ def load(folder: Path = paths.HEAD) -> Predictor:
     """
     head, described = load_head(folder)
     device = pick_device("auto")
-    decide, known = _decide(), unknown.read()
+    (decide, thresholds), known = _decisions(head.multilabel), unknown.read()
     specs = tuple(_specs(described, device, decide))
-    predictor = Predictor(head.to(device), described, decide, specs, known.to(device) if known else None)
+    predictor = Predictor(head.to(device), described, decide, specs, known.to(device) if known else None, thresholds)
     for spec, provenance in zip(predictor.specs, recorded(predictor), strict=True):
         _check_weights(spec, provenance)
     return predictor
@@ -204,11 +206,13 @@ def _specs(described: dict[str, Any], device: torch.device, decide: Decide) -> l
     return specs
 
 
-def _decide() -> Decide:
-    """The thresholds that evaluate used last."""
+def _decisions(multilabel: bool) -> tuple[Decide, tuple[float, ...] | None]:
+    """The block `decide` that evaluate used last, and for several labels the threshold of each."""
     path = paths.PREDICTIONS / "predictions.json"
     try:
-        return Decide.model_validate(json.loads(path.read_text())["decide"])
+        described = json.loads(path.read_text())
+        decide = Decide.model_validate(described["decide"])
+        return decide, tuple(map(float, described["thresholds"])) if multilabel else None
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise UserError(
             f"{path} has no thresholds ({error}): `dvc repro` evaluates the head and writes them."

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from stages.datasets.index_file import IndexRow
 from stages.reporting.gather import ClassRow, RunResults
-from stages.reporting.predictions import ClassPredictions, ShownBoxes
+from stages.reporting.predictions import ClassPredictions, LabelPredictions, ShownBoxes
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,40 @@ def confused(judged: ClassPredictions, names: list[str], count: int) -> list[Con
     return pairs
 
 
+def mixed_up(judged: LabelPredictions, names: list[str], count: int) -> list[Confused]:
+    """The pairs of labels of which most often one is missed and the other one added in the same image."""
+    together = judged.missed.astype(np.int64).T @ judged.added
+    pairs = sorted(
+        ((int(together[a, p]), int(a), int(p)) for a, p in np.argwhere(together)), key=lambda x: (-x[0], x[1:])
+    )
+    totals = judged.present.sum(0)
+    return [
+        Confused(names[a], names[p], times, int(totals[a]),
+                 _by(-judged.probabilities[:, p], judged.missed[:, a] & judged.added[:, p])[0])
+        for times, a, p in pairs[:count]
+    ]  # fmt: skip
+
+
+def entries(keys: npt.NDArray[np.floating], among: npt.NDArray[np.bool_], count: int) -> list[tuple[int, int]]:
+    """Images and labels where `among` (N, C) holds, the lowest key first, one per image."""
+    first = dict[int, int]()
+    for place in _by(keys.ravel(), among.ravel()):
+        first.setdefault(place // among.shape[1], place % among.shape[1])
+    return list(first.items())[:count]
+
+
+def most_mistakes(judged: LabelPredictions, count: int) -> list[int]:
+    """Images with the most labels missed or added; two at least."""
+    mistakes = (judged.missed | judged.added).sum(1)
+    return _by(-mistakes.astype(float), mistakes > 1)[:count]
+
+
+def all_right(judged: LabelPredictions, count: int) -> list[int]:
+    """Images that have labels, all of which are right: those with the most labels first."""
+    labels = judged.present.sum(1)
+    return _by(-labels.astype(float), judged.right & (labels > 0))[:count]
+
+
 def ranked(scores: npt.NDArray[np.floating], among: npt.NDArray[np.bool_], count: int) -> dict[str, list[int]]:
     """The positions with the best, the middle and the worst scores, none of them twice.
 
@@ -122,8 +156,8 @@ def samples(rows: list[IndexRow], count: int) -> list[IndexRow]:
     """Images spread over the classes: the first of every class comes before the second of any."""
     turns, turn_of = dict[str, int](), list[tuple[int, int]]()
     for i, row in enumerate(rows):
-        turns[row.label] = turns.get(row.label, -1) + 1
-        turn_of.append((turns[row.label], i))
+        turns[row.caption] = turns.get(row.caption, -1) + 1
+        turn_of.append((turns[row.caption], i))
     firsts = [i for turn, i in turn_of if turn == 0]
     if len(firsts) > count:  # not only the classes from a to m
         chosen = np.linspace(0, len(firsts) - 1, count).round().astype(int)

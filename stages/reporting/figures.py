@@ -51,10 +51,11 @@ NAME = 20  # characters of a class name in a figure
 SCORES = {  # of which there are curves
     "loss": "Loss",
     "accuracy": "Accuracy",
+    "map": "Mean average precision",
     "map_50": "Average precision",
     "mean_iou": "Overlap of boxes",
 }
-OF_A_CLASS = {"accuracy": "accuracy", "ap_50": "AP"}
+OF_A_CLASS = {"accuracy": "accuracy", "ap_50": "AP", "ap": "AP"}
 COLOURED, DASHES = (BLUE, ORANGE, GREEN, RED), ("-", "--", "-.", ":")
 COUNTED, TITLED = 40, 60  # classes up to which cells carry their count, and bars their names
 NAMED = 12  # points up to which each carries its name
@@ -337,8 +338,14 @@ def per_class(classes: Sequence[ClassRow], of: str) -> Drawing:
         return Drawing(figure, f"Bars of training {of} for {counted(len(order), 'classes')}, {spread}.", titles)
 
 
-def precision_recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Drawing:
-    """The best precision at each recall or more of each class: a few by colour, many thin; the mean of them bold."""
+def precision_recall(curves: Mapping[str, Sequence[tuple[float, float]]], *, of: str = "objects") -> Drawing:
+    """The best precision at each recall or more of each class: a few by colour, many thin; the mean of them bold.
+
+    Args:
+        curves: pairs of recall and precision of each class.
+        of: objects, which boxes find, or images, which have labels.
+    """
+    shares = ("objects found", "boxes right") if of == "objects" else ("images found", "images said right")
     few, grid, titles = len(curves) <= len(COLOURED), np.linspace(0, 1, 101), {}
     with _style():
         figure, axes = _figure(260)
@@ -354,13 +361,12 @@ def precision_recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Dra
         if len(curves) > 1:
             axes.plot(grid, np.mean(best, 0), color=INK if few else BLUE, linewidth=2.4, label="mean of the classes")
         axes.set(title="Precision and recall", xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
-        axes.set(xlabel="recall: share of the objects found", ylabel="precision: share of the boxes right")
+        axes.set(xlabel=f"recall: share of the {shares[0]}", ylabel=f"precision: share of the {shares[1]}")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1))
         axes.legend(loc="best")
-        return Drawing(
-            figure, f"Precision against recall of {counted(len(curves), 'classes')}, at an overlap of one half.", titles
-        )
+        overlap = ", at an overlap of one half" if of == "objects" else ""
+        return Drawing(figure, f"Precision against recall of {counted(len(curves), 'classes')}{overlap}.", titles)
 
 
 def recall_by_size(groups: Sequence[Mapping[str, float]]) -> Drawing:
@@ -402,8 +408,14 @@ def overlaps(values: Sequence[float], typical: float | None) -> Drawing:
         )
 
 
-def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> Drawing:
-    """The confusion matrix: right answers in blue, mistakes in vermilion, the stronger the larger share of the row."""
+def confusion(counts: npt.NDArray[np.int64], names: Sequence[str], *, several: bool = False) -> Drawing:
+    """The confusion matrix: right answers in blue, mistakes in vermilion, the stronger the larger share of the row.
+
+    Args:
+        counts: (C, C) images, one row per actual class.
+        names: of the C classes.
+        several: of images with several labels: a mistake is a label missed where another one is added.
+    """
     classes = len(names)
     cell = 36 if classes <= 10 else 17 if classes <= COUNTED else 9
     font = min(9.0, 0.75 * cell)
@@ -413,8 +425,9 @@ def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> Drawing:
     with _style():
         figure = Figure(figsize=(size / 72, size / 72))
         axes = figure.add_axes((margin / size, 8 / size, classes * cell / size, classes * cell / size))
-        titles, cells = _cells(axes, counts, names, cell)
-        axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), xlabel="predicted", ylabel="actual")
+        titles, cells = _cells(axes, counts, names, cell, several=several)
+        axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5))
+        axes.set(xlabel="added" if several else "predicted", ylabel="missed" if several else "actual")
         outside = (margin - 9) / (classes * cell)
         axes.xaxis.set_label_coords(0.5, 1 + outside)
         axes.yaxis.set_label_coords(-outside, 0.5)
@@ -425,11 +438,13 @@ def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> Drawing:
         right = int(np.trace(counts))
         images = counted(int(counts.sum()), "images lie")
         alt = f"Confusion matrix of {counted(classes, 'classes')}: {right} of {images} on the diagonal."
+        if several:
+            alt = f"Labels missed and added together, of {counted(classes, 'classes')}; {right:,} hits on the diagonal."
         return Drawing(figure, alt, titles, natural=True, cells=cells)
 
 
 def _cells(
-    axes: Axes, counts: npt.NDArray[np.int64], names: Sequence[str], cell: float
+    axes: Axes, counts: npt.NDArray[np.int64], names: Sequence[str], cell: float, *, several: bool
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Draws every cell that holds anything; returns the tooltips, and where each is: `row,column`."""
     totals, titles, cells = counts.sum(1), {}, {}
@@ -440,6 +455,9 @@ def _cells(
         what = "recognised" if row == column else f"taken for {names[column]}"
         tag = _tag(box, i)
         titles[tag] = f"{names[row]} {what}: {counts[row, column]} of {totals[row]}"
+        if several:
+            what = "recognised" if row == column else f"missed, {names[column]} added"
+            titles[tag] = f"{names[row]} {what}: {counted(int(counts[row, column]), 'images')}"
         cells[tag] = f"{row},{column}"
         if len(names) <= COUNTED:
             ink, font = PAPER if share > 0.5 else INK, min(12.0, 0.55 * cell)
@@ -449,8 +467,15 @@ def _cells(
     return titles, cells
 
 
-def reliability(bins: Sequence[CalibrationBin], threshold: float) -> Drawing:
-    """Accuracy against confidence, and below it how many images each bin holds."""
+def reliability(bins: Sequence[CalibrationBin], threshold: float | None) -> Drawing:
+    """Accuracy against confidence, and below it how many images each bin holds.
+
+    Args:
+        bins: of the diagram.
+        threshold: of a confident prediction; None for several labels, of which each has its own.
+    """
+    of, share = ("labels", "share that is there") if threshold is None else ("images", "accuracy")
+    what = "probability" if threshold is None else "confidence"
     with _style():
         figure = Figure(figsize=(WIDTH / 72, 300 / 72), layout="constrained")
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -458,20 +483,19 @@ def reliability(bins: Sequence[CalibrationBin], threshold: float) -> Drawing:
         top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, dashes=(3, 2))
         top.vlines(x, y, x, color=RED, linewidth=1.2, alpha=0.7)
         top.plot(x, y, color=BLUE, marker="o", markersize=4.5)
-        top.set(title="Accuracy by confidence", ylim=(-0.03, 1.03), ylabel="accuracy")
+        top.set(title=_capital(f"{share} by {what}"), ylim=(-0.03, 1.03), ylabel=share)
         top.yaxis.set_major_formatter(PercentFormatter(1))
         titles, bars = {}, below.bar(x, [row.count for row in bins], 0.05, color=BLUE)
         for i, (row, bar) in enumerate(zip(bins, bars, strict=True)):
-            title = f"{counted(row.count, 'images')}: confidence {row.confidence:.1%}, accuracy {row.accuracy:.1%}"
+            title = f"{counted(row.count, of)}: {what} {row.confidence:.1%}, {share} {row.accuracy:.1%}"
             titles[_tag(bar, i)] = title
-        for axes in (top, below):
+        for axes in (top, below) if threshold is not None else ():
             axes.axvline(threshold, color=GREEN, linewidth=1, dashes=(1, 1.5))
-        below.set(xlabel="confidence (dotted: the threshold)", ylabel="images", xlim=(-0.02, 1.02))
+        dotted = "" if threshold is None else " (dotted: the threshold)"
+        below.set(xlabel=f"{what}{dotted}", ylabel=of, xlim=(-0.02, 1.02))
         below.xaxis.set_major_formatter(PercentFormatter(1))
         below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        return Drawing(
-            figure, f"Reliability diagram of {len(bins)} bins; on the diagonal confidence is accuracy.", titles
-        )
+        return Drawing(figure, f"Reliability diagram of {len(bins)} bins; on the diagonal {what} is {share}.", titles)
 
 
 def sizes(widths: Sequence[int], heights: Sequence[int]) -> Drawing:

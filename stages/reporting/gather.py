@@ -33,6 +33,7 @@ class ClassRow:
         accuracy: of a classifier; None where no evaluated image is of the class.
         precision: of a classifier; None where the class is never predicted.
         ap_50: average precision of a detector; None where no object is of the class.
+        ap, recall, f1, threshold: of one of several labels; None where no evaluated image has it.
     """
 
     name: str
@@ -42,6 +43,10 @@ class ClassRow:
     accuracy: float | None
     precision: float | None
     ap_50: float | None
+    ap: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,8 @@ def damaged(path: Path, why: str) -> UserError:
 
 def _class(row: dict[str, str]) -> ClassRow:
     train, val, test = (int(row[f"n_{part}"]) for part in ("train", "val", "test"))
-    scores = (float(row[name]) if row[name] else None for name in ("accuracy", "precision", "ap_50"))
+    names = ("accuracy", "precision", "ap_50", "ap", "recall", "f1", "threshold")  # the last four are new
+    scores = (float(row[name]) if row.get(name) else None for name in names)
     return ClassRow(row["class"], train, val, test, *scores)
 
 

@@ -16,6 +16,7 @@ from stages.reporting import (
     detection,
     figures,
     largest,
+    multilabel,
     objects,
     rendering,
     review,
@@ -64,6 +65,7 @@ def of(run: RunResults) -> TaskPage:
     """The page for the task of a run."""
     tasks: dict[str, Callable[[RunResults], TaskPage]] = {
         "classification": classification.ClassificationPage,
+        "multilabel": multilabel.MultilabelPage,
         "detection": detection.DetectionPage,
         "largest": largest.LargestPage,
     }
@@ -161,7 +163,7 @@ def drawings(run: RunResults) -> dict[str, Drawing]:
 
 def finds_objects(run: RunResults) -> bool:
     """Whether the head finds objects: a classifier's page has no section on them."""
-    return bool(run.metrics["task"] != "classification")
+    return run.metrics["task"] not in ("classification", "multilabel")
 
 
 def trained(run: RunResults) -> list[IndexRow]:
@@ -176,8 +178,8 @@ def mean_sizes(rows: Sequence[IndexRow]) -> dict[str, tuple[float, float]]:
         return {}
     sizes = defaultdict[str, list[tuple[int, int]]](list)
     for row in rows:
-        if row.label:
-            sizes[row.label].append((row.width, row.height))
+        for label in row.classes:
+            sizes[label].append((row.width, row.height))
     return {
         label: (sum(w for w, _ in pairs) / len(pairs), sum(h for _, h in pairs) / len(pairs))
         for label, pairs in sorted(sizes.items())

@@ -82,6 +82,83 @@ class ClassPredictions:
 
 
 @dataclass(frozen=True)
+class LabelPredictions:
+    """Probabilities of C labels for each of N images.
+
+    Attributes:
+        present: (N, C) which labels an image has.
+        unknown: (N, C) of which nobody knows.
+        probabilities: (N, C).
+        thresholds: (C,) the probability from which on a label is said.
+    """
+
+    present: Booleans
+    unknown: Booleans
+    probabilities: Floats
+    thresholds: Floats
+
+    @classmethod
+    def load(cls, run: RunResults) -> Self:
+        """As evaluate left them.
+
+        Raises:
+            UserError: they are damaged, or of other images.
+        """
+        label_of = {name: label for label, name in enumerate(run.head["classes"])}
+        file, shape = "probabilities.safetensors", (len(run.judged), len(label_of))
+        probabilities = gather.arrays(file, run.part).get(run.part, np.zeros(0))
+        if probabilities.shape != shape:
+            why = f"{probabilities.shape} probabilities for {len(run.judged)} images"
+            raise gather.damaged(paths.PREDICTIONS / file, why)
+        present, unknown = np.zeros(shape, bool), np.zeros(shape, bool)
+        for number, row in enumerate(run.judged):
+            unknown[number, [label_of[name] for name in row.unknown_labels if name in label_of]] = True
+            present[number, [label_of[name] for name in row.classes]] = True
+        return cls(present, unknown, probabilities, np.array(run.predictions["thresholds"], np.float64))
+
+    @cached_property
+    def said(self) -> Booleans:
+        """(N, C) which labels are predicted."""
+        said: Booleans = self.probabilities >= self.thresholds
+        return said
+
+    @cached_property
+    def counted(self) -> Booleans:
+        """(N, C) predicted labels that count."""
+        counted: Booleans = self.said & ~self.unknown
+        return counted
+
+    @cached_property
+    def hits(self) -> Booleans:
+        """(N, C) labels that are there and predicted."""
+        return self.said & self.present
+
+    @cached_property
+    def missed(self) -> Booleans:
+        """(N, C) labels that are there and not predicted."""
+        missed: Booleans = self.present & ~self.said
+        return missed
+
+    @cached_property
+    def added(self) -> Booleans:
+        """(N, C) labels that are predicted and not there."""
+        added: Booleans = self.counted & ~self.present
+        return added
+
+    @cached_property
+    def right(self) -> Booleans:
+        """(N,) whether every label of an image is right."""
+        right: Booleans = np.logical_not((self.missed | self.added).any(1))
+        return right
+
+    def mixed_up(self) -> Integers:
+        """(C, C): on the diagonal hits; elsewhere images in which one label (row) is missed and another one added."""
+        together = self.missed.astype(np.int64).T @ self.added
+        counts: Integers = together + np.diag(self.hits.sum(0))
+        return counts
+
+
+@dataclass(frozen=True)
 class Neighbours:
     """What lies near the N evaluated images among the cached features; empty where the cache holds pixels.
 

@@ -14,6 +14,7 @@ SPLIT_NAMES = {"test": "unseen", "val": "validation"}
 MONITORS = {
     "val_loss": "lowest validation loss",
     "val_accuracy": "highest validation accuracy",
+    "val_map": "highest mAP on validation",
     "val_map_50": "highest average precision on validation",
 }
 
@@ -185,20 +186,25 @@ def choice(run: RunResults) -> str:
     if not run.candidates:
         return ""
     best, *others = run.candidates
-    trained = [row for row in others if row.val_accuracy is not None]
-    level = [row for row in trained if (row.val_accuracy or 0) >= (best.val_accuracy or 0) - LEVEL]
+    trained = [row for row in others if row.choice is not None]
+    level = [row for row in trained if (row.choice or 0) >= (best.choice or 0) - LEVEL]
+    result = (
+        f"{percent(best.choice)} of the validation images are right"
+        if best.val_map is None
+        else f"mAP on validation is {percent(best.choice)}"
+    )
     sentences = [
-        f"head: auto tried {len(run.candidates)} candidates and took {best.name}: {percent(best.val_accuracy)} of the "
-        "validation images are right, "
+        f"head: auto tried {len(run.candidates)} candidates and took {best.name}: {result}, "
         + ("the simplest of those about level with the best." if level else "more than with any other.")
     ]
     if nearest := next((row for row in trained if row.head != best.head), None):
-        points = 100 * ((best.val_accuracy or 0) - (nearest.val_accuracy or 0))
+        points = 100 * ((best.choice or 0) - (nearest.choice or 0))
         distance = (
             "level with it" if abs(points) < 0.05 else f"{abs(points):.1f} points {'below' if points > 0 else 'above'}"
         )
         sentences.append(f"The best with another head is {nearest.name}, {distance}.")
-    sentences.append(f"One validation image is {100 / run.metrics['n_val']:.1f} points.")
+    if best.val_map is None:
+        sentences.append(f"One validation image is {100 / run.metrics['n_val']:.1f} points.")
     sentences.append("lr is the rate of mlp alone; the other heads have none.")
     return " ".join(sentences)
 

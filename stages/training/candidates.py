@@ -15,13 +15,14 @@ import torch
 from stages import files, paths
 from stages.errors import UserError
 from stages.heads.registry import HEADS, Normalize
+from stages.metrics.multilabel import binary_cross_entropy
 from stages.params import Params, with_overrides
 from stages.training import closed_form, learning_rate, loop, mapped
 from stages.training.closed_form import Normalized
-from stages.training.data import HeadData
+from stages.training.data import HeadData, SplitData
 from stages.training.history import LOSS_LEVEL, Candidate, choose
 from stages.training.mapped import MappedFeatures
-from stages.training.model import TrainResult
+from stages.training.model import TrainResult, logits
 
 SECONDS = 60.0  # a candidate that is expected to take longer is left out
 SPEEDS = {"cpu": 3e10}  # float64 operations per second of two cores; a fixed number, so that the choice is one as well
@@ -91,10 +92,13 @@ def compete(data: HeadData, params: Params, device: torch.device) -> Competition
     """
     tried, others, seconds, shared = list[Tried](), list[Candidate](), dict[str, float](), dict[str, Normalized]()
     reasons = left_out(data, params, device)
-    for head, normalize in _in_order(HEADS[params.head].candidates):
+    candidates = HEADS[params.head].candidates
+    if data.multilabel:
+        candidates = tuple(candidate for candidate in candidates if HEADS[candidate[0]].multilabel)
+    for head, normalize in _in_order(candidates):
         shared = {name: vectors for name, vectors in shared.items() if name == normalize}
         named = with_overrides(params, {"head": head, "normalize": normalize})
-        reach = max((row.val_accuracy or 0.0 for row, _, _ in tried), default=None)
+        reach = max((row.choice or 0.0 for row, _, _ in tried), default=None)
         started = time.perf_counter()
         try:
             if head in reasons:
@@ -103,20 +107,28 @@ def compete(data: HeadData, params: Params, device: torch.device) -> Competition
         except (UserError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             others.append(Candidate(head, normalize, left_out=str(error).rstrip(".")))
             continue
-        epoch = result.history[result.best_epoch - 1]
-        tried.append(Tried(Candidate(head, normalize, epoch.val_accuracy, epoch.val_loss), named, result))
+        tried.append(Tried(_scored(head, normalize, result, data.splits["val"].to(device)), named, result))
         seconds[tried[-1].row.name] = round(time.perf_counter() - started, 2)
     if not tried:
         why = "; ".join(f"{row.name}: {row.left_out}" for row in others)
         raise UserError(f"No candidate of head {params.head} could be trained ({why}).")
     tried.sort(key=lambda candidate: _simplicity(candidate.row, params))
-    scores = [(row.val_accuracy or 0.0, row.val_loss or 0.0) for row, _, _ in tried]
+    scores = [(row.choice or 0.0, row.val_loss or 0.0) for row, _, _ in tried]
     best = tried.pop(choose(scores, LOSS_LEVEL))
     results = {(row.head, row.normalize): result for row, _, result in [best, *tried]}
-    rest = sorted([row for row, _, _ in tried], key=lambda row: (-(row.val_accuracy or 0.0), row.val_loss))
+    rest = sorted([row for row, _, _ in tried], key=lambda row: (-(row.choice or 0.0), row.val_loss))
     others.sort(key=lambda row: _simplicity(row, params))
     baseline = results.get(("ridge", best.row.normalize))
     return Competition([best.row, *rest, *others], best.params, best.result, baseline, seconds)
+
+
+def _scored(head: str, normalize: str, result: TrainResult, val: SplitData) -> Candidate:
+    """A candidate with its scores on validation; the loss of several labels is that of calibrated probabilities."""
+    epoch = result.history[result.best_epoch - 1]
+    if epoch.val_map is None:
+        return Candidate(head, normalize, epoch.val_accuracy, epoch.val_loss)
+    loss = binary_cross_entropy(logits(result.module, val), val.y)
+    return Candidate(head, normalize, val_map=epoch.val_map, val_loss=loss)
 
 
 def _in_order(candidates: tuple[tuple[str, Normalize], ...]) -> list[tuple[str, Normalize]]:

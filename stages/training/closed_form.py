@@ -1,6 +1,7 @@
 """Heads that are solved at once, without epochs: validation chooses among the solutions of the head."""
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -11,10 +12,10 @@ from stages.params import Params
 from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch, choose
 from stages.training.mapped import MappedFeatures
-from stages.training.model import HeadModel, TrainResult, assemble, embed, stored_knobs
+from stages.training.model import HeadModel, TrainResult, assemble, calibrate, embed, stored_knobs
 from stages.training.normalization import FeatureNormalization
 from stages.training.rest import build
-from stages.training.tasks import ClassificationTask
+from stages.training.tasks import ClassificationTask, MultilabelTask
 
 
 class Normalized(NamedTuple):
@@ -56,24 +57,28 @@ def fit(
     knobs = stored_knobs(head, params=params, data=data, device=device)
     rest = build(data.provenance, params.tap, params.weights)
     model = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
-    known, streams = shared.get(params.normalize), HEADS[head].streams
+    known, streams = shared.get(params.normalize), HEADS[head].streams and not data.multilabel
     if known is None or not (streams or isinstance(known.train, LabelledVectors)):
         known = shared[params.normalize] = normalized(model, train, val, streams=streams)
     statistics, train_vectors, val_vectors = known
     model.standardize.load_state_dict(statistics)
-    task, front = ClassificationTask(params, None), list[_Solved]()
+    task = MultilabelTask(params, None) if data.multilabel else ClassificationTask(params, None)
+    front = list[_Solved]()
     for solution in module.solutions(model.head, train_vectors, val_vectors):
+        calibrate(model, val)
         scores = task.evaluate(model, val)
         exact = scores.loss if solution.val_loss is None else solution.val_loss
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        front = undominated(front, _Solved(scores.accuracy or 0.0, exact, solution, state))
-    best = front[choose([(solved.accuracy, solved.loss) for solved in front])]
+        front = undominated(front, _Solved(scores.choice, exact, solution, state))
+    best = front[choose([(solved.score, solved.loss) for solved in front])]
     knobs |= best.solution.options
     if best.solution.options:
         model = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
     model.load_state_dict(best.state)
     train_scores = task.evaluate(model, train)
-    row = Epoch(1, 1, None, train_scores.loss, best.loss, train_scores.accuracy, best.accuracy)
+    row = Epoch(1, 1, None, train_scores.loss, best.loss, train_scores.accuracy, best.score)
+    if data.multilabel:
+        row = replace(row, val_accuracy=None, val_map=best.score)
     return _result(model, [row], best.solution, knobs)
 
 
@@ -91,14 +96,15 @@ def refit(head: str, data: HeadData, *, params: Params, device: torch.device, ch
     both = data.splits["train"].join(data.splits["val"]).to(device)
     rest = build(data.provenance, params.tap, params.weights)
     model = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
-    solution = module.solve(model.head, normalized(model, both, both, streams=HEADS[head].streams).train, chosen.notes)
+    streams = HEADS[head].streams and not data.multilabel
+    solution = module.solve(model.head, normalized(model, both, both, streams=streams).train, chosen.notes)
     return _result(model, chosen.history, solution, knobs | dict(solution.options))
 
 
 class _Solved(NamedTuple):
-    """A solution with its scores on validation and the state of the model that it gives."""
+    """A solution with its score (accuracy, or mAP) and loss on validation, and the state of the model that it gives."""
 
-    accuracy: float
+    score: float
     loss: float
     solution: Solution
     state: Mapping[str, torch.Tensor]
@@ -106,9 +112,9 @@ class _Solved(NamedTuple):
 
 def undominated(front: list[_Solved], candidate: _Solved) -> list[_Solved]:
     """The solutions than which none is at least as good in both scores; of equal ones the first."""
-    if any(solved.accuracy >= candidate.accuracy and solved.loss <= candidate.loss for solved in front):
+    if any(solved.score >= candidate.score and solved.loss <= candidate.loss for solved in front):
         return front
-    beaten = [solved.accuracy <= candidate.accuracy and solved.loss >= candidate.loss for solved in front]
+    beaten = [solved.score <= candidate.score and solved.loss >= candidate.loss for solved in front]
     return [solved for solved, is_beaten in zip(front, beaten, strict=True) if not is_beaten] + [candidate]
 
 
@@ -135,7 +141,7 @@ def normalized(model: HeadModel, train: SplitData, val: SplitData, *, streams: b
         return Normalized(normalize.state_dict(), _blocks(model, train, views), _blocks(model, val, [0]))
     vectors = embed(model, train).flatten(0, 1)
     normalize.fit([vectors])
-    train_vectors = _labelled(normalize(vectors), train.y.repeat_interleave(train.x.shape[1]))
+    train_vectors = _labelled(normalize(vectors), train.y.repeat_interleave(train.x.shape[1], 0))
     return Normalized(normalize.state_dict(), train_vectors, _labelled(normalize(embed(model, val)[:, 0]), val.y))
 
 

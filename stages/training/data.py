@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,10 +16,11 @@ from stages.datasets.base import natural
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError, counted
 from stages.features import h5
-from stages.heads.registry import HEADS, heads_for
+from stages.heads.registry import HEADS, heads_for, heads_for_labels
 from stages.images import batch_views
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
+from stages.metrics.multilabel import UNKNOWN
 from stages.params import Params
 from stages.training import mapped
 from stages.training.ground_truth import GroundTruthBoxes, read_ground_truth
@@ -72,7 +73,8 @@ class SplitData:
         x: (N, V, …), the features of each view of each image; view 0 is the evaluation view. Vectors are float32, maps
             have the dtype of the file, images are uint8 (N, 1, 3, H, W) with padding. If large, they stay on disk, in
             the dtype of the file.
-        y: (N,) int64 labels, indices of classes; batches go to the device of y.
+        y: (N,) int64 labels, indices of classes; or (N, C) int8 where images have several labels: 1 for those that an
+            image has, -1 where nobody knows, else 0. Batches go to the device of y.
         index_positions: (N,) the lines of the index file that the images come from, counted from 0.
         pixels: how images become views; None if the cache holds features.
         ground_truth: the objects in the images; None where the head does not need them.
@@ -170,6 +172,11 @@ class HeadData:
     boxes: bool = False
 
     @property
+    def multilabel(self) -> bool:
+        """Whether images have several labels."""
+        return self.splits["train"].y.ndim == 2
+
+    @property
     def shape(self) -> tuple[Any, ...]:
         """Of the features of one image: (D,), (C, H, W) or (T, C); of pixels (3, S, S); of a pyramid one per map."""
         if self.levels:
@@ -199,16 +206,18 @@ def load_data(params: Params, images_of: splits.SplitImages | None = None) -> He
     check_provenance(features.provenance, params, str(path))
     if features.sha256 != [row.sha256 for row in rows]:
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
-    if index_file.is_multilabel(rows):
+    multilabel = index_file.is_multilabel(rows)
+    if multilabel and not HEADS[params.head].multilabel:
         raise UserError(
-            f"`task`: images of {params.dataset} have several labels, which no head learns yet: set task=single."
+            f"`head`: {params.head} does not give each class a probability of its own, and images of {params.dataset} "
+            f"have several labels. Take one of {', '.join(heads_for_labels())}, or read them with task=single."
         )
     with_objects, boxes = HEADS[params.head].finds_objects, any(row.objects for row in rows)
     if with_objects and not boxes:
         raise UserError(f"`head`: {params.head} finds objects, and dataset {params.dataset} has no boxes.")
-    labels = [{box.label for box in row.objects} if with_objects else {row.label} for row in rows]
-    classes = sorted(set().union(*labels) - {""}, key=natural)
-    if boxes and len(classes) == 1 and not with_objects:
+    labels = [{box.label for box in row.objects} if with_objects else {*row.classes} for row in rows]
+    classes = sorted(set().union(*labels), key=natural)
+    if boxes and len(classes) == 1 and not with_objects and not multilabel:
         finding = ", ".join(heads_for("detection"))
         raise UserError(
             f"`head`: {params.head} names the class of an image, and every image of dataset {params.dataset} is of "
@@ -219,9 +228,9 @@ def load_data(params: Params, images_of: splits.SplitImages | None = None) -> He
     split_data = {}
     for name, images in (images_of or splits.read(params.dataset)).items():
         positions = [position for position in sorted(map(position_of.__getitem__, images)) if features.ok[position]]
-        positions = [position for position in positions if with_objects or rows[position].label]
+        positions = [position for position in positions if with_objects or multilabel or rows[position].label]
         split_data[name] = _split_data(features, layers, [rows[position] for position in positions], positions,
-                                       classes=classes, params=params)  # fmt: skip
+                                       classes=classes, params=params, multilabel=multilabel)  # fmt: skip
     if not with_objects and index_file.unlabelled(rows):
         _refuse_too_few_labels(split_data)
     labelled = [[_labels_of(rows[position]) for position in split.index_positions] for split in split_data.values()]
@@ -248,6 +257,7 @@ def _split_data(
     *,
     classes: list[str],
     params: Params,
+    multilabel: bool,
 ) -> SplitData:
     """The images of a split.
 
@@ -258,14 +268,26 @@ def _split_data(
         positions: of these rows in the index.
         classes: names by label.
         params: `cut`, `head` and `augment`.
+        multilabel: whether images have several labels.
     """
     x, pixels = _rows(layers, positions), _pixels(features, positions, params)
     if not HEADS[params.head].finds_objects:
         label_of = {name: label for label, name in enumerate(classes)}
+        if multilabel:
+            return SplitData(x, label_lists(rows, label_of), positions, pixels)
         return SplitData(x, torch.tensor([label_of[row.label] for row in rows], dtype=torch.long), positions, pixels)
     affine = torch.from_numpy(np.array(features.members["views"])[positions])
     ground_truth = read_ground_truth(rows, classes=classes, affine=affine, size=features.provenance["image_size"])
     return SplitData(x, torch.zeros(len(rows), dtype=torch.long), positions, pixels, ground_truth)
+
+
+def label_lists(rows: Sequence[IndexRow], label_of: Mapping[str, int]) -> torch.Tensor:
+    """(N, C) int8: 1 for the labels that an image has, UNKNOWN where nobody knows, else 0."""
+    y = torch.zeros(len(rows), len(label_of), dtype=torch.int8)
+    for number, row in enumerate(rows):
+        y[number, [label_of[label] for label in row.unknown_labels if label in label_of]] = UNKNOWN
+        y[number, [label_of[label] for label in row.classes]] = 1
+    return y
 
 
 def unlabelled(features: h5.Features, extents: torch.Tensor, params: Params) -> SplitData:
@@ -298,7 +320,8 @@ def composed(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
 
 def _labels_of(row: IndexRow) -> list[Any]:
     """What training depends on of an image: its content and its labels."""
-    return [row.sha256, row.label, [asdict(box) for box in row.objects]]
+    lists = [] if row.labels is None else [row.labels, row.unknown_labels]
+    return [row.sha256, row.label, [asdict(box) for box in row.objects], *lists]
 
 
 def check_provenance(provenance: Mapping[str, Any], params: Params, path: str) -> None:

@@ -28,6 +28,12 @@ class Epoch:
     train_accuracy: float | None = None
     val_accuracy: float | None = None
     val_map_50: float | None = None
+    val_map: float | None = None
+
+    @property
+    def choice(self) -> float:
+        """What decides between heads that name classes: accuracy, or mAP where images have several labels."""
+        return (self.val_accuracy if self.val_map is None else self.val_map) or 0.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Candidate:
         val_accuracy: the share of validation images with the right class; None if it was left out.
         val_loss: the cross-entropy on validation; None if it was left out.
         left_out: why it did not compete, as the end of a sentence.
+        val_map: mAP on validation, in place of the accuracy where images have several labels.
     """
 
     head: str
@@ -47,6 +54,12 @@ class Candidate:
     val_accuracy: float | None = None
     val_loss: float | None = None
     left_out: str = ""
+    val_map: float | None = None
+
+    @property
+    def choice(self) -> float | None:
+        """The score that decides; None if it was left out."""
+        return self.val_accuracy if self.val_map is None else self.val_map
 
     @property
     def name(self) -> str:
@@ -54,18 +67,26 @@ class Candidate:
         return f"{self.head} with normalize={self.normalize}"
 
 
-def score(loss: float, accuracy: float | None, *, monitor: str, map_50: float | None = None) -> tuple[float, float]:
+def score(
+    loss: float,
+    accuracy: float | None,
+    *,
+    monitor: str,
+    map_50: float | None = None,
+    map: float | None = None,  # noqa: A002  (the name of the metric)
+) -> tuple[float, float]:
     """A key that sorts results on validation by `monitor`, ties by another score: smaller is better.
 
     Args:
         loss: on validation.
         accuracy: on validation, in [0, 1]; None if the task does not have one.
-        monitor: `val_loss`, `val_accuracy` or `val_map_50`.
+        monitor: `val_loss`, `val_accuracy`, `val_map` or `val_map_50`.
         map_50: on validation, in [0, 1]; None if the task does not have one.
+        map: of several labels on validation, in [0, 1]; None if the task does not have one.
     """
     if monitor == "val_loss":
-        return loss, -(accuracy or 0.0)
-    return -((accuracy if monitor == "val_accuracy" else map_50) or 0.0), loss
+        return loss, -((accuracy if map is None else map) or 0.0)
+    return -({"val_accuracy": accuracy, "val_map": map, "val_map_50": map_50}[monitor] or 0.0), loss
 
 
 def choose(scores: Sequence[tuple[float, float]], tolerance: float = 0.0) -> int:

@@ -18,7 +18,7 @@ from stages.training import schedules, tasks
 from stages.training.checkpoint import Checkpoint
 from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch, score
-from stages.training.model import HeadModel, TrainResult, assemble, embed, stored_knobs
+from stages.training.model import HeadModel, TrainResult, assemble, calibrate, embed, stored_knobs
 from stages.training.options import Phase
 from stages.training.rest import build
 from stages.training.tasks import EpochScores, Task
@@ -49,7 +49,8 @@ class Progress:
     def add(self, epoch: Epoch, module: nn.Module, monitor: str) -> None:
         """Adds an epoch, and keeps the weights after it if it is the best so far."""
         self.history.append(epoch)
-        epoch_score = score(epoch.val_loss, epoch.val_accuracy, monitor=monitor, map_50=epoch.val_map_50)
+        epoch_score = score(epoch.val_loss, epoch.val_accuracy, monitor=monitor, map_50=epoch.val_map_50,
+                            map=epoch.val_map)  # fmt: skip
         if self.best is None or epoch_score < self.best:
             self.best, self.best_epoch = epoch_score, epoch.epoch
             self.state = copy.deepcopy(module.state_dict())
@@ -89,7 +90,8 @@ def fit(
         params: everything that is set for training.
         device: where to train.
         last: keep the last epoch, whatever validation says.
-        reach: a validation accuracy that another head has reached; training is given up where this one is far below.
+        reach: a validation accuracy (or mAP) that another head has reached; training is given up where this one is far
+            below.
 
     Raises:
         UserError: a phase names a module that the rest does not have, the loss is not finite, or training is given up.
@@ -115,6 +117,8 @@ def fit(
         module.load_state_dict(progress.state)
     checkpoint.drop()
     module.eval()
+    if not last:
+        calibrate(module, val)
     epoch = len(progress.history) if last else progress.best_epoch
     notes = {"anchor_iou": knobs["anchor_iou"]} if "anchor_iou" in knobs else {}
     return TrainResult(module, progress.history, epoch, notes, knobs, trained)
@@ -243,7 +247,7 @@ def _phase(run: TrainingRun, phase: Phase, number: int, progress: Progress, save
         if not math.isfinite(loss) or not math.isfinite(scores.loss):
             rate = params.learning_rate
             raise UserError(f"The loss is not finite in epoch {epoch}: try a smaller `lr` (now {rate:g}).")
-        row = Epoch(epoch, number, lr, loss, scores.loss, accuracy, scores.accuracy, scores.map_50)
+        row = Epoch(epoch, number, lr, loss, scores.loss, accuracy, scores.accuracy, scores.map_50, scores.map)
         progress.add(row, module, params.monitor)
         if run.reach is not None:
             _give_up(run, progress, run.reach)
@@ -255,14 +259,13 @@ def _phase(run: TrainingRun, phase: Phase, number: int, progress: Progress, save
 def _give_up(run: TrainingRun, progress: Progress, reach: float) -> None:
     """Ends training where after a share of the epochs it is far below an accuracy, more than chance explains."""
     epochs, limit = len(progress.history), sum(phase.epochs for phase in plan(run.params))
-    best = max(epoch.val_accuracy or 0.0 for epoch in progress.history)
+    best = max(epoch.choice for epoch in progress.history)
     rate = (reach * len(run.val.y) + 1) / (len(run.val.y) + 2)  # by the rule of succession: 100% of few is no certainty
     error = math.sqrt(rate * (1 - rate) / len(run.val.y))
     if epochs == math.ceil(limit * HOPELESS_SHARE) and best < reach - HOPELESS_ERRORS * error:
         run.checkpoint.drop()
-        raise UserError(
-            f"After {epochs} of {limit} epochs {best:.1%} of the validation images are right, far below {reach:.1%}."
-        )
+        what = "mAP on validation is" if run.val.y.ndim == 2 else "of the validation images are right:"
+        raise UserError(f"After {epochs} of {limit} epochs {what} {best:.1%}, far below {reach:.1%}.")
 
 
 def _shortest(module: HeadModel, train: SplitData, val: SplitData) -> tuple[HeadModel, SplitData, SplitData]:

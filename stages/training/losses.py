@@ -1,8 +1,12 @@
-"""What a head minimises: cross-entropy or focal loss, with class weights and label smoothing."""
+"""What a head minimises: cross-entropy or focal loss, with class weights and label smoothing.
+
+For several labels it is the binary cross-entropy of each class, over the entries that are known.
+"""
 
 import torch
 from torch.nn import functional as F
 
+from stages.metrics.multilabel import UNKNOWN
 from stages.params import Params
 
 
@@ -73,3 +77,43 @@ def stacked(
     share = weight / weight.sum()
     value = -(logits.log_softmax(1).flatten(1) @ (share * target).flatten())
     return value, logits.softmax(1).sub_(target).mul_(share)
+
+
+def label_weights(labels: torch.Tensor, weighting: str) -> torch.Tensor | None:
+    """Weights (2, C) of absent and of present labels, the inverse of their shares in each class, or None if all are 1.
+
+    A side of a class without images weighs nothing.
+
+    Args:
+        labels: (N, C) of 1, 0 and UNKNOWN.
+        weighting: `none` or `balanced`.
+    """
+    if weighting == "none":
+        return None
+    counts = torch.stack([(labels == 0).sum(0), (labels == 1).sum(0)]).float()
+    return torch.where(counts > 0, counts.sum(0) / (2 * counts.clamp(min=1)), 0.0)
+
+
+def labels_loss(
+    logits: torch.Tensor, labels: torch.Tensor, *, params: Params, weights: torch.Tensor | None
+) -> torch.Tensor:
+    """The mean binary cross-entropy, or focal loss, of the known entries of a batch; 0 if nothing is known.
+
+    Label smoothing takes half of itself from each side: targets are 1 - s / 2 and s / 2.
+
+    Args:
+        logits: (N, C).
+        labels: (N, C) of 1, 0 and UNKNOWN.
+        params: `loss`, `focal_gamma`, `label_smoothing`.
+        weights: (2, C) or None, see `label_weights`.
+    """
+    known, present = labels != UNKNOWN, labels == 1
+    targets = present.to(logits.dtype) * (1 - params.label_smoothing) + params.label_smoothing / 2
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if params.loss == "focal":
+        probability = torch.where(present, logits, -logits).sigmoid()  # of what the label says
+        losses = (1 - probability) ** params.focal_gamma * losses
+    share = known.to(logits.dtype)
+    if weights is not None:
+        share = share * torch.where(present, weights[1], weights[0])
+    return (losses * share).sum() / share.sum().clamp(min=torch.finfo(logits.dtype).tiny)

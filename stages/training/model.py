@@ -20,6 +20,7 @@ from stages.errors import REPAIR, UserError
 from stages.heads.contract import module_of
 from stages.heads.registry import HEADS, INPUTS, heads_taking
 from stages.params import Params
+from stages.training.calibration import ClassCalibration
 from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch
 from stages.training.normalization import FeatureNormalization, LevelNormalization
@@ -36,6 +37,7 @@ class HeadModel(nn.Module):
         shape: of the features of one image, as the head takes them.
         takes: `vector`, `map` or `pyramid`; maps are averaged over positions for a head that takes a vector.
         precision: `float32` or `bfloat16`, of products and convolutions.
+        calibration: from its scores to logits of each class, where images have several labels; None otherwise.
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class HeadModel(nn.Module):
         shape: Sequence[Any],
         takes: str,
         precision: str,
+        calibration: ClassCalibration | None = None,
     ) -> None:
         super().__init__()
-        self.rest, self.standardize, self.head = rest, standardize, head
+        self.rest, self.standardize, self.head, self.calibration = rest, standardize, head, calibration
         self.shape: tuple[Any, ...] = tuple(shape)
         self.takes, self.precision = takes, precision
 
@@ -81,11 +84,23 @@ class HeadModel(nn.Module):
         normalized = self.standardize(self.features(x))
         with self._autocast(x):
             outputs = self.head(normalized)
+        if self.calibration is not None:
+            return self.calibration(outputs.float())
         return tuple(level.float() for level in outputs) if isinstance(outputs, tuple) else outputs.float()
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether each class has a probability of its own."""
+        return self.calibration is not None
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """(N, C) of logits (N, C): of one class per image they add up to 1."""
+        return logits.sigmoid() if self.multilabel else logits.softmax(1)
 
     def without_rest(self) -> "HeadModel":
         """The same layers, not a copy, for features at the tap."""
-        return HeadModel(self.head, self.standardize, shape=self.shape, takes=self.takes, precision=self.precision)
+        return HeadModel(self.head, self.standardize, shape=self.shape, takes=self.takes, precision=self.precision,
+                         calibration=self.calibration)  # fmt: skip
 
     def _autocast(self, x: torch.Tensor) -> AbstractContextManager[object]:
         return torch.autocast(x.device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
@@ -137,6 +152,8 @@ def stored_knobs(head: str, *, params: Params, data: HeadData, device: torch.dev
     spec, heavy = HEADS[head], len(data.shape) > 1 or params.tap != "same"
     names = {"hidden", "dropout", *spec.options.model_fields} & type(params).model_fields.keys()
     knobs: dict[str, Any] = {name: getattr(params, name) for name in names}
+    if data.multilabel:
+        knobs["multilabel"] = True
     knobs["precision"] = training_precision(params.precision, device) if heavy else "float32"
     if spec.finds_objects:
         knobs |= params.boxes.model_dump()
@@ -191,7 +208,23 @@ def assemble(
         normalize = FeatureNormalization(channels, options.normalize)
         head_shape = tuple(shape) if takes == "map" else (channels,)
     layers = module_of(head).build(head_shape, classes, options)
-    return HeadModel(layers, normalize, rest, shape=head_shape, takes=takes, precision=options.precision)
+    calibration = ClassCalibration(classes) if knobs.get("multilabel") else None
+    return HeadModel(layers, normalize, rest, shape=head_shape, takes=takes, precision=options.precision,
+                     calibration=calibration)  # fmt: skip
+
+
+@torch.inference_mode()
+def calibrate(module: HeadModel, val: SplitData) -> None:
+    """Fits the probability of each class on validation; a head for one label per image has nothing to fit."""
+    if module.calibration is not None:
+        module.calibration.load_state_dict(ClassCalibration(val.y.shape[1]).state_dict())
+        module.calibration.fit(logits(module, val), val.y)
+
+
+def keep_calibration(module: HeadModel, chosen: HeadModel) -> None:
+    """Gives a head that was trained again, val included, the probabilities that val gave the one before."""
+    if module.calibration is not None and chosen.calibration is not None:
+        module.calibration.load_state_dict(chosen.calibration.state_dict())
 
 
 @torch.inference_mode()
@@ -226,6 +259,9 @@ def averaged_logits(module: nn.Module, split: SplitData, views: int) -> torch.Te
     """Logits (N, C) of the first `views` views of each image together: the logarithm of their mean probability."""
     if views == 1 or not len(split.y):
         return logits(module, split)
+    if isinstance(module, HeadModel) and module.multilabel:
+        each = torch.stack([logits(module, split, view).sigmoid() for view in range(views)]).mean(0)
+        return each.logit(torch.finfo(each.dtype).eps)
     probabilities = torch.stack([logits(module, split, view).softmax(1) for view in range(views)]).mean(0)
     return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
 

@@ -1,4 +1,4 @@
-"""What heads are trained for: the label of an image, or the boxes of its objects; with targets, loss and scores.
+"""What heads are trained for: the label of an image, its labels, or the boxes of its objects; targets, loss and scores.
 
 The training loop uses a task through the protocol `Task` alone.
 """
@@ -15,6 +15,7 @@ from stages.blocks import HeadOptions
 from stages.boxes.geometry import Detections, to_view
 from stages.heads.contract import ObjectHead, module_of
 from stages.heads.registry import HEADS
+from stages.metrics import multilabel
 from stages.metrics.detection import area, curves
 from stages.params import Params
 from stages.training import losses
@@ -32,6 +33,12 @@ class EpochScores(NamedTuple):
     loss: float
     accuracy: float | None = None
     map_50: float | None = None
+    map: float | None = None
+
+    @property
+    def choice(self) -> float:
+        """What decides between heads that name classes: accuracy, or mAP where images have several labels."""
+        return (self.accuracy if self.map is None else self.map) or 0.0
 
 
 class Task(Protocol):
@@ -84,6 +91,37 @@ class ClassificationTask:
         logits = torch.cat(list(batch_outputs(model, split)))
         loss = float(F.cross_entropy(logits, split.y))
         return EpochScores(loss, float((logits.argmax(1) == split.y).float().mean()))
+
+
+class MultilabelTask:
+    """Predicting which labels each image has, each with a probability of its own.
+
+    Args:
+        params: of the loss.
+        weights: (2, C) of absent and of present labels, or None.
+    """
+
+    def __init__(self, params: Params, weights: torch.Tensor | None) -> None:
+        self.params, self.weights = params, weights
+
+    def targets(
+        self, split: SplitData, images: torch.Tensor, *, views: torch.Tensor, affine: torch.Tensor | None
+    ) -> Any:
+        """The labels, (n, C) int8."""
+        return split.y[images.to(split.y.device)]
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Binary cross-entropy or focal loss of the known entries."""
+        return losses.labels_loss(outputs, targets, params=self.params, weights=self.weights)
+
+    def correct(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        """No class per image is predicted."""
+
+    def evaluate(self, model: nn.Module, split: SplitData) -> EpochScores:
+        """Binary cross-entropy, without smoothing or weights, and mAP."""
+        logits = torch.cat(list(batch_outputs(model, split)))
+        loss = multilabel.binary_cross_entropy(logits, split.y)
+        return EpochScores(loss, map=multilabel.mean_average_precision(logits, split.y))
 
 
 class DetectionTask:
@@ -215,6 +253,8 @@ def task_of(head: str, model: HeadModel, knobs: Mapping[str, Any], *, data: Head
         return DetectionTask(head, model, HEADS[head].read(knobs), classes=len(data.classes), params=params)
     train = data.splits["train"]
     device = next(iter(model.state_dict().values())).device
+    if data.multilabel:
+        return MultilabelTask(params, losses.label_weights(train.y.to(device), params.class_weights))
     weights = losses.class_weights(train.y.to(device), len(data.classes), params.class_weights)
     return ClassificationTask(params, weights)
 

@@ -12,9 +12,9 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "history.csv"
     history.write(path, rows)
     assert path.read_text().splitlines() == [
-        "epoch,phase,lr,train_loss,val_loss,train_accuracy,val_accuracy,val_map_50",
-        "1,1,0.001,0.123457,1,0.5,0.666667,",
-        "2,2,,0.1,0.2,,,0.4",
+        "epoch,phase,lr,train_loss,val_loss,train_accuracy,val_accuracy,val_map_50,val_map",
+        "1,1,0.001,0.123457,1,0.5,0.666667,,",
+        "2,2,,0.1,0.2,,,0.4,",
     ]
     with path.open(newline="") as file:
         first, second = (history.parse(row) for row in csv.DictReader(file))
