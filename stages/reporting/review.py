@@ -74,7 +74,7 @@ def sentences(run: RunResults, right: npt.NDArray[np.bool_] | None, doubts: str 
     if not run.suspicions:
         if not_learnt(run):
             return in_force
-        with_objects = any(row.objects for row in run.rows)
+        with_objects = any(row.objects and row.labels is None for row in run.rows)
         return [NOTHING.format("") + NOT_REVIEWED if with_objects else NOTHING.format(NO_DOUBT), *in_force]
     counts = [f"{len(group):,} {heading.lower()}" for heading, _, group in _grouped(run.suspicions) if group]
     said = [f"Found: {', '.join(counts)}. reports/review.csv lists all of them."]
@@ -141,7 +141,7 @@ def _grouped(found: Sequence[Suspicion]) -> list[tuple[str, str, list[Suspicion]
         ("Conflicts", "one content under two labels; none of the copies is used", _of(found, suspicions.CONFLICT)),
         (
             "Labels in doubt",
-            "all other images contradict the label; the strongest contradictions first",
+            "all other images contradict the label, or one of several; the strongest contradictions first",
             _of(found, LABEL_IN_DOUBT),
         ),
         ("Copies within a split", "the same picture twice", [copy for copy in copies if not copy.leak]),

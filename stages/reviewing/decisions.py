@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from stages.datasets import corrections
-from stages.datasets.corrections import TOGETHER, Correction
-from stages.datasets.index_file import IndexRow
+from stages.datasets.corrections import SEPARATOR, TOGETHER, Correction
+from stages.datasets.index_file import IndexRow, is_multilabel
 from stages.errors import UserError, nearest
 from stages.reviewing.suspicions import Suspicion
 
@@ -23,17 +23,17 @@ def decided(
     Raises:
         UserError: a decision is unknown or cannot be carried out.
     """
-    row_of, classes = {row.path: row for row in rows}, sorted({row.label for row in rows} - {""})
+    row_of, classes = {row.path: row for row in rows}, sorted({label for row in rows for label in row.classes})
+    several = is_multilabel(rows)
     found = list[Correction]()
     for row in table:
         if not row.decision:
             continue
         corrections.check(row.decision, f"{where}, {row.path}")
         correction = Correction(row.path, row.what, row.other, row.decision)
-        if correction.label and correction.label not in classes:
-            raise UserError(
-                f"{where}, {row.path}: {correction.label!r} is not a class; {nearest(correction.label, classes)}"
-            )
+        names = (correction.label or "").split(SEPARATOR) if several else [correction.label or ""]
+        if strange := [name.strip() for name in names if name.strip() and name.strip() not in classes]:
+            raise UserError(f"{where}, {row.path}: {strange[0]!r} is not a class; {nearest(strange[0], classes)}")
         if correction.label and row.path in row_of and row_of[row.path].objects:
             raise UserError(
                 f"{where}, {row.path}: an image with objects cannot be relabelled, as they have the labels."

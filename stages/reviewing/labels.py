@@ -16,6 +16,9 @@ from stages.reviewing.vectors import Vectors
 
 STRENGTHS = tuple(10.0**power for power in (-3, -2.5, -2, -1.5, -1, -0.5, 0, 1))  # λ, as a multiple of the images
 ASKED = 8192  # images that choose the strength
+FEWEST_OF_SIDE = 3  # images that have a label, or have it not: of fewer, the others cannot tell what it looks like
+LEAST_GAP = 0.25  # between the mean values of both sides, from which on a label counts as learnt
+FAR = 0.75  # of the way from the mean value of its own side to that of the other side, beyond which an entry is doubted
 LARGEST_LEVERAGE = 1 - 1e-4  # an image that determines its own prediction: nothing can be said without it
 
 
@@ -77,6 +80,60 @@ def leave_one_out(vectors: Vectors, labels: npt.NDArray[np.int64], classes: int)
         parts.append(_compared(predicted, y[positions]))
     own, other, other_value = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     return LeftOut(own, other, other_value, float((own >= other_value).mean()), fit.strength)
+
+
+def leave_one_out_lists(vectors: Vectors, truth: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
+    """The regression value (n, C) of each of several labels of each image, by all other images; 1 is certain, 0 none.
+
+    An unknown entry takes the place of the label's share, so that it pulls neither way.
+
+    Args:
+        vectors: of n images.
+        truth: (n, C) of 1, 0 and -1 (unknown).
+    """
+    known = torch.from_numpy(truth >= 0)
+    frequencies = torch.from_numpy((truth == 1).sum(0) / np.maximum((truth >= 0).sum(0), 1)).float()
+    targets = torch.where(known, torch.from_numpy((truth == 1).astype(np.float32)), frequencies)
+    gram, target = torch.zeros(vectors.width, vectors.width), torch.zeros(vectors.width, truth.shape[1])
+    for positions, x in vectors.blocks():
+        gram += x.T @ x
+        target += x.T @ (targets[positions] - frequencies)
+    values, directions = torch.linalg.eigh(gram.double())
+    values, directions = values.clamp(min=0).float(), directions.float()
+    target = directions.T @ target
+
+    def left_out(x: torch.Tensor, positions: npt.NDArray[np.int64], strength: float) -> torch.Tensor:
+        z, weights = x @ directions, 1 / (values + strength * len(targets))
+        leverage = (z.square() @ weights + 1 / len(targets)).clamp(max=LARGEST_LEVERAGE)
+        residual: torch.Tensor = targets[positions] - z @ (weights[:, None] * target) - frequencies
+        predicted: torch.Tensor = targets[positions] - residual / (1 - leverage[:, None])
+        return predicted
+
+    asked = np.unique(np.linspace(0, len(targets) - 1, min(ASKED, len(targets))).round().astype(np.int64))
+    sample = vectors.centred(asked) * vectors.scale
+    errors = [float((left_out(sample, asked, strength) - targets[asked]).square().mean()) for strength in STRENGTHS]
+    best = STRENGTHS[errors.index(min(errors))]
+    return torch.cat([left_out(x, positions, best) for positions, x in vectors.blocks()]).numpy()
+
+
+def doubted(values: npt.NDArray[np.float32], truth: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
+    """(n, C) how far a value is on the way from the mean of its own side to that of the other; 0 where not FAR.
+
+    Args:
+        values: (n, C) as `leave_one_out_lists` returns them.
+        truth: (n, C) of 1, 0 and -1 (unknown).
+    """
+    doubt = np.zeros_like(values)
+    for label in range(values.shape[1]):
+        has, lacks = truth[:, label] == 1, truth[:, label] == 0
+        if min(has.sum(), lacks.sum()) < FEWEST_OF_SIDE:
+            continue
+        high, low = values[has, label].mean(), values[lacks, label].mean()
+        if (gap := high - low) < LEAST_GAP:
+            continue
+        way = np.where(lacks, values[:, label] - low, high - values[:, label]) / gap
+        doubt[:, label] = np.where((has | lacks) & (way > FAR), way, 0)
+    return doubt
 
 
 def predict(known: Vectors, labels: npt.NDArray[np.int64], classes: int, asked: Vectors) -> npt.NDArray[np.float32]:

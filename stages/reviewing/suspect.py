@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stages.datasets import index_file
+from stages.datasets.base import natural
+from stages.datasets.corrections import SEPARATOR
 from stages.datasets.index_file import IndexRow
 from stages.datasets.splits import FOLD
 from stages.features import h5
@@ -31,6 +34,11 @@ COARSE = 4  # pixels of a thumbnail that become one where there are no features 
 class _Image:
     row: IndexRow
     split: str
+
+    @property
+    def label(self) -> str:
+        """Its label, or all of several."""
+        return SEPARATOR.join(self.row.classes)
 
 
 def suspect(
@@ -94,6 +102,8 @@ def _labels_in_doubt(images: Sequence[_Image], described: Vectors) -> tuple[list
     None where the images hold objects, which have labels of their own, and where nothing can be learnt: contradictions
     then say something about the features or the classes, not about single labels.
     """
+    if index_file.is_multilabel([image.row for image in images]):
+        return _lists_in_doubt(images, described), None
     if any(image.row.objects for image in images):
         return [], None
     classes = sorted({image.row.label for image in images} - {""})
@@ -126,6 +136,35 @@ def _labels_in_doubt(images: Sequence[_Image], described: Vectors) -> tuple[list
     return suspicions, checked
 
 
+def _lists_in_doubt(images: Sequence[_Image], described: Vectors) -> list[Suspicion]:
+    """Images that lack a label which all others say they have, or have one which they deny; one row per image.
+
+    A label is missing where its value is nearly that of the images that have it, and wrong where it is nearly that of
+    those that have it not. Labels which these features cannot tell are left alone.
+    """
+    classes = sorted({label for image in images for label in image.row.classes}, key=natural)
+    label_of = {name: place for place, name in enumerate(classes)}
+    truth = np.zeros((len(described.images), len(classes)), np.int8)
+    for place, position in enumerate(described.images):
+        row = images[position].row
+        truth[place, [label_of[label] for label in row.unknown_labels if label in label_of]] = -1
+        truth[place, [label_of[label] for label in row.classes]] = 1
+    doubt = labels.doubted(labels.leave_one_out_lists(described, truth), truth)
+    suspicions = []
+    for place in np.argsort(-doubt.max(1), kind="stable"):
+        if not doubt[place].max() > 0:
+            break
+        image, flipped = images[described.images[place]], {classes[label] for label in np.flatnonzero(doubt[place] > 0)}
+        proposed = sorted({*image.row.classes} ^ flipped, key=natural)
+        suspicions.append(
+            Suspicion(
+                LABEL_IN_DOUBT, image.row.path, image.split, label=image.label,
+                proposed=SEPARATOR.join(proposed) or SEPARATOR, score=float(doubt[place].max()),
+            )
+        )  # fmt: skip
+    return suspicions
+
+
 def _candidates(
     described: Vectors | None, pixels: Pixels | None
 ) -> tuple[npt.NDArray[np.int64], neighbours.Pairs] | None:
@@ -154,8 +193,8 @@ def _copy(first: _Image, second: _Image, pair: duplicates.Duplicate) -> Suspicio
         MIRROR_IMAGE if pair.mirrored else NEAR_DUPLICATE,
         first.row.path,
         first.split,
-        label=first.row.label,
-        proposed=second.row.label if second.row.label != first.row.label else "",
+        label=first.label,
+        proposed=second.label if second.label != first.label else "",
         score=pair.correlation,
         other=second.row.path,
         other_split=second.split,
@@ -186,7 +225,7 @@ def _oddities(
         found += odd.by_pixels(rows, pixels)
     found.sort(key=lambda oddity: (oddity.what, -oddity.score, oddity.position))
     return [
-        Suspicion(what, image.row.path, image.split, image.row.label, proposed="", score=score)
+        Suspicion(what, image.row.path, image.split, image.label, proposed="", score=score)
         for position, what, score in found
         for image in [images[position]]
     ]
