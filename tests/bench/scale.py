@@ -1,26 +1,36 @@
-"""What a dataset of COCO's size costs each stage: seconds, and the most memory that its process held.
+"""What a large dataset costs each stage: seconds, and the most memory that its process held.
 
-Tiny images with 7.3 boxes each in 80 classes are made up in a temporary folder, and so are the weights; a head for
-boxes trains for one epoch: python -m tests.bench.scale [--images 118000] [--stages index,split] [--folder DIR]
+Of COCO's size, by default: tiny images with 7.3 boxes each in 80 classes are made up in a temporary folder, and so are
+the weights; a head for boxes trains for one epoch: python -m tests.bench.scale [--images 118000] [--stages index,split]
+
+Of many rows: tiny images in 100 classes, and features of 1,280 numbers that are made up, on which each head trains, is
+judged and gets its page: python -m tests.bench.scale --rows 100000 300000 1000000 [--heads linear mlp auto]. It exits
+with 1 where train, evaluate or report holds more than 4 GB of its own; `own` are pages of no file.
 """
 
 import argparse
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 import yaml
 from PIL import Image
 from tqdm import tqdm
 
 from stages import paths
+from stages.features import h5
 
 REPO = Path(__file__).parents[2]
 OUT = paths.TIMINGS / "bench-scale.json"
@@ -30,12 +40,21 @@ KNOBS = {"dataset": "coco", "backbone": "resnet18", "weights": "random", "cut": 
          "head": "grid", "monitor": "val_map_50", "epochs": 1, "hidden": 32}  # fmt: skip
 
 
+ROW_STAGES, HEAD_STAGES = ("index", "split", "review"), ("train", "evaluate", "report")
+HEADS = ("linear", "mlp", "auto")
+NUMBERS, ROW_CLASSES = 1280, 100
+ROW_KNOBS = {"dataset": "folder", "backbone": "efficientnet_lite0", "epochs": 10, "refit": "none"}
+BOUND = 4096  # MB of their own that the stages of a head may hold
+EVERY = 0.05  # seconds between two looks at the memory
+
+
 class Cost(NamedTuple):
     """What a process took."""
 
     seconds: float
     cpu: float  # seconds of all its threads
     megabytes: float
+    own: float = 0.0  # megabytes that are pages of no file, its children's too
 
 
 def main() -> None:
@@ -43,8 +62,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--stages", default=",".join(STAGES), help="those to run, with commas between")
+    parser.add_argument("--rows", type=int, nargs="+", help="numbers of rows with made-up features, each in its turn")
+    parser.add_argument("--heads", nargs="+", default=list(HEADS), help="that train on the rows")
     parser.add_argument("--folder", help="where to make up the dataset; else where temporary files go")
     given = parser.parse_args()
+    if given.rows:
+        sys.exit(of_rows(given.rows, given.heads, given.stages.split(","), given.folder))
     found = {}
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         objects = make_up(Path(folder) / "images", given.images)
@@ -91,13 +114,108 @@ def run(stage: str, home: Path) -> Cost:
         SystemExit: it failed; its messages came before.
     """
     environment = os.environ | {"PYTHONPATH": str(REPO), "DVC_ROOT": str(home)}
-    started = time.perf_counter()
+    started, own = time.perf_counter(), 0.0
     process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}", "-q"], cwd=home, env=environment)
-    _, status, used = os.wait4(process.pid, 0)
+    while True:
+        number, status, used = os.wait4(process.pid, os.WNOHANG)
+        if number:
+            break
+        own = max(own, own_memory(process.pid))
+        time.sleep(EVERY)
     seconds = time.perf_counter() - started
     if status:
         sys.exit(f"{stage} failed")
-    return Cost(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+    return Cost(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, own)
+
+
+def own_memory(number: int) -> float:
+    """Megabytes of a process and its children that are pages of no file."""
+    total = 0.0
+    with suppress(psutil.Error, OSError):
+        for process in (psutil.Process(number), *psutil.Process(number).children(recursive=True)):
+            pages = re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+            total += int(pages[1]) / 1024 if pages else 0  # it may have ended
+    return total
+
+
+def of_rows(counts: list[int], heads: list[str], stages: list[str], folder: str | None) -> int:
+    """Prints a table for each number of rows, with seconds and memory per row; 1 where a stage is above BOUND."""
+    found = dict[int, dict[str, Cost]]()
+    for count in counts:
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            home = Path(temporary)
+            draw_tiny(home / "images", count)
+            print(
+                f"\n{count:,} rows of {NUMBERS:,} numbers\n\n| stage | s | s of the CPU | own, MB | own, kB per row |"
+            )
+            print("|---|---|---|---|---|", flush=True)
+            found[count] = costs = {}
+            for stage, head in [
+                *product(ROW_STAGES, [""]),
+                *((stage, head) for head in heads for stage in HEAD_STAGES),
+            ]:
+                write_row_params(home, head or "linear")
+                if stage == "review":
+                    make_up_features(home)
+                if stage not in stages:
+                    continue
+                name = f"{stage} {head}".strip()
+                cost = costs[name] = run(stage, home)
+                per_row = 1024 * cost.own / count
+                print(f"| {name} | {cost.seconds:.1f} | {cost.cpu:.1f} | {cost.own:,.0f} | {per_row:.1f} |", flush=True)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    values = {count: {name: cost._asdict() for name, cost in costs.items()} for count, costs in found.items()}
+    (OUT.parent / "bench-scale-rows.json").write_text(json.dumps(values, indent=1) + "\n")
+    bounded = [cost.own for costs in found.values() for name, cost in costs.items() if name.startswith(HEAD_STAGES)]
+    return int(max(bounded, default=0) > BOUND)
+
+
+def draw_tiny(folder: Path, count: int) -> None:
+    """Images of 4 x 4 pixels that all differ, a folder a class."""
+    for label in range(ROW_CLASSES):
+        (folder / f"{label:03}").mkdir(parents=True)
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(stream, "BMP")
+    start = stream.getvalue()[:-4]  # a BMP ends with its pixels as they are
+    for number in tqdm(range(count), "drawn", unit=" images", delay=2):
+        path = folder / f"{number % ROW_CLASSES:03}" / f"{number:07}.bmp"
+        path.write_bytes(start + number.to_bytes(4, "little"))
+
+
+def write_row_params(home: Path, head: str) -> None:
+    tree = yaml.safe_load((REPO / paths.PARAMS).read_text()) | ROW_KNOBS | {"root": str(home / "images"), "head": head}
+    (home / paths.PARAMS).write_text(yaml.safe_dump(tree))
+
+
+def make_up_features(home: Path) -> None:
+    """Noise around a centre for each class, in the order of the index, and what other stages would leave."""
+    lines = [json.loads(line) for line in (home / paths.index("folder")).read_text().splitlines()]
+    centres = np.random.default_rng(1).normal(size=(ROW_CLASSES, NUMBERS)).astype(np.float32)
+    members = h5.layout(len(lines), 1, {"pooled": ((NUMBERS,), "f2")})
+
+    def pieces() -> Iterator[tuple[int, dict[str, h5.Array]]]:
+        for first in range(0, len(lines), 8192):
+            part = lines[first : first + 8192]
+            labels = np.array([int(line["label"]) for line in part])
+            noise = np.random.default_rng(first).standard_normal((len(part), NUMBERS), np.float32)
+            yield (
+                first,
+                {
+                    "features/pooled": (centres[labels] + 6 * noise).astype("f2")[:, None],
+                    "sha256": np.array([line["sha256"] for line in part], "S64"),
+                    "ok": np.ones(len(part), "u1"),
+                    "views": np.zeros((len(part), 1, 2, 3), "f4"),
+                },
+            )
+
+    network = {"backbone": "efficientnet_lite0", "cut": "pooled", "parameters": 0, "image_size": 224}
+    provenance = network | {"views": ["evaluation"], "preprocessing": "made up", "versions": {}}
+    out = home / paths.features("folder", "efficientnet_lite0", "pooled")
+    h5.write(out, members=members, provenance=provenance, pieces=pieces())
+    out.with_suffix(".bad.json").write_text("[]")
+    (home / paths.PLOTS).mkdir(parents=True, exist_ok=True)
+    (home / paths.REPORTS / "lr_sweep.json").write_text("{}")
+    (home / paths.PLOTS / "lr_sweep.csv").write_text("lr,loss,smoothed\n")
 
 
 if __name__ == "__main__":
