@@ -17,6 +17,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 from stages.errors import UserError
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 TEMPORARY = ".partial"
 LOCK = "lock"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LINES = 4096  # of JSON that are written at a time
 
 
 class Unwritable(UserError):
@@ -181,8 +183,14 @@ def write_json(
 
 
 def write_json_lines(path: Path, rows: Iterable[object]) -> None:
-    """Writes one line of JSON per row."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """Writes one line of JSON per row, a few at a time; bytes of names that are not UTF-8 as `write_text` has them."""
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    with atomic_write(path) as descriptor:
+        offset = 0
+        while text := "".join(islice(lines, LINES)):
+            data = text.encode(errors="backslashreplace")
+            write_at(descriptor, data, offset)
+            offset += len(data)
 
 
 def write_csv(

@@ -102,7 +102,7 @@ def _vectors(params: Params, rows: Sequence[IndexRow]) -> Vectors:
     if not path.exists():
         raise UserError(f"There are no features {path} yet, by which images are chosen: `dvc repro extract split`.")
     features = h5.read(path)
-    if features.sha256 != [row.sha256 for row in rows]:
+    if not features.is_of([row.sha256 for row in rows]):
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
     described = vectors.load(features)
     if described is None:

@@ -32,7 +32,7 @@ def main(params: Params) -> dict[str, object]:
     rows, parts = index_file.read(params.dataset), splits.read_parts(params.dataset)
     path = paths.features(params.dataset, params.backbone, params.cut)
     features = h5.read(path)
-    if features.sha256 != [row.sha256 for row in rows]:
+    if not features.is_of([row.sha256 for row in rows]):
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
     split_of = {sha256: name for name, images in parts.items() for sha256 in images}
     pixels = _pixels(params, rows)

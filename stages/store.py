@@ -185,7 +185,7 @@ def export(file: Path) -> None:
     params = load()
     path = paths.features(params.dataset, params.backbone, params.cut)
     rows, features = index_file.read(params.dataset), h5.read(path)
-    if features.sha256 != [row.sha256 for row in rows]:
+    if not features.is_of([row.sha256 for row in rows]):
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
     parts = splits.read_parts(params.dataset) if paths.split(params.dataset).exists() else {}
     split_of = {sha256: name for name, images in parts.items() for sha256 in images}

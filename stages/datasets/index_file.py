@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -80,7 +81,8 @@ def read(dataset: str) -> list[IndexRow]:
     path = paths.index(dataset)
     log.debug("reads %s", path)
     try:
-        return [_row(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        with path.open(encoding="utf-8", newline="\n") as file:
+            return [_row(json.loads(line)) for line in file if line != "\n"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): {REPAIR} writes it again.") from None
 
@@ -101,6 +103,8 @@ def _object(box: Box) -> dict[str, Any]:
 def _row(values: dict[str, Any]) -> IndexRow:
     objects = tuple(Box(**item | {"box": tuple(map(float, item["box"]))}) for item in values.pop("objects"))
     values |= {name: tuple(values[name]) for name in ("labels", "unknown_labels") if name in values}
+    if isinstance(values.get("label"), str):
+        values["label"] = sys.intern(values["label"])  # a million rows share a few
     row = IndexRow(objects=objects, **values)
     texts = (
         row.path,

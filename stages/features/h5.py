@@ -17,7 +17,7 @@ import io as streams
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from stages.errors import REPAIR, UserError
 USER_BLOCK = 512
 MAGIC = b"coldcut features, sha256 of all bytes after the first 512: "
 BLOCK = 1 << 22
+MANY = 1 << 14  # checksums that are compared at a time
 HEAP = b"GCOL\1\0\0\0"  # HDF5's global heap begins so
 MOST_BESIDE = 1 << 24  # bytes between two members
 LAYER = "features/"
@@ -73,6 +74,15 @@ class Features:
     def sha256(self) -> list[str]:
         """(N,) of the images."""
         return [value.decode(errors="replace") for value in self.members["sha256"].tolist()]
+
+    def is_of(self, sha256: Sequence[str]) -> bool:
+        """Whether the rows are of the images with these checksums, in this order."""
+        names = self.members["sha256"]
+        return len(names) == len(sha256) and all(
+            [value.decode(errors="replace") for value in names[first : first + MANY].tolist()]
+            == list(sha256[first : first + MANY])
+            for first in range(0, len(names), MANY)
+        )
 
     @cached_property
     def ok(self) -> Array:

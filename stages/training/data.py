@@ -204,7 +204,7 @@ def load_data(params: Params, images_of: splits.SplitImages | None = None) -> He
     path = paths.features(params.dataset, params.backbone, params.cut)
     features = h5.read(path)
     check_provenance(features.provenance, params, str(path))
-    if features.sha256 != [row.sha256 for row in rows]:
+    if not features.is_of([row.sha256 for row in rows]):
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
     multilabel = index_file.is_multilabel(rows)
     if multilabel and not HEADS[params.head].multilabel:
@@ -215,8 +215,8 @@ def load_data(params: Params, images_of: splits.SplitImages | None = None) -> He
     with_objects, boxes = HEADS[params.head].finds_objects, any(row.objects for row in rows)
     if with_objects and not boxes:
         raise UserError(f"`head`: {params.head} finds objects, and dataset {params.dataset} has no boxes.")
-    labels = [{box.label for box in row.objects} if with_objects else {*row.classes} for row in rows]
-    classes = sorted(set().union(*labels), key=natural)
+    labels = (label for row in rows for label in ([box.label for box in row.objects] if with_objects else row.classes))
+    classes = sorted(set(labels), key=natural)
     if boxes and len(classes) == 1 and not with_objects and not multilabel:
         finding = ", ".join(heads_for("detection"))
         raise UserError(
@@ -233,9 +233,17 @@ def load_data(params: Params, images_of: splits.SplitImages | None = None) -> He
                                        classes=classes, params=params, multilabel=multilabel)  # fmt: skip
     if not with_objects and index_file.unlabelled(rows):
         _refuse_too_few_labels(split_data)
-    labelled = [[_labels_of(rows[position]) for position in split.index_positions] for split in split_data.values()]
-    identity = hashlib.sha256(json.dumps(labelled).encode()).hexdigest()
-    return HeadData(classes, split_data, features.provenance, identity, levels, boxes)
+    return HeadData(classes, split_data, features.provenance, _identity(rows, split_data), levels, boxes)
+
+
+def _identity(rows: Sequence[IndexRow], split_data: Mapping[str, SplitData]) -> str:
+    """A digest of the images and labels of each split; a line at a time, as there may be a million."""
+    digest = hashlib.sha256()
+    for name, split in split_data.items():
+        digest.update(f"{name}\n".encode())
+        for position in split.index_positions:
+            digest.update(json.dumps(_labels_of(rows[position])).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _refuse_too_few_labels(split_data: Mapping[str, SplitData]) -> None:
