@@ -14,11 +14,14 @@ import yaml
 from PIL import Image
 
 from stages import evaluate, label, paths, predict, report, sweep, train
+from stages.comparing import comparison, revisions
+from stages.comparing.revisions import Revision
 from stages.datasets import splits
 from stages.errors import UserError
 from stages.heads.registry import HEADS
 from stages.params import Params, from_tree, load
 from stages.prediction import answers, predictor
+from stages.reporting import gather
 from stages.training.data import load_data
 from tests import defaults
 from tests.conftest import merged
@@ -219,6 +222,19 @@ def test_without_a_test_split_validation_is_judged(made: Any, monkeypatch: pytes
         assert "There is no test split" in (paths.REPORTS / "report.md").read_text()
     finally:
         paths.split("csv").write_text(kept)
+
+
+def test_compare_counts_missed_and_added_labels(made: Any) -> None:
+    made("lr_sweep", "train", "evaluate", head="linear")
+    answers_of_run = revisions._answers(gather.load("csv"))
+    with open(paths.REPORTS / "predictions.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    wrong = [sum(len(list(filter(None, row[name].split("|")))) for name in ("missed", "added")) for row in rows]
+    assert answers_of_run.mistakes.tolist() == wrong
+    assert [text.replace(", ", "|").replace("none", "") for text in answers_of_run.texts] == [
+        row["predicted"] for row in rows
+    ]
+    assert comparison._class_scores(Revision("x", {}, {}, None, answers_of_run)).keys() == set(COLOURS)
 
 
 def test_the_same_head_twice_is_the_same(made: Any) -> None:

@@ -540,6 +540,8 @@ def _short(name: str) -> str:
 
 
 def _capital(name: str) -> str:
+    if name.startswith("mAP"):
+        return name
     return name[:1].upper() + name[1:]
 
 
