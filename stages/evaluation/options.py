@@ -13,5 +13,5 @@ class Decide(Block):
     confidence: Fraction
     nms_iou: Fraction
     tta: bool
-    merge: Literal["nms", "fusion"]
+    merge: Literal["nms", "vote", "fusion"]
     unknown: Annotated[float, Field(ge=0, lt=1)]

@@ -1,11 +1,11 @@
 """The true objects of images: their boxes in every view, and the way back from boxes in a view to the image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from stages.boxes.geometry import Detections, GroundTruth, fuse, suppress, to_image, to_view
+from stages.boxes.geometry import Detections, GroundTruth, fuse, suppress, to_image, to_view, vote
 from stages.datasets.index_file import IndexRow
 from stages.metrics.detection import MOST
 
@@ -89,24 +89,20 @@ def read_ground_truth(
     return GroundTruthBoxes(truths, affine, extents, size)
 
 
-def merge_views(
-    views: Sequence[Detections],
-    iou: float,
-    merge: str = "nms",
-    *,
-    visible: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> Detections:
+def merge_views(views: Sequence[Detections], iou: float, merge: str = "nms") -> Detections:
     """The detections of several views of one image, in its pixels, after class-wise non-maximum suppression.
 
-    With `fusion` each view is suppressed on its own, and what remains of all views is fused.
+    With `vote` the boxes that remain become means of those around them. With `fusion` each view is suppressed on its
+    own, and what remains of all views is fused.
 
     Args:
         views: of each view, boxes in pixels of the image.
         iou: a box that overlaps a better one of its class by more than this is dropped.
-        merge: `nms` or `fusion`.
-        visible: for `fusion`, in how many of the views boxes (n, 4) can be seen; by default in all of them.
+        merge: `nms`, `vote` or `fusion`.
     """
+    if merge == "vote":
+        return vote(views, iou, MOST)
     if merge == "fusion":
-        return fuse([suppress(detections, iou, MOST) for detections in views], iou, MOST, visible=visible)
+        return fuse([suppress(detections, iou, MOST) for detections in views], iou, MOST)
     boxes, scores, labels = (torch.cat(tensors) for tensors in zip(*views, strict=True))
     return suppress(Detections(boxes, scores, labels), iou, MOST)

@@ -4,7 +4,6 @@ The training loop uses a task through the protocol `Task` alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stages.blocks import HeadOptions
-from stages.boxes.geometry import Detections, to_view
+from stages.boxes.geometry import Detections
 from stages.heads.contract import ObjectHead, module_of
 from stages.heads.registry import HEADS
 from stages.metrics import multilabel
@@ -192,7 +191,7 @@ class DetectionTask:
             split: the images.
             iou: of two boxes of a class that overlap by more than this, the one with the lower score is dropped.
             views: how many views of each image are merged.
-            merge: `nms` or `fusion`.
+            merge: `nms`, `vote` or `fusion`.
         """
         per_image = [list[Detections]() for _ in split.index_positions]
         for view in range(views):
@@ -200,16 +199,7 @@ class DetectionTask:
                 in_images = self._in_images(split, images, view, outputs)
                 for image, detections in zip(images.tolist(), in_images, strict=True):
                     per_image[image].append(detections)
-        return [
-            merge_views(image_detections, iou, merge, visible=partial(self._visible, split, image, views))
-            for image, image_detections in enumerate(per_image)
-        ]
-
-    def _visible(self, split: SplitData, image: int, views: int, boxes: torch.Tensor) -> torch.Tensor:
-        """In how many of the first views of an image boxes (n, 4) can be seen, (n,)."""
-        affines = split.affines(torch.full((views,), image), torch.arange(views))
-        assert affines is not None and split.ground_truth is not None
-        return torch.stack([to_view(boxes, affine, split.ground_truth.size)[1] for affine in affines]).sum(0)
+        return [merge_views(image_detections, iou, merge) for image_detections in per_image]
 
     def _in_images(self, split: SplitData, images: torch.Tensor, view: int, outputs: Any) -> Iterator[Detections]:
         """The detections in a view of some images, in pixels of each image, before suppression."""

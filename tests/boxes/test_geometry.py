@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stages.boxes.geometry import (
     VISIBLE,
+    VOTING,
     Detections,
     clip,
     first_occurrences,
@@ -19,6 +20,7 @@ from stages.boxes.geometry import (
     through,
     to_image,
     to_view,
+    vote,
 )
 from stages.images.views import CropParams, affine
 from tests.boxes.drawing import boxes_at_random, plain_iou
@@ -152,14 +154,33 @@ def test_fusion_of_two_views() -> None:
     assert actual.boxes[0].tolist() == pytest.approx([1, 0, 11, 10])
 
 
-def test_a_view_says_nothing_about_what_lies_outside_of_it() -> None:
-    """The second view begins at x 20: it cannot confirm the first box, and does not confirm the second."""
-    first = Detections(
-        torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]]), torch.tensor([0.9, 0.8]), torch.tensor([1, 0])
-    )
-    second = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long))
-    actual = fuse([first, second], 0.5, 100, visible=lambda boxes: 1 + (boxes[:, 0] > 20).long())
-    assert actual.labels.tolist() == [1, 0] and actual.scores.tolist() == pytest.approx([0.9, 0.4])
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), counts=st.lists(st.integers(0, 12), min_size=1, max_size=3))
+def test_voting_is_suppression_and_then_a_mean_of_the_boxes_around(seed: int, counts: list[int]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    views = []
+    for count in counts:
+        boxes = 100 * boxes_at_random(count, generator, 0.6)  # large ones, so that many overlap
+        labels = torch.randint(2, (count,), generator=generator)
+        views.append(Detections(boxes.double(), 0.1 + 0.9 * torch.rand(count, generator=generator).double(), labels))
+    every = Detections(*(torch.cat(parts) for parts in zip(*views, strict=True)))
+    expected, actual = suppress(every, 0.4, 9), vote(views, 0.4, 9)
+    assert torch.equal(actual.scores, expected.scores) and torch.equal(actual.labels, expected.labels)
+    rows = list(zip(*(part.tolist() for part in every), strict=True))
+    for box, label, voted in zip(expected.boxes.tolist(), expected.labels.tolist(), actual.boxes.tolist(), strict=True):
+        votes = [(other, score) for other, score, of in rows if of == label and plain_iou(box, other) >= VOTING]
+        total = sum(score for _, score in votes)
+        assert voted == pytest.approx([sum(other[side] * score for other, score in votes) / total for side in range(4)])
+
+
+def test_voting_by_hand() -> None:
+    """The second box is suppressed and moves the first one; the third is of another class; one has no area."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [2, 0, 12, 10], [1, 0, 11, 10], [50, 50, 50, 60]])
+    actual = vote([Detections(boxes, torch.tensor([0.9, 0.3, 0.8, 0.7]), torch.tensor([0, 0, 1, 0]))], 0.5, 100)
+    assert actual.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
+    assert actual.boxes.tolist() == [pytest.approx([0.5, 0, 10.5, 10]), [1, 0, 11, 10], [50, 50, 50, 60]]
+    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long))
+    assert len(vote([nothing, nothing], 0.5, 100).boxes) == 0
 
 
 def test_fusion_keeps_boxes_without_an_area_apart() -> None:
