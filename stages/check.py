@@ -66,8 +66,9 @@ def _check_modules(params: Params) -> None:
         return
     from stages.backbones import cuts, zoo
 
-    backbone = zoo.load(params.backbone, "random", params.image_size)
-    size = backbone.preprocessing.at(params.image_size, params.resize).crop
+    image_size = "auto" if params.image_size == "objects" else params.image_size  # modules are those of any size
+    backbone = zoo.load(params.backbone, "random", image_size)
+    size = backbone.preprocessing.at(image_size, params.resize).crop
     network = cuts.load_network(backbone.model, size, params.backbone)
     for key, name in modules.items():
         network.layers(name, key=key)

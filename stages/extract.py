@@ -1,5 +1,6 @@
 """extract: the frozen trunk runs once over every image; its features go to `cache/features/<dataset>/`."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,9 +10,9 @@ from stages import files, paths
 from stages.backbones import names
 from stages.datasets import index_file, source
 from stages.errors import UserError
-from stages.features import watchdog
+from stages.features import input_size, watchdog
 from stages.features.options import Extract
-from stages.params import Params
+from stages.params import Params, with_overrides
 from stages.stage import run
 
 if TYPE_CHECKING:  # torch is imported in the process that works, not in the one that watches over it
@@ -25,6 +26,9 @@ def main(params: Params) -> dict[str, object]:
 
     folder = source.folder(params.dataset, params.options, params.root)
     rows = index_file.read(params.dataset)
+    params, about_size = sized(params, rows)
+    if about_size:
+        print(about_size, flush=True)
     scaled = any(row.scaled for row in rows)
     networks = names.joined(params.backbone, params.weights)
     specs = [spec(params, folder, network, scaled=scaled) for network in networks]
@@ -43,6 +47,18 @@ def main(params: Params) -> dict[str, object]:
     unit = "views/s" if params.views > 1 else "images/s"
     speed = {unit: round(result.speed, 1)} if result.speed else {}
     return {"images": len(rows), "computed": result.computed, "bad": len(bad), **speed, "bytes": out.stat().st_size}
+
+
+def sized(params: Params, rows: Sequence[index_file.IndexRow]) -> tuple[Params, str]:
+    """Params with a number in place of `image_size: objects`, and a sentence that says why; empty for other values.
+
+    Raises:
+        UserError: there is no object.
+    """
+    if params.image_size != "objects":
+        return params, ""
+    size, sentence = input_size.choose(rows)
+    return with_overrides(params, {"image_size": size}), sentence
 
 
 def connect_workers(options: Extract) -> AbstractContextManager["Workers"]:
@@ -79,7 +95,7 @@ def spec(params: Params, folder: Path, network: tuple[str, str], *, scaled: bool
         backbone=network[0],
         weights=network[1],
         cut=params.cut,
-        image_size=params.image_size,
+        image_size=params.input_size,
         resize=params.resize,
         precision=params.extract.precision,
         dtype=params.extract.dtype,

@@ -28,7 +28,8 @@ from stages.images.options import Augment
 from stages.training.options import LrSweep, Phase
 
 MAX_BYTES = 1 << 20
-AUTO = "literal['auto']"  # how pydantic calls one of two kinds of values
+FEWEST_EPOCHS = 12  # that `epochs: auto` takes; training/epochs.py says how many it takes at all
+AUTOS = {"literal['auto']": "auto", "literal['auto','objects']": "auto, objects"}  # pydantic's name of such a value
 KINDS = ("constrained-float", "constrained-int", "float", "int")  # and the other
 ALIASES = {  # what other programs call a knob
     **dict.fromkeys(("learning_rate", "learningrate", "rate", "base_lr"), "lr"),
@@ -58,7 +59,7 @@ class Params(Block):
     weights: str
     cut: LayerName
     tap: LayerName
-    image_size: Literal["auto"] | Annotated[int, Field(ge=16, le=4096)]
+    image_size: Literal["auto", "objects"] | Annotated[int, Field(ge=16, le=4096)]
     resize: Literal["crop", "squash"]
     views: Annotated[int, Field(ge=1, le=64)]
     head: str
@@ -85,7 +86,7 @@ class Params(Block):
     cycle_mult: Annotated[int, Field(ge=1)]
     plateau_factor: Annotated[float, Field(gt=0, lt=1)]
     plateau_patience: Annotated[int, Field(ge=0)]
-    epochs: Annotated[int, Field(ge=1)]
+    epochs: Literal["auto"] | Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     monitor: Literal["val_loss", "val_accuracy", "val_map", "val_map_50"]
     refit: Literal["auto", "none", "trainval"]
@@ -111,6 +112,20 @@ class Params(Block):
         if self.lr == "auto":
             raise ValueError("`lr: auto` is to be replaced by a rate before training.")
         return self.lr
+
+    @property
+    def epoch_count(self) -> int:
+        """`epochs` as a number: whoever trains has replaced `auto` before (training/epochs.py)."""
+        if self.epochs == "auto":
+            raise ValueError("`epochs: auto` is to be replaced by a number before training.")
+        return self.epochs
+
+    @property
+    def input_size(self) -> int | Literal["auto"]:
+        """`image_size` as backbones take it: the stage extract has replaced `objects` before."""
+        if self.image_size == "objects":
+            raise ValueError("`image_size: objects` is to be replaced by a number before extraction.")
+        return self.image_size
 
     @property
     def options(self) -> Any:
@@ -161,9 +176,9 @@ def from_tree(tree: Mapping[str, Any], path: str = str(paths.PARAMS)) -> Params:
         errors = sorted(error.errors(), key=lambda item: item["type"] == "missing")
         unknown = any(item["type"] == "extra_forbidden" for item in errors)  # `lr` misspelt is one slip, not two
         shown = [item for item in errors if not (unknown and item["type"] == "missing")]
-        or_auto = {item["loc"][:-1] for item in shown if item["loc"][-1] == AUTO}  # the number has an error as well
-        shown = [item for item in shown if item["loc"][-1] != AUTO]
-        sentences = [_explain(item, path, or_auto=item["loc"][:-1] in or_auto) for item in shown]
+        words = {item["loc"][:-1]: AUTOS[item["loc"][-1]] for item in shown if item["loc"][-1] in AUTOS}  # or a number
+        shown = [item for item in shown if item["loc"][-1] not in AUTOS]
+        sentences = [_explain(item, path, or_words=words.get(item["loc"][:-1])) for item in shown]
         raise UserError("\n".join(sentences)) from None
     _check_across(params, path)
     return params
@@ -191,8 +206,8 @@ def with_overrides(params: Params, overrides: Mapping[str, object]) -> Params:
     return params.model_copy(update={name: getattr(checked, name) for name in changed})
 
 
-def _explain(error: Any, path: str, *, or_auto: bool) -> str:
-    """One line for one pydantic error of a knob, which may take `auto` in place of a number."""
+def _explain(error: Any, path: str, *, or_words: str | None) -> str:
+    """One line for one pydantic error of a knob, which may take `or_words` in place of a number."""
     where = [str(part) for part in error["loc"] if part not in KINDS]
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
@@ -204,7 +219,7 @@ def _explain(error: Any, path: str, *, or_auto: bool) -> str:
         choices = [choice.strip().strip("'") for choice in re.split(r",| or ", error["ctx"]["expected"])]
         return f"{path}: `{key}` must be one of {', '.join(choices)}, found {value!r}; {nearest(str(value), choices)}"
     message = error["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should be", "must be auto or" if or_auto else "must be")
+    message = message.replace("Input should be", f"must be {or_words} or" if or_words else "must be")
     message = message.replace("String should match", "must match")
     if isinstance(value, dict):  # a rule for a whole block
         return f"{path}: `{key}`: {message}."
@@ -411,6 +426,8 @@ def _check_schedule(params: Params, path: str) -> None:
             f"{path}: `phases` unfreeze what lies between cut and tap, and tap=same leaves nothing between them."
         )
     shortest = min((phase.epochs for phase in params.phases), default=params.epochs)
+    if shortest == "auto":
+        shortest = FEWEST_EPOCHS
     if params.warmup >= shortest:
         where = "the shortest of `phases`" if params.phases else "`epochs`"
         raise UserError(f"{path}: `warmup` ({counted(params.warmup, 'epochs')}) must end before {where} ({shortest}).")

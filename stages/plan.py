@@ -19,6 +19,7 @@ from stages.backbones import cuts, encoders, names, zoo
 from stages.backbones.untraced import UntracedNetwork
 from stages.datasets import index_file, source
 from stages.errors import UserError, counted
+from stages.extract import sized
 from stages.extract import spec as specify
 from stages.features import forecast, h5
 from stages.features.decoders import ImageRef
@@ -78,10 +79,13 @@ def main(options: argparse.Namespace) -> int:
     knobs = {"backbone": options.backbone, "cut": options.cut, "views": options.views, "extract.dtype": options.dtype}
     params = with_overrides(load(), {knob: value for knob, value in knobs.items() if value is not None})
     folder, rows = source.folder(params.dataset, params.options, params.root), index_file.read(params.dataset)
+    params, about_size = sized(params, rows)
     count = int(options.images or len(rows))
     spread = np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().astype(int)
     sample = [(rows[i].path, rows[i].sha256) for i in spread]
     image_sizes = [(row.width, row.height) for row in rows]
+    if about_size:
+        print(about_size)
     if options.list:
         spec = specify(params, folder, (params.backbone, "random"))
         print(encoders_table(spec, sample, count=count, seconds=options.seconds))

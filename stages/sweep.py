@@ -20,7 +20,7 @@ from stages.features.h5 import INPUT
 from stages.heads.registry import head_with_rate
 from stages.params import Params, load, with_overrides
 from stages.sweeping import heatmap, many_heads
-from stages.training import data, history, learning_rate
+from stages.training import data, epochs, history, learning_rate
 
 EXAMPLES = "  python -m stages.sweep --lr 0.0003,0.001,0.003 --weight-decay 0,0.01,0.1 --seeds 3"
 AXES = ("lr", "weight_decay", "dropout", "label_smoothing")
@@ -70,6 +70,10 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Swe
         )
     if not len(train.y) or not len(val.y):
         raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
+    params, seeded = (
+        epochs.resolve(params, len(train.y))[0],
+        [epochs.resolve(setting, len(train.y))[0] for setting in seeded],
+    )
     command.LOG.info(_announcement(len(seeded), len(train.y), params))
     best_epochs: list[tuple[float, float, int] | None] = [None] * len(seeded)
     for index, head in many_heads.fit(params.head, head_data, settings=seeded, device=device):
@@ -86,7 +90,7 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Swe
 
 def _announcement(heads: int, images: int, params: Params) -> str:
     """What is about to be trained, and for how long at most: heads in a stack take less time than one by one."""
-    words = f"trains {heads} heads {params.head} at once, up to {counted(params.epochs, 'epochs')} on "
+    words = f"trains {heads} heads {params.head} at once, up to {counted(params.epoch_count, 'epochs')} on "
     words += counted(images, "images")
     try:
         seconds = float(json.loads((paths.TIMINGS / "train.json").read_text())["seconds"])

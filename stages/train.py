@@ -16,7 +16,7 @@ from stages.features.h5 import INPUT
 from stages.heads.registry import HEADS
 from stages.params import Params, with_overrides
 from stages.stage import run
-from stages.training import candidates, closed_form, history, learning_rate, loop, model
+from stages.training import candidates, closed_form, epochs, history, learning_rate, loop, model
 from stages.training.candidates import Competition
 from stages.training.data import HeadData, load_data
 from stages.training.model import HeadModel, TrainResult
@@ -102,6 +102,7 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
     if params.monitor == (unfit := "val_accuracy" if data.multilabel else "val_map"):
         count = "several labels" if data.multilabel else "one label"
         raise UserError(f"`monitor`: {unfit} is no score of images with {count}: set monitor=val_loss.")
+    params, about_epochs = epochs.resolve(params, len(train.y))
     device = pick_device(params.device)
     competition = candidates.compete(data, params, device) if HEADS[params.head].candidates else None
     said = [BOXES] if competition and data.boxes and not data.multilabel else []
@@ -114,6 +115,7 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
         )
     params, lr_from, about_lr = learning_rate.resolve(competition.winner if competition else params)
     origin = {"lr_from": lr_from} if lr_from else {}
+    origin |= {"epochs_from": about_epochs} if about_epochs else {}
     params = with_overrides(params, {"refit": "trainval" if refits(params, data, judged_by_folds) else "none"})
     head = competition.result if competition else fit(data, params, device)
     several = [params, *(with_seed(params, number) for number in range(1, params.seeds))]
@@ -130,7 +132,7 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
         (path, result.module, describe(name, result, data=data, params=params) | origin)
         for path, name, result in results
     ]
-    notes = "\n".join([*said, *([about_lr] if about_lr else [])])
+    notes = "\n".join([*said, *filter(None, (about_epochs, about_lr))])
     return Trained(len(train.y), head, heads, notes, competition)
 
 
@@ -225,8 +227,9 @@ def _what(params: Params) -> str:
         heads = ", ".join(HEADS[params.head].candidate_heads)
         return f"{len(several)} candidates ({heads} with several normalisations) on {counted(images, 'images')}"
     heads = f"{params.seeds} heads {params.head}" if params.seeds > 1 else params.head
-    epochs = sum(phase.epochs for phase in params.phases) or params.epochs
-    limit = "" if HEADS[params.head].closed_form else f", {counted(epochs, 'epochs')} at most"
+    params, _ = epochs.resolve(params, images)
+    most = sum(phase.epochs for phase in params.phases) or params.epoch_count
+    limit = "" if HEADS[params.head].closed_form else f", {counted(most, 'epochs')} at most"
     folds = splits.read_folds(params.dataset)
     trained_on = f"{heads} on {counted(images, 'images')}{limit}"
     return f"{trained_on}{f', and one for each of {len(folds)} folds' if folds else ''}"

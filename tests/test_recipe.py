@@ -74,7 +74,7 @@ def test_a_recipe_makes_valid_params(
     path = workplace / "params.yaml"
     (workplace / "data/none").mkdir(parents=True)
     applied(tree, recipe.knobs(name))
-    if tree["dataset"] == "folder":
+    if tree["dataset"] in ("folder", "yolo"):
         tree["root"] = str(workplace)
     if tree["dataset"] == "flickrlogos32":  # which people ask its owners for
         (workplace / tree["datasets"]["flickrlogos32"]["source"]["images"]["url"]).touch()

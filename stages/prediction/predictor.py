@@ -191,7 +191,7 @@ def _specs(described: dict[str, Any], device: torch.device, decide: Decide) -> l
                 backbone=backbone,
                 weights=weights,
                 cut=features["cut"],
-                image_size=params["image_size"],
+                image_size=provenance["image_size"] if params["image_size"] == "objects" else params["image_size"],
                 resize=params["resize"],
                 engine=provenance["engine"] if same_device else "auto",
                 precision=provenance["precision"] if same_device else "auto",

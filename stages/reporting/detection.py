@@ -7,7 +7,8 @@ import numpy as np
 
 from stages.datasets.base import Box
 from stages.errors import counted
-from stages.reporting import choose, figures, objects, predictions, words
+from stages.features import input_size
+from stages.reporting import advice, choose, figures, objects, predictions, words
 from stages.reporting.figures import Drawing
 from stages.reporting.gather import ClassRow, RunResults
 from stages.reporting.objects import AnnotatedImage, Outline
@@ -87,6 +88,8 @@ class DetectionPage:
         facts = [*words.facts(self.run), ("Objects", self._objects())]
         if self.run.part == "test":
             facts.append(words.on_validation(self.run, ("map_50", "map_50_95")))
+        if chosen := self._chosen():
+            facts.append(("Chosen for this data", chosen))
         facts.append(("Not representable", unassigned(self.run)))
         if "anchor_iou" in self.run.head["notes"]:
             facts.append(("Anchors", anchors(self.run)))
@@ -97,6 +100,7 @@ class DetectionPage:
         return {
             "rows": self._rows(),
             "mistakes": self._mistakes(),
+            "remedies": advice.remedies(self.run),
             "pairs": choose.misnamed(self.shown, self.run.head["classes"], PAIRS),
             "threshold": self.run.decide["confidence"],
             "lowest": min(LOWEST, self.run.decide["confidence"]),
@@ -149,6 +153,12 @@ class DetectionPage:
             f"{found_of} objects in {kind} images are found, and {right_of} boxes are right "
             f"(the right class and an overlap of at least one half), at {threshold}. {over_all}"
         )
+
+    def _chosen(self) -> str:
+        """What `auto` and `objects` took, and why; empty where the knobs are numbers."""
+        head = self.run.head
+        size = input_size.choose(self.run.rows)[1] if head["params"].get("image_size") == "objects" else ""
+        return "; ".join(filter(None, (size, head.get("epochs_from"))))
 
     def _caveats(self) -> list[str]:
         """What a reader must know before trusting the number."""

@@ -96,14 +96,14 @@ class _Head:
 
     def __post_init__(self) -> None:
         rate = SGD([torch.zeros(1)], lr=self.params.learning_rate)
-        self.plateau = loop.make_schedule(rate, params=self.params, epochs=self.params.epochs, steps=1)
+        self.plateau = loop.make_schedule(rate, params=self.params, epochs=self.params.epoch_count, steps=1)
 
     def lr(self, step: int, steps: int) -> float:
         """The rate of a step, counted from 0 over all epochs; `steps` is the number of steps per epoch."""
         if isinstance(self.plateau, lr_scheduler.ReduceLROnPlateau):
             return float(self.plateau.optimizer.param_groups[0]["lr"])
         return self.params.learning_rate * schedules.factor(
-            step, steps=steps, epochs=self.params.epochs, params=self.params
+            step, steps=steps, epochs=self.params.epoch_count, params=self.params
         )
 
     def note(self, epoch: Epoch) -> None:
@@ -124,7 +124,7 @@ class _Head:
         if self.diverged or self.best is None:
             return not self.diverged
         trained = len(self.history)
-        return trained < self.params.epochs and trained - self.best[1] < self.params.early_stopping_patience
+        return trained < self.params.epoch_count and trained - self.best[1] < self.params.early_stopping_patience
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,8 @@ def _train(head: str, data: HeadData, settings: Sequence[Params], device: torch.
         start = [parameter.detach() for parameter in module.head.parameters()]
         hidden = len(start[0]) if len(start) > 2 and shared.dropout else 0
         stacks = [_Stack(settings[first::count], start) for first in range(count)]
-        for number in tqdm(range(1, shared.epochs + 1), f"{len(settings)} heads", unit=" epochs", leave=False, delay=2):
+        numbers = range(1, shared.epoch_count + 1)
+        for number in tqdm(numbers, f"{len(settings)} heads", unit=" epochs", leave=False, delay=2):
             if not (active := [stack for stack in stacks if stack.active]):
                 break
             draw = _draw(shared, train, hidden)

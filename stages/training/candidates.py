@@ -199,8 +199,8 @@ def cost(head: str, size: Size, *, params: Params, device: torch.device) -> Cost
     speed = SPEEDS.get(device.type, GPU_SPEED)
     if not HEADS[head].closed_form:
         weights = params.hidden * (features + classes)
-        passes = params.epochs * rows * weights * 6 / (2 * speed)  # in float32, forward and backward
-        return Cost(passes + STEP * params.epochs * rows / params.batch_size, 16 * weights)
+        passes = params.epoch_count * rows * weights * 6 / (2 * speed)  # in float32, forward and backward
+        return Cost(passes + STEP * params.epoch_count * rows / params.batch_size, 16 * weights)
     side = min(rows, features)
     gram = 2 * rows * features * side
     operations: float

@@ -348,7 +348,7 @@ def check_provenance(provenance: Mapping[str, Any], params: Params, path: str) -
         expected: dict[str, Any] = {}
         if weights != "default":
             expected["weights"] = weights
-        if params.image_size != "auto":
+        if isinstance(params.image_size, int):
             expected["image_size"] = params.image_size
         if params.resize == "squash":
             expected["resize"] = params.resize

@@ -167,7 +167,7 @@ def start(
 
 def plan(params: Params) -> list[Phase]:
     """The phases; if there are none, a single one that trains everything."""
-    return params.phases or [Phase(epochs=params.epochs)]
+    return params.phases or [Phase(epochs=params.epoch_count)]
 
 
 def inputs(head: str, data: HeadData, *, params: Params, device: torch.device) -> dict[str, Any]:

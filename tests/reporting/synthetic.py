@@ -100,6 +100,7 @@ class Made:
             "features": FEATURES | {"views": self._view_names()},
             "knobs": {} if self.task == "classification" else {"predict": self.predict},
             "shape": [8],
+            "tap": "same",
             "params": KNOBS,
         }
         notes = {"strength": 0.1, "scale": 12.5}
@@ -221,7 +222,7 @@ KNOBS = {"dataset": "folder", "backbone": "net", "weights": "default", "cut": "p
     "epochs": 5, "lr": 1e-05, "monitor": "val_loss", "normalize": "standardize",
 }  # fmt: skip
 FEATURES = {"backbone": "net", "dtype": "float16", "precision": "float32", "batch_size": 32} | {
-    "versions": {"torch": "2.10"}, "parameters": 995_000,
+    "versions": {"torch": "2.10"}, "parameters": 995_000, "image_size": 320,
     "preprocessing": "decode|resize(9,bilinear)|center_crop(8)|normalize([0.5, 0.5, 0.5],[0.5, 0.5, 0.5])",
 }  # fmt: skip
 SPLIT = {"source": "50% / 25% / 25% of every class, seed 0", "params": {"protocol": "auto", "train": 0.5, "seed": 0}}

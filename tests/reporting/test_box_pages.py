@@ -1,5 +1,6 @@
 """The page of heads for boxes: what is found, what is missed, and what is said of it."""
 
+import json
 import re
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ import pytest
 
 from stages import paths
 from stages.errors import UserError
-from stages.reporting import choose, command, gather, page
+from stages.reporting import advice, choose, command, gather, page
 from stages.reporting.predictions import BoxPredictions, LargestPredictions
 from tests.reporting.synthetic import HOSTILE, Made
 
@@ -50,6 +51,63 @@ def test_a_class_that_is_never_found_is_named_at_the_top(detector: Made, reporte
     path.write_text("\n".join(lines) + "\n")
     run = gather.load("folder")
     assert f"AP is 0.0% for {run.classes[-1].name}:" in " ".join(page.of(run).summary().caveats)
+
+
+NOTHING = dict.fromkeys(("class", "place", "both", "double", "background", "missed"), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("costs", "recalls", "said"),
+    [
+        ({}, (0.5, 0.9), []),
+        ({"missed": 0.019}, (0.5, 0.9), []),
+        (
+            {"missed": 0.3},
+            (0.5, 0.9),
+            ["50.0% of those up to 20 pixels.*90.0% of those from 30 on. Try image_size=416"],
+        ),
+        ({"missed": 0.3}, (0.85, 0.9), ["Objects of all sizes are missed. Try epochs=auto, unfreezing the last block"]),
+        (
+            {"place": 0.1, "class": 0.2, "double": 0.05},
+            (0.9, 0.9),
+            ["wrong class.*20.0%", "overlap.*image_size=416.*1.7"],
+        ),
+        ({"background": 0.1}, (0.9, 0.9), ["images without objects"]),
+    ],
+)
+def test_the_page_says_what_would_help(
+    detector: Made, costs: dict[str, float], recalls: tuple[float, float], said: list[str]
+) -> None:
+    detector.write()
+    run = gather.load("folder")
+    groups = [{"from": 10.0, "to": 20.0, "objects": 5, "recall": recalls[0]},
+              {"from": 30.0, "to": 90.0, "objects": 5, "recall": recalls[1]}]  # fmt: skip
+    run.predictions.update({"costs": NOTHING | costs, "recall_by_size": groups})
+    sentences = advice.remedies(run)
+    overfit = [sentence for sentence in sentences if sentence.startswith("The loss is")]
+    assert len(overfit) == bool(said)  # the loss of val is 1.5 times that of train in this run
+    for sentence, pattern in zip(sentences, said, strict=False):
+        assert re.search(pattern, sentence)
+    assert len(sentences) == len(said) + len(overfit)
+
+
+def test_what_was_chosen_for_the_data_is_told(detector: Made, reported: Reported) -> None:
+    assert "Chosen for this data" not in reported()[0]
+    path = paths.HEAD / "head.json"
+    head = json.loads(path.read_text())
+    head["epochs_from"] = "epochs: auto takes 200: because"
+    head["params"]["image_size"] = "objects"
+    path.write_text(json.dumps(head))
+    (chosen,) = (
+        text for name, text in page.of(gather.load("folder")).summary().facts if name == "Chosen for this data"
+    )
+    assert "image_size: objects takes 224: nine of ten" in str(chosen) and "epochs: auto takes 200" in str(chosen)
+
+
+def test_what_would_help_stands_below_the_mistakes(detector: Made, reported: Reported) -> None:
+    html, markdown = reported()
+    assert "What would help" in html and "What would help" in markdown
+    assert "maps take 1.7 times the space" in markdown
 
 
 def test_a_higher_threshold_shows_fewer_boxes(detector: Made) -> None:
