@@ -2,17 +2,23 @@
 
 In a checkout made for it, on images with a folder a class, or on made-up ones; your own folder is only read:
 python -m tests.bench.experiment [--images FOLDER] [-S KNOB=VALUE ...] [--rounds 3]
+
+It also tells where the seconds of another learning rate go in each stage (clock/sitecustomize.py), and with --against
+COMMIT how many times as long they take as with the code of that commit, in turn.
 """
 
 import argparse
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests import checkout
@@ -31,6 +37,7 @@ def main() -> None:
         "-S", dest="knobs", action="append", default=[], metavar="KNOB=VALUE", help="as for dvc exp run"
     )
     parser.add_argument("--rounds", type=int, default=3, help="medians of them are shown")
+    parser.add_argument("--against", metavar="COMMIT", help="the code to compare another learning rate with")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         project, later = checkout.fresh(Path(folder) / "project"), Path(folder) / "later"
@@ -40,11 +47,19 @@ def main() -> None:
             make_up(project.images)
         hold_back(project.images, later, given.rounds * MORE)
         found = measure(project, later, given.knobs, given.rounds)
+        parts = anatomy(project, Path(folder) / "clock")
+        against = compare(project, Path(folder), given.against, given.knobs, given.rounds) if given.against else {}
     print("|  | seconds (median) | each |", "| --- | --- | --- |", sep="\n")
     for what, seconds in found.items():
         print(f"| {what} | {median(seconds):.1f} | {', '.join(f'{one:.1f}' for one in seconds)} |")
+    print("", "| of one | start | imports | reading | writing | work | all |", "|---" * 7 + "|", sep="\n")
+    for stage, values in parts.items():
+        print(f"| {stage} | {' | '.join(f'{value:.2f}' for value in values.values())} |")
+    for what, seconds in against.items():
+        print(f"{what}: {median(seconds):.2f} ({', '.join(f'{one:.2f}' for one in seconds)})")
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps({"images": str(given.images), "knobs": given.knobs, "seconds": found}, indent=1) + "\n")
+    told = {"images": str(given.images), "knobs": given.knobs, "seconds": found, "parts": parts, "against": against}
+    OUT.write_text(json.dumps(told, indent=1) + "\n")
 
 
 def make_up(images: Path) -> None:
@@ -85,6 +100,46 @@ def measure(project: Project, later: Path, knobs: list[str], rounds: int) -> dic
         found[kinds[2]].append(timed(project, "dvc", "repro"))
         found[kinds[3]].append((project.home / "reports/metrics.json").stat().st_mtime - started)
     return found
+
+
+def anatomy(project: Project, folder: Path) -> dict[str, dict[str, float]]:
+    """Where the seconds of another learning rate go, stage by stage, and what DVC takes around them."""
+    folder.mkdir()
+    project.commit("before the anatomy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).with_name("clock")))
+        patch.setenv("COLDCUT_CLOCK", str(folder))
+        total = timed(project, "dvc", "exp", "run", "-S", "lr=0.00073")
+    stages = [json.loads(path.read_text()) for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)]
+    parts = {}
+    for values in stages:
+        name, everything = values.pop("stage"), values.pop("all")
+        parts[name] = {**values, "work": everything - sum(values.values()), "all": everything}
+    outside = total - sum(values["all"] for values in parts.values())
+    return parts | {
+        "DVC": {"start": 0.0, "imports": 0.0, "reading": 0.0, "writing": 0.0, "work": outside, "all": outside}
+    }
+
+
+def compare(project: Project, folder: Path, commit: str, knobs: list[str], rounds: int) -> dict[str, list[float]]:
+    """Seconds of another learning rate with the code of a commit and with that of now, in turn, and their ratio."""
+    source = folder / "source"
+    subprocess.run(["git", "clone", "-q", str(checkout.REPO), str(source)], check=True)
+    subprocess.run(["git", "checkout", "-q", commit], cwd=source, check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import sys; from pathlib import Path; from tests import checkout\n"
+         "checkout.fresh(Path(sys.argv[1]))", str(folder / "before/project")], cwd=source, check=True,
+    )  # fmt: skip
+    before = Project(folder / "before/project")
+    settings = [part for knob in ["dataset=folder", f"root={project.images}", *knobs] for part in ("-S", knob)]
+    before.run("dvc", "exp", "run", *settings)
+    seconds: dict[str, list[float]] = {commit: [], "now": []}
+    for number in range(rounds):
+        for name, one in ((commit, before), ("now", project)):
+            one.commit("before another learning rate")
+            seconds[name].append(timed(one, "dvc", "exp", "run", "-S", f"lr={0.0021 + 0.0004 * number:.4f}"))
+    ratios = [now / then for now, then in zip(seconds["now"], seconds[commit], strict=True)]
+    return seconds | {"now, in multiples of that": ratios}
 
 
 def timed(project: Project, *command: str) -> float:

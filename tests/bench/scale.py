@@ -45,7 +45,7 @@ HEADS = ("linear", "mlp", "auto")
 NUMBERS, ROW_CLASSES = 1280, 100
 ROW_KNOBS = {"dataset": "folder", "backbone": "efficientnet_lite0", "epochs": 10, "refit": "none"}
 BOUND = 4096  # MB of their own that the stages of a head may hold
-EVERY = 0.05  # seconds between two looks at the memory
+EVERY = 0.2  # seconds between two looks at the memory
 
 
 class Cost(NamedTuple):
