@@ -24,6 +24,7 @@ from stages.params import Params
 from stages.training import loop, losses, schedules
 from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch, score
+from stages.training.mapped import MappedFeatures
 from stages.training.model import HeadModel, TrainResult, assemble, stored_knobs
 
 STACKABLE = ("linear", "mlp")  # heads that `_Stack` can train: one linear layer, or two with a ReLU and dropout between
@@ -307,8 +308,8 @@ def _train(head: str, data: HeadData, settings: Sequence[Params], device: torch.
 
 def _standardized(split: SplitData, module: HeadModel) -> SplitData:
     """The split with normalised vectors, as the layers of the head take them."""
-    assert isinstance(split.x, torch.Tensor)  # vectors
-    return replace(split, x=module.standardize(split.x.flatten(0, 1)).view_as(split.x))
+    x = split.x.load().float() if isinstance(split.x, MappedFeatures) else split.x
+    return replace(split, x=module.standardize(x.flatten(0, 1)).view_as(x))
 
 
 def _draw(params: Params, train: SplitData, hidden: int) -> _Draw:

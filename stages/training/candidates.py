@@ -34,7 +34,7 @@ DOUBLE = 8  # bytes
 
 
 class Size(NamedTuple):
-    """The size of a problem: vectors of train with all views, numbers in each, classes, and where the vectors are."""
+    """The size of a problem: vectors of train with all views, numbers in each, classes; whether they stay on disk."""
 
     rows: int
     features: int
@@ -174,7 +174,8 @@ def size(data: HeadData) -> Size:
     """The size of the problem that the train split is."""
     images, views = data.splits["train"].x.shape[:2]
     features = data.shape[-1] if len(data.shape) == 2 else data.shape[0]  # tokens (T, D); else (D,) or maps (D, H, W)
-    return Size(images * views, features, len(data.classes), isinstance(data.splits["train"].x, MappedFeatures))
+    read_in_blocks = isinstance(data.splits["train"].x, MappedFeatures) and not data.multilabel
+    return Size(images * views, features, len(data.classes), read_in_blocks)
 
 
 def too_much(expected: Cost) -> str:

@@ -1,8 +1,11 @@
 """Heads trained at once are the heads that training gives one by one."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +13,7 @@ from stages.params import Params
 from stages.sweeping import many_heads
 from stages.training import loop
 from stages.training.data import HeadData, SplitData
+from stages.training.mapped import MappedFeatures
 from stages.training.model import TrainResult
 
 CPU = torch.device("cpu")
@@ -168,3 +172,19 @@ def test_the_test_part_plays_no_part(turned: Make) -> None:
     settings = varied(turned(head="linear"), lr=[0.01, 0.02])
     first, two = (dict(many_heads.fit("linear", some, settings=settings, device=CPU)) for some in (data, second))
     assert [head.history for head in first.values() if head] == [head.history for head in two.values() if head]
+
+
+def test_vectors_on_the_disk_are_those_of_memory(turned: Make, tmp_path: Path) -> None:
+    """A sweep of a large set loads what one head alone reads batch by batch."""
+    data = toy(views=3)
+    layers = {name: np.memmap(tmp_path / name, np.float32, "w+", shape=tuple(split.x.shape))
+              for name, split in data.splits.items()}  # fmt: skip
+    for name, layer in layers.items():
+        layer[:] = data.splits[name].x  # type: ignore[assignment]
+    mapped = {name: replace(split, x=MappedFeatures([layers[name]], list(range(len(split.y)))))
+              for name, split in data.splits.items()}  # fmt: skip
+    settings = varied(turned(head="linear", epochs=2), lr=[0.01, 0.1])
+    memory, disk = (dict(many_heads.fit("linear", one, settings=settings, device=CPU))
+                    for one in (data, replace(data, splits=mapped)))  # fmt: skip
+    for first, second in zip(memory.values(), disk.values(), strict=True):
+        assert first and second and first.history == second.history
