@@ -81,7 +81,7 @@ def entries() -> list[Entry]:
         *home.rglob(f"*{files.TEMPORARY}"),
         *(paths.main_checkout() / "cache/features").rglob(f"*{files.TEMPORARY}"),
     ]
-    leftovers += images.glob(f"*/*{UNPACKING}") if images.is_dir() else []
+    leftovers += images.glob(f"*/*/*{UNPACKING}")  # beside what archives and shards become
     return [
         *(Entry("features", path, _described(path), frozenset([path.name])) for path in features),
         *(

@@ -72,3 +72,11 @@ def test_a_forecast_knows_the_last_speed_of_the_same_network(workplace: Path) ->
     assert forecast.last_speed("a", "pooled") == 268 and forecast.last_speed("b", "pooled") is None
     said = forecast.describe({"pooled": ((1280,), "f2")}, images=9144, views=1, missing=9144, speed=268)
     assert said == "9,144 images × 1,280 × float16 = 23.4 MB, about 34 s at 268 images/s; 9,144 rows missing"
+
+
+def test_images_that_were_unpacked_by_half_are_leftovers(filled: dict[str, Path]) -> None:
+    half = paths.unpacked("caltech101") / "0123456789abcdef" / "caltech-101.zip.01234567.unpacking"
+    (half / "ant").mkdir(parents=True)
+    for path in (half / "ant", half):
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - WEEKS))
+    assert half in [entry.path for entry in store.unreferenced(7)]

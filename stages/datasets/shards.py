@@ -22,6 +22,7 @@ from stages.datasets.unpack_parquet import unpack_parquet
 from stages.errors import UserError, listed
 
 STATE = ".shards/shards.json"  # in a hidden folder, which no reader of datasets enters
+UNPACKED = ".unpacked"  # a shard before it has its name
 NUMBER = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]{6,})?$")  # 00003, -00003-of-00016, -00003-of-00016-a1b2c3d4e5f6
 
 
@@ -63,9 +64,12 @@ def _mirror(home: Path, root: Path, shards: dict[str, list[int]], names: dict[st
         print(f"unpacking {path}", flush=True)
         state.pop(path, None)
         _write_state(home, state)  # before the folder goes: a killed run must not leave an old stamp
-        shutil.rmtree(home / names[path], ignore_errors=True)
         unpacker: Callable[[Path, Path], None] = unpack_parquet if path.lower().endswith(".parquet") else unpack
-        unpacker(root / path, home / names[path])
+        for old in (home / names[path], home / UNPACKED):
+            shutil.rmtree(old, ignore_errors=True)
+        unpacker(root / path, home / UNPACKED)
+        (home / names[path]).parent.mkdir(parents=True, exist_ok=True)
+        (home / UNPACKED).rename(home / names[path])
         state[path] = stamp
         _write_state(home, state)
     _remove_others(home, set(names.values()))
