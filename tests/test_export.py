@@ -19,12 +19,13 @@ from safetensors.torch import save_file
 from stages import export, paths
 from stages.backbones import zoo
 from stages.backbones.licences import licence
-from stages.boxes.geometry import Detections, suppress
+from stages.boxes.geometry import Detections
 from stages.errors import UserError
 from stages.exporting import card, check, formats, suppression
 from stages.exporting.network import ExportedNetwork
 from stages.images.decode import decode, prepare
 from stages.prediction import answers, predictor
+from stages.training.ground_truth import merge_views
 from stages.training.model import load_head
 from tests import trained
 from tests.test_predict import merged
@@ -48,6 +49,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "largest": {**OBJECTS, "head": "largest"},
     "detector": {**OBJECTS, "head": "anchors", "precision": "bfloat16", "decide": {"confidence": 0.05}},
     "multiscale": {**OBJECTS, "head": "multiscale", "cut": "pyramid", "backbone": "resnet18"},
+    "votes": {**OBJECTS, "head": "multiscale", "cut": "pyramid", "backbone": "resnet18", "decide": {"merge": "vote"}},
 }
 THREE = ("classifier", "largest", "detector")  # that every format is tried on
 QUICK = [
@@ -153,6 +155,7 @@ def far_apart() -> None:
     [
         ("detector", "onnx"),
         ("multiscale", "onnx"),
+        ("votes", "onnx"),
         ("largest", "onnx"),
         pytest.param("detector", "openvino", marks=pytest.mark.slow),
         pytest.param("multiscale", "openvino", marks=pytest.mark.slow),
@@ -203,16 +206,18 @@ def test_a_file_that_suppresses_otherwise_is_not_written(
     assert not list(Path("there").iterdir())
 
 
+@pytest.mark.parametrize("merge", ["nms", "vote"])
 @pytest.mark.parametrize("confidence", [0.0, 0.3, 0.9])
-def test_what_remains_is_what_evaluation_keeps(confidence: float) -> None:
+def test_what_remains_is_what_evaluation_keeps(confidence: float, merge: str) -> None:
     generator = torch.Generator().manual_seed(1)
     corners = torch.rand((3, 200, 2, 2), generator=generator).sort(dim=2).values.flatten(2) * 64
     scores = torch.rand((3, 200, 4), generator=generator) ** 4
-    selection = suppression.select(corners, scores, iou=0.3, confidence=confidence)
+    corners[:, 1::2] = corners[:, ::2] * (1 + torch.rand((3, 100, 1), generator=generator) / 10)  # nearly the same
+    selection = suppression.select(corners, scores, iou=0.3, confidence=confidence, votes=merge == "vote")
     for image in range(3):
-        pairs = (scores[image] >= max(confidence, 0.001)).nonzero()
+        pairs = (scores[image] >= 0.001).nonzero()
         detections = Detections(corners[image][pairs[:, 0]], scores[image][pairs[:, 0], pairs[:, 1]], pairs[:, 1])
-        expected = suppress(detections, 0.3, 100)
+        expected = answers.confident(merge_views([detections], 0.3, merge), confidence, None)
         filled = selection.scores[image] > 0
         torch.testing.assert_close(selection.scores[image][filled], expected.scores)
         torch.testing.assert_close(selection.boxes[image][filled], expected.boxes)

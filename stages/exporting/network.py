@@ -84,7 +84,10 @@ class OutputLayer(nn.Module):
         inside = boxes.clamp(0, self.size) if self.whole else boxes
         if isinstance(self.options, LargestOptions):  # predicts one class of its box
             scores = torch.where(scores >= scores.amax(2, keepdim=True), scores, 0.0)
-        return suppression.select(inside, scores, iou=self.decide.nms_iou, confidence=self.decide.confidence)
+        decide = self.decide
+        return suppression.select(
+            inside, scores, iou=decide.nms_iou, confidence=decide.confidence, votes=decide.merge == "vote"
+        )
 
 
 class ExportedNetwork(nn.Module):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from stages.boxes import dense, ops
+from stages.boxes.geometry import VOTING
 from stages.metrics.detection import MOST
 
 NO_CLASS = -1  # the label of a place that no box fills
@@ -31,7 +32,9 @@ class Selection(NamedTuple):
     labels: torch.Tensor
 
 
-def select(boxes: torch.Tensor, scores: torch.Tensor, *, iou: float, confidence: float) -> Selection:
+def select(
+    boxes: torch.Tensor, scores: torch.Tensor, *, iou: float, confidence: float, votes: bool = False
+) -> Selection:
     """The boxes that predict prints: the best candidates, suppressed class by class, and the best of what remains.
 
     Args:
@@ -39,18 +42,39 @@ def select(boxes: torch.Tensor, scores: torch.Tensor, *, iou: float, confidence:
         scores: (N, P, C).
         iou: of two boxes of a class that overlap by more than this, the one with the lower score is dropped.
         confidence: the least score.
+        votes: whether boxes that remain become means of those around them, as with `merge: vote`.
     """
     classes, pairs = scores.shape[2], scores.shape[1] * scores.shape[2]
     least = scores.flatten(1).topk(min(dense.MOST, pairs)).values[:, -1]
-    candidates = torch.where(scores >= least[:, None, None], scores, 0.0)
+    candidates = torch.where(scores >= least[:, None, None].clamp(min=dense.FLOOR), scores, 0.0)
     remain = torch.ops.coldcut.survivors(boxes, candidates, iou, max(confidence, dense.FLOOR))
     best, index = torch.where(remain, candidates, 0.0).flatten(1).topk(min(MOST, pairs))
     filled, places = best > 0, (index // classes)[..., None].expand(-1, -1, 4)
-    return Selection(
-        torch.where(filled[..., None], boxes.gather(1, places), 0.0),
-        best,
-        torch.where(filled, index % classes, NO_CLASS),
-    )
+    chosen, labels = boxes.gather(1, places), index % classes
+    if votes:
+        chosen = _voted(chosen, labels, boxes, candidates)
+    return Selection(torch.where(filled[..., None], chosen, 0.0), best, torch.where(filled, labels, NO_CLASS))
+
+
+def _voted(chosen: torch.Tensor, labels: torch.Tensor, boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """`geometry.vote` in tensors of a fixed shape: the boxes (N, K, 4), each moved to the mean of those around it.
+
+    Args:
+        chosen: (N, K, 4).
+        labels: (N, K).
+        boxes: (N, P, 4), all of them.
+        scores: (N, P, C).
+    """
+    low = torch.maximum(chosen[:, :, None, :2], boxes[:, None, :, :2])
+    high = torch.minimum(chosen[:, :, None, 2:], boxes[:, None, :, 2:])
+    common = (high - low).clamp(min=0).prod(3)  # (N, K, P)
+    areas, others = ((corners[..., 2:] - corners[..., :2]).prod(2) for corners in (chosen, boxes))
+    union = areas[:, :, None] + others[:, None] - common
+    near = (common > 0) & (common >= VOTING * union)
+    of_class = scores.transpose(1, 2).gather(1, labels[..., None].expand(-1, -1, boxes.shape[1]))
+    weights = torch.where(near, of_class, 0.0)
+    total = weights.sum(2, keepdim=True)
+    return torch.where(total > 0, weights @ boxes / total.clamp(min=dense.FLOOR), chosen)
 
 
 @torch.library.custom_op("coldcut::survivors", mutates_args=())
