@@ -44,6 +44,13 @@ class SweepRow:
     val_accuracy: float | None = None
     val_accuracy_sd: float | None = None
     best_epoch: float | None = None
+    val_map: float | None = None
+    val_map_sd: float | None = None
+
+    @property
+    def choice(self) -> float | None:
+        """Accuracy, or mAP where images have several labels."""
+        return self.val_accuracy if self.val_map is None else self.val_map
 
 
 def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[SweepRow]:
@@ -63,11 +70,6 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Swe
     seeded = [vary(setting, "seed", params.seed + number) for setting in settings for number in range(seeds)]
     head_data, device = data.load_data(params), pick_device(params.device)
     train, val = head_data.splits["train"], head_data.splits["val"]
-    if head_data.multilabel:
-        raise UserError(
-            f"`sweep` trains heads that name one class per image, and images of {params.dataset} have several labels: "
-            "try settings one by one, such as `dvc exp run -S lr=0.003`."
-        )
     if not len(train.y) or not len(val.y):
         raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")
     params, seeded = (
@@ -79,9 +81,10 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Swe
     for index, head in many_heads.fit(params.head, head_data, settings=seeded, device=device):
         if head:
             best = head.history[head.best_epoch - 1]
-            best_epochs[index] = best.val_loss, best.val_accuracy or 0.0, head.best_epoch
+            best_epochs[index] = best.val_loss, best.choice, head.best_epoch
     results = [best_epochs[first : first + seeds] for first in range(0, len(seeded), seeds)]
-    rows = sorted(map(_row, settings, results), key=lambda row: _score(row, params.monitor))
+    rows = [_row(*row, several=head_data.multilabel) for row in zip(settings, results, strict=True)]
+    rows = sorted(rows, key=lambda row: _score(row, params.monitor))
     if rows[0].val_loss is None:
         raise UserError(f"The loss of all {len(rows)} settings is not finite: try smaller values of `--lr`.")
     _write(rows, params, axes)
@@ -149,15 +152,17 @@ def train_command(best: SweepRow, params: Params) -> str:
 def table(rows: Sequence[SweepRow]) -> list[list[str]]:
     """The cells of a table, its header first. lr and weight decay always have a column, other axes if they vary."""
     axes = [name for name in AXES if name in AXES[:2] or len({getattr(row, name) for row in rows}) > 1]
-    head = [*axes, "val accuracy", "val cross-entropy", "best epoch"]
+    score = "val accuracy" if rows[0].val_map is None else "val mAP"
+    head = [*axes, score, "val cross-entropy", "best epoch"]
     return [head] + [[*(f"{getattr(row, name):g}" for name in axes), *_results(row)] for row in rows]
 
 
 def _results(row: SweepRow) -> list[str]:
-    if row.val_loss is None or row.val_accuracy is None:
+    if row.val_loss is None or row.choice is None:
         return ["diverged", "", ""]
-    spread = "" if row.val_accuracy_sd is None else f" ± {row.val_accuracy_sd:.2%}"
-    return [f"{row.val_accuracy:.2%}{spread}", f"{row.val_loss:.4f}", f"{row.best_epoch:g}"]
+    deviation = row.val_accuracy_sd if row.val_map is None else row.val_map_sd
+    spread = "" if deviation is None else f" ± {deviation:.2%}"
+    return [f"{row.choice:.2%}{spread}", f"{row.val_loss:.4f}", f"{row.best_epoch:g}"]
 
 
 def _parse(name: str, text: str) -> list[float]:
@@ -174,27 +179,31 @@ def _parse(name: str, text: str) -> list[float]:
     return list(dict.fromkeys(values))
 
 
-def _row(params: Params, results: Sequence[tuple[float, float, int] | None]) -> SweepRow:
+def _row(params: Params, results: Sequence[tuple[float, float, int] | None], *, several: bool) -> SweepRow:
     """The means over the seeds of a setting."""
     setting = {name: getattr(params, name) for name in AXES} | {"seeds": len(results)}
     converged = [result for result in results if result]
     if len(converged) < len(results):
         return SweepRow(**setting)
-    loss, accuracy, epoch = (list(values) for values in zip(*converged, strict=True))
-    return SweepRow(**setting, val_loss=mean(loss), val_accuracy=mean(accuracy), best_epoch=mean(epoch),
-               val_accuracy_sd=stdev(accuracy) if len(accuracy) > 1 else None)  # fmt: skip
+    loss, score, epoch = (list(values) for values in zip(*converged, strict=True))
+    name, deviation = "val_map" if several else "val_accuracy", stdev(score) if len(score) > 1 else None
+    means = {"val_loss": mean(loss), "best_epoch": mean(epoch), name: mean(score), f"{name}_sd": deviation}
+    return SweepRow(**setting, **means)
 
 
 def _score(row: SweepRow, monitor: str) -> tuple[float, float]:
     """A key that sorts the rows, best first; those that diverged come last."""
-    if row.val_loss is None or row.val_accuracy is None:
+    if row.val_loss is None or row.choice is None:
         return float("inf"), 0.0
-    return history.score(row.val_loss, row.val_accuracy, monitor=monitor)
+    return history.score(row.val_loss, row.val_accuracy, monitor=monitor, map=row.val_map)
 
 
 def _write(rows: Sequence[SweepRow], params: Params, axes: Mapping[str, str | None]) -> None:
     """The table, the heat map and the page."""
-    files.write_csv(CSV, list(asdict(rows[0])), map(asdict, rows), digits=6)
+    other = "val_accuracy" if rows[0].val_map is not None else "val_map"  # of the other kind of labels
+    header = [name for name in asdict(rows[0]) if not name.startswith(other)]
+    cells = ({name: value for name, value in asdict(row).items() if name in header} for row in rows)
+    files.write_csv(CSV, header, cells, digits=6)
     points = [(row.lr, row.weight_decay, getattr(row, params.monitor)) for row in rows]
     files.write_bytes(MAP, heatmap.draw(points, params.monitor))
     files.write_text(PAGE, page(rows, params, axes))

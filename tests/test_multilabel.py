@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -22,6 +23,8 @@ from stages.heads.registry import HEADS
 from stages.params import Params, from_tree, load
 from stages.prediction import answers, predictor
 from stages.reporting import gather
+from stages.sweeping import many_heads
+from stages.training import loop
 from stages.training.data import load_data
 from tests import defaults
 from tests.conftest import merged
@@ -194,8 +197,6 @@ def test_task_auto_is_checked_where_the_data_is_known(made: Any) -> None:
 
 def test_commands_that_do_not_know_several_labels_say_so(made: Any) -> None:
     made(head="mlp")
-    with pytest.raises(UserError, match=r"`sweep` trains heads that name one class per image"):
-        sweep.main(load(), dict.fromkeys(sweep.AXES), 1)
     with pytest.raises(UserError, match=r"`label` asks for one class per image"):
         label.main(argparse.Namespace(apply=None, number=5, random=False, open=False))
     params = load()
@@ -222,6 +223,30 @@ def test_without_a_test_split_validation_is_judged(made: Any, monkeypatch: pytes
         assert "There is no test split" in (paths.REPORTS / "report.md").read_text()
     finally:
         paths.split("csv").write_text(kept)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"loss": "focal", "class_weights": "balanced", "label_smoothing": 0.1}])
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_a_sweep_trains_the_heads_that_train_gives(made: Any, head: str, knobs: dict[str, Any]) -> None:
+    made(head=head, monitor="val_map", epochs=5, **knobs)
+    params, device = load(), torch.device("cpu")
+    data = load_data(params)
+    data.splits["train"].y[::7, 1] = -1
+    ((_, stacked),) = many_heads.fit(head, data, settings=[params], device=device)
+    alone = loop.fit(head, data, params=params, device=device)
+    assert stacked is not None
+    for one, other in zip(alone.history, stacked.history, strict=True):
+        assert (one.train_loss, one.val_loss, one.val_map) == pytest.approx(
+            (other.train_loss, other.val_loss, other.val_map), rel=1e-3, abs=1e-4
+        )
+
+
+def test_a_sweep_is_sorted_by_map(made: Any) -> None:
+    made(head="linear", monitor="val_map", epochs=3)
+    rows = sweep.main(load(), dict.fromkeys(sweep.AXES) | {"lr": "0.0001,0.01", "weight_decay": "0"}, 2)
+    scores = [row.val_map or 0 for row in rows]
+    assert scores == sorted(scores, reverse=True) and rows[0].val_accuracy is None and rows[0].val_map_sd is not None
+    assert "val mAP" in sweep.PAGE.read_text() and "val_map_sd" in sweep.CSV.read_text().splitlines()[0]
 
 
 def test_compare_counts_missed_and_added_labels(made: Any) -> None:

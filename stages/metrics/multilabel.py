@@ -99,13 +99,30 @@ def eleven(curve: Curve) -> float:
 
 def average_precisions(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """(C,) the area under each class's curve; nan for a class that no image has."""
-    found = curves(scores, labels)
-    return torch.tensor([area(curve) if curve.positives else torch.nan for curve in found], dtype=torch.float64)
+    return stacked_average_precisions(scores.T[None], labels)[0]
+
+
+def stacked_average_precisions(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(heads, C) float64: the area under the curve of each class, for the scores of many heads at once; else nan.
+
+    Args:
+        scores: (heads, C, N).
+        labels: (N, C).
+    """
+    values, order = scores.sort(dim=2, descending=True, stable=True)
+    of_order = labels.T[None].expand_as(scores).gather(2, order)
+    hits, known = (of_order == 1).double(), (of_order != UNKNOWN).double()
+    places = torch.arange(scores.shape[2], device=scores.device).expand_as(order)
+    ends = torch.ones_like(of_order, dtype=torch.bool)
+    ends[..., :-1] = values[..., :-1] != values[..., 1:]
+    last = places.where(ends, scores.shape[2]).flip(2).cummin(2).values.flip(2)  # of the images of one score
+    precision = (hits.cumsum(2) / known.cumsum(2).clamp(min=1)).gather(2, last)
+    return (hits * precision).sum(2) / hits.sum(2)
 
 
 def mean_average_precision(scores: torch.Tensor, labels: torch.Tensor) -> float:
     """The mean over classes, as scikit-learn's average_precision_score with average="macro"; 0 without any."""
-    return _mean(average_precisions(scores, labels))
+    return _mean(average_precisions(scores, labels).cpu())
 
 
 def bootstrap(scores: torch.Tensor, labels: torch.Tensor, *, seed: int = 0) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from torch.optim import lr_scheduler
 from tqdm import tqdm
 
 from stages.heads.optimizers import SGD
+from stages.metrics.multilabel import UNKNOWN, stacked_average_precisions
 from stages.params import Params
 from stages.training import loop, losses, schedules
 from stages.training.data import HeadData, SplitData
@@ -115,7 +116,7 @@ class _Head:
         self.history.append(epoch)
         if isinstance(self.plateau, lr_scheduler.ReduceLROnPlateau):
             self.plateau.step(epoch.val_loss)
-        epoch_score = score(epoch.val_loss, epoch.val_accuracy, monitor=self.params.monitor)
+        epoch_score = score(epoch.val_loss, epoch.val_accuracy, monitor=self.params.monitor, map=epoch.val_map)
         if self.best is None or epoch_score < self.best[0]:
             self.best = epoch_score, epoch.epoch, [weight.clone() for weight in self.weights]
 
@@ -175,15 +176,18 @@ class _Stack:
             train: normalised vectors.
             val: normalised vectors.
             draw: the random choices of the epoch.
-            class_weights: (C,) or None.
+            class_weights: (C,) or None; (2, C) of several labels.
         """
         rates = [head.lr((number - 1) * len(draw.batches), len(draw.batches)) for head in self.active]
         trained, val_scores = self._train(number, train, draw, class_weights), self._evaluate(val)
         for head, lr, *row in zip(
             self.active, rates, *(values.tolist() for values in (*trained, *val_scores)), strict=True
         ):
-            train_loss, train_accuracy, val_loss, val_accuracy = row
-            head.note(Epoch(number, 1, lr, train_loss, val_loss, train_accuracy, val_accuracy))
+            train_loss, train_accuracy, val_loss, val_score = row
+            if train.y.ndim == 2:
+                head.note(Epoch(number, 1, lr, train_loss, val_loss, val_map=val_score))
+            else:
+                head.note(Epoch(number, 1, lr, train_loss, val_loss, train_accuracy, val_score))
         self._drop_stopped()
 
     def _train(
@@ -199,17 +203,28 @@ class _Stack:
             self._backward(x, hidden, mask, gradient)
             self._update((number - 1) * steps + step, steps)
             loss_sum += loss * len(rows)
-            hits += _hits(logits, labels)
+            hits += _hits(logits, labels) if labels.ndim == 1 else 0
         return loss_sum / len(train.y), hits / len(train.y)
 
     def _evaluate(self, split: SplitData) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy and accuracy on the evaluation views of a split, (active,) each."""
+        """Cross-entropy and accuracy (mAP of several labels) on the evaluation views of a split, (active,) each."""
+        if split.y.ndim == 2:
+            return self._evaluate_labels(split)
         loss_sum, hits = torch.zeros(2, len(self.active), device=split.x.device)
         for x, labels in zip(split.evaluation_vectors.split(ROWS), split.y.split(ROWS), strict=True):  # type: ignore[no-untyped-call]
             _, logits = self._forward(x, None)
             loss_sum += F.cross_entropy(logits, labels.expand(len(logits), -1), reduction="none").sum(1)
             hits += _hits(logits, labels)
         return loss_sum / len(split.y), hits / len(split.y)
+
+    def _evaluate_labels(self, split: SplitData) -> tuple[torch.Tensor, torch.Tensor]:
+        """Binary cross-entropy and mAP of several labels, (active,) each."""
+        blocks = split.evaluation_vectors.split(ROWS)  # type: ignore[no-untyped-call]
+        logits, known = torch.cat([self._forward(x, None)[1] for x in blocks], 2), (split.y != UNKNOWN).T
+        targets = (split.y == 1).T.to(logits.dtype).expand_as(logits)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        loss = (losses * known).sum((1, 2)) / known.sum().clamp(min=1)
+        return loss, stacked_average_precisions(logits, split.y).nanmean(1).nan_to_num().to(loss.dtype)
 
     def _forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor]:
         """For inputs (N, D) the input of the second layer (heads, hidden, N), or None, and the logits (heads, C, N)."""
@@ -282,7 +297,11 @@ def _descend(head: _Head, lr: float, count: torch.Tensor) -> None:
 def _train(head: str, data: HeadData, settings: Sequence[Params], device: torch.device) -> list[TrainResult | None]:
     """Trains heads that share random numbers and loss; the results are in the order of the settings."""
     shared, (train, val) = settings[0], (data.splits[name].to(device) for name in ("train", "val"))
-    class_weights = losses.class_weights(train.y, len(data.classes), shared.class_weights)
+    class_weights = (
+        losses.label_weights(train.y, shared.class_weights)
+        if data.multilabel
+        else losses.class_weights(train.y, len(data.classes), shared.class_weights)
+    )
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     count = min(len(settings), max(workers, -(-len(settings) // STACK))) if device.type == "cpu" else 1
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _pool(workers) as pool:
@@ -316,7 +335,7 @@ def _draw(params: Params, train: SplitData, hidden: int) -> _Draw:
     """The random choices of an epoch, in the order in which `loop.fit` makes them; `hidden` is 0 without dropout."""
     images, views = train.x.shape[:2]
     device = train.x.device
-    image_views = torch.randint(views, (images,)).to(device) if views > 1 else torch.zeros_like(train.y)
+    image_views = torch.randint(views, (images,)).to(device) if views > 1 else torch.zeros(images).long().to(device)
     batches = torch.randperm(images).to(device).split(params.batch_size)  # type: ignore[no-untyped-call]
     if not hidden:
         return _Draw(batches, image_views, [None] * len(batches))

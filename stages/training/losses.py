@@ -57,13 +57,15 @@ def stacked(
 
     Args:
         logits: (heads, C, N).
-        labels: (N,).
+        labels: (N,); or (N, C) of several labels, with the loss of `labels_loss`.
         params: see `loss`.
-        weights: (C,) or None.
+        weights: (C,) or None; (2, C) of several labels.
 
     Returns:
         (heads,) and (heads, C, N).
     """
+    if labels.ndim == 2:
+        return _stacked_labels(logits, labels, params=params, weights=weights)
     if params.loss == "focal":
         of_head = torch.func.grad_and_value(
             lambda head_logits: loss(head_logits.T, labels, params=params, weights=weights)
@@ -77,6 +79,26 @@ def stacked(
     share = weight / weight.sum()
     value = -(logits.log_softmax(1).flatten(1) @ (share * target).flatten())
     return value, logits.softmax(1).sub_(target).mul_(share)
+
+
+def _stacked_labels(
+    logits: torch.Tensor, labels: torch.Tensor, *, params: Params, weights: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The binary cross-entropy of each of many heads and its gradient, share (p - q); focal loss by autograd."""
+    if params.loss == "focal":
+        of_head = torch.func.grad_and_value(
+            lambda head_logits: labels_loss(head_logits.T, labels, params=params, weights=weights)
+        )
+        gradient, value = torch.func.vmap(of_head)(logits)
+        return value, gradient
+    present = (labels == 1).T
+    target = present * (1 - params.label_smoothing) + params.label_smoothing / 2
+    share = (labels != UNKNOWN).T.to(logits.dtype)
+    if weights is not None:
+        share = share * torch.where(present, weights[1][:, None], weights[0][:, None])
+    share = share / share.sum().clamp(min=torch.finfo(logits.dtype).tiny)
+    losses = F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="none")
+    return (losses * share).sum((1, 2)), logits.sigmoid().sub_(target).mul_(share)
 
 
 def label_weights(labels: torch.Tensor, weighting: str) -> torch.Tensor | None:

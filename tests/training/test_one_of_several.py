@@ -36,6 +36,7 @@ def one_of_several(data: HeadData) -> HeadData:
 def assert_alike(data: HeadData, head: str, params: Any) -> None:
     one, several = top1(data, head, params), top1(one_of_several(data), head, params)
     count = len(data.splits["test"].y)
+    print(f"{head}: top-1 {one:.3f} with one label, {several:.3f} as one of several")
     assert several > one - NOISE * (2 * one * (1 - one) / count) ** 0.5, (one, several)
 
 
@@ -56,13 +57,14 @@ def test_clusters(head: str, params: Any, workplace: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_the_logos(head: str, params: Any, workplace: Path) -> None:
+def test_the_logos(params: Any, workplace: Path) -> None:
     (workplace / "data/none").mkdir(parents=True)
-    chosen = params(dataset="logos", root="data/none", epochs=30, datasets={"logos": {"scenes": 16}})
+    chosen = params(dataset="logos", root="data/none", epochs=30, datasets={"logos": {"scenes": 12}})
     try:
         for stage in (download, index, split, extract):
             stage.main(chosen)
     except UserError as error:
         pytest.skip(f"the marks or the weights cannot be had: {error}")
-    assert_alike(load_data(chosen), head, chosen)
+    data = load_data(chosen)
+    for head in ("linear", "mlp"):
+        assert_alike(data, head, chosen)
