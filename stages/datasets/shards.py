@@ -10,8 +10,9 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages import files, paths
@@ -43,8 +44,12 @@ def folder(dataset: str, root: Path, suffixes: Sequence[str]) -> Path:
     if not shards:
         raise UserError(f"`root`: {root} holds no shard of dataset {dataset}: expected {' or '.join(suffixes)}.")
     names = {path: _without(path, suffixes) for path in shards}
-    if same := sorted(path for path in shards if list(names.values()).count(names[path]) > 1)[:2]:
+    taken = Counter(names.values())
+    if same := sorted(path for path in shards if taken[names[path]] > 1)[:2]:
         raise UserError(f"`root`: {listed(same)} are two shards of one name: rename one of them.")
+    for path, name in names.items():
+        if above := next((str(folder) for folder in PurePosixPath(name).parents if str(folder) in taken), None):
+            raise UserError(f"`root`: shard {path} lies in a folder of the name of shard {above}: rename one of them.")
     home = paths.unpacked(dataset) / hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:16]
     if _state(home) != shards:
         with files.locked(paths.unpacked(dataset), "another run unpacks these shards: waiting for it"):

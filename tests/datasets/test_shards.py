@@ -288,3 +288,10 @@ def test_two_shards_of_one_name_are_refused(workplace: Path, params: Make, jpeg:
         tar(workplace / "shards" / name, {"0.jpg": jpeg(1), "0.cls": b"ant"})
     with pytest.raises(UserError, match=r"a\.tar and a\.tgz are two shards of one name"):
         indexed(params, "webdataset", workplace / "shards")
+
+
+def test_a_shard_in_a_folder_of_another_shard_s_name_is_refused(workplace: Path, params: Make, jpeg: Make) -> None:
+    for name in ("train.tar", "train/0.tar"):
+        tar(workplace / "shards" / name, {"0.jpg": jpeg(1), "0.cls": b"ant"})
+    with pytest.raises(UserError, match=r"shard train/0\.tar lies in a folder of the name of shard train"):
+        indexed(params, "webdataset", workplace / "shards")
