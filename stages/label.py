@@ -42,6 +42,11 @@ def main(arguments: argparse.Namespace) -> int:
     """Writes the page, or takes labels over."""
     params = load()
     rows = index_file.read(params.dataset)
+    if index_file.is_multilabel(rows):
+        raise UserError(
+            f"`label` asks for one class per image, and images of {params.dataset} have several labels: add them to "
+            "its table or annotations, where an image without any has none of them."
+        )
     keep_round(params.dataset, rows)
     if arguments.apply:
         return apply(params, rows, arguments.apply)
@@ -53,11 +58,6 @@ def main(arguments: argparse.Namespace) -> int:
 def ask(params: Params, rows: Sequence[IndexRow], arguments: argparse.Namespace) -> int:
     """Picks images and writes the page on which to label them."""
     unlabelled = splits.read_unlabelled(params.dataset)
-    if index_file.is_multilabel(rows):
-        raise UserError(
-            f"`label` asks for one class per image, and images of {params.dataset} have several labels: add them to "
-            "its table or annotations, where an image without any has none of them."
-        )
     if not any(unlabelled.values()):
         raise UserError(
             f"Every image of {params.dataset} has a label. Images without one have an empty label in the table of the "

@@ -199,6 +199,8 @@ def test_commands_that_do_not_know_several_labels_say_so(made: Any) -> None:
     made(head="mlp")
     with pytest.raises(UserError, match=r"`label` asks for one class per image"):
         label.main(argparse.Namespace(apply=None, number=5, random=False, open=False))
+    with pytest.raises(UserError, match=r"`label` asks for one class per image"):
+        label.main(argparse.Namespace(apply=Path("labels.csv"), number=5, random=False, open=False))
     params = load()
     with pytest.raises(UserError, match=r"lda does not give each class a probability of its own"):
         load_data(params.model_copy(update={"head": "lda"}))
