@@ -59,8 +59,12 @@ def find(data: HeadData, judged: str) -> Surroundings | None:
     train_vectors = F.normalize(train_vectors.sub_(centre)).T
     rows = torch.tensor(train.index_positions)[compared]
     count = min(COUNT, len(rows))
-    batches = (F.normalize(pooled(batch) - centre) for batch in split.batches())
-    nearest = torch.cat([rows[(batch @ train_vectors).topk(count).indices.cpu()] for batch in batches])
+    nearest = torch.empty(len(split.y), count, dtype=torch.long)
+    products = train_vectors.new_empty(BATCH, len(rows))  # one for all: freed ones would leave holes in the heap
+    for images, batch in zip(split.image_batches(), split.batches(), strict=True):
+        vectors = F.normalize(pooled(batch) - centre)
+        similar = torch.mm(vectors, train_vectors, out=products[: len(vectors)])
+        nearest[images] = rows[similar.topk(count).indices.cpu()]
     mapped = spread(len(split.y), MAPPED)
     return Surroundings(nearest, mapped, F.normalize(_vectors(split, mapped) - centre), len(compared))
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from stages import files, paths
 from stages.errors import REPAIR, UserError
-from stages.training.data import SplitData
+from stages.training.data import BATCH, SplitData
 from stages.training.model import pooled
 
 PATH = paths.PREDICTIONS / "known.safetensors"
@@ -74,10 +74,13 @@ def similarity(vectors: torch.Tensor, split: SplitData, images: Sequence[int]) -
         images: their n positions in it.
     """
     known, count = vectors.float().T, min(NEIGHBOURS, len(vectors))
-    batches = torch.tensor(images).split(256)  # type: ignore[no-untyped-call]
-    return torch.cat(
-        [(F.normalize(pooled(split.batch(batch))) @ known).topk(count).values.mean(1) for batch in batches]
-    )
+    means, first = known.new_empty(len(images)), 0
+    products = known.new_empty(BATCH, known.shape[1])  # one for all: freed ones would leave holes in the heap
+    for batch in torch.tensor(images).split(BATCH):  # type: ignore[no-untyped-call]
+        similar = torch.mm(F.normalize(pooled(split.batch(batch))), known, out=products[: len(batch)])
+        means[first : first + len(batch)] = similar.topk(count).values.mean(1)
+        first += len(batch)
+    return means
 
 
 def write(known: Known | None) -> None:
