@@ -6,17 +6,20 @@ from torch.nn import functional as F
 from stages.boxes import ops
 from stages.boxes.options import DenseOptions, LossOptions
 
+OVERLAP = ("giou", "ciou")  # the kinds that compare corners
+
 
 def box_loss(predicted: torch.Tensor, truth: torch.Tensor, kind: str) -> torch.Tensor:
-    """The loss of each box (n,): the mean over its four numbers, or 1 - generalised IoU of corners.
+    """The loss of each box (n,): the mean over its four numbers, or 1 - a kind of IoU of corners.
 
     Args:
         predicted: (n, 4).
         truth: (n, 4).
-        kind: smooth_l1 (beta 1), l1, mse or giou.
+        kind: smooth_l1 (beta 1), l1, mse, giou (generalised IoU) or ciou (complete IoU, Zheng et al. 2020).
     """
-    if kind == "giou":
-        losses: torch.Tensor = ops.generalized_box_iou_loss(predicted, truth)
+    if kind in OVERLAP:
+        overlap_loss = ops.generalized_box_iou_loss if kind == "giou" else ops.complete_box_iou_loss
+        losses: torch.Tensor = overlap_loss(predicted, truth)
         return losses
     measure = {"smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss, "mse": F.mse_loss}[kind]
     return measure(predicted, truth, reduction="none").mean(1)

@@ -10,6 +10,7 @@ from torch import nn
 
 from stages.boxes import dense, ops
 from stages.boxes.geometry import Detections
+from stages.boxes.losses import OVERLAP
 from stages.errors import UserError
 from stages.heads.options import AnchorsOptions
 
@@ -115,7 +116,7 @@ def targets(boxes: torch.Tensor, labels: torch.Tensor, options: AnchorsOptions, 
 
 
 def loss(outputs: torch.Tensor, targets: torch.Tensor, options: AnchorsOptions) -> torch.Tensor:
-    """J of `dense.loss`; boxes are compared by their offsets, or with giou by their corners.
+    """J of `dense.loss`; boxes are compared by their offsets, or with giou and ciou by their corners.
 
     Args:
         outputs: (N, H, W, k, 5 + classes).
@@ -126,7 +127,7 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, options: AnchorsOptions) 
     prediction, truth = dense.split(outputs.flatten(1, 3)), targets.flatten(1, 3)
     images, numbers = (truth[..., 0] > 0).nonzero(as_tuple=True)
     codes = prediction.code[images, numbers], truth[images, numbers, 1:5]
-    if options.box_loss == "giou":
+    if options.box_loss in OVERLAP:
         codes = offsets_to_corners(codes[0], anchors[numbers]), offsets_to_corners(codes[1], anchors[numbers])
     return dense.loss(prediction, truth, boxes=codes, options=options)
 

@@ -5,6 +5,7 @@ from torch import nn
 
 from stages.boxes import dense, ops
 from stages.boxes.geometry import Detections, first_occurrences
+from stages.boxes.losses import OVERLAP
 from stages.boxes.options import DenseOptions
 
 Shape = tuple[int, int, int]
@@ -49,7 +50,7 @@ def targets(boxes: torch.Tensor, labels: torch.Tensor, options: DenseOptions, *,
 
 
 def loss(outputs: torch.Tensor, targets: torch.Tensor, options: DenseOptions) -> torch.Tensor:
-    """J of `dense.loss`; boxes are compared as coded, or with giou by their corners.
+    """J of `dense.loss`; boxes are compared as coded, or with giou and ciou by their corners.
 
     Args:
         outputs: (N, H, W, 5 + classes).
@@ -57,7 +58,7 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, options: DenseOptions) ->
         options: what `dense.loss` reads.
     """
     codes = outputs[..., 1:5].sigmoid(), targets[..., 1:5]
-    if options.box_loss == "giou":
+    if options.box_loss in OVERLAP:
         codes = corners(codes[0]), corners(codes[1])
     objects = targets[..., 0] > 0
     boxes = codes[0][objects], codes[1][objects]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from stages.boxes import dense, ops
 from stages.boxes.geometry import Detections
-from stages.boxes.losses import box_loss, class_loss
+from stages.boxes.losses import OVERLAP, box_loss, class_loss
 from stages.heads.options import LargestOptions
 
 
@@ -71,7 +71,7 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, options: LargestOptions) 
     losses = outputs.new_zeros(len(outputs))
     if options.predict != "class":
         boxes = (centre_size, targets[:, 1:5])
-        if options.box_loss == "giou":
+        if options.box_loss in OVERLAP:
             boxes = (_corners(centre_size), _corners(targets[:, 1:5]))
         losses = losses + options.box_weight * box_loss(*boxes, options.box_loss)
     if options.predict != "box":

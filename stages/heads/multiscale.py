@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from stages.boxes import dense, ops
 from stages.boxes.distributions import BINS, distribution_loss, expectation
 from stages.boxes.geometry import Detections
+from stages.boxes.losses import OVERLAP
 from stages.boxes.options import DenseOptions
 
 LEVEL_CELLS = 8.0  # the longest side of a box on a map, in its cells; the coarsest map takes boxes of all sizes
@@ -70,8 +71,8 @@ def targets(
 def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], options: DenseOptions) -> torch.Tensor:
     """J of `dense.loss` over the points of all maps, and at objects the losses of the distributions and the quality.
 
-    Boxes are compared by their distances in cells, or with giou as boxes around their point. The quality is trained to
-    be the IoU that the predicted box has now, by cross-entropy.
+    Boxes are compared by their distances in cells, or with giou and ciou as boxes around their point. The quality is
+    trained to be the IoU that the predicted box has now, by cross-entropy.
 
     Args:
         outputs: (N, H, W, 1 + CODE + classes) of each map.
@@ -84,7 +85,7 @@ def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], optio
     cells = _flat([torch.full_like(level[..., :1], cells) for level, cells in _with_bins(outputs)])[objects]
     distances, true_distances = cells * expectation(sides), truth[objects][:, 1:5]
     boxes = distances, true_distances
-    if options.box_loss == "giou":
+    if options.box_loss in OVERLAP:
         boxes = _around(distances), _around(true_distances)
     parts = (
         options.box_weight * SIDES_WEIGHT * distribution_loss(sides, true_distances / cells).mean(1).sum(),

@@ -15,7 +15,7 @@ class Boxes(Block):
     pool: Literal["none", "avg"]
     largest_hidden: Annotated[int, Field(ge=0)]
     box_sigmoid: bool
-    box_loss: Literal["smooth_l1", "l1", "mse", "giou"]
+    box_loss: Literal["smooth_l1", "l1", "mse", "giou", "ciou"]
     box_weight: Annotated[float, Field(ge=0)]
     class_weight: Annotated[float, Field(ge=0)]
     tower_depth: Annotated[int, Field(ge=0, le=8)]

@@ -62,6 +62,13 @@ def test_giou_by_hand() -> None:
     assert box_loss(left, left, "giou").tolist() == pytest.approx([0], abs=1e-6)
 
 
+def test_ciou_by_hand() -> None:
+    """The same squares: IoU 0, the square of the distance of their centres is 4, of the hull's diagonal 10."""
+    left, right = torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[2.0, 0, 3, 1]])
+    assert box_loss(left, right, "ciou").tolist() == pytest.approx([1 + 4 / 10])
+    assert box_loss(left, left, "ciou").tolist() == pytest.approx([0], abs=1e-6)
+
+
 @given(seed=st.integers(0, 1000), ratio=st.sampled_from([0.0, 1.0, 3.0]))
 def test_mining_keeps_the_hardest_background(seed: int, ratio: float) -> None:
     each = drawn(seed, 3, 30).abs()
