@@ -4,6 +4,7 @@ When the process ends, the seconds that it took to start, to import, to read and
 COLDCUT_CLOCK names.
 """
 
+import atexit
 import builtins
 import json
 import os
@@ -51,15 +52,21 @@ def wrap() -> None:
 
 def leave(code: int) -> None:
     """Writes the seconds, and ends the process."""
+    note()
+    plain_exit(code)
+
+
+def note() -> None:
+    """Writes the seconds."""
     stage = Path(sys.argv[0]).stem
     lived = time.time() - created
     values = {"stage": stage, "start": begun - created, **seconds, "all": lived}
     Path(os.environ["COLDCUT_CLOCK"], f"{stage}-{os.getpid()}.json").write_text(json.dumps(values))
-    plain_exit(code)
 
 
 if "COLDCUT_CLOCK" in os.environ and "stages." in " ".join(sys.orig_argv[1:3]):
     begun, ticks = time.time(), int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     created = time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
     plain_exit, os._exit = os._exit, leave  # type: ignore[assignment]
+    atexit.register(note)  # check ends in the usual way
     builtins.__import__ = timed(builtins.__import__, "imports")
