@@ -41,6 +41,8 @@ def main(arguments: argparse.Namespace) -> int:
             f"note: there is no folder {params.root} (`root`); DVC says no more of it than [Errno 2]. If it was moved, "
             "set `root` to where it is now; `dvc exp run --allow-missing` trains on the features that are here."
         )
+    if params.decide.tta and params.views == 1:
+        print("note: `decide.tta` averages over views, and there is one: it needs `views`, such as -S views=4.")
     for backbone, weights in names.joined(params.backbone, params.weights):
         if not _has_features(params) and (absent := names.to_be_fetched(backbone, weights)):
             host, folder = absent

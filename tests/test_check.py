@@ -135,6 +135,13 @@ def test_weights_that_are_to_come_are_told_with_their_host(
     assert "they come from" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("views", "tells"), [("1", True), ("2", False)])
+def test_averaging_over_one_view_is_told(home: Path, repository: Path, views: str, tells: bool) -> None:
+    turn(home, "tta: false", "tta: true")
+    turn(home, "views: 1", f"views: {views}")
+    assert ("such as -S views=4" in run(home, repository).stdout) == tells
+
+
 def test_it_names_what_differs_from_the_commit(home: Path, repository: Path) -> None:
     commit(home)
     assert "differs" not in run(home, repository).stdout
