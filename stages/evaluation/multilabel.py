@@ -11,7 +11,7 @@ from stages import files, paths
 from stages.datasets import index_file
 from stages.evaluation import common, nearest, prediction_list, unknown
 from stages.evaluation.common import JudgedHead
-from stages.metrics import multilabel
+from stages.metrics import multilabel, table
 from stages.params import Params
 from stages.training import model
 from stages.training.data import SplitData
@@ -67,7 +67,7 @@ def evaluate(params: Params, judged_head: JudgedHead) -> dict[str, object]:
     files.write_bytes(paths.PREDICTIONS / "nearest.safetensors", save_arrays(nearest.arrays(around)))
     plots = _plots(splits, judged, logits[judged], threshold, data.classes)
     common.write_plots(plots | {"views": _by_views(params, heads[judged], splits[judged])})
-    return {f"{judged} images": len(y), "map": written.get("map", written["val_map"])}
+    return {f"{judged} images": len(y), **table.in_words("multilabel", written)}
 
 
 def _prevalence(y: torch.Tensor) -> float:
