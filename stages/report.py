@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import pickle
 import signal
 import webbrowser
 from collections.abc import Mapping
@@ -29,7 +30,9 @@ def main(params: Params) -> dict[str, object]:
         found = gather.load(params.dataset)
         album = Album.open(params.dataset, params.options, params.root)
         drawn = page.drawings(found)
-        pngs = second.submit(page.pngs, drawn)  # they take as long as the page, and there is a second core
+        pngs = second.submit(
+            page.pngs, pickle.dumps(drawn)
+        )  # they take as long as the page, and there is a second core
         files.write_text(PAGE, f"{page.html(found, album, drawn)}<!-- {made_of()} -->\n")
         files.write_text(paths.REPORTS / "report.md", page.markdown(found, drawn))
         _write_figures(pngs.result())
@@ -66,7 +69,7 @@ def beside() -> Executor:
     """A second process, which imports what it takes while this one reads."""
     second = process_pool(1)
     interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as it then is there: Ctrl-C ends it with this process
-    second.submit(page.pngs, {})
+    second.submit(page.pngs, pickle.dumps({}))
     signal.signal(signal.SIGINT, interrupted)
     return second
 

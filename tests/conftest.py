@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,6 +19,9 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 import stages  # noqa: E402, F401  (before torch: it keeps OpenMP's threads from spinning)
+
+settings.register_profile("coldcut", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("coldcut")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """From the results of a run to the text of its page and of its Markdown."""
 
+import pickle
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -110,8 +111,14 @@ def html(run: RunResults, album: Album, drawn: Mapping[str, Drawing]) -> str:
     return template.render(common(run, task) | context)
 
 
-def pngs(drawn: Mapping[str, Drawing]) -> dict[str, bytes]:
-    """The figures as PNGs, by the file names that the Markdown refers to."""
+def pngs(pickled: bytes) -> dict[str, bytes]:
+    """The figures as PNGs, by the file names that the Markdown refers to.
+
+    Args:
+        pickled: what `drawings` gives. An executor would pickle it in a thread, while this one draws the same figures,
+            and matplotlib changes them as it draws.
+    """
+    drawn: dict[str, Drawing] = pickle.loads(pickled)
     return {FIGURE.format(name): figure.png() for name, figure in drawn.items()}
 
 

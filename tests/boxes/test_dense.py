@@ -63,7 +63,7 @@ def test_images_without_objects_have_a_finite_loss() -> None:
         assert actual.isfinite() and raw.grad is not None and raw.grad.isfinite().all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 1000), locations=st.integers(1, 40), classes=st.integers(1, 60))
 def test_detections_are_the_best_pairs_of_location_and_class(seed: int, locations: int, classes: int) -> None:
     boxes, logits = drawn(seed, 1, locations, 4), 3 * drawn(seed + 1, 1, locations, classes)

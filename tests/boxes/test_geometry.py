@@ -88,7 +88,7 @@ def test_no_boxes_pass_through_everything() -> None:
     assert len(suppress(Detections(none, torch.zeros(0), torch.zeros(0, dtype=torch.long)), 0.5, 9).boxes) == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 30), iou=st.floats(0.1, 0.9), most=st.integers(1, 40))
 def test_suppression_is_the_greedy_one(seed: int, count: int, iou: float, most: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -125,7 +125,7 @@ def plain_fusion(views_detections: list[Detections], iou: float) -> list[tuple[i
     return [(one[0][2], score, mean(one)) for score, one in zip(scores, clusters, strict=True)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), counts=st.lists(st.integers(0, 12), min_size=1, max_size=4))
 def test_fusion_is_that_of_the_paper(seed: int, counts: list[int]) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -154,7 +154,7 @@ def test_fusion_of_two_views() -> None:
     assert actual.boxes[0].tolist() == pytest.approx([1, 0, 11, 10])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), counts=st.lists(st.integers(0, 12), min_size=1, max_size=3))
 def test_voting_is_suppression_and_then_a_mean_of_the_boxes_around(seed: int, counts: list[int]) -> None:
     generator = torch.Generator().manual_seed(seed)

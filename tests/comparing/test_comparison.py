@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import yaml
 from dvc.repo import Repo
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
@@ -141,7 +141,6 @@ def test_mcnemar_of_known_counts(better: int, worse: int, p: float) -> None:
     assert mcnemar(better, worse) == pytest.approx(p)
 
 
-@settings(deadline=None)
 @given(better=st.integers(0, 3000), worse=st.integers(0, 3000))
 def test_mcnemar_is_a_probability_and_knows_no_sides(better: int, worse: int) -> None:
     assert 0 <= mcnemar(better, worse) == mcnemar(worse, better) <= 1

@@ -39,7 +39,7 @@ def test_a_column_of_the_index_groups_images() -> None:
     assert grouping.groups(rows, [], "").keys() == {rows[0].sha256, rows[1].sha256}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     numbers=st.lists(st.integers(0, 12), min_size=24, max_size=80),
     official=st.booleans(),
@@ -60,7 +60,7 @@ def test_no_group_is_in_two_splits(numbers: list[int], official: bool, seed: int
     assert ("kept together" in source) == bool(groups)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     numbers=st.lists(st.integers(0, 30), min_size=12, max_size=80),
     count=st.integers(3, 7),

@@ -64,7 +64,7 @@ def test_fractions_are_exact_in_every_class() -> None:
     assert source == "50% / 25% / 25% of every class, at least one image each, seed 0"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(sizes=st.lists(st.integers(3, 60), min_size=1, max_size=4), seed=st.integers(0, 9),
        shares=st.sampled_from([(0.5, 0.25, 0.25), (0.8, 0.1, 0.1), (0.1, 0.45, 0.45), (0.34, 0.33, 0.33)]))  # fmt: skip
 def test_no_class_is_without_a_part(sizes: list[int], seed: int, shares: tuple[float, float, float]) -> None:
@@ -83,7 +83,7 @@ def test_no_class_is_without_a_part(sizes: list[int], seed: int, shares: tuple[f
         assert images == sorted(images, key=order.__getitem__)  # in index order
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(sizes=st.lists(st.integers(3, 60), min_size=1, max_size=6), count=st.integers(3, 10), seed=st.integers(0, 9))
 def test_folds_have_their_share_of_every_class_and_of_all(sizes: list[int], count: int, seed: int) -> None:
     listed = rows(**{f"class{number}": size for number, size in enumerate(sizes)})
@@ -291,7 +291,7 @@ def test_an_object_that_no_list_trains_is_told() -> None:
     st.data(),
     st.sampled_from(["none", "train", "lists"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_where_images_have_no_label_no_label_moves_an_image(labels: list[str], data: st.DataObject, own: str) -> None:
     parts = {"none": [None], "train": ["train", None], "lists": ["train", "val", "test", None]}[own]
     listed = [replace(row("x", number, parts[number % len(parts)]), label=label) for number, label in enumerate(labels)]

@@ -65,7 +65,7 @@ def test_published_lists_stay_and_a_missing_val_is_cut_by_labels() -> None:
     assert "by iterative stratification" in source
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.sets(st.sampled_from("abcde")), min_size=1, max_size=60))
 def test_every_image_is_in_one_split_and_no_label_is_far_off(lists: list[set[str]]) -> None:
     rows = [row(number, *sorted(labels)) for number, labels in enumerate(lists)]

@@ -79,7 +79,7 @@ def test_a_file_without_rows(tmp_path: Path) -> None:
     }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=st.integers(1, 40), step=st.integers(1, 41))
 def test_the_bytes_do_not_depend_on_the_pieces(rows: int, step: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("pieces")

@@ -49,7 +49,7 @@ def test_every_anchor_sits_in_the_middle_of_its_cell() -> None:
     torch.testing.assert_close(actual, torch.tensor(expected))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 10))
 def test_matching_is_that_of_plain_loops(seed: int, count: int) -> None:
     boxes, _ = drawn(seed, count)
@@ -67,7 +67,7 @@ def test_matching_is_that_of_plain_loops(seed: int, count: int) -> None:
     assert anchors.assign(boxes, places, OPTIONS).tolist() == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 10))
 def test_offsets_are_those_of_faster_rcnn_and_lead_back(seed: int, count: int) -> None:
     boxes, _ = drawn(seed, count)
@@ -78,7 +78,7 @@ def test_offsets_are_those_of_faster_rcnn_and_lead_back(seed: int, count: int) -
     torch.testing.assert_close(anchors.offsets_to_corners(offsets, as_centres), boxes, atol=1e-5, rtol=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 10))
 def test_encoding_then_decoding_gives_the_boxes_back(seed: int, count: int) -> None:
     boxes, labels = drawn(seed, count)
@@ -132,7 +132,7 @@ def test_clusters_find_the_shapes_that_are_there() -> None:
     assert iou > 0.97
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), count=st.integers(2, 40), clusters=st.integers(1, 6))
 def test_clusters_are_deterministic_and_their_iou_is_that_of_plain_loops(seed: int, count: int, clusters: int) -> None:
     boxes, _ = drawn(seed, count)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchvision.ops import box_convert
@@ -51,7 +51,6 @@ def test_a_centre_on_the_far_border_falls_into_the_last_cell() -> None:
     assert actual[2, 1, 0] == 1 and actual[..., 0].sum() == 1
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 12), height=st.integers(1, 9), width=st.integers(1, 9))
 def test_encoding_then_decoding_gives_the_boxes_back(seed: int, count: int, height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -67,7 +66,6 @@ def test_encoding_then_decoding_gives_the_boxes_back(seed: int, count: int, heig
         assert near.any()
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 12), height=st.integers(1, 6), width=st.integers(1, 6))
 def test_targets_are_those_of_plain_loops(seed: int, count: int, height: int, width: int) -> None:
     boxes = boxes_at_random(count, torch.Generator().manual_seed(seed))

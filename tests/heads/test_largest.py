@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchvision.ops import box_convert
@@ -74,7 +74,6 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(predict: str, sigmoid: bool) 
     torch.testing.assert_close(actual, expected)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10_000), sigmoid=st.booleans())
 def test_encoding_then_decoding_gives_the_box_back(seed: int, sigmoid: bool) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -80,7 +80,7 @@ def test_the_bins_of_a_map_hold_its_longest_distance() -> None:
     assert multiscale.bin_cells([(80, 80), (20, 20)]) == [0.5, 1.25]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 10))
 def test_points_are_assigned_as_in_plain_loops(seed: int, count: int) -> None:
     radius, cells = multiscale.CENTRE_RADIUS, multiscale.LEVEL_CELLS
@@ -100,7 +100,7 @@ def test_points_are_assigned_as_in_plain_loops(seed: int, count: int) -> None:
             assert actual[level][point] == best
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 10))
 def test_encoding_then_decoding_gives_the_boxes_back(seed: int, count: int) -> None:
     boxes, labels = drawn(seed, count)

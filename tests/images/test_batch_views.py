@@ -85,7 +85,7 @@ def test_lighting_is_that_of_a_cached_view() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=2.5)  # that one rounds three times
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=4),
     crop=st.floats(0.05, 1),
@@ -106,7 +106,7 @@ def test_padding_is_never_seen(sizes: list[tuple[int, int]], crop: float, rotate
         assert rotate or (found != FILL).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(size=st.tuples(st.integers(8, 600), st.integers(8, 600)), crop=st.floats(0.05, 1), seed=st.integers(0, 1000))
 def test_a_crop_lies_within_its_image_and_is_as_large_as_asked(size: tuple[int, int], crop: float, seed: int) -> None:
     sizes = torch.tensor([size] * 20)

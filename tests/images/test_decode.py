@@ -244,7 +244,7 @@ def centre_of(view: torch.Tensor) -> tuple[float, float]:
     return float((light.sum(0) * columns).sum() / total), float((light.sum(1) * rows).sum() / total)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     width=st.integers(60, 400),
     height=st.integers(60, 400),
@@ -322,7 +322,7 @@ def test_an_unknown_interpolation_is_refused() -> None:
 # --- keep
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(height=st.integers(1, 400), width=st.integers(1, 400))
 def test_what_is_kept_is_no_larger_than_training_needs(height: int, width: int) -> None:
     image = torch.zeros((3, height, width), dtype=torch.uint8)

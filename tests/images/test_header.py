@@ -98,7 +98,7 @@ def test_a_damaged_exif_block_loses_nothing(jpeg: Encoder) -> None:
     assert tuple(decode(data).shape) == (3, 20, 30)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     format=st.sampled_from(FORMATS),
     cut=st.floats(0, 1),

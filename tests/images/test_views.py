@@ -222,7 +222,7 @@ def ratios(width: int, height: int) -> tuple[float, float]:
     return (max(width - 0.5, 0.5) / (height + 0.5), (width + 0.5) / max(height - 0.5, 0.5))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(width=sides, height=sides, number=st.integers(0, 10**6), augment=augments)
 def test_a_crop_is_as_large_and_as_long_as_it_may(width: int, height: int, number: int, augment: Augment) -> None:
     left, top, w, h = draw(names(2, augment, 0)[1], sha(number), width=width, height=height, augment=augment).box
@@ -245,7 +245,7 @@ def test_a_crop_is_as_large_and_as_long_as_it_may(width: int, height: int, numbe
             assert (h + 0.5) ** 2 >= augment.crop * width * height / RATIOS[1] * (1 - 1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(side=st.integers(1, 2000), number=st.integers(0, 10**6), crop=st.floats(0.05, 0.75))
 def test_a_square_that_is_not_cut_off_keeps_share_and_ratio(side: int, number: int, crop: float) -> None:
     """Of a square, crops up to 3/4 of the area always fit."""

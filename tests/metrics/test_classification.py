@@ -33,7 +33,7 @@ def test_by_hand() -> None:
     assert (actual["top1_low"], actual["top1_high"]) == interval(3, 4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(images=st.integers(1, 40), classes=st.integers(2, 9), seed=st.integers(0, 1000))
 def test_against_plain_loops(images: int, classes: int, seed: int) -> None:
     logits, labels = drawn(images, classes, seed)
@@ -52,7 +52,7 @@ def test_against_plain_loops(images: int, classes: int, seed: int) -> None:
     assert found["cross_entropy"] == pytest.approx(sum(loss) / images, rel=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(images=st.integers(1, 60), classes=st.integers(2, 9), seed=st.integers(0, 1000), bins=st.integers(1, 20))
 def test_the_reliability_diagram(images: int, classes: int, seed: int, bins: int) -> None:
     logits, labels = drawn(images, classes, seed)
@@ -72,7 +72,7 @@ def test_the_reliability_diagram(images: int, classes: int, seed: int, bins: int
         assert b.accuracy == pytest.approx(float((chosen[members] == labels[members]).double().mean()))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(images=st.integers(1, 60), classes=st.integers(2, 9), seed=st.integers(0, 1000))
 def test_the_calibration_error_is_that_of_the_diagram(images: int, classes: int, seed: int) -> None:
     logits, labels = drawn(images, classes, seed)
@@ -124,7 +124,7 @@ def test_the_constants_are_those_that_the_docstring_tells() -> None:
     assert (classification.CALIBRATION_BINS, classification.LEVEL) == (15, 0.95)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(images=st.integers(1, 60), classes=st.integers(2, 9), seed=st.integers(0, 999))
 def test_against_torchmetrics(images: int, classes: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

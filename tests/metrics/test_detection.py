@@ -182,7 +182,7 @@ def plain_ap(truths: list[GroundTruth], items: list[Detections], label: int) -> 
     return under, sum(steps) / 11
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 100_000), classes=st.integers(1, 3))
 def test_voc_numbers_are_those_of_plain_loops(seed: int, classes: int) -> None:
     truths, items = scene(seed, classes)

@@ -61,7 +61,7 @@ def test_the_cost_of_false_alarms_by_hand() -> None:
     assert costs([objects], [items], 1) == dict.fromkeys(KINDS, 0.0) | {"background": 0.5}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 100_000), classes=st.integers(1, 3))
 def test_every_box_is_a_hit_or_set_aside_or_one_mistake(seed: int, classes: int) -> None:
     for objects, item in zip(*scene(seed, classes), strict=True):
@@ -72,13 +72,13 @@ def test_every_box_is_a_hit_or_set_aside_or_one_mistake(seed: int, classes: int)
         assert not (mistakes.missed & (objects.ignored | objects.crowd)).any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 100_000), classes=st.integers(1, 3))
 def test_mending_never_makes_it_worse(seed: int, classes: int) -> None:
     assert min(costs(*scene(seed, classes), classes).values()) >= -1e-9
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 100_000), kind=st.sampled_from(KINDS))
 def test_once_mended_a_kind_is_gone(seed: int, kind: Kind) -> None:
     truths, items = scene(seed, 3)

@@ -20,7 +20,7 @@ def drawn(seed: int, images: int = 60, classes: int = 5, *, ties: bool = True) -
     return torch.tensor(np.round(scores, 1) if ties else scores), torch.tensor(labels)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.integers(2, 80))
 def test_map_is_that_of_scikit_learn(seed: int, images: int) -> None:
     scores, labels = drawn(seed, images)

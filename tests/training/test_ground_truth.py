@@ -86,7 +86,7 @@ def drawn(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", VIEWS)
 @pytest.mark.parametrize("head", SHAPES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 8), width=st.integers(50, 400), height=st.integers(50, 400))
 def test_what_a_head_is_asked_for_is_in_the_image_what_was_there(
     head: str, kind: str, seed: int, count: int, width: int, height: int
@@ -102,7 +102,7 @@ def test_what_a_head_is_asked_for_is_in_the_image_what_was_there(
 
 
 @pytest.mark.parametrize("kind", ["drawn", "of pixels"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), rotate=st.floats(1, 180))
 def test_a_box_that_was_rotated_comes_back_around_itself(kind: str, seed: int, rotate: float) -> None:
     affine = seen_through(kind, seed, 200, 150, rotate)

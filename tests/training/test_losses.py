@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -55,7 +55,6 @@ def test_balanced_weights_give_every_class_the_same_say() -> None:
     assert class_weights(LABELS, 4, "none") is None
 
 
-@settings(deadline=None)  # torch.func takes a second to import its parts
 @given(
     kind=st.sampled_from(["cross_entropy", "focal"]),
     smoothing=st.floats(0, 0.9),
