@@ -184,7 +184,9 @@ TABLE = b"path,label,x1,y1,x2,y2,split\na.jpg,cell,1,2,10,20,train\nb.jpg,other,
 def test_tables(workplace: Path) -> None:
     def reads(edits: Edits) -> None:
         (workplace / "t.csv").write_bytes(edited(TABLE, edits))
-        fit(list(table.scan(workplace, table.Options(file="t.csv", exclude=[], strict=False))))
+        fit(
+            list(table.scan(workplace, table.Options(file="t.csv", exclude=[], strict=False, separator="|", labels=[])))
+        )
 
     fuzz(EDITS, reads)
     assert csv.field_size_limit() > 0

@@ -132,9 +132,9 @@ def test_the_losses_of_the_first_epoch(turned: Make) -> None:
     data = toy()
     result = fit(turned(lr=1e-12, epochs=1, schedule="constant"), data)
     task = ClassificationTask(turned(), None)
-    loss, accuracy, _ = task.evaluate(result.module, data.splits["train"])
-    assert result.history[0].train_loss == pytest.approx(loss, rel=1e-5)
-    assert result.history[0].train_accuracy == pytest.approx(accuracy)
+    scores = task.evaluate(result.module, data.splits["train"])
+    assert result.history[0].train_loss == pytest.approx(scores.loss, rel=1e-5)
+    assert result.history[0].train_accuracy == pytest.approx(scores.accuracy)
     assert result.history[0].val_loss == pytest.approx(task.evaluate(result.module, data.splits["val"]).loss, rel=1e-5)
 
 
@@ -165,9 +165,9 @@ def test_judge_counts_by_hand(turned: Make) -> None:
     x = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.0]]])
     split = SplitData(x, torch.tensor([0, 1, 1]), [0, 1, 2])
     whole = HeadModel(torch.nn.Identity(), FeatureNormalization(2), shape=(2,), takes="vector", precision="float32")
-    loss, accuracy, _ = ClassificationTask(turned(), None).evaluate(whole, split)
-    assert accuracy == pytest.approx(2 / 3)
-    assert loss == pytest.approx((0.126928 + 0.313262 + 1.313262) / 3, rel=1e-5)
+    scores = ClassificationTask(turned(), None).evaluate(whole, split)
+    assert scores.accuracy == pytest.approx(2 / 3)
+    assert scores.loss == pytest.approx((0.126928 + 0.313262 + 1.313262) / 3, rel=1e-5)
 
 
 # --- several views
