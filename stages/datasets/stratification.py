@@ -66,10 +66,10 @@ def assign(
             waiting[other].discard(name)
 
     order = sorted(units, key=lambda name: (-len(units[name].images), turn(name)))
-    place = {name: number for number, name in enumerate(order)}
+    rank = {name: number for number, name in enumerate(order)}
     while any(waiting.values()):
         rarest = min(filter(waiting.get, waiting), key=lambda label: (len(waiting[label]), natural(label)))
-        for name in sorted(waiting[rarest], key=place.__getitem__):
+        for name in sorted(waiting[rarest], key=rank.__getitem__):
             deal(name, rarest)
     for name in order:
         if not units[name].labels:

@@ -68,15 +68,15 @@ class F1(NamedTuple):
 def curves(scores: torch.Tensor, labels: torch.Tensor) -> list[Curve]:
     """Precision and recall of every class; images of one score count together, as in scikit-learn."""
     scores, labels = scores.double().cpu(), labels.cpu()
-    found = []
+    all_curves = []
     for of_class, truth in zip(scores.T, labels.T, strict=True):
         known = (truth != UNKNOWN).nonzero()[:, 0]
         order = known[of_class[known].argsort(descending=True, stable=True)]
         values = of_class[order]
         ends = torch.ones(len(order), dtype=torch.bool)
         ends[:-1] = values[:-1] != values[1:]
-        found.append(Curve(order, ends.nonzero()[:, 0], (truth[order] == 1).double()))
-    return found
+        all_curves.append(Curve(order, ends.nonzero()[:, 0], (truth[order] == 1).double()))
+    return all_curves
 
 
 def area(curve: Curve) -> float:
@@ -136,9 +136,9 @@ def bootstrap(scores: torch.Tensor, labels: torch.Tensor, *, seed: int = 0) -> t
         labels: (N, C).
         seed: of the draws.
     """
-    found = [curve for curve in curves(scores, labels) if curve.positives]
+    seen = [curve for curve in curves(scores, labels) if curve.positives]
     count = len(scores)
-    if not found:
+    if not seen:
         return 0.0, 1.0
     generator, means = torch.Generator().manual_seed(seed), list[torch.Tensor]()
     block = max(1, BLOCK // max(1, count))
@@ -146,7 +146,7 @@ def bootstrap(scores: torch.Tensor, labels: torch.Tensor, *, seed: int = 0) -> t
         size = min(block, RESAMPLES - first)
         drawn = torch.randint(count, (size, count), generator=generator)
         weights = torch.zeros(size, count, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
-        areas = torch.stack([_weighted_area(curve, weights) for curve in found], 1)
+        areas = torch.stack([_weighted_area(curve, weights) for curve in seen], 1)
         means.append(areas.nanmean(1))
     tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
     low, high = torch.cat(means).nan_to_num().quantile(tails).tolist()
@@ -235,16 +235,16 @@ def scores_of(
         threshold: (C,) the probability from which on each class is said.
         interval: with `map_low` and `map_high`, which take a moment.
     """
-    found = curves(logits, labels)
-    seen = [curve for curve in found if curve.positives]
+    all_curves = curves(logits, labels)
+    seen = [curve for curve in all_curves if curve.positives]
     said = logits.sigmoid() >= threshold.to(logits.device)
     f1 = counts(said, labels)
-    there = torch.tensor([curve.positives > 0 for curve in found])
+    is_seen = torch.tensor([curve.positives > 0 for curve in all_curves])
     values = {
         "map": _mean(torch.tensor([area(curve) for curve in seen], dtype=torch.float64)),
         "map_voc07": _mean(torch.tensor([eleven(curve) for curve in seen], dtype=torch.float64)),
         "micro_f1": f1.micro,
-        "macro_f1": _mean(f1.per_class.cpu()[there]),
+        "macro_f1": _mean(f1.per_class.cpu()[is_seen]),
         "exact_match": float(right(said, labels).double().mean()),
         "coverage": coverage(logits, labels),
         "binary_cross_entropy": binary_cross_entropy(logits, labels),
