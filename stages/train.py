@@ -223,9 +223,8 @@ def with_seed(params: Params, number: int) -> Params:
 def _what(params: Params) -> str:
     """What is about to be trained, for the console."""
     images = len(splits.read(params.dataset)["train"])
-    if several := HEADS[params.head].candidates:
-        heads = ", ".join(HEADS[params.head].candidate_heads)
-        return f"{len(several)} candidates ({heads} with several normalisations) on {counted(images, 'images')}"
+    if HEADS[params.head].candidates:
+        return f"several heads and normalisations, of which validation chooses, on {counted(images, 'images')}"
     heads = f"{params.seeds} heads {params.head}" if params.seeds > 1 else params.head
     params, _ = epochs.resolve(params, images)
     most = sum(phase.epochs for phase in params.phases) or params.epoch_count

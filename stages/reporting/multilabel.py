@@ -107,7 +107,7 @@ class MultilabelPage:
         kind, score = words.SPLIT_NAMES[self.run.part], self.run.score
         if not there:
             return f"No {kind} image has any label, so nothing can be said about how many are recognised."
-        right = f"{words.share_of(hits / said, said)} that are said are right" if said else "none is said"
+        right = f"{words.share_of(hits / said, said)} labels that it gives are right" if said else "it gives none"
         others = [f"a random order would get {percent(self.run.metrics['prevalence'])}"]
         if self.with_ridge:
             others.append(f"ridge regression on the same features {percent(self.run.metrics['ridge_map'])}")
