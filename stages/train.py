@@ -49,7 +49,7 @@ class Trained:
         best = self.head.history[self.head.best_epoch - 1]
         scores = {
             "val accuracy": (best.val_accuracy, ".1%"),
-            "val map": (best.val_map, ".1%"),
+            "val mAP": (best.val_map, ".1%"),
             "val map_50": (best.val_map_50, ".3f"),
             "val loss": (best.val_loss, ".4f"),
         }
