@@ -39,8 +39,12 @@ def counted(count: int, plural: str) -> str:
         return f"{count:,} {plural}"
     noun, _, verb = plural.rpartition(" ")
     if verb not in VERBS:
-        return f"1 {SINGULAR.sub('', plural)}"
-    return f"1 {SINGULAR.sub('', noun)} {VERBS[verb]}"
+        return f"1 {_singular(plural)}"
+    return f"1 {_singular(noun)} {VERBS[verb]}"
+
+
+def _singular(plural: str) -> str:
+    return f"{plural[:-3]}y" if plural.endswith("ies") else SINGULAR.sub("", plural)
 
 
 def listed(names: Sequence[str], show: int = 8) -> str:

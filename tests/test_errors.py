@@ -14,6 +14,7 @@ from stages.errors import counted
         ("images", "1 image"),
         ("classes", "1 class"),
         ("boxes", "1 box"),
+        ("copies", "1 copy"),
         ("train images", "1 train image"),
         ("decisions", "1 decision"),
         ("files are", "1 file is"),

@@ -1,5 +1,6 @@
 """The section "Look at your data first": what the stage review suspects, and what leaks do to the score."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.datasets.corrections import DROP, NO_LABEL
+from stages.errors import counted
 from stages.reporting.gather import RunResults
 from stages.reporting.pictures import Album, Picture
 from stages.reporting.words import of_100, percent
@@ -76,9 +78,15 @@ def sentences(run: RunResults, right: npt.NDArray[np.bool_] | None, doubts: str 
             return in_force
         with_objects = any(row.objects and row.labels is None for row in run.rows)
         return [NOTHING.format("") + NOT_REVIEWED if with_objects else NOTHING.format(NO_DOUBT), *in_force]
-    counts = [f"{len(group):,} {heading.lower()}" for heading, _, group in _grouped(run.suspicions) if group]
+    counts = [in_words(heading, len(group)) for heading, _, group in _grouped(run.suspicions) if group]
     said = [f"Found: {', '.join(counts)}. reports/review.csv lists all of them."]
     return [*said, *([text] if (text := without_leaks(run, right)) else []), *in_force]
+
+
+def in_words(heading: str, count: int) -> str:
+    """`1 copy within a split`, `2 labels in doubt`."""
+    nouns, *where = re.split(r"(?= in | within )", heading.lower())
+    return counted(count, nouns) + "".join(where)
 
 
 def not_learnt(run: RunResults) -> list[str]:

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+from stages.reporting import review
 from stages.reviewing.suspicions import Suspicion
 from tests.reporting.synthetic import Made
 
@@ -45,3 +46,10 @@ def test_the_section_shows_what_is_suspected(made: Made, reported: Callable[[], 
     assert "rather &lt;script&gt;" in page and "rather <script>" not in page
     said = "1 of 24 test image has a copy in another split: top-1 accuracy is 66.7% with them and 65.2% without."
     assert said in page and said in text
+
+
+def test_one_of_a_kind_is_told_in_the_singular() -> None:
+    headings = ("Labels in doubt", "Copies within a split", "Odd images")
+    told = [[review.in_words(heading, count) for heading in headings] for count in (1, 2)]
+    assert told[0] == ["1 label in doubt", "1 copy within a split", "1 odd image"]
+    assert told[1] == ["2 labels in doubt", "2 copies within a split", "2 odd images"]
