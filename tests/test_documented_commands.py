@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pyarrow
 import pytest
+import yaml
 from PIL import Image
 from pyarrow import parquet
 
 from tests import checkout
 from tests.checkout import REPO, Project
-from tests.conftest import encode, picture
+from tests.conftest import encode, merged, picture
 
 NOT_RUN = {  # how a command begins, or what it has in it: why
     "make repro": "installs; CI runs it",
@@ -39,7 +40,7 @@ NOT_RUN = {  # how a command begins, or what it has in it: why
 ENDS_WITH_1 = ("python -m stages.store verify",)  # where something was amiss
 BOXES = re.compile(r"head=grid|--out pictures|--format (yolo|coco)|recipe (bccd|logos-grid|detect)")  # needs objects
 WEIGHTS = re.compile(r"backbone=(resnet|timm:)|recipe logos-unfreeze|cut=(layer3|input)")  # to be downloaded otherwise
-SMALL = {"image_size": 64, "epochs": 3, "lr_sweep.steps": 10}
+SMALL = {"image_size": 64, "epochs": 3, "lr_sweep": {"steps": 10}}
 PAGES = sorted(path.name for path in [REPO / "README.md", *(REPO / "docs").glob("*.md")])
 
 
@@ -120,6 +121,10 @@ def write_images(home: Path) -> None:
             (home / "photos" / label / f"{number}.jpg").write_bytes(draw(100 + 100 * place + number % 19))
     copy = encode(picture(100, (96, 80)), "JPEG", quality=95)  # of an ant, for the review
     (home / "photos/cat/copy.jpg").write_bytes(copy)
+    several = [
+        {"path": f"ant/{number}.jpg", "label": ("ant|small", "small", "ant")[number % 3]} for number in range(18)
+    ]
+    write_table(home / "photos/labels.csv", several)
     (home / "shards").mkdir()
     with tarfile.open(home / "shards/0.tar", "w") as shard:
         for place, label in enumerate(classes):
@@ -161,22 +166,25 @@ def write_objects(home: Path) -> None:
         coco["annotations"].append(described | {"area": side * side, "iscrowd": 0})
     categories = [{"id": place, "name": name} for place, name in enumerate(names, 1)]
     (home / "cells/all.json").write_text(json.dumps(coco | {"categories": categories}))
+    shutil.copytree(home / "cells", home / "voc")
 
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkouts after the first run, on classes and on objects; and the reader's home."""
+    """Checkouts before the first run, and after it on classes and on objects; and the reader's home."""
     home = tmp_path_factory.mktemp("reader")
     write_images(home)
-    photos = {"dataset": "folder", "root": home / "photos", "datasets.folder.unlabelled": "new"}
-    objects = {"dataset": "voc", "root": home / "cells", "head": "grid", "cut": "map", "monitor": "val_map_50"}
-    folders = {"home": home}
-    for name, knobs in {"photos": photos, "cells": objects}.items():
-        project = checkout.fresh(tmp_path_factory.mktemp("checkout") / name)
-        folders[name] = project.home
-        project.experiment(SMALL | knobs)
-        project.commit("first run")
-    return folders
+    top = tmp_path_factory.mktemp("checkout")
+    projects = {name: checkout.fresh(top / name) for name in ("start", "photos", "cells")}
+    for project in projects.values():
+        (project.home / "params.yaml").write_text(yaml.safe_dump(merged(project.params(), SMALL), sort_keys=False))
+        project.commit("small")
+    projects["photos"].experiment({"dataset": "folder", "root": home / "photos"})
+    objects = {"head": "grid", "cut": "map", "monitor": "val_map_50"}
+    projects["cells"].experiment({"dataset": "voc", "root": home / "cells", **objects})
+    for name in ("photos", "cells"):
+        projects[name].commit("first run")
+    return {"home": home} | {name: project.home for name, project in projects.items()}
 
 
 @pytest.mark.slow
@@ -186,7 +194,7 @@ def test_the_commands_of_a_page(page: str, readers: dict[str, Path], tmp_path: P
     """Each in its checkout; values of knobs stay on quickstart, as its reader would keep them."""
     copies = dict[str, Reader]()
     for line in filter(is_run, commands(page)):
-        name = "cells" if BOXES.search(line) else "photos"
+        name = "start" if page == "quickstart.md" else "cells" if BOXES.search(line) else "photos"
         if name not in copies:
             shutil.copytree(readers[name], tmp_path / name, symlinks=True)
             copies[name] = Reader(Project(tmp_path / name), readers["home"])
