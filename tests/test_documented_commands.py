@@ -171,7 +171,7 @@ def write_objects(home: Path) -> None:
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkouts before the first run, and after it on classes and on objects; and the reader's home."""
+    """Checkouts after a first run on other images, on classes and on objects; and the reader's home."""
     home = tmp_path_factory.mktemp("reader")
     write_images(home)
     top = tmp_path_factory.mktemp("checkout")
@@ -179,11 +179,12 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for project in projects.values():
         (project.home / "params.yaml").write_text(yaml.safe_dump(merged(project.params(), SMALL), sort_keys=False))
         project.commit("small")
+    projects["start"].experiment({"dataset": "webdataset", "root": home / "shards"})
     projects["photos"].experiment({"dataset": "folder", "root": home / "photos"})
     objects = {"head": "grid", "cut": "map", "monitor": "val_map_50"}
     projects["cells"].experiment({"dataset": "voc", "root": home / "cells", **objects})
-    for name in ("photos", "cells"):
-        projects[name].commit("first run")
+    for project in projects.values():
+        project.commit("first run")
     return {"home": home} | {name: project.home for name, project in projects.items()}
 
 
