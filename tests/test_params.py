@@ -93,11 +93,7 @@ def test_a_slip_in_a_block(text: str, block: str, wrong: str, right: str) -> Non
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        (
-            {"anchor_count": 0, "anchor_scales": []},
-            "no anchor is left: set anchor_count, anchor_sizes, or anchor_scales",
-        ),
-        ({"anchor_sizes": [[0.1, 0.2, 0.3]]}, "`boxes.anchor_sizes.0` List should have at most 2 items"),
+        ({"anchor_count": 0}, "`boxes.anchor_count` must be greater than or equal to 1"),
         ({"anchor_ignore": 0.6}, "anchor_ignore must not be above anchor_match"),
     ],
 )
@@ -105,12 +101,6 @@ def test_anchors_that_cannot_be_are_refused(text: str, boxes: dict[str, Any], me
     tree = yaml.safe_load(text)
     tree["boxes"] |= boxes
     assert message in refused(yaml.safe_dump(tree))
-
-
-def test_anchors_of_given_sizes(text: str) -> None:
-    tree = yaml.safe_load(text)
-    tree["boxes"] |= {"anchor_count": 0, "anchor_sizes": [[0.1, 0.2], [0.5, 0.25]]}
-    assert loaded(yaml.safe_dump(tree)).boxes.anchor_sizes == [[0.1, 0.2], [0.5, 0.25]]
 
 
 def test_a_warm_up_must_end_within_every_phase(text: str) -> None:
@@ -317,9 +307,9 @@ def test_no_file(workplace: Path) -> None:
 
 def test_overrides_reach_into_blocks(text: str) -> None:
     params = loaded(text)
-    other = with_overrides(params, {"lr": 1, "extract.dtype": "float32", "boxes.anchor_sizes": [[0.5, 0.25]]})
+    other = with_overrides(params, {"lr": 1, "extract.dtype": "float32", "boxes.anchor_count": 7})
     assert (other.lr, type(other.lr), other.extract.dtype) == (1.0, float, "float32")
-    assert other.boxes.anchor_sizes == [[0.5, 0.25]]
+    assert other.boxes.anchor_count == 7
     assert with_overrides(other, {"lr": params.lr, "extract": params.extract, "boxes": params.boxes}) == params
 
 

@@ -25,7 +25,7 @@ class Anchors(nn.Module):
     def __init__(self, inputs: int, classes: int, options: AnchorsOptions) -> None:
         super().__init__()
         self.body = nn.Sequential(dense.narrow(inputs, options), dense.tower(options))
-        self.predict = dense.PredictionLayer(options.hidden, len(sizes(options)), 5 + classes)
+        self.predict = dense.PredictionLayer(options.hidden, len(options.anchor_sizes), 5 + classes)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         predictions: torch.Tensor = self.predict(self.body(features))
@@ -38,28 +38,14 @@ def build(shape: Shape, classes: int, options: AnchorsOptions) -> nn.Module:
 
 
 def prepare(boxes: torch.Tensor, options: AnchorsOptions) -> dict[str, Any]:
-    """The options learned before the head is built: `anchor_sizes` and their `anchor_iou`; none without `anchor_count`.
+    """What is learned before the head is built: `anchor_sizes`, and `anchor_iou`, how well they fit.
 
     Args:
         boxes: (n, 4) of all images of train, corners in [0, 1] of the view.
         options: `anchor_count`.
     """
-    if not options.anchor_count:
-        return {}
     sizes, iou = cluster(boxes, options.anchor_count)
     return {"anchor_sizes": sizes, "anchor_iou": iou}
-
-
-def sizes(options: AnchorsOptions) -> torch.Tensor:
-    """Width and height (k, 2) of the anchors, in [0, 1] of the view.
-
-    They are `anchor_sizes` if there are any; otherwise one for each pair of `anchor_scales` (the side of a square of
-    the same area) and `anchor_ratios` (height to width).
-    """
-    if options.anchor_sizes:
-        return torch.tensor(options.anchor_sizes)
-    pairs = [(scale, ratio**0.5) for scale in options.anchor_scales for ratio in options.anchor_ratios]
-    return torch.tensor([[scale / root, scale * root] for scale, root in pairs])
 
 
 def cluster(boxes: torch.Tensor, count: int) -> tuple[list[list[float]], float]:
@@ -107,7 +93,7 @@ def targets(boxes: torch.Tensor, labels: torch.Tensor, options: AnchorsOptions, 
         shape: (C, H, W) of the map.
     """
     height, width = shape[1:]
-    anchors = at_every_cell(sizes(options), height, width)
+    anchors = at_every_cell(options, height, width)
     assigned = assign(boxes, anchors, options)
     codes = torch.zeros(len(anchors), 4)
     objects = assigned >= 0
@@ -123,7 +109,7 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor, options: AnchorsOptions) 
         targets: (N, H, W, k, 6).
         options: the anchors, and what `dense.loss` reads.
     """
-    anchors = at_every_cell(sizes(options), *outputs.shape[1:3]).to(outputs)
+    anchors = at_every_cell(options, *outputs.shape[1:3]).to(outputs)
     prediction, truth = dense.split(outputs.flatten(1, 3)), targets.flatten(1, 3)
     images, numbers = (truth[..., 0] > 0).nonzero(as_tuple=True)
     codes = prediction.code[images, numbers], truth[images, numbers, 1:5]
@@ -139,7 +125,7 @@ def decode(outputs: torch.Tensor, options: AnchorsOptions) -> list[Detections]:
 
 def candidates(outputs: torch.Tensor, options: AnchorsOptions) -> dense.Candidates:
     """The decoded prediction of every anchor."""
-    anchors = at_every_cell(sizes(options), *outputs.shape[1:3]).to(outputs)
+    anchors = at_every_cell(options, *outputs.shape[1:3]).to(outputs)
     prediction = dense.split(outputs.flatten(1, 3))
     boxes = offsets_to_corners(prediction.code, anchors)
     return dense.Candidates(boxes, prediction.object.sigmoid(), prediction.classes)
@@ -147,11 +133,12 @@ def candidates(outputs: torch.Tensor, options: AnchorsOptions) -> dense.Candidat
 
 def unassigned(boxes: torch.Tensor, options: AnchorsOptions, shape: Shape) -> int:
     """How many of an image's boxes (n, 4) no anchor can predict, because other boxes took all anchors near them."""
-    return dense.unassigned(len(boxes), [assign(boxes, at_every_cell(sizes(options), *shape[1:]), options)])
+    return dense.unassigned(len(boxes), [assign(boxes, at_every_cell(options, *shape[1:]), options)])
 
 
-def at_every_cell(anchors: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Anchors of sizes (k, 2) at each cell of a map: (height * width * k, 4), centre and size."""
+def at_every_cell(options: AnchorsOptions, height: int, width: int) -> torch.Tensor:
+    """The k anchors at each cell of a map: (height * width * k, 4), centre and size in [0, 1] of the view."""
+    anchors = torch.tensor(options.anchor_sizes)
     centres = dense.cell_centres(height, width).repeat_interleave(len(anchors), dim=0)
     return torch.cat([centres, anchors.repeat(height * width, 1)], dim=1)
 

@@ -21,10 +21,7 @@ class Boxes(Block):
     tower_depth: Annotated[int, Field(ge=0, le=8)]
     mining: Annotated[float, Field(ge=0)]
     focal_alpha: Annotated[float, Field(le=1)]
-    anchor_count: Annotated[int, Field(ge=0, le=32)]
-    anchor_sizes: list[Annotated[list[Fraction], Field(min_length=2, max_length=2)]]
-    anchor_scales: list[Fraction]
-    anchor_ratios: list[Annotated[float, Field(gt=0)]]
+    anchor_count: Annotated[int, Field(ge=1, le=32)]
     anchor_match: Fraction
     anchor_ignore: Fraction
 
@@ -32,12 +29,6 @@ class Boxes(Block):
     def _ignored_below_matched(self) -> "Boxes":
         if self.anchor_ignore > self.anchor_match:
             raise ValueError("anchor_ignore must not be above anchor_match")
-        return self
-
-    @model_validator(mode="after")
-    def _some_anchor(self) -> "Boxes":
-        if not (self.anchor_count or self.anchor_sizes or (self.anchor_scales and self.anchor_ratios)):
-            raise ValueError("no anchor is left: set anchor_count, anchor_sizes, or anchor_scales and anchor_ratios")
         return self
 
 
@@ -85,11 +76,13 @@ class LargestOptions(LossOptions):
 
 
 class AnchorsOptions(DenseOptions):
-    """`anchors`: the sizes of its anchors, (width, height) in [0, 1] of the view, and which boxes an anchor takes."""
+    """`anchors`: how many there are, and which boxes an anchor takes.
+
+    Attributes:
+        anchor_sizes: (width, height) of each anchor in [0, 1] of the view; learned before the head is built.
+    """
 
     anchor_count: int
-    anchor_sizes: list[list[float]]
-    anchor_scales: list[float]
-    anchor_ratios: list[float]
+    anchor_sizes: list[list[float]] = Field(default_factory=list)
     anchor_match: float
     anchor_ignore: float

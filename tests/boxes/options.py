@@ -19,10 +19,8 @@ KNOBS: dict[str, Any] = {
     "loss": "cross_entropy",
     "focal_gamma": 2.0,
     "focal_alpha": 0.25,
-    "anchor_count": 0,
-    "anchor_sizes": [],
-    "anchor_ratios": [0.5, 1.0, 2.0],
-    "anchor_scales": [0.2, 0.5],
+    "anchor_count": 6,
+    "anchor_sizes": [[0.28, 0.14], [0.2, 0.2], [0.14, 0.28], [0.7, 0.35], [0.5, 0.5], [0.35, 0.7]],
     "anchor_match": 0.5,
     "anchor_ignore": 0.4,
 }

@@ -31,20 +31,13 @@ def as_outputs(targets: torch.Tensor) -> torch.Tensor:
     return torch.cat([40 * targets[..., :1] - 20, targets[..., 1:5], classes], dim=-1)
 
 
-def test_sizes_have_the_area_of_their_scale_and_the_ratio_asked_for() -> None:
-    actual = anchors.sizes(OPTIONS)
-    assert actual.prod(1).sqrt().tolist() == pytest.approx([0.2] * 3 + [0.5] * 3)
-    assert (actual[:, 1] / actual[:, 0]).tolist() == pytest.approx([0.5, 1, 2] * 2)
-    assert anchors.sizes(options_of("anchors", anchor_sizes=[[0.1, 0.3]])).tolist() == [pytest.approx([0.1, 0.3])]
-
-
 def test_layers() -> None:
     module = anchors.build(SHAPE, CLASSES, OPTIONS)
     assert module(torch.zeros(2, *SHAPE)).shape == (2, 5, 6, 6, 5 + CLASSES)
 
 
 def test_every_anchor_sits_in_the_middle_of_its_cell() -> None:
-    actual = anchors.at_every_cell(torch.tensor([[0.1, 0.2], [0.3, 0.4]]), 1, 2)
+    actual = anchors.at_every_cell(options_of("anchors", anchor_sizes=[[0.1, 0.2], [0.3, 0.4]]), 1, 2)
     expected = [[0.25, 0.5, 0.1, 0.2], [0.25, 0.5, 0.3, 0.4], [0.75, 0.5, 0.1, 0.2], [0.75, 0.5, 0.3, 0.4]]
     torch.testing.assert_close(actual, torch.tensor(expected))
 
@@ -53,7 +46,7 @@ def test_every_anchor_sits_in_the_middle_of_its_cell() -> None:
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 10))
 def test_matching_is_that_of_plain_loops(seed: int, count: int) -> None:
     boxes, _ = drawn(seed, count)
-    places = anchors.at_every_cell(anchors.sizes(OPTIONS), *SHAPE[1:])
+    places = anchors.at_every_cell(OPTIONS, *SHAPE[1:])
     iou = box_iou(box_convert(places, "cxcywh", "xyxy"), boxes).tolist()  # with its ties
     expected = []
     for row in iou:
@@ -98,7 +91,7 @@ def test_boxes_beyond_the_anchors_are_counted() -> None:
 def test_a_box_between_all_anchors_is_no_anchors_and_counted() -> None:
     small = options_of("anchors", anchor_sizes=[[0.1, 0.1]])
     between = torch.tensor([[0.45, 0.45, 0.55, 0.55]])  # of a 2 x 2 map, whose anchors end at 0.3
-    assert anchors.assign(between, anchors.at_every_cell(anchors.sizes(small), 2, 2), small).eq(dense.BACKGROUND).all()
+    assert anchors.assign(between, anchors.at_every_cell(small, 2, 2), small).eq(dense.BACKGROUND).all()
     assert anchors.unassigned(between, small, (8, 2, 2)) == 1
 
 

@@ -110,7 +110,7 @@ class Made:
         if self.task == "classification":
             _json(paths.HEAD / "ridge" / "head.json", described | {"head": "ridge", "best_epoch": 1, "notes": notes})
         else:
-            knobs |= {"boxes": {"predict": self.predict, "anchor_sizes": [[0.1, 0.2]]}}
+            knobs |= {"boxes": {"predict": self.predict, "anchor_count": 7}}
         _json(paths.HEAD / "head.json", described | own | {"params": knobs})
         lr = "" if self.head == "ridge" else 0.001
         scores = ("", "", 0.4) if self.task == "detection" else (0.9, 0.8, "")

@@ -180,7 +180,7 @@ def test_boxes_of_other_images_are_refused(detector: Made) -> None:
 def test_knobs_of_boxes_are_settings(detector: Made) -> None:
     detector.write()
     text = command.complete(gather.load("folder"))
-    assert "-S boxes.predict=both" in text and "boxes.anchor_sizes=[[0.1,0.2]]" in text
+    assert "-S boxes.predict=both" in text and "boxes.anchor_count=7" in text
 
 
 # --- the largest object

@@ -224,14 +224,14 @@ class Fixed(nn.Module):
 
 
 def task_of(head: str, chosen: Any) -> tasks.DetectionTask:
-    knobs = chosen.model_dump() | chosen.boxes.model_dump() | {"precision": "float32"}
+    knobs = chosen.model_dump() | chosen.boxes.model_dump() | {"precision": "float32", "anchor_sizes": [[0.3, 0.3]]}
     whole: Any = Fixed()
     return tasks.DetectionTask(head, whole, HEADS[head].read(knobs), classes=3, params=chosen)
 
 
 @pytest.mark.parametrize("head", [*OBJECT_HEADS])
 def test_difficult_objects_are_asked_of_no_head(turned: Make, head: str) -> None:
-    task = task_of(head, turned(head=head, boxes={"anchor_count": 0}))
+    task = task_of(head, turned(head=head))
     both = truth([[4, 4, 24, 24], [30, 30, 62, 62]], [0, 1], ignored=(1,))
     single = truth([[4, 4, 24, 24]], [0])
     nothing = torch.zeros(2, 1, CHANNELS, SIDE, SIDE)
@@ -325,7 +325,7 @@ def test_views_that_agree_give_each_object_once(turned: Make) -> None:
 
 @pytest.mark.parametrize("head", OBJECT_HEADS)
 def test_a_part_without_any_object_trains_and_is_judged(turned: Make, head: str) -> None:
-    chosen = turned(head=head, monitor="val_map_50", boxes={"anchor_count": 0})
+    chosen = turned(head=head, monitor="val_map_50", boxes={"anchor_count": 1})
     empty = on_maps(val=[truth([], [])] * VAL, train=[scene(0), truth([], [])] * 3)
     result = loop.fit(head, empty, params=chosen, device=CPU)
     assert result.history[0].val_map_50 == 0 and result.history[0].val_accuracy is None
