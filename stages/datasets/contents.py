@@ -16,9 +16,11 @@ from stages.datasets.base import Record
 from stages.datasets.tree import LFS_POINTER, is_lfs_pointer
 from stages.images.header import BadImage, looks_like_image, open_image, orientation
 from stages.images.loading import inspect
+from stages.processes import in_order
 
 # If the same content is in several official splits, it stays in the first of these
 SPLITS = ("test", "val", "train", None)
+AHEAD = 256  # files that are read before the caller has taken the first of them
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def read(folder: Path, records: Iterable[Record]) -> Contents:
     for record in records:
         records_of.setdefault(record.path, []).append(record)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        reading = pool.map(lambda same: _read(folder, same), records_of.values())
+        reading = in_order(pool, lambda same: _read(folder, same), records_of.values(), ahead=AHEAD)
         files = list(tqdm(reading, total=len(records_of), unit=" files", leave=False, delay=2))
     files_of: dict[str, list[DatasetFile]] = defaultdict(list)
     order = lambda file: (SPLITS.index(file.record.split), file.record.label == "", file.record.path)  # noqa: E731

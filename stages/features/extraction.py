@@ -6,15 +6,14 @@ engine never waits for one to end.
 """
 
 import sys
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -47,14 +46,13 @@ from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
 from stages.images.scaling import SCALING
 from stages.images.views import Affine
+from stages.processes import in_order
 
 PART_VIEWS = 512
 PART_BYTES = 64 << 20
 IMAGE_BATCH = 32  # of a part of stored images; no engine computes them
 PARTS = 2  # computed at a time: one fills the engine while the other ends and is written
 BAD_IMAGES_NAMED = 5  # on the console, while they are found
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -240,7 +238,7 @@ def compute_part(
     with chosen.slots(window) as slots, callers(extractor.parallel) as computing:
         decoding = Decoding(drawn, images, slots, chosen.chunk, ok, affine)
         pixels = decoding.batches(batches, step, unread=extractor.parallel)
-        computed = _prefetch(computing, extractor.engine, pixels, ahead=extractor.parallel)
+        computed = in_order(computing, extractor.engine, pixels, ahead=extractor.parallel)
         for rows, features in zip(batches, computed, strict=True):
             for layer, values in zip(flat, features, strict=True):
                 layer[rows.start : rows.stop] = values[: len(rows)]
@@ -252,23 +250,6 @@ def compute_part(
 
 def _window(extractor: Extractor, view_count: int) -> Window:
     return Window(extractor.batch_size, extractor.parallel, view_count, extractor.preprocessing.crop)
-
-
-def _prefetch(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
-) -> Iterator[Result]:
-    """`function` of each item, in order, computed by a pool that is at most `ahead` items ahead of the caller."""
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def _image_rows(spec: Spec, preprocessing: Preprocessing, images: Sequence[ImageRef]) -> dict[str, h5.Array]:
@@ -475,7 +456,7 @@ def compute_parts(
         return part, compute_part(spec, part.images, part.views, decoders)
 
     with ThreadPoolExecutor(PARTS) as pool:
-        yield from _prefetch(pool, compute, parts, ahead=PARTS)
+        yield from in_order(pool, compute, parts, ahead=PARTS)
 
 
 def part_images(extractor: Extractor, views: int) -> int:

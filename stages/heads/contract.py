@@ -68,15 +68,12 @@ class Moments(Protocol):
     def class_sums(self, classes: int) -> torch.Tensor:
         """(C, D) the sum of the centred vectors of each class, in float64."""
 
-    def scores(self, weights: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """(N, C) vectors @ weights + bias, in float64."""
-
 
 @dataclass(frozen=True)
 class VectorBlocks:
     """The images of a split as a head in closed form takes them, of features that stay on the disk.
 
-    Every pass reads them again, block by block; what comes of a pass is kept.
+    All that is known of them comes from one pass, block by block, and is kept.
 
     Attributes:
         read: gives blocks (n, D) of the vectors, float32 and normalised, and their labels (n,).
@@ -89,21 +86,32 @@ class VectorBlocks:
     labels: torch.Tensor
 
     @cached_property
+    def _sums(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """An origin (D,) near the mean, and around it XᵀX (D, D) and the sum of each class (C, D); then the mean (D,).
+
+        Around the mean of the first block the numbers are as small as around that of all, so that nothing is lost.
+        """
+        columns, classes, origin = self.shape[1], int(self.labels.max()) + 1, None
+        gram = torch.zeros(columns, columns, dtype=torch.float64)
+        sums = torch.zeros(classes, columns, dtype=torch.float64)
+        for block, labels in self.read():
+            origin = block.double().mean(0) if origin is None else origin
+            around = block.double() - origin
+            gram.addmm_(around.T, around)
+            sums.index_add_(0, labels, around)
+        assert origin is not None  # there is an image
+        return origin, gram, sums, origin + sums.sum(0) / self.shape[0]
+
+    @property
     def mean(self) -> torch.Tensor:
         """Their mean (D,) in float64."""
-        total = torch.zeros(self.shape[1], dtype=torch.float64)
-        for block, _ in self.read():
-            total += block.double().sum(0)
-        return total / self.shape[0]
+        return self._sums[-1]
 
     @cached_property
     def gram(self) -> torch.Tensor:
         """XᵀX (D, D) of the centred vectors in float64."""
-        gram = torch.zeros(self.shape[1], self.shape[1], dtype=torch.float64)
-        for block, _ in self.read():
-            centred = block.double() - self.mean
-            gram.addmm_(centred.T, centred)
-        return gram
+        origin, gram, _, mean = self._sums
+        return gram - self.shape[0] * torch.outer(mean - origin, mean - origin)
 
     @cached_property
     def variance(self) -> float:
@@ -112,14 +120,10 @@ class VectorBlocks:
 
     def class_sums(self, classes: int) -> torch.Tensor:
         """(C, D) the sum of the centred vectors of each class, in float64."""
-        sums = torch.zeros(classes, self.shape[1], dtype=torch.float64)
-        for block, labels in self.read():
-            sums.addmm_(F.one_hot(labels, classes).double().T, block.double() - self.mean)
-        return sums
-
-    def scores(self, weights: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """(N, C) vectors @ weights + bias, in float64."""
-        return torch.cat([block.double() @ weights + bias for block, _ in self.read()])
+        origin, _, sums, mean = self._sums
+        counts = torch.bincount(self.labels, minlength=classes)
+        missing = classes - len(sums)  # those after the last class that has an image
+        return F.pad(sums, (0, 0, 0, missing)) - counts[:, None] * (mean - origin)
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,9 @@ class LabelledVectors:
 
     def class_sums(self, classes: int) -> torch.Tensor:
         """(C, D) the sum of the centred vectors of each class, in float64."""
-        return F.one_hot(self.labels, classes).double().T @ self.centred
+        if self.x.is_cuda:  # there sums come in any order, and no two runs are the same
+            return F.one_hot(self.labels, classes).double().T @ self.centred
+        return self.centred.new_zeros(classes, self.x.shape[1]).index_add_(0, self.labels, self.centred)
 
     def scores(self, weights: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """(N, C) vectors @ weights + bias, in float64."""
@@ -230,7 +236,7 @@ class Solution(NamedTuple):
 
 def scaled(
     layers: nn.Linear,
-    val: Moments,
+    val: LabelledVectors,
     solved: Iterable[tuple[torch.Tensor, torch.Tensor]],
     *,
     notes: Sequence[Mapping[str, float]],

@@ -24,7 +24,7 @@ def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module
     return nn.Linear(shape[0], classes)
 
 
-def solutions(layers: nn.Module, train: Moments, val: Moments) -> Iterator[Solution]:
+def solutions(layers: nn.Module, train: Moments, val: LabelledVectors) -> Iterator[Solution]:
     """One solution for each of SHRINKAGES."""
     assert isinstance(layers, nn.Linear)
     notes = [{"shrinkage": shrinkage} for shrinkage in SHRINKAGES]

@@ -18,7 +18,7 @@ def build(shape: Sequence[int], classes: int, options: HeadOptions) -> nn.Module
     return nn.Linear(shape[0], classes)
 
 
-def solutions(layers: nn.Module, train: Moments, val: Moments) -> Iterator[Solution]:
+def solutions(layers: nn.Module, train: Moments, val: LabelledVectors) -> Iterator[Solution]:
     """One solution for each of STRENGTHS.
 
     With X (N, D) and Y one-hot (N, C), each minus its mean, W = (XᵀX + λN I)⁻¹ XᵀY, where λ is the strength times the

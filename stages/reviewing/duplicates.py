@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.reviewing.neighbours import Pairs
+from stages.reviewing.pixels import Thumbnails
 
 SAME = 0.99  # correlation of two thumbnails that are one picture
 SAME_NEAREST = 0.97  # the same where each is the most similar image of the other in the features
 BLOCK = 4096  # pairs at a time
 COARSE = 4  # pixels of a thumbnail that become one in the first comparison, per side
 TINY = 1e-6  # instead of dividing by zero
-MARGIN = 1e-3  # for the rounding of float32
+MARGIN = 2e-3  # for the rounding of float16
 CONTRAST = 4.0  # grey values: a blank image correlates with anything
 
 
@@ -37,7 +38,7 @@ class Duplicate:
 def confirmed(
     pairs: Pairs,
     nearest: npt.NDArray[np.int64],
-    thumbnails: npt.NDArray[np.uint8],
+    thumbnails: Thumbnails,
     contrast: npt.NDArray[np.float32],
 ) -> list[Duplicate]:
     """The pairs whose pixels agree.
@@ -47,7 +48,7 @@ def confirmed(
     Args:
         pairs: that are alike in the features.
         nearest: (n,) the most similar image of each.
-        thumbnails: (n, 32, 32, 3) uint8.
+        thumbnails: of n images.
         contrast: (n,) of each image.
     """
     pairs = _possible(pairs, thumbnails)
@@ -62,33 +63,31 @@ def confirmed(
     ]
 
 
-def _possible(pairs: Pairs, thumbnails: npt.NDArray[np.uint8]) -> Pairs:
+def _possible(pairs: Pairs, thumbnails: Thumbnails) -> Pairs:
     """The pairs that may have a correlation of SAME_NEAREST, plain or mirrored.
 
     Correlation r means that the centred thumbnails, of length 1, are sqrt(2 - 2 r) apart. Sums over blocks of 4 x 4,
     over 4, are a projection: they are no farther apart than that. So nothing is lost, and 16 times fewer numbers are
     compared.
     """
-    side = thumbnails.shape[1] // COARSE
-    coarse = np.concatenate(
-        [_coarse(thumbnails[start : start + BLOCK], side) for start in range(0, len(thumbnails), BLOCK)]
-    )
+    coarse = np.concatenate([_coarse(block) for block in thumbnails.blocks(BLOCK)])
     farthest, near = 2 - 2 * SAME_NEAREST + MARGIN, np.empty(len(pairs.first), bool)
     for start in range(0, len(near), BLOCK):
         block = slice(start, start + BLOCK)
-        first, second = coarse[pairs.first[block]], coarse[pairs.second[block]]
+        first, second = (coarse[which[block]].astype(np.float32) for which in (pairs.first, pairs.second))
         plain, mirror = (np.square(first - other).sum((1, 2, 3)) for other in (second, second[:, :, ::-1]))
         near[block] = np.minimum(plain, mirror) <= farthest
     return Pairs(pairs.first[near], pairs.second[near], pairs.cosine[near])
 
 
-def _coarse(thumbnails: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.float32]:
-    """(n, side, side, 3) sums over blocks of thumbnails that are centred and of length 1."""
+def _coarse(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
+    """(n, 8, 8, 3) sums over blocks of thumbnails (n, 32, 32, 3) that are centred and of length 1."""
     values = thumbnails.astype(np.float32)
     values -= values.mean((1, 2, 3), keepdims=True)
     values /= np.maximum(np.sqrt(np.square(values).sum((1, 2, 3), keepdims=True)), TINY)
+    side = values.shape[1] // COARSE
     blocks = values.reshape(len(values), side, COARSE, side, COARSE, 3)
-    coarse: npt.NDArray[np.float32] = blocks.sum((2, 4)) / np.float32(COARSE)
+    coarse: npt.NDArray[np.float16] = (blocks.sum((2, 4)) / np.float32(COARSE)).astype(np.float16)
     return coarse
 
 
@@ -111,9 +110,7 @@ def groups(edges: Sequence[tuple[int, int]]) -> list[list[int]]:
     return list(members.values())
 
 
-def _correlations(
-    pairs: Pairs, thumbnails: npt.NDArray[np.uint8]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _correlations(pairs: Pairs, thumbnails: Thumbnails) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Of each pair the correlation of the thumbnails, and that with the second one mirrored."""
     plain, mirror = np.empty(len(pairs.first), np.float32), np.empty(len(pairs.first), np.float32)
     for start in range(0, len(plain), BLOCK):

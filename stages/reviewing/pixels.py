@@ -3,18 +3,18 @@
 Kept by content in the main checkout, so that only new images are decoded.
 """
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from stages import files
@@ -24,10 +24,42 @@ from stages.errors import UserError
 from stages.images.header import BadImage, open_image
 from stages.images.loading import load
 from stages.images.scaling import is_wide
+from stages.processes import in_order
 
 THUMBNAIL = 32  # pixels per side
 LOOKED_AT = 128  # pixels of the longer side at which contrast, sharpness and colour are measured
 VERSION = 1  # raise it when the code here changes what comes out
+AHEAD, BLOCK = 256, 4096  # images measured ahead of the writing; thumbnails copied at a time
+DTYPES = {"f4": "F32", "u1": "U8", "i8": "I64"}  # as safetensors calls them
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """The whole image squeezed into a square, of N images; they stay in the file where they are kept.
+
+    Attributes:
+        kept: (M, 32, 32, 3) uint8, of these and other images.
+        lines: (N,) where each image is among them.
+    """
+
+    kept: npt.NDArray[np.uint8]
+    lines: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """(n, 32, 32, 3): those of some images (n,)."""
+        return np.asarray(self.kept[self.lines[images]])
+
+    def of(self, images: npt.NDArray[np.int64]) -> "Thumbnails":
+        """The same of some images (n,), still in the file."""
+        return Thumbnails(self.kept, self.lines[images])
+
+    def blocks(self, size: int) -> Iterator[npt.NDArray[np.uint8]]:
+        """Those of all images, some at a time."""
+        for first in range(0, len(self), size):
+            yield self[np.arange(first, min(first + size, len(self)))]
 
 
 @dataclass(frozen=True)
@@ -36,14 +68,14 @@ class Pixels:
 
     Attributes:
         readable: (N,) bool; of others everything is 0.
-        thumbnails: (N, 32, 32, 3) uint8, the whole image squeezed into a square.
+        thumbnails: of each.
         contrast: (N,) float32: standard deviation of the grey values, 0 to 127.
         sharpness: (N,) float32: variance of the Laplacian over that of the grey values.
         colour: (N,) float32: mean distance between the largest and the smallest channel, 0 to 255.
     """
 
     readable: npt.NDArray[np.bool_]
-    thumbnails: npt.NDArray[np.uint8]
+    thumbnails: Thumbnails
     contrast: npt.NDArray[np.float32]
     sharpness: npt.NDArray[np.float32]
     colour: npt.NDArray[np.float32]
@@ -57,40 +89,88 @@ def look(rows: Sequence[IndexRow], folder: Path, kept: Path) -> Pixels:
         folder: below which the images lie.
         kept: the file with what is known of these and other images; it is written anew where images are new.
     """
-    known, table = _read(kept)
-    new = [row for row in rows if row.sha256 not in known]
-    if new:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            measured = list(
-                tqdm(pool.map(lambda row: _measured(folder, row), new), total=len(new), leave=False, delay=2)
-            )
-        known |= {row.sha256: len(known) + number for number, row in enumerate(new)}
-        thumbnails, numbers = (np.stack(part) for part in zip(*measured, strict=True))
-        table = {
-            "thumbnails": np.concatenate([table["thumbnails"], thumbnails]),
-            "numbers": np.concatenate([table["numbers"], numbers]),
-        }
-        digests = np.frombuffer(bytes.fromhex("".join(known)), np.uint8).reshape(-1, 32)
-        files.write_bytes(kept, save({**table, "sha256": digests, "version": np.array([VERSION])}))
-    places = [known[row.sha256] for row in rows]
-    readable, contrast, sharpness, colour = table["numbers"][places].T
-    return Pixels(readable > 0, table["thumbnails"][places], contrast, sharpness, colour)
+    with files.locked(kept.parent, "Another run looks at images; this one waits for it."):
+        known = _read(kept)
+        if new := [row for row in rows if row.sha256 not in known.line_of]:
+            _add(kept, known, new, folder)
+            known = _read(kept)
+    lines = np.array([known.line_of[row.sha256] for row in rows], np.int64)
+    readable, contrast, sharpness, colour = known.numbers[lines].T
+    return Pixels(readable > 0, Thumbnails(known.thumbnails, lines), contrast, sharpness, colour)
 
 
-def _read(kept: Path) -> tuple[dict[str, int], dict[str, npt.NDArray[Any]]]:
-    """What is known: sha256 -> line of the tables, and the tables; nothing where the file is not there or not whole."""
+class _Known(NamedTuple):
+    """The file of what is known.
+
+    Attributes:
+        line_of: sha256 of an image -> its line in the tables.
+        thumbnails: (M, 32, 32, 3) uint8, memory-mapped: 3 GB of a million images.
+        numbers: (M, 4) float32: readable, contrast, sharpness, colour.
+    """
+
+    line_of: dict[str, int]
+    thumbnails: npt.NDArray[np.uint8]
+    numbers: npt.NDArray[np.float32]
+
+
+def _read(kept: Path) -> _Known:
+    """What is known; nothing where the file is not there or not whole."""
     try:
-        tensors = load_file(kept)
-        if int(tensors["version"][0]) != VERSION:
-            raise ValueError("of another version")
-        known = {digest.tobytes().hex(): place for place, digest in enumerate(tensors["sha256"])}
-        return known, {"thumbnails": tensors["thumbnails"], "numbers": tensors["numbers"]}
+        with safe_open(kept, "numpy") as file, kept.open("rb") as stream:
+            if int(file.get_tensor("version")[0]) != VERSION:
+                raise ValueError("of another version")
+            digests, numbers = file.get_tensor("sha256"), file.get_tensor("numbers")
+            size = int.from_bytes(stream.read(8), "little")  # of the header: safetensors itself maps no array
+            first = 8 + size + json.loads(stream.read(size))["thumbnails"]["data_offsets"][0]
+            thumbnails = np.memmap(stream, np.uint8, "r", first, (len(digests), THUMBNAIL, THUMBNAIL, 3))
+        return _Known({digest.tobytes().hex(): line for line, digest in enumerate(digests)}, thumbnails, numbers)
     except (OSError, SafetensorError, KeyError, ValueError):
-        empty: dict[str, npt.NDArray[Any]] = {
-            "thumbnails": np.zeros((0, THUMBNAIL, THUMBNAIL, 3), np.uint8),
-            "numbers": np.zeros((0, 4), np.float32),
-        }
-        return {}, empty
+        return _Known({}, np.zeros((0, THUMBNAIL, THUMBNAIL, 3), np.uint8), np.zeros((0, 4), np.float32))
+
+
+def _add(kept: Path, known: _Known, new: Sequence[IndexRow], folder: Path) -> None:
+    """Writes the file anew, with what is measured of new images; each thumbnail goes to the disk at once."""
+    count = len(known.line_of) + len(new)
+    digests = np.frombuffer(bytes.fromhex("".join([*known.line_of, *(row.sha256 for row in new)])), np.uint8)
+    numbers = np.concatenate([known.numbers, np.zeros((len(new), 4), np.float32)])
+    small = {"numbers": numbers, "sha256": digests.reshape(-1, 32), "version": np.array([VERSION])}
+    head, firsts, size = _header(small, (count, THUMBNAIL, THUMBNAIL, 3))
+    files.remove_leftovers(kept)
+    with files.atomic_write(kept, size) as descriptor, ThreadPoolExecutor(os.cpu_count()) as pool:
+        files.write_at(descriptor, head, 0)
+        place = firsts["thumbnails"]
+        for first in range(0, len(known.thumbnails), BLOCK):
+            block = np.ascontiguousarray(known.thumbnails[first : first + BLOCK])
+            files.write_at(descriptor, block.data, place)
+            place += block.nbytes
+        measured = in_order(pool, lambda row: _measured(folder, row), new, ahead=AHEAD)
+        for line, (thumbnail, values) in enumerate(
+            tqdm(measured, total=len(new), leave=False, delay=2), len(known.line_of)
+        ):
+            files.write_at(descriptor, np.ascontiguousarray(thumbnail).data, place)
+            place, numbers[line] = place + thumbnail.nbytes, values
+        for name, array in small.items():
+            files.write_at(descriptor, np.ascontiguousarray(array).data, firsts[name])
+
+
+def _header(small: Mapping[str, npt.NDArray[Any]], shape: tuple[int, ...]) -> tuple[bytes, dict[str, int], int]:
+    """The first bytes of a safetensors file, where each array begins, and the size of the whole.
+
+    https://github.com/huggingface/safetensors#format
+
+    Args:
+        small: arrays.
+        shape: of the thumbnails, which come last.
+    """
+    described, firsts, end = dict[str, dict[str, Any]](), dict[str, int](), 0
+    sizes = {name: (DTYPES[array.dtype.str[1:]], array.shape, array.nbytes) for name, array in small.items()}
+    for name, (dtype, dims, size) in {**sizes, "thumbnails": ("U8", shape, int(np.prod(shape)))}.items():
+        described[name] = {"dtype": dtype, "shape": dims, "data_offsets": [end, end + size]}
+        firsts[name], end = end, end + size
+    text = json.dumps(described).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    head = len(text).to_bytes(8, "little") + text
+    return head, {name: len(head) + first for name, first in firsts.items()}, len(head) + end
 
 
 def _measured(folder: Path, row: IndexRow) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:

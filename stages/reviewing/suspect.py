@@ -27,7 +27,8 @@ from stages.reviewing.suspicions import (
 from stages.reviewing.vectors import Vectors
 
 FEWEST_OF_CLASS = 3  # images: of fewer, the others cannot tell what the class looks like
-COARSE = 4  # pixels of a thumbnail that become one where there are no features to compare
+COARSE = 4  # pixels of a thumbnail that become one where there are no features to compare, per side
+BLOCK = 4096  # thumbnails read at a time
 
 
 @dataclass(frozen=True)
@@ -172,10 +173,17 @@ def _candidates(
     if described is None:
         if pixels is None or pixels.readable.sum() < 2:
             return None
-        count, side = len(pixels.thumbnails), pixels.thumbnails.shape[1] // COARSE
-        blocks = pixels.thumbnails.reshape(count, side, COARSE, side, COARSE, 3).mean((2, 4), dtype=np.float32)
-        described = vectors.of_rows(blocks.reshape(count, -1), np.flatnonzero(pixels.readable))
+        coarse = np.concatenate([_coarse(block) for block in pixels.thumbnails.blocks(BLOCK)])
+        described = vectors.of_rows(coarse, np.flatnonzero(pixels.readable))
     return described.images, neighbours.nearest(described)
+
+
+def _coarse(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """(n, 192) means over blocks of thumbnails (n, 32, 32, 3)."""
+    count, side = len(thumbnails), thumbnails.shape[1] // COARSE
+    blocks = thumbnails.reshape(count, side, COARSE, side, COARSE, 3).mean((2, 4), dtype=np.float32)
+    coarse: npt.NDArray[np.float32] = blocks.reshape(count, -1)
+    return coarse
 
 
 def _copies(
@@ -183,7 +191,7 @@ def _copies(
 ) -> list[Suspicion]:
     """Near-duplicates and mirror images, those in two splits first."""
     nearest, _ = neighbours.closest(pairs, len(rows))
-    confirmed = duplicates.confirmed(pairs, nearest, pixels.thumbnails[rows], pixels.contrast[rows])
+    confirmed = duplicates.confirmed(pairs, nearest, pixels.thumbnails.of(rows), pixels.contrast[rows])
     copies = [_copy(images[rows[pair.first]], images[rows[pair.second]], pair) for pair in confirmed]
     return sorted(copies, key=lambda copy: (not copy.leak, -copy.score, copy.path, copy.other))
 

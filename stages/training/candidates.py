@@ -34,12 +34,21 @@ DOUBLE = 8  # bytes
 
 
 class Size(NamedTuple):
-    """The size of a problem: vectors of train with all views, numbers in each, classes; whether they stay on disk."""
+    """The size of a problem.
+
+    Attributes:
+        rows: vectors of train, with all views.
+        features: numbers in each.
+        classes: how many.
+        on_disk: whether heads that can do so leave them there.
+        choosing: images of val that choose among solutions.
+    """
 
     rows: int
     features: int
     classes: int
     on_disk: bool = False
+    choosing: int = 0
 
 
 class Cost(NamedTuple):
@@ -173,9 +182,10 @@ def left_out(data: HeadData, params: Params, device: torch.device) -> dict[str, 
 def size(data: HeadData) -> Size:
     """The size of the problem that the train split is."""
     images, views = data.splits["train"].x.shape[:2]
-    features = data.shape[-1] if len(data.shape) == 2 else data.shape[0]  # tokens (T, D); else (D,) or maps (D, H, W)
+    features, classes = closed_form.columns(data.shape), len(data.classes)
     read_in_blocks = isinstance(data.splits["train"].x, MappedFeatures) and not data.multilabel
-    return Size(images * views, features, len(data.classes), read_in_blocks)
+    choosing = closed_form.choosing(len(data.splits["val"].y), features, classes)
+    return Size(images * views, features, classes, read_in_blocks, choosing)
 
 
 def too_much(expected: Cost) -> str:
@@ -196,7 +206,7 @@ def cost(head: str, size: Size, *, params: Params, device: torch.device) -> Cost
         params: the layers and epochs of a head that trains in epochs.
         device: where it is computed.
     """
-    rows, features, classes, on_disk = size
+    rows, features, classes, on_disk, choosing = size
     speed = SPEEDS.get(device.type, GPU_SPEED)
     if not HEADS[head].closed_form:
         weights = params.hidden * (features + classes)
@@ -209,9 +219,12 @@ def cost(head: str, size: Size, *, params: Params, device: torch.device) -> Cost
         operations = gram + 10 * side**3 + EVALUATIONS * 4 * rows * side * classes
         numbers = 3 * rows * features + 5 * rows * classes + (2 * 10 + 5) * side * classes + 3 * side**2
     else:
-        products = 2 * rows * features * classes * (SOLVES if rows < features else 1)
-        operations = gram + products + SOLVES * (side**3 / 3 + 2 * classes * side**2)
-        numbers = 3 * rows * features + 2 * rows * classes + 4 * features * classes + 3 * side**2
+        products = 2 * rows * features * (SOLVES * classes if rows < features else 1)
+        scores = 3 * choosing * features * classes  # in float64, and again in float32, which is twice as fast
+        operations = gram + products + SOLVES * (side**3 / 3 + 2 * classes * side**2 + scores)
+        numbers = 3 * rows * features + 4 * features * classes + 3 * side**2 + choosing * (2 * features + 4 * classes)
+        if rows < features:
+            numbers += 2 * rows * classes
         if head == "lda" and rows < features:
             numbers += 3 * rows**2
         if on_disk and rows >= features:  # the vectors are read block by block

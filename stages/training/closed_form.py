@@ -17,6 +17,8 @@ from stages.training.normalization import FeatureNormalization
 from stages.training.rest import build
 from stages.training.tasks import ClassificationTask, MultilabelTask
 
+CHOOSING = 1 << 26  # numbers of vectors and scores of the val images that choose a solution; of more, some are left out
+
 
 class Normalized(NamedTuple):
     """What heads share that normalise alike.
@@ -24,12 +26,12 @@ class Normalized(NamedTuple):
     Attributes:
         statistics: the state of the normalisation.
         train: every view of the train images.
-        val: the evaluation views of the validation images.
+        val: the evaluation views of the validation images that choose.
     """
 
     statistics: Mapping[str, torch.Tensor]
     train: Moments
-    val: Moments
+    val: LabelledVectors
 
 
 def fit(
@@ -42,7 +44,8 @@ def fit(
 ) -> TrainResult:
     """The solution that validation chooses, see `history.choose`.
 
-    Every view of a train image is a row; the learning rate and the seed do not matter.
+    Every view of a train image is a row; the learning rate and the seed do not matter. Of more validation images than
+    `choosing` tells, evenly spread ones choose; the scores are those of all.
 
     Args:
         head: its name.
@@ -53,13 +56,15 @@ def fit(
     """
     shared = {} if shared is None else shared
     module = cast("ClosedFormHead", module_of(head))
-    train, val = (data.splits[name].to(device) for name in ("train", "val"))
+    train, all_val = (data.splits[name].to(device) for name in ("train", "val"))
+    val = _evenly(all_val, choosing(len(all_val.y), columns(data.shape), len(data.classes)))
     knobs = stored_knobs(head, params=params, data=data, device=device)
     rest = build(data.provenance, params.tap, params.weights)
     model = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
     known, streams = shared.get(params.normalize), HEADS[head].streams and not data.multilabel
     if known is None or not (streams or isinstance(known.train, LabelledVectors)):
-        known = shared[params.normalize] = normalized(model, train, val, streams=streams)
+        statistics, train_vectors = normalized(model, train, streams=streams)
+        known = shared[params.normalize] = Normalized(statistics, train_vectors, _evaluation_vectors(model, val))
     statistics, train_vectors, val_vectors = known
     model.standardize.load_state_dict(statistics)
     task = MultilabelTask(params, None) if data.multilabel else ClassificationTask(params, None)
@@ -75,11 +80,42 @@ def fit(
     if best.solution.options:
         model = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
     model.load_state_dict(best.state)
+    score, loss, solution = best.score, best.loss, best.solution
+    if len(val.y) < len(all_val.y):
+        calibrate(model, all_val)
+        scores = task.evaluate(model, all_val)
+        score, loss = scores.choice, scores.loss
+        solution = solution._replace(notes={**solution.notes, "val_images_that_chose": len(val.y)})
     train_scores = task.evaluate(model, train)
-    row = Epoch(1, 1, None, train_scores.loss, best.loss, train_scores.accuracy, best.score)
+    row = Epoch(1, 1, None, train_scores.loss, loss, train_scores.accuracy, score)
     if data.multilabel:
-        row = replace(row, val_accuracy=None, val_map=best.score)
-    return _result(model, [row], best.solution, knobs)
+        row = replace(row, val_accuracy=None, val_map=score)
+    return _result(model, [row], solution, knobs)
+
+
+def choosing(images: int, columns: int, classes: int) -> int:
+    """How many of so many validation images choose: their vectors and scores are held in float64, for each solution.
+
+    Args:
+        images: of validation.
+        columns: numbers in a vector.
+        classes: scores of an image.
+    """
+    return min(images, max(1, CHOOSING // (columns + classes)))
+
+
+def columns(shape: Sequence[int]) -> int:
+    """How many numbers the vector of an image has, from features (D,), tokens (T, D) or maps (D, H, W)."""
+    return shape[-1] if len(shape) == 2 else shape[0]
+
+
+def _evenly(split: SplitData, count: int) -> SplitData:
+    """So many images of a split, evenly spread; vectors on the disk come into memory, as each solution reads them."""
+    images = torch.linspace(0, len(split.y) - 1, count, dtype=torch.float64).round().long()
+    some = split if count == len(split.y) else split.some(images)
+    if isinstance(some.x, MappedFeatures) and some.x.ndim == 3:
+        return replace(some, x=some.x[torch.arange(count), 0][:, None])
+    return some
 
 
 def refit(head: str, data: HeadData, *, params: Params, device: torch.device, chosen: TrainResult) -> TrainResult:
@@ -97,7 +133,7 @@ def refit(head: str, data: HeadData, *, params: Params, device: torch.device, ch
     rest = build(data.provenance, params.tap, params.weights)
     model = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
     streams = HEADS[head].streams and not data.multilabel
-    solution = module.solve(model.head, normalized(model, both, both, streams=streams).train, chosen.notes)
+    solution = module.solve(model.head, normalized(model, both, streams=streams)[1], chosen.notes)
     return _result(model, chosen.history, solution, knobs | dict(solution.options))
 
 
@@ -124,29 +160,37 @@ def _result(model: HeadModel, history: list[Epoch], solution: Solution, knobs: d
     return TrainResult(model, history, 1, dict(solution.notes), knobs, trained)
 
 
-def normalized(model: HeadModel, train: SplitData, val: SplitData, *, streams: bool = False) -> Normalized:
-    """Fits the normalisation of a model on train, and the normalised vectors of both splits.
+def normalized(
+    model: HeadModel, train: SplitData, *, streams: bool = False
+) -> tuple[Mapping[str, torch.Tensor], Moments]:
+    """Fits the normalisation of a model on train; its state, and the normalised vectors.
 
     Args:
         model: with the normalisation.
         train: the split that it is fitted on.
-        val: another one.
         streams: whether features on the disk stay there, as the head reads them block by block.
     """
     normalize = model.standardize
     assert isinstance(normalize, FeatureNormalization)
     if streams and isinstance(train.x, MappedFeatures):
         model.fit_normalization(train)
-        views = range(train.x.shape[1])
-        return Normalized(normalize.state_dict(), _blocks(model, train, views), _blocks(model, val, [0]))
+        return normalize.state_dict(), _blocks(model, train)
     vectors = embed(model, train).flatten(0, 1)
     normalize.fit([vectors])
-    train_vectors = _labelled(normalize(vectors), train.y.repeat_interleave(train.x.shape[1], 0))
-    return Normalized(normalize.state_dict(), train_vectors, _labelled(normalize(embed(model, val)[:, 0]), val.y))
+    return normalize.state_dict(), _labelled(normalize(vectors), train.y.repeat_interleave(train.x.shape[1], 0))
 
 
-def _blocks(model: HeadModel, split: SplitData, views: Sequence[int]) -> Moments:
-    """Some views of the images of a split, to be read block by block."""
+@torch.inference_mode()
+def _evaluation_vectors(model: HeadModel, split: SplitData) -> LabelledVectors:
+    """The normalised evaluation view of each image."""
+    model.eval()
+    vectors = torch.cat([model.standardize(model.features(batch)) for batch in split.batches()])
+    return _labelled(vectors, split.y)
+
+
+def _blocks(model: HeadModel, split: SplitData) -> Moments:
+    """Every view of the images of a split, to be read block by block."""
+    views = range(split.x.shape[1])
 
     @torch.inference_mode()
     def read() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -155,8 +199,8 @@ def _blocks(model: HeadModel, split: SplitData, views: Sequence[int]) -> Moments
             for images, batch in zip(split.image_batches(), split.batches(view), strict=True):
                 yield model.standardize(model.features(batch)), split.y[images]
 
-    columns = next(iter(read()))[0].shape[1]
-    return VectorBlocks(read, (len(split.y) * len(views), columns), split.y.repeat(len(views)))
+    numbers = next(iter(read()))[0].shape[1]
+    return VectorBlocks(read, (len(split.y) * len(views), numbers), split.y.repeat(len(views)))
 
 
 def _labelled(x: torch.Tensor, labels: torch.Tensor) -> LabelledVectors:

@@ -60,6 +60,10 @@ class PixelViews:
         """The affine maps (n, 2, 3) of evaluation views."""
         return batch_views.centred(self.sizes[images], self.preprocessing).affine(self.preprocessing.crop)
 
+    def some(self, images: torch.Tensor) -> "PixelViews":
+        """Those of some images (n,) alone."""
+        return replace(self, sizes=self.sizes[images])
+
     def join(self, other: "PixelViews") -> "PixelViews":
         """These images, then those of another split."""
         return replace(self, sizes=torch.cat([self.sizes, other.sizes]))
@@ -126,6 +130,14 @@ class SplitData:
         """Float32 features (n, …) of one view of every image, in order, BATCH images at a time."""
         for images in self.image_batches():
             yield self.batch(images, view)
+
+    def some(self, images: torch.Tensor) -> "SplitData":
+        """Some of the images (n,) alone; not for ground truth, which nobody needs of some."""
+        assert self.ground_truth is None
+        x = self.x[images.to(self.x.device)] if isinstance(self.x, torch.Tensor) else self.x.some(images)
+        positions = [self.index_positions[image] for image in images.tolist()]
+        pixels = self.pixels and self.pixels.some(images)
+        return SplitData(x, self.y[images.to(self.y.device)], positions, pixels)
 
     def join(self, other: "SplitData") -> "SplitData":
         """These images, then those of another split."""

@@ -55,6 +55,10 @@ class MappedFeatures:
         tensors = [torch.from_numpy(layer[rows, columns]) for layer in self.layers]
         return tensors[0] if len(tensors) == 1 else torch.cat([tensor.flatten(1) for tensor in tensors], 1)
 
+    def some(self, images: torch.Tensor) -> "MappedFeatures":
+        """Those of some images (n,) alone."""
+        return MappedFeatures(self.layers, self.rows[images.numpy()].tolist())
+
     def join(self, other: "MappedFeatures") -> "MappedFeatures":
         """These images, then those of another split."""
         return MappedFeatures(self.layers, [*self.rows.tolist(), *other.rows.tolist()])

@@ -19,7 +19,7 @@ from stages.datasets import index_file
 from stages.features import h5
 from stages.params import load
 from stages.reviewing import labels, vectors
-from stages.reviewing.pixels import Pixels
+from stages.reviewing.pixels import Pixels, Thumbnails
 from stages.reviewing.suspect import numbers, suspect
 from stages.reviewing.vectors import Vectors
 
@@ -104,7 +104,9 @@ def clock(count: int) -> None:
     images = [index_file.IndexRow(f"{n}.jpg", f"{n:064x}", 320, 240, f"class {y[n]}", (), None) for n in range(count)]
     members = {"features/pooled": rows[:, None], "ok": np.ones(count, "u1")}
     looks = np.exp(generator.normal(size=(3, count))).astype(np.float32)
-    pixels = Pixels(np.ones(count, bool), thumbnails, 50 + looks[0], looks[1], 30 + looks[2])
+    pixels = Pixels(
+        np.ones(count, bool), Thumbnails(thumbnails, np.arange(count)), 50 + looks[0], looks[1], 30 + looks[2]
+    )
     held, before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     started = time.perf_counter()
     suspected, checked = suspect(

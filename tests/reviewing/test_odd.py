@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stages.reviewing import odd
-from stages.reviewing.pixels import THUMBNAIL, Pixels
+from stages.reviewing.pixels import THUMBNAIL, Pixels, Thumbnails
 from tests.reviewing.data import row
 
 COUNT = 60
@@ -17,7 +17,7 @@ def pixels(**changed: np.ndarray) -> Pixels:
     values = {
         name: (value + generator.normal(0, value / 20, COUNT)).astype(np.float32) for name, value in ordinary.items()
     }
-    thumbnails = np.zeros((COUNT, THUMBNAIL, THUMBNAIL, 3), np.uint8)
+    thumbnails = Thumbnails(np.zeros((COUNT, THUMBNAIL, THUMBNAIL, 3), np.uint8), np.arange(COUNT))
     return Pixels(readable=np.ones(COUNT, bool), thumbnails=thumbnails, **values | changed)
 
 

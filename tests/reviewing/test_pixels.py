@@ -4,10 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
+from stages import files
 from stages.datasets.index_file import IndexRow
 from stages.reviewing import pixels
 from tests.conftest import encode, picture
+
+FIRST, ONE = np.array([0]), np.array([1])
 
 
 def write(folder: Path, name: str, data: bytes) -> IndexRow:
@@ -45,18 +49,49 @@ def test_only_new_images_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pixels, "_measured", lambda folder, row: decoded.append(row.path) or measured(folder, row))
     again = pixels.look([rows[3], rows[1]], tmp_path, tmp_path / "kept")
     assert decoded == ["3.jpg"]
-    assert (again.thumbnails[1] == first.thumbnails[1]).all() and again.contrast[1] == first.contrast[1]
+    assert (again.thumbnails[ONE] == first.thumbnails[ONE]).all() and again.contrast[1] == first.contrast[1]
+    assert len(again.thumbnails) == 2 and (again.thumbnails.of(ONE)[np.array([0])] == first.thumbnails[ONE]).all()
+
+
+def test_what_is_kept_is_a_safetensors_file_of_all_images(tmp_path: Path) -> None:
+    rows = [write(tmp_path, f"{seed}.jpg", encode(picture(seed), "JPEG")) for seed in range(5)]
+    pixels.look(rows[:2], tmp_path, tmp_path / "kept/a.safetensors")
+    looked = pixels.look(rows, tmp_path, tmp_path / "kept/a.safetensors")
+    tensors = load_file(tmp_path / "kept/a.safetensors")
+    assert [digest.tobytes().hex() for digest in tensors["sha256"]] == [row.sha256 for row in rows]
+    assert (tensors["thumbnails"] == looked.thumbnails[np.arange(5)]).all() and tensors["thumbnails"].any(
+        (1, 2, 3)
+    ).all()
+    assert (tensors["numbers"][:, 1] == looked.contrast).all()
+    assert isinstance(looked.thumbnails.kept, np.memmap)  # 3 GB of a million images stay in the file
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["a.safetensors", files.LOCK]
+
+
+def test_a_look_that_ends_early_leaves_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [write(tmp_path, f"{seed}.jpg", encode(picture(seed), "JPEG")) for seed in range(3)]
+    first = pixels.look(rows[:2], tmp_path, tmp_path / "kept")
+
+    def interrupted(folder: Path, row: IndexRow) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pixels, "_measured", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pixels.look(rows, tmp_path, tmp_path / "kept")
+    assert not list(tmp_path.glob(f"*{files.TEMPORARY}"))
+    again = pixels.look(rows, tmp_path, tmp_path / "kept")
+    assert (again.thumbnails[np.arange(2)] == first.thumbnails[np.arange(2)]).all() and again.readable.all()
 
 
 def test_a_damaged_file_of_what_is_known_is_made_anew(tmp_path: Path) -> None:
     rows = [write(tmp_path, "0.jpg", encode(picture(0), "JPEG"))]
-    first = pixels.look(rows, tmp_path, tmp_path / "kept")
+    first = pixels.look(rows, tmp_path, tmp_path / "kept").thumbnails[FIRST]
     (tmp_path / "kept").write_bytes(b"damaged")
-    assert (pixels.look(rows, tmp_path, tmp_path / "kept").thumbnails == first.thumbnails).all()
+    assert (pixels.look(rows, tmp_path, tmp_path / "kept").thumbnails[FIRST] == first).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
 def test_every_kind_of_image_has_a_thumbnail(tmp_path: Path, mode: str) -> None:
     image = picture(0).convert("L").convert("I;16") if mode == "I;16" else picture(0).convert(mode)
     looked = pixels.look([write(tmp_path, "a.png", encode(image, "PNG"))], tmp_path, tmp_path / "kept")
-    assert looked.readable[0] and looked.thumbnails[0].shape == (32, 32, 3)
+    assert looked.readable[0] and looked.thumbnails[FIRST].shape == (1, 32, 32, 3)

@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from torch.nn import functional as F
 
 from stages.heads import ridge
-from stages.heads.contract import LabelledVectors, best_scale, module_of
+from stages.heads.contract import LabelledVectors, VectorBlocks, best_scale, module_of
 from stages.training import closed_form, history
 from stages.training.data import HeadData, SplitData
 from stages.training.model import TrainResult
@@ -75,7 +75,7 @@ def test_a_refit_is_the_same_settings_on_train_and_val_together(
     assert not again.module.training and not any(p.requires_grad for p in again.module.parameters())
     both = data.splits["train"].join(data.splits["val"])
     model = copy.deepcopy(again.module)
-    vectors = closed_form.normalized(model, both, both).train
+    vectors = closed_form.normalized(model, both)[1]
     module_of(head).solve(model.head, vectors, chosen.notes)  # type: ignore[attr-defined]
     x = data.splits["test"].evaluation_vectors
     with torch.inference_mode():
@@ -163,3 +163,37 @@ def test_every_view_is_a_row(columns: int, fit: Callable[[HeadData], TrainResult
         HeadData(data.classes, {"train": SplitData(x[:, :1], train.y, train.index_positions), "val": val}, FEATURES)
     )
     assert not torch.allclose(first.module.head.weight, result.module.head.weight)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("head", ["ridge", "lda", "logistic", "knn"])
+def test_of_many_validation_images_evenly_spread_ones_choose_and_all_are_scored(
+    workplace: Path, params: Make, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    data, chosen_params = toy(6, val=90), params(head=head)
+    monkeypatch.setattr(closed_form, "CHOOSING", 30 * (6 + 3))  # 30 vectors of 6 numbers with 3 scores
+    thinned = closed_form.fit(head, data, params=chosen_params, device=CPU)
+    assert thinned.notes.pop("val_images_that_chose") == 30
+    spread = torch.linspace(0, 89, 30, dtype=torch.float64).round().long()
+    few = HeadData(data.classes, data.splits | {"val": data.splits["val"].some(spread)}, FEATURES)
+    by_hand = closed_form.fit(head, few, params=chosen_params, device=CPU)
+    assert thinned.notes == by_hand.notes
+    for name, tensor in by_hand.module.state_dict().items():
+        assert torch.equal(thinned.module.state_dict()[name], tensor)
+    with torch.inference_mode():
+        logits, y = thinned.module(data.splits["val"].evaluation_vectors), data.splits["val"].y
+    assert thinned.history[0].val_accuracy == pytest.approx(float((logits.argmax(1) == y).double().mean()))
+    assert thinned.history[0].val_loss == pytest.approx(float(F.cross_entropy(logits, y)), rel=1e-5)
+
+
+def test_blocks_say_the_same_as_vectors_in_memory() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, labels = 50 + torch.randn(700, 5, generator=generator), torch.randint(3, (700,), generator=generator)
+    read = lambda: zip(x.split(64), labels.split(64), strict=True)  # noqa: E731
+    blocks, memory = VectorBlocks(read, (700, 5), labels), LabelledVectors(x, labels)
+    torch.testing.assert_close(blocks.mean, memory.mean, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(blocks.gram, memory.gram, rtol=1e-9, atol=1e-9)
+    assert blocks.variance == pytest.approx(memory.variance, rel=1e-9)
+    for classes in (3, 5):  # of the last two no image is there
+        torch.testing.assert_close(blocks.class_sums(classes), memory.class_sums(classes), rtol=1e-9, atol=1e-9)
+        by_hand = torch.stack([memory.centred[labels == label].sum(0) for label in range(classes)])
+        torch.testing.assert_close(memory.class_sums(classes), by_hand, rtol=1e-9, atol=1e-9)

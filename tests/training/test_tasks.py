@@ -344,3 +344,18 @@ def test_three_hundred_objects_in_an_image(turned: Make, head: str) -> None:
     module: HeadModel = result.module
     (first, *_) = boxes_task(result, head, data, chosen).detect(module, data.splits["train"], iou=0.99)
     assert isinstance(first, Detections) and len(first.boxes) <= 100
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 1000, 5003])
+def test_the_scores_of_many_images_are_those_of_all_logits_at_once_bit_by_bit(params: Make, count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    x, y = torch.randn(count, 1, 12, generator=generator), torch.randint(7, (count,), generator=generator)
+    net = nn.Linear(12, 7)
+    with torch.no_grad():
+        net.weight.copy_(torch.randn(7, 12, generator=generator))
+    task = tasks.ClassificationTask(params(), None)
+    scores = task.evaluate(net, SplitData(x, y, list(range(count))))
+    with torch.inference_mode():
+        logits = torch.cat([net(x[first : first + 256, 0]) for first in range(0, count, 256)])
+    assert scores.loss == float(nn.functional.cross_entropy(logits, y))
+    assert scores.accuracy == float((logits.argmax(1) == y).float().mean())
