@@ -10,6 +10,8 @@ from stages.datasets.index_file import IndexRow
 from stages.reporting.gather import ClassRow, RunResults
 from stages.reporting.predictions import ClassPredictions, LabelPredictions, ShownBoxes
 
+BLOCK = 4096  # images whose probabilities are looked at together
+
 
 @dataclass(frozen=True)
 class Confused:
@@ -50,14 +52,25 @@ def wrong(judged: ClassPredictions, count: int) -> list[int]:
 
 def uncertain(judged: ClassPredictions, count: int) -> list[int]:
     """The images whose probabilities have the highest entropy."""
-    p = judged.probabilities.astype(np.float64)
-    return _by((p * np.log(np.maximum(p, 1e-12))).sum(1), np.ones(len(p), bool))[:count]
+    certainty = np.empty(len(judged.probabilities))
+    for first in range(0, len(certainty), BLOCK):  # all at once in float64 they would take twice as much as they do
+        p = judged.probabilities[first : first + BLOCK].astype(np.float64)
+        certainty[first : first + BLOCK] = (p * np.log(np.maximum(p, 1e-12))).sum(1)
+    return _by(certainty, np.ones(len(certainty), bool))[:count]
 
 
 def weakest(run: RunResults, count: int) -> list[ClassRow]:
     """The classes with the lowest accuracy; without those that have no image or no mistake."""
     rows = [row for row in run.classes if row.accuracy is not None and row.accuracy < 1]
     return sorted(rows, key=lambda row: (row.accuracy or 0, row.name))[:count]
+
+
+def listed_classes(run: RunResults, most: int) -> list[ClassRow]:
+    """All classes, or so many with the lowest accuracy, in the order of classes."""
+    places = sorted(
+        range(len(run.classes)), key=lambda i: (run.classes[i].accuracy is None, run.classes[i].accuracy or 0)
+    )
+    return [run.classes[place] for place in sorted(places[:most])]
 
 
 def members(judged: ClassPredictions, label: int, count: int) -> list[int]:
@@ -69,11 +82,11 @@ def members(judged: ClassPredictions, label: int, count: int) -> list[int]:
 def confused(judged: ClassPredictions, names: list[str], count: int) -> list[Confused]:
     """The pairs of classes that are mistaken most often."""
     counts = judged.confusion()
-    mistakes = [(int(counts[a, p]), int(a), int(p)) for a, p in np.argwhere(counts) if a != p]
+    mistakes = [(times, a, p) for a, p, times in counts.pairs() if a != p]
     pairs = []
     for times, a, p in sorted(mistakes, key=lambda mistake: (-mistake[0], *mistake[1:]))[:count]:
         example = _by(-judged.confidence, (judged.labels == a) & (judged.chosen == p))[0]
-        pairs.append(Confused(names[a], names[p], times, int(counts[a].sum()), example))
+        pairs.append(Confused(names[a], names[p], times, int(counts.totals[a]), example))
     return pairs
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages import paths, results
+from stages.errors import listed
 from stages.metrics.table import METRICS
 from stages.reporting import choose, figures, predictions, words
 from stages.reporting import sheet as sheets
@@ -19,6 +20,7 @@ TOP = 5  # classes listed under an image
 WEAKEST, MEMBERS = 3, 8  # classes in the gallery of the weakest, and images of each
 SIMILAR = "; below, the training images whose features are most similar"
 PAIRS = 10  # most confused pairs
+LISTED, NAMED = 1000, 50  # classes in the table, and names in a sentence
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,12 @@ class ClassificationPage:
 
     def text(self) -> dict[str, Any]:
         """What both templates need besides."""
-        return {"pairs": self.pairs, "confident": confident(self.run), "unknown": unknown(self.run)}
+        return {
+            "pairs": self.pairs,
+            "confident": confident(self.run),
+            "unknown": unknown(self.run),
+            "class_rows": choose.listed_classes(self.run, LISTED),
+        }
 
     def notes(self) -> list[tuple[str, object]]:
         """More rows of the provenance."""
@@ -124,6 +131,7 @@ class ClassificationPage:
             "examples": self._examples(album),
             "weakest": [(row, self._members(album, row.name)) for row in weakest],
             "start": self._first_cell(),
+            "matrix": figures.MATRIX,
             "pictures": [album.picture(self.run.judged[pair.example]) for pair in self.pairs],
             "bins": predictions.bins(),
         }
@@ -213,7 +221,7 @@ def caveats(run: RunResults) -> list[str]:
         )
     unrecognised = [row.name for row in run.classes if row.accuracy == 0]
     if unrecognised:
-        caveats.append(f"Classes of which no image is recognised: {', '.join(unrecognised)}.")
+        caveats.append(f"Classes of which no image is recognised: {listed(unrecognised, NAMED)}.")
     if top1 <= run.metrics["majority"]:
         caveats.append("The head is no better than always answering the most frequent class.")
     return caveats

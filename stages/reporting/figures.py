@@ -15,7 +15,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -24,7 +23,7 @@ from PIL import Image
 
 from stages.errors import counted
 from stages.reporting.gather import ClassRow
-from stages.reporting.predictions import CalibrationBin
+from stages.reporting.predictions import CalibrationBin, Counts
 from stages.reporting.rounds import Round
 from stages.reporting.words import Bar
 from stages.training.history import Epoch
@@ -58,6 +57,8 @@ SCORES = {  # of which there are curves
 OF_A_CLASS = {"accuracy": "accuracy", "ap_50": "AP", "ap": "AP"}
 COLOURED, DASHES = (BLUE, ORANGE, GREEN, RED), ("-", "--", "-.", ":")
 COUNTED, TITLED = 40, 60  # classes up to which cells carry their count, and bars their names
+MATRIX = 200  # classes of a confusion matrix at most: those with the most mistakes; of 10,000 no PNG can be drawn
+TOLD = 1000  # classes up to which each has a point or bar of its own that tells its name
 NAMED = 12  # points up to which each carries its name
 
 
@@ -278,9 +279,12 @@ def by_number(classes: Sequence[ClassRow], what: str, of: str) -> Drawing:
     with _style():
         figure, axes = _figure(230)
         titles = {}
-        for i, (row, number, score) in enumerate(zip(known, numbers, scores, strict=True)):
-            (point,) = axes.plot(number, score, "o", color=BLUE, alpha=0.65, markersize=5.5)
-            titles[_tag(point, i)] = f"{row.name}: {row.n_train} training {of}, {name} {score:.1%}"
+        if len(known) > TOLD:
+            axes.plot(numbers, scores, "o", color=BLUE, alpha=0.3, markersize=3, rasterized=True)
+        else:
+            for i, (row, number, score) in enumerate(zip(known, numbers, scores, strict=True)):
+                (point,) = axes.plot(number, score, "o", color=BLUE, alpha=0.65, markersize=5.5)
+                titles[_tag(point, i)] = f"{row.name}: {row.n_train} training {of}, {name} {score:.1%}"
         x = np.log10(numbers)
         slope, start = np.polyfit(x, scores, 1)
         ends = np.array([x.min(), x.max()])
@@ -324,9 +328,13 @@ def per_class(classes: Sequence[ClassRow], of: str) -> Drawing:
     with _style():
         figure, axes = _figure(12 * len(order) + 50 if named else 240)
         places, titles = np.arange(len(order)), {}
-        draw = axes.barh if named else axes.bar
-        for i, bar in enumerate(draw(places, [row.n_train for row in order], 0.72, color=BLUE)):
-            titles[_tag(bar, i)] = f"{order[i].name}: {order[i].n_train} training {of}"
+        if len(order) > TOLD:
+            some = np.linspace(0, len(order) - 1, TOLD).round().astype(int)
+            axes.fill_between(places[some], [order[place].n_train for place in some], color=BLUE, linewidth=0)
+        else:
+            draw = axes.barh if named else axes.bar
+            for i, bar in enumerate(draw(places, [row.n_train for row in order], 0.72, color=BLUE)):
+                titles[_tag(bar, i)] = f"{order[i].name}: {order[i].n_train} training {of}"
         if named:
             axes.set_yticks(places, [_short(row.name) for row in order], fontsize=8.5)
             axes.set(ylim=(len(order) - 0.4, -0.6), xlabel=f"training {of}")
@@ -408,24 +416,27 @@ def overlaps(values: Sequence[float], typical: float | None) -> Drawing:
         )
 
 
-def confusion(counts: npt.NDArray[np.int64], names: Sequence[str], *, several: bool = False) -> Drawing:
+def confusion(counts: Counts, names: Sequence[str], *, several: bool = False) -> Drawing:
     """The confusion matrix: right answers in blue, mistakes in vermilion, the stronger the larger share of the row.
 
+    Of more than MATRIX classes it shows those with the most mistakes.
+
     Args:
-        counts: (C, C) images, one row per actual class.
-        names: of the C classes.
+        counts: images of each pair of an actual class and a predicted one.
+        names: of all C classes.
         several: of images with several labels: a mistake is a label missed where another one is added.
     """
-    classes = len(names)
+    labels = counts.most_mistaken(MATRIX)
+    classes = len(labels)
     cell = 36 if classes <= 10 else 17 if classes <= COUNTED else 9
     font = min(9.0, 0.75 * cell)
-    margin = 0.56 * font * min(NAME, max(map(len, names))) + 28
+    margin = 0.56 * font * min(NAME, max(len(names[label]) for label in labels)) + 28
     size = classes * cell + margin + 8
-    shown = [_short(name) for name in names]
+    shown = [_short(names[label]) for label in labels]
     with _style():
         figure = Figure(figsize=(size / 72, size / 72))
         axes = figure.add_axes((margin / size, 8 / size, classes * cell / size, classes * cell / size))
-        titles, cells = _cells(axes, counts, names, cell, several=several)
+        titles, cells = _cells(axes, counts, labels, names, cell, several=several)
         axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5))
         axes.set(xlabel="added" if several else "predicted", ylabel="missed" if several else "actual")
         outside = (margin - 9) / (classes * cell)
@@ -435,35 +446,47 @@ def confusion(counts: npt.NDArray[np.int64], names: Sequence[str], *, several: b
         axes.set_yticks(range(classes), shown, fontsize=font)
         axes.tick_params(labeltop=True, labelbottom=False, labelcolor=INK)
         axes.grid(linewidth=0.4)
-        right = int(np.trace(counts))
-        images = counted(int(counts.sum()), "images lie")
-        alt = f"Confusion matrix of {counted(classes, 'classes')}: {right} of {images} on the diagonal."
+        right, images = counts.right, counted(int(counts.images.sum()), "images lie")
+        alt = f"Confusion matrix of {counted(len(names), 'classes')}: {right} of {images} on the diagonal."
         if several:
-            alt = f"Labels missed and added together, of {counted(classes, 'classes')}; {right:,} hits on the diagonal."
+            what = f"Labels missed and added together, of {counted(len(names), 'classes')}"
+            alt = f"{what}; {right:,} hits on the diagonal."
+        if classes < len(names):
+            alt += f" Drawn: the {classes} classes with the most mistakes."
         return Drawing(figure, alt, titles, natural=True, cells=cells)
 
 
 def _cells(
-    axes: Axes, counts: npt.NDArray[np.int64], names: Sequence[str], cell: float, *, several: bool
+    axes: Axes, counts: Counts, labels: Sequence[int], names: Sequence[str], cell: float, *, several: bool
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Draws every cell that holds anything; returns the tooltips, and where each is: `row,column`."""
-    totals, titles, cells = counts.sum(1), {}, {}
-    for i, (row, column) in enumerate(np.argwhere(counts)):
-        share, colour = counts[row, column] / totals[row], BLUE if row == column else RED
+    """Draws every cell that holds anything; returns the tooltips, and the classes of each: `actual,predicted`.
+
+    Args:
+        axes: where rows and columns are those of `labels`.
+        counts: of all pairs of classes.
+        labels: the classes that are shown.
+        names: of all classes.
+        cell: its side in points.
+        several: see `confusion`.
+    """
+    totals, place_of = counts.totals, {label: place for place, label in enumerate(labels)}
+    titles, cells = {}, {}
+    among = [pair for pair in counts.pairs() if pair[0] in place_of and pair[1] in place_of]
+    for i, (actual, predicted, count) in enumerate(among):
+        row, column = place_of[actual], place_of[predicted]
+        share, colour = count / totals[actual], BLUE if row == column else RED
         box = Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=0.18 + 0.72 * share, linewidth=0)
         axes.add_patch(box)
-        what = "recognised" if row == column else f"taken for {names[column]}"
+        what = "recognised" if row == column else f"taken for {names[predicted]}"
         tag = _tag(box, i)
-        titles[tag] = f"{names[row]} {what}: {counts[row, column]} of {totals[row]}"
+        titles[tag] = f"{names[actual]} {what}: {count} of {totals[actual]}"
         if several:
-            what = "recognised" if row == column else f"missed, {names[column]} added"
-            titles[tag] = f"{names[row]} {what}: {counted(int(counts[row, column]), 'images')}"
-        cells[tag] = f"{row},{column}"
-        if len(names) <= COUNTED:
+            what = "recognised" if row == column else f"missed, {names[predicted]} added"
+            titles[tag] = f"{names[actual]} {what}: {counted(count, 'images')}"
+        cells[tag] = f"{actual},{predicted}"
+        if len(labels) <= COUNTED:
             ink, font = PAPER if share > 0.5 else INK, min(12.0, 0.55 * cell)
-            axes.text(
-                column, row, str(counts[row, column]), fontsize=font, color=ink, ha="center", va="center_baseline"
-            )
+            axes.text(column, row, str(count), fontsize=font, color=ink, ha="center", va="center_baseline")
     return titles, cells
 
 

@@ -29,6 +29,58 @@ class CalibrationBin:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Images of each pair of an actual and a predicted class, of the pairs that have any: 10,000 classes have few.
+
+    Attributes:
+        actual: (p,) of each pair, ascending.
+        predicted: (p,) ascending within one actual class.
+        images: (p,) how many.
+        classes: C.
+    """
+
+    actual: Integers
+    predicted: Integers
+    images: Integers
+    classes: int
+
+    @classmethod
+    def of(cls, actual: Integers, predicted: Integers, classes: int) -> Self:
+        """Those of some images (n,) with their actual and predicted classes."""
+        pairs, images = np.unique(actual * classes + predicted, return_counts=True)
+        return cls(pairs // classes, pairs % classes, images, classes)
+
+    @classmethod
+    def dense(cls, matrix: Integers) -> Self:
+        """Those of a matrix (C, C)."""
+        actual, predicted = np.nonzero(matrix)
+        return cls(actual, predicted, matrix[actual, predicted], len(matrix))
+
+    def pairs(self) -> list[tuple[int, int, int]]:
+        """Actual class, predicted class and number of images of each pair."""
+        return list(zip(self.actual.tolist(), self.predicted.tolist(), self.images.tolist(), strict=True))
+
+    @cached_property
+    def totals(self) -> Integers:
+        """(C,) images of each actual class."""
+        totals: Integers = np.bincount(self.actual, self.images, self.classes).astype(np.int64)
+        return totals
+
+    @property
+    def right(self) -> int:
+        """Images on the diagonal."""
+        return int(self.images[self.actual == self.predicted].sum())
+
+    def most_mistaken(self, most: int) -> list[int]:
+        """All classes, or so many with the most images that are mistaken for or as another, in the order of classes."""
+        if self.classes <= most:
+            return list(range(self.classes))
+        wrong = self.actual != self.predicted
+        mistakes = sum(np.bincount(of[wrong], self.images[wrong], self.classes) for of in (self.actual, self.predicted))
+        return sorted(np.argsort(-np.asarray(mistakes), kind="stable")[:most].tolist())
+
+
+@dataclass(frozen=True)
 class ClassPredictions:
     """Probabilities of the classes for each of N images.
 
@@ -73,12 +125,9 @@ class ClassPredictions:
         right: Booleans = self.chosen == self.labels
         return right
 
-    def confusion(self) -> Integers:
-        """(C, C) numbers of images: one row per actual class, one column per predicted class."""
-        classes = self.probabilities.shape[1]
-        counts = np.zeros((classes, classes), np.int64)
-        np.add.at(counts, (self.labels, self.chosen), 1)
-        return counts
+    def confusion(self) -> Counts:
+        """Numbers of images of each actual and predicted class."""
+        return Counts.of(self.labels, self.chosen, self.probabilities.shape[1])
 
 
 @dataclass(frozen=True)
@@ -151,11 +200,10 @@ class LabelPredictions:
         right: Booleans = np.logical_not((self.missed | self.added).any(1))
         return right
 
-    def mixed_up(self) -> Integers:
-        """(C, C): on the diagonal hits; elsewhere images in which one label (row) is missed and another one added."""
+    def mixed_up(self) -> Counts:
+        """On the diagonal hits; elsewhere images in which the actual label is missed and the other one added."""
         together = self.missed.astype(np.int64).T @ self.added
-        counts: Integers = together + np.diag(self.hits.sum(0))
-        return counts
+        return Counts.dense(together + np.diag(self.hits.sum(0)))
 
 
 @dataclass(frozen=True)

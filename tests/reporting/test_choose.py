@@ -5,7 +5,7 @@ import pytest
 
 from stages.datasets.index_file import IndexRow
 from stages.reporting import choose
-from stages.reporting.predictions import ClassPredictions
+from stages.reporting.predictions import ClassPredictions, Counts
 
 
 def row(label: str, number: int = 0) -> IndexRow:
@@ -44,6 +44,20 @@ def test_members_show_mistakes_first(judged: ClassPredictions) -> None:
 
 def test_confused_counts_pairs(judged: ClassPredictions) -> None:
     assert choose.confused(judged, list("abcd"), 9) == [choose.Confused("d", "a", 2, 2, 7)]
+
+
+def test_counts_are_those_of_a_matrix(judged: ClassPredictions) -> None:
+    counts, matrix = judged.confusion(), np.zeros((4, 4), np.int64)
+    np.add.at(matrix, (judged.labels, judged.chosen), 1)
+    assert counts.pairs() == [(a, p, matrix[a, p]) for a, p in np.argwhere(matrix)] == Counts.dense(matrix).pairs()
+    assert counts.totals.tolist() == matrix.sum(1).tolist() and counts.right == matrix.trace() == 6
+
+
+def test_the_classes_with_the_most_mistakes_are_those_of_a_small_matrix() -> None:
+    actual = np.array([0, 1, 2, 5, 5, 7, 9, 9, 9])
+    counts = Counts.of(actual, np.array([0, 1, 2, 7, 7, 7, 5, 3, 9]), 10)
+    assert counts.most_mistaken(3) == [5, 7, 9]  # 5 in three mistakes, 7 and 9 in two each
+    assert counts.most_mistaken(10) == [*range(10)] and counts.most_mistaken(11) == [*range(10)]
 
 
 def test_samples_spread_over_classes() -> None:

@@ -14,6 +14,8 @@ from PIL import Image
 from stages import paths, report
 from stages.evaluation.common import PLOTS
 from stages.reporting import figures
+from stages.reporting.gather import ClassRow
+from stages.reporting.predictions import Counts
 from stages.training.history import Epoch
 from tests.reporting.synthetic import Made
 
@@ -46,6 +48,24 @@ def test_figures_of_another_run_go_and_those_of_others_stay(made: Made) -> None:
     report.main(made.write())
     left = {path.name for path in paths.FIGURES.iterdir()}
     assert {"sweep.png", "mine.png"} < left and "report-precision_recall.png" not in left
+
+
+def test_of_many_classes_the_matrix_shows_those_with_the_most_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "MATRIX", 3)
+    names = [f"class {label}" for label in range(500)]
+    right = np.arange(500)
+    counts = Counts.of(np.concatenate([right, [3, 3, 8]]), np.concatenate([right, [8, 8, 499]]), 500)
+    drawing = figures.confusion(counts, names)
+    assert set(drawing.cells.values()) == {"3,3", "3,8", "8,8", "8,499", "499,499"}
+    assert "class 3 taken for class 8: 2 of 3" in drawing.titles.values()
+    assert drawing.alt.endswith("500 of 503 images lie on the diagonal. Drawn: the 3 classes with the most mistakes.")
+    assert Image.open(io.BytesIO(drawing.png())).width < 1000
+
+
+def test_figures_of_ten_thousand_classes_have_no_artist_for_each() -> None:
+    rows = [ClassRow(f"class {n}", 2 + n % 9, 1, 1, (n % 5) / 4, 0.5, None) for n in range(10_000)]
+    for drawing in (figures.scores_of_classes(rows, "accuracy", "images"), figures.per_class(rows, "images")):
+        assert not drawing.titles and len(drawing.svg()) < 200_000
 
 
 def test_page_and_file_are_one_drawing_in_their_own_colours() -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 from stages import files, paths, report
 from stages.datasets import source
 from stages.errors import UserError
-from stages.reporting import figures, gather, page
+from stages.reporting import classification, figures, gather, page
 from stages.reporting.pictures import SIDE, thumbnail
 from tests.reporting.synthetic import HOSTILE, Made
 
@@ -261,6 +261,23 @@ def test_files_of_another_run_are_refused(made: Made) -> None:
 def test_report_needs_no_torch() -> None:
     code = "import sys, stages.report; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(report.__file__).parents[1])
+
+
+def test_of_many_classes_the_weakest_are_listed_and_the_page_says_so(
+    made: Made, reported: Reported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.classes = ("ant", "bee", "cat", "dog", "eel")
+    monkeypatch.setattr(classification, "LISTED", 2)
+    monkeypatch.setattr(figures, "MATRIX", 2)
+    page, text = reported()
+    rows = gather.load("folder").classes
+    weakest = {row.name for row in sorted(rows, key=lambda row: (row.accuracy is None, row.accuracy))[:2]}
+    table = text.split("## Classes")[1].split("## Most confused")[0]
+    assert {row.name for row in rows if f"| {row.name} |" in table} == weakest
+    count = f"of {len(rows)}; reports/plots/per_class.csv has all of them."
+    assert f"the 2 classes with the lowest accuracy, {count}" in text
+    assert f"The 2 classes with the lowest accuracy, {count}" in page
+    assert f"Drawn are the 2 classes with the most mistakes, of {len(rows)}." in page
 
 
 def test_thumbnails_are_small_upright_and_bare(tmp_path: Path) -> None:
