@@ -117,6 +117,8 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
     origin = {"lr_from": lr_from} if lr_from else {}
     origin |= {"epochs_from": about_epochs} if about_epochs else {}
     params = with_overrides(params, {"refit": "trainval" if refits(params, data, judged_by_folds) else "none"})
+    if HEADS[params.head].closed_form and not competition and (much := candidates.beforehand(data, params, device)):
+        print(much, flush=True)
     head = competition.result if competition else fit(data, params, device)
     several = [params, *(with_seed(params, number) for number in range(1, params.seeds))]
     chosen = [head, *(fit(data, seeded, device) for seeded in several[1:])]

@@ -7,10 +7,9 @@ from statistics import mean, stdev
 
 import torch
 from safetensors.numpy import save as save_arrays
-from safetensors.torch import save
 from torch import nn
 
-from stages import files, paths
+from stages import files, paths, tensors
 from stages.datasets import index_file
 from stages.datasets.splits import FOLD
 from stages.evaluation import common, nearest, prediction_list, unknown
@@ -23,6 +22,7 @@ from stages.training import model
 
 SPREAD = ("top1", "top5", "macro_accuracy", "cross_entropy")  # metrics with a mean and a deviation over seeds or folds
 BASELINES = ("majority", "ridge_top1")
+LARGE = 4e9  # bytes of scores from which on it is said beforehand what they take
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ def evaluate(params: Params, kept: JudgedHead, heads: Iterable[JudgedHead]) -> d
     Returns:
         How many images were evaluated, and top-1.
     """
+    images, names = sum(len(kept.data.splits[name].y) for name in ("val", "test")), kept.data.classes
+    if (size := 4 * images * len(names)) > LARGE:
+        print(
+            f"the scores of {images:,} images in {len(names):,} classes take {size / 1e9:,.0f} GB of memory", flush=True
+        )
     verdicts = [judge(head, params) for head in heads]
     verdict, judged, classes = together(verdicts), verdicts[0].judged, kept.data.classes
     labels, data = verdict.labels, kept.data
@@ -81,11 +86,11 @@ def evaluate(params: Params, kept: JudgedHead, heads: Iterable[JudgedHead]) -> d
     metrics |= {"chance": 1 / len(classes)} | {
         name: _share(verdict.right[name]) for name in BASELINES if name in verdict.right
     }
-    probabilities = {name: values.softmax(1) for name, values in verdict.logits.items()}
-    share, accuracy = classification.confident(probabilities[judged], labels[judged], params.decide.confidence)
+    choices = classification.choices(classification.probabilities(verdict.logits[judged]))
+    share, accuracy = classification.confident(*choices, labels[judged], params.decide.confidence)
     metrics |= {"confident_share": share, "confident_accuracy": accuracy} | _unknown(verdict)
     written = common.write_metrics(metrics)
-    _write_predictions(params, verdict, probabilities, classes)
+    _write_predictions(params, verdict, classes)
     known = verdict.known if len(verdicts) == 1 else unknown.learn(data.splits, params.decide.unknown)
     unknown.write(known)
     _write_list(params, verdicts, classes)
@@ -93,7 +98,7 @@ def evaluate(params: Params, kept: JudgedHead, heads: Iterable[JudgedHead]) -> d
     views_rows: list[dict[str, object]] = [
         {"views": count, "accuracy": f"{_share(verdict.right[count]):.6f}"} for count in range(1, params.views + 1)
     ]
-    common.write_plots({"views": views_rows, **_plots(verdict, probabilities[judged], classes)})
+    common.write_plots({"views": views_rows, **_plots(verdict, *choices, classes)})
     return {f"{judged} images": len(labels[judged]), **table.in_words("classification", written)}
 
 
@@ -124,7 +129,7 @@ def judge(one: JudgedHead, params: Params) -> Verdict:
     right: dict[int | str, torch.Tensor] = {count: values.argmax(1) == y for count, values in by_views.items()}
     right["majority"] = y == frequent
     if ridge.is_dir():  # too large data has none
-        right["ridge_top1"] = logits(load(ridge), judged).argmax(1) == y
+        right["ridge_top1"] = model.choices(load(ridge), splits[judged], views) == y
     known = unknown.learn(splits, params.decide.unknown)
     return Verdict(
         judged=judged,
@@ -195,13 +200,13 @@ def _spread(runs: Sequence[Mapping[str, float]], folds: int) -> dict[str, float]
     return spread
 
 
-def _write_predictions(
-    params: Params, verdict: Verdict, probabilities: Mapping[str, torch.Tensor], classes: Sequence[str]
-) -> None:
+def _write_predictions(params: Params, verdict: Verdict, classes: Sequence[str]) -> None:
     rows = index_file.read(params.dataset)
     checksums = {name: [rows[row].sha256 for row in places.tolist()] for name, places in verdict.positions.items()}
-    tensors = {name: values.cpu().contiguous() for name, values in probabilities.items()}
-    files.write_bytes(paths.PREDICTIONS / "probabilities.safetensors", save(tensors))
+    shapes = {name: ((len(values), len(classes)), "f4") for name, values in verdict.logits.items()}
+    pieces = ((name, block.cpu().numpy()) for name, values in verdict.logits.items()
+              for block in classification.probabilities(values))  # fmt: skip
+    tensors.write(paths.PREDICTIONS / "probabilities.safetensors", shapes, pieces)
     described = {"classes": classes, "decide": params.decide.model_dump(), "images": checksums}
     files.write_json(paths.PREDICTIONS / "predictions.json", described, sort_keys=True)
 
@@ -214,20 +219,22 @@ def _write_list(params: Params, verdicts: Sequence[Verdict], classes: Sequence[s
         asked = {f"{FOLD}{number}": (fold, fold.judged) for number, fold in enumerate(verdicts, 1)}
     prediction_list.write_classes(
         {part: [rows[row] for row in one.positions[name].tolist()] for part, (one, name) in asked.items()},
-        {part: one.logits[name].softmax(1) for part, (one, name) in asked.items()},
+        {part: classification.probabilities(one.logits[name]) for part, (one, name) in asked.items()},
         classes,
     )
 
 
-def _plots(verdict: Verdict, probabilities: torch.Tensor, classes: Sequence[str]) -> dict[str, list[dict[str, object]]]:
-    labels, chosen = verdict.labels[verdict.judged], probabilities.argmax(1)
+def _plots(
+    verdict: Verdict, confidence: torch.Tensor, chosen: torch.Tensor, classes: Sequence[str]
+) -> dict[str, list[dict[str, object]]]:
+    labels = verdict.labels[verdict.judged]
     confusion: list[dict[str, object]] = [
         {"actual": classes[actual], "predicted": classes[predicted]}
         for actual, predicted in zip(labels, chosen, strict=True)
     ]
     bins: list[dict[str, object]] = [
         {"confidence": f"{row.confidence:.4f}", "accuracy": f"{row.accuracy:.4f}", "count": row.images}
-        for row in classification.reliability(probabilities, labels)
+        for row in classification.reliability(confidence, chosen, labels)
     ]
     return {"confusion": confusion, "calibration": bins, "per_class": list(_per_class(verdict, chosen, classes))}
 

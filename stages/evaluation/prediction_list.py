@@ -4,7 +4,7 @@ This is the list to look for mistakes in, with any tool for tables. git ignores 
 probabilities depend on the machine; DVC keeps it with the other outputs of evaluate.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -22,12 +22,12 @@ Row = dict[str, object]
 Images = Mapping[str, Sequence[IndexRow]]  # split -> its images, in the order of the predictions
 
 
-def write_classes(images: Images, probabilities: Mapping[str, torch.Tensor], classes: Sequence[str]) -> None:
+def write_classes(images: Images, probabilities: Mapping[str, Iterable[torch.Tensor]], classes: Sequence[str]) -> None:
     """Writes one row per image: its class, the most probable class and the second.
 
     Args:
         images: of each split.
-        probabilities: of each split, (N, C).
+        probabilities: of each split, (N, C) in blocks (n, C).
         classes: the C names.
     """
     rows = (row for split in images for row in _class_rows(split, images[split], probabilities[split], classes))
@@ -35,10 +35,11 @@ def write_classes(images: Images, probabilities: Mapping[str, torch.Tensor], cla
 
 
 def _class_rows(
-    split: str, images: Sequence[IndexRow], probabilities: torch.Tensor, classes: Sequence[str]
+    split: str, images: Sequence[IndexRow], probabilities: Iterable[torch.Tensor], classes: Sequence[str]
 ) -> Iterator[Row]:
-    top = probabilities.topk(min(2, len(classes)), 1)
-    for image, values, labels in zip(images, top.values.tolist(), top.indices.tolist(), strict=True):
+    tops = (block.topk(min(2, len(classes)), 1) for block in probabilities)
+    answers = (row for top in tops for row in zip(top.values.tolist(), top.indices.tolist(), strict=True))
+    for image, (values, labels) in zip(images, answers, strict=True):
         row: Row = {"path": image.path, "split": split, "label": image.label}
         row |= {"predicted": classes[labels[0]], "probability": values[0]}
         if len(labels) > 1:

@@ -1,6 +1,6 @@
 """Scores of a classifier: pure functions of probabilities (N, C) and labels (N,)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import sqrt
 from statistics import NormalDist
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 CALIBRATION_BINS = 15
 LEVEL = 0.95
+BLOCK = 4096  # images whose probabilities are computed together: those of all may take some GB
 
 
 class ReliabilityBin(NamedTuple):
@@ -29,22 +30,41 @@ def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
         logits: (N, C).
         labels: (N,).
     """
-    classes = logits.shape[1]
-    top1 = float((logits.argmax(1) == labels).double().mean())
+    classes, chosen = logits.shape[1], logits.argmax(1)
+    top1 = float((chosen == labels).double().mean())
     low, high = interval(round(top1 * len(labels)), len(labels))
     top = {"top1": top1}
     if classes > 5:
         top["top5"] = float((logits.topk(5).indices == labels[:, None]).any(1).double().mean())
-    hits = torch.bincount(labels[logits.argmax(1) == labels], minlength=classes)
+    hits = torch.bincount(labels[chosen == labels], minlength=classes)
     images = torch.bincount(labels, minlength=classes)
-    bins = reliability(logits.softmax(1), labels)
+    bins = reliability(*choices(probabilities(logits)), labels)
     return top | {
         "macro_accuracy": float((hits / images)[images > 0].double().mean()),  # over the classes that have images here
-        "cross_entropy": float(F.cross_entropy(logits.double(), labels)),
+        "cross_entropy": _cross_entropy(logits, labels),
         "ece": sum(row.images * abs(row.accuracy - row.confidence) for row in bins) / len(labels),
         "top1_low": low,
         "top1_high": high,
     }
+
+
+def probabilities(logits: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The softmax of logits (N, C), BLOCK images at a time."""
+    for block in logits.split(BLOCK):  # type: ignore[no-untyped-call]
+        yield block.softmax(1)
+
+
+def choices(blocks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The probability (N,) of the first choice of each image, and that class (N,), from blocks (n, C)."""
+    values, classes = zip(*(block.max(1) for block in blocks), strict=True)
+    return torch.cat(values), torch.cat(classes)
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """In float64, to the last bit what torch's function gives for all at once."""
+    blocks = zip(logits.split(BLOCK), labels.split(BLOCK), strict=True)  # type: ignore[no-untyped-call]
+    own = torch.cat([block.double().log_softmax(1).gather(1, y[:, None]) for block, y in blocks])
+    return float(F.nll_loss(own, torch.zeros_like(labels)))
 
 
 def interval(hits: int, count: int, level: float = LEVEL) -> tuple[float, float]:
@@ -65,16 +85,16 @@ def interval(hits: int, count: int, level: float = LEVEL) -> tuple[float, float]
 
 
 def reliability(
-    probabilities: torch.Tensor, labels: torch.Tensor, bins: int = CALIBRATION_BINS
+    confidence: torch.Tensor, chosen: torch.Tensor, labels: torch.Tensor, bins: int = CALIBRATION_BINS
 ) -> Iterator[ReliabilityBin]:
     """The bins of a reliability diagram that are not empty, by the confidence of the first choice.
 
     Args:
-        probabilities: (N, C).
+        confidence: (N,) the probability of the first choice.
+        chosen: (N,) that class.
         labels: (N,).
         bins: of equal width in [0, 1].
     """
-    confidence, chosen = probabilities.max(1)
     bin_numbers = (confidence * bins).ceil().long().clamp(1, bins)
     for number in range(1, bins + 1):
         inside = bin_numbers == number
@@ -83,15 +103,17 @@ def reliability(
             yield ReliabilityBin(float(confidence[inside].mean()), float(right), count)
 
 
-def confident(probabilities: torch.Tensor, labels: torch.Tensor, threshold: float) -> tuple[float, float]:
+def confident(
+    confidence: torch.Tensor, chosen: torch.Tensor, labels: torch.Tensor, threshold: float
+) -> tuple[float, float]:
     """The share of images whose first choice is confident, and the accuracy on them (0 if there are none).
 
     Args:
-        probabilities: (N, C).
+        confidence: (N,) the probability of the first choice.
+        chosen: (N,) that class.
         labels: (N,).
         threshold: the least probability of a confident choice.
     """
-    confidence, chosen = probabilities.max(1)
     sure = confidence >= threshold
     accuracy = float((chosen[sure] == labels[sure]).double().mean()) if sure.any() else 0.0
     return float(sure.double().mean()), accuracy

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy.typing as npt
-from safetensors.numpy import load_file
+from safetensors import safe_open
 
 from stages import paths
 from stages.datasets import index_file
@@ -166,10 +166,11 @@ def arrays(name: str, split: str) -> dict[str, npt.NDArray[Any]]:
     """The arrays of a split in a file of `cache/predictions`, by their names without that of the split."""
     path = paths.PREDICTIONS / name
     try:
-        loaded = load_file(path)
+        with safe_open(path, "numpy") as file:
+            loaded = {key: file.get_tensor(key) for key in file.keys() if key.startswith(split)}  # noqa: SIM118
     except Exception as error:  # safetensors has an exception of its own
         raise damaged(path, repr(error)) from None
-    return {key.removeprefix(f"{split}_"): values for key, values in loaded.items() if key.startswith(split)}
+    return {key.removeprefix(f"{split}_"): values for key, values in loaded.items()}
 
 
 def damaged(path: Path, why: str) -> UserError:

@@ -3,9 +3,8 @@
 Kept by content in the main checkout, so that only new images are decoded.
 """
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
-from stages import files
+from stages import files, tensors
 from stages.datasets import source
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
@@ -30,7 +29,6 @@ THUMBNAIL = 32  # pixels per side
 LOOKED_AT = 128  # pixels of the longer side at which contrast, sharpness and colour are measured
 VERSION = 1  # raise it when the code here changes what comes out
 AHEAD, BLOCK = 256, 4096  # images measured ahead of the writing; thumbnails copied at a time
-DTYPES = {"f4": "F32", "u1": "U8", "i8": "I64"}  # as safetensors calls them
 
 
 @dataclass(frozen=True)
@@ -116,13 +114,11 @@ class _Known(NamedTuple):
 def _read(kept: Path) -> _Known:
     """What is known; nothing where the file is not there or not whole."""
     try:
-        with safe_open(kept, "numpy") as file, kept.open("rb") as stream:
+        with safe_open(kept, "numpy") as file:
             if int(file.get_tensor("version")[0]) != VERSION:
                 raise ValueError("of another version")
             digests, numbers = file.get_tensor("sha256"), file.get_tensor("numbers")
-            size = int.from_bytes(stream.read(8), "little")  # of the header: safetensors itself maps no array
-            first = 8 + size + json.loads(stream.read(size))["thumbnails"]["data_offsets"][0]
-            thumbnails = np.memmap(stream, np.uint8, "r", first, (len(digests), THUMBNAIL, THUMBNAIL, 3))
+        thumbnails = tensors.mapped(kept, "thumbnails")
         return _Known({digest.tobytes().hex(): line for line, digest in enumerate(digests)}, thumbnails, numbers)
     except (OSError, SafetensorError, KeyError, ValueError):
         return _Known({}, np.zeros((0, THUMBNAIL, THUMBNAIL, 3), np.uint8), np.zeros((0, 4), np.float32))
@@ -132,45 +128,27 @@ def _add(kept: Path, known: _Known, new: Sequence[IndexRow], folder: Path) -> No
     """Writes the file anew, with what is measured of new images; each thumbnail goes to the disk at once."""
     count = len(known.line_of) + len(new)
     digests = np.frombuffer(bytes.fromhex("".join([*known.line_of, *(row.sha256 for row in new)])), np.uint8)
-    numbers = np.concatenate([known.numbers, np.zeros((len(new), 4), np.float32)])
-    small = {"numbers": numbers, "sha256": digests.reshape(-1, 32), "version": np.array([VERSION])}
-    head, firsts, size = _header(small, (count, THUMBNAIL, THUMBNAIL, 3))
-    files.remove_leftovers(kept)
-    with files.atomic_write(kept, size) as descriptor, ThreadPoolExecutor(os.cpu_count()) as pool:
-        files.write_at(descriptor, head, 0)
-        place = firsts["thumbnails"]
+    shapes = {
+        "thumbnails": ((count, THUMBNAIL, THUMBNAIL, 3), "u1"),
+        "numbers": ((count, 4), "f4"),
+        "sha256": ((count, 32), "u1"),
+        "version": ((1,), "i8"),
+    }
+
+    def pieces() -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        yield "version", np.array([VERSION])
+        yield "sha256", digests
+        yield "numbers", known.numbers
         for first in range(0, len(known.thumbnails), BLOCK):
-            block = np.ascontiguousarray(known.thumbnails[first : first + BLOCK])
-            files.write_at(descriptor, block.data, place)
-            place += block.nbytes
-        measured = in_order(pool, lambda row: _measured(folder, row), new, ahead=AHEAD)
-        for line, (thumbnail, values) in enumerate(
-            tqdm(measured, total=len(new), leave=False, delay=2), len(known.line_of)
-        ):
-            files.write_at(descriptor, np.ascontiguousarray(thumbnail).data, place)
-            place, numbers[line] = place + thumbnail.nbytes, values
-        for name, array in small.items():
-            files.write_at(descriptor, np.ascontiguousarray(array).data, firsts[name])
+            yield "thumbnails", known.thumbnails[first : first + BLOCK]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            measured = in_order(pool, lambda row: _measured(folder, row), new, ahead=AHEAD)
+            for thumbnail, numbers in tqdm(measured, total=len(new), leave=False, delay=2):
+                yield "thumbnails", thumbnail
+                yield "numbers", numbers
 
-
-def _header(small: Mapping[str, npt.NDArray[Any]], shape: tuple[int, ...]) -> tuple[bytes, dict[str, int], int]:
-    """The first bytes of a safetensors file, where each array begins, and the size of the whole.
-
-    https://github.com/huggingface/safetensors#format
-
-    Args:
-        small: arrays.
-        shape: of the thumbnails, which come last.
-    """
-    described, firsts, end = dict[str, dict[str, Any]](), dict[str, int](), 0
-    sizes = {name: (DTYPES[array.dtype.str[1:]], array.shape, array.nbytes) for name, array in small.items()}
-    for name, (dtype, dims, size) in {**sizes, "thumbnails": ("U8", shape, int(np.prod(shape)))}.items():
-        described[name] = {"dtype": dtype, "shape": dims, "data_offsets": [end, end + size]}
-        firsts[name], end = end, end + size
-    text = json.dumps(described).encode()
-    text = text.ljust(-(-len(text) // 8) * 8)
-    head = len(text).to_bytes(8, "little") + text
-    return head, {name: len(head) + first for name, first in firsts.items()}, len(head) + end
+    files.remove_leftovers(kept)
+    tensors.write(kept, shapes, pieces())
 
 
 def _measured(folder: Path, row: IndexRow) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:

@@ -14,6 +14,7 @@ import torch
 
 from stages import files, paths
 from stages.errors import UserError
+from stages.heads.knn import COUNTS
 from stages.heads.registry import HEADS, Normalize
 from stages.metrics.multilabel import binary_cross_entropy
 from stages.params import Params, with_overrides
@@ -28,9 +29,11 @@ SECONDS = 60.0  # a candidate that is expected to take longer is left out
 SPEEDS = {"cpu": 3e10}  # float64 operations per second of two cores; a fixed number, so that the choice is one as well
 GPU_SPEED = 3e11
 SOLVES = 11  # of a path of strengths
+SCALING = 4000  # operations that the choice of a scale takes for each score of a solution: it is a dozen exponentials
 EVALUATIONS = 300  # of the loss by L-BFGS over all strengths, in float64; float32 takes twice as many, twice as fast
 STEP = 5e-4  # seconds that a step of gradient descent takes beside its operations
 DOUBLE = 8  # bytes
+LARGE = 4e9  # bytes from which on it is said beforehand what a head takes
 
 
 class Size(NamedTuple):
@@ -197,6 +200,17 @@ def too_much(expected: Cost) -> str:
     return ""
 
 
+def beforehand(data: HeadData, params: Params, device: torch.device) -> str:
+    """What a head in closed form is expected to take, where that is much; empty where it is not."""
+    expected = cost(params.head, size(data), params=params, device=device)
+    if expected.bytes <= LARGE and expected.seconds <= SECONDS:
+        return ""
+    return (
+        f"head={params.head} is expected to take {max(1, expected.bytes / 1e9):,.0f} GB of memory and "
+        f"{max(1, expected.seconds / 60):,.0f} minutes on this many images"
+    )
+
+
 def cost(head: str, size: Size, *, params: Params, device: torch.device) -> Cost:
     """What a candidate is expected to take, from the sizes of its matrices alone: the same on every run.
 
@@ -212,6 +226,9 @@ def cost(head: str, size: Size, *, params: Params, device: torch.device) -> Cost
         weights = params.hidden * (features + classes)
         passes = params.epoch_count * rows * weights * 6 / (2 * speed)  # in float32, forward and backward
         return Cost(passes + STEP * params.epoch_count * rows / params.batch_size, 16 * weights)
+    if head == "knn":  # train is compared with itself too, for its own accuracy; in float32, with a copy in float16
+        compared = rows * (len(COUNTS) * choosing + rows)
+        return Cost(2 * features * compared / (2 * speed), 14 * rows * features)
     side = min(rows, features)
     gram = 2 * rows * features * side
     operations: float
@@ -220,7 +237,7 @@ def cost(head: str, size: Size, *, params: Params, device: torch.device) -> Cost
         numbers = 3 * rows * features + 5 * rows * classes + (2 * 10 + 5) * side * classes + 3 * side**2
     else:
         products = 2 * rows * features * (SOLVES * classes if rows < features else 1)
-        scores = 3 * choosing * features * classes  # in float64, and again in float32, which is twice as fast
+        scores = choosing * classes * (3 * features + SCALING)  # in float64, and again in float32, twice as fast
         operations = gram + products + SOLVES * (side**3 / 3 + 2 * classes * side**2 + scores)
         numbers = 3 * rows * features + 4 * features * classes + 3 * side**2 + choosing * (2 * features + 4 * classes)
         if rows < features:

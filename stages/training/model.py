@@ -251,8 +251,22 @@ def batch_outputs(module: nn.Module, split: SplitData, view: int = 0) -> Iterato
 
 
 def logits(module: nn.Module, split: SplitData, view: int = 0) -> torch.Tensor:
-    """Logits (N, C) of one view of every image, in eval mode."""
-    return torch.cat(list(batch_outputs(module, split, view)))
+    """Logits (N, C) of one view of every image, in eval mode; never twice in memory, as they may take some GB."""
+    filled, first = None, 0
+    for batch in batch_outputs(module, split, view):
+        if filled is None:
+            filled = torch.empty(len(split.y), *batch.shape[1:], dtype=batch.dtype, device=batch.device)
+        filled[first : first + len(batch)] = batch
+        first += len(batch)
+    assert filled is not None  # a split without images has one empty batch
+    return filled
+
+
+def choices(module: nn.Module, split: SplitData, views: int) -> torch.Tensor:
+    """The most probable class (N,) of each image, by the first `views` views of it together."""
+    if views == 1:
+        return torch.cat([batch.argmax(1) for batch in batch_outputs(module, split)])
+    return averaged_logits(module, split, views).argmax(1)
 
 
 def averaged_logits(module: nn.Module, split: SplitData, views: int) -> torch.Tensor:

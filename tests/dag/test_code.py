@@ -28,6 +28,7 @@ HARMLESS = {  # modules that cannot change a result, so that nobody depends on t
     "stages.paths": "where things lie: dvc.yaml names the same places, and a stage fails where the two differ",
     "stages.processes": "where something is computed, not what",
     "stages.stage": "what a stage prints, and how long it took",
+    "stages.tensors": "writes what it is told to, whole or not at all",
     "stages.training.options": PARAMS,
     "stages.yaml12": "reads YAML as DVC does",
 }

@@ -35,7 +35,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_classes() -> None:
     images = {"val": [image("a,b.jpg", "cat")], "test": [image("c\nd.jpg", "dog")]}
-    probabilities = {"val": torch.tensor([[0.7, 0.2, 0.1]]), "test": torch.tensor([[0.125, 0.375, 0.5]])}
+    probabilities = {"val": [torch.tensor([[0.7, 0.2, 0.1]])], "test": [torch.tensor([[0.125, 0.375, 0.5]])]}
     prediction_list.write_classes(images, probabilities, ["cat", "dog", "fox"])
     first, second = read()
     assert first == {

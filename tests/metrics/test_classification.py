@@ -57,7 +57,7 @@ def test_against_plain_loops(images: int, classes: int, seed: int) -> None:
 def test_the_reliability_diagram(images: int, classes: int, seed: int, bins: int) -> None:
     logits, labels = drawn(images, classes, seed)
     probabilities = logits.softmax(1)
-    actual = list(reliability(probabilities, labels, bins))
+    actual = list(reliability(*probabilities.max(1), labels, bins))
     assert sum(b.images for b in actual) == images
     confidence, chosen = probabilities.max(1)
     by_bin: dict[int, list[int]] = {}
@@ -76,7 +76,7 @@ def test_the_reliability_diagram(images: int, classes: int, seed: int, bins: int
 @given(images=st.integers(1, 60), classes=st.integers(2, 9), seed=st.integers(0, 1000))
 def test_the_calibration_error_is_that_of_the_diagram(images: int, classes: int, seed: int) -> None:
     logits, labels = drawn(images, classes, seed)
-    bins = reliability(logits.softmax(1), labels)
+    bins = reliability(*logits.softmax(1).max(1), labels)
     expected = sum(b.images * abs(b.confidence - b.accuracy) for b in bins) / images
     assert scores(logits, labels)["ece"] == pytest.approx(expected, abs=1e-5)
 
@@ -114,10 +114,10 @@ def test_wilson_holds_the_share_and_is_symmetric(count: int, data: st.DataObject
 def test_confident() -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8], [0.4, 0.6]])
     labels = torch.tensor([0, 1, 0, 1])
-    assert confident(probabilities, labels, 0.5) == (1.0, 0.5)  # argmax of a tie is the first
-    assert confident(probabilities, labels, 0.75) == (0.5, 0.5)
-    assert confident(probabilities, labels, 0.85) == (0.25, 1.0)
-    assert confident(probabilities, labels, 0.95) == (0.0, 0.0)
+    assert confident(*probabilities.max(1), labels, 0.5) == (1.0, 0.5)  # argmax of a tie is the first
+    assert confident(*probabilities.max(1), labels, 0.75) == (0.5, 0.5)
+    assert confident(*probabilities.max(1), labels, 0.85) == (0.25, 1.0)
+    assert confident(*probabilities.max(1), labels, 0.95) == (0.0, 0.0)
 
 
 def test_the_constants_are_those_that_the_docstring_tells() -> None:

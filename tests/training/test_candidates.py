@@ -174,3 +174,25 @@ def test_what_has_no_meaning_before_the_head_is_chosen_is_refused(
 def test_the_learning_rate_is_of_the_one_that_trains_in_epochs() -> None:
     assert head_with_rate("auto") == "mlp"
     assert head_with_rate("ridge") == "ridge" and head_with_rate("linear") == "linear"
+
+
+def test_what_a_named_head_takes_is_said_before_it_starts_where_that_is_much(
+    params: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for head in ("ridge", "lda", "logistic", "knn"):
+        assert not candidates.beforehand(toy(), params(head=head), CPU)
+    monkeypatch.setattr(candidates, "size", lambda data: Size(500_000, 1280, 100, True, 48_000))
+    logistic, knn = (candidates.beforehand(toy(), params(head=head), CPU) for head in ("logistic", "knn"))
+    assert logistic == "head=logistic is expected to take 17 GB of memory and 44 minutes on this many images"
+    assert knn == "head=knn is expected to take 9 GB of memory and 314 minutes on this many images"
+
+
+def test_heads_that_stream_take_no_memory_for_each_row(params: Make) -> None:
+    small, large = (
+        {head: candidates.cost(head, Size(rows, 1280, 100, True, 40_000), params=params(), device=CPU)
+         for head in ("ridge", "lda", "logistic")}
+        for rows in (100_000, 1_000_000)
+    )  # fmt: skip
+    for head in ("ridge", "lda"):
+        assert small[head].bytes == large[head].bytes < 4e9 and small[head].seconds < large[head].seconds
+    assert large["logistic"].bytes > 9 * small["logistic"].bytes
