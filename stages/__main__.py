@@ -4,23 +4,23 @@ import os
 
 COMMANDS = {
     "dvc repro": "run what changed, from download to reports/report.html",
-    "dvc exp run -S lr=0.01": "the same with another value of a knob (params.yaml names them all)",
-    "dvc exp run --queue -S lr=0.01,0.1": "each of these in a copy; dvc queue start -j 2 runs two at a time",
+    "dvc exp run -S lr=0.01": "the same with another value of a knob (params.yaml lists all knobs)",
+    "dvc exp run --queue -S lr=0.01,0.1": "queue one experiment per value; dvc queue start -j 2 runs two at a time",
     "check": "check params.yaml, and say what differs from the commit",
-    "report --open": "show the page of the last run in the browser, or say that it is of other results",
-    "recipe --list": "published systems as recipes",
+    "report --open": "show the page of the last run in the browser, or say that it belongs to other results",
+    "recipe --list": "settings with known results, published ones among them",
     "recipe NAME": "a recipe as arguments: dvc exp run $({} NAME)",
-    "review --apply FILE": "take over what was decided on suspicions about the data, see docs/review.md",
+    "review --apply FILE": "apply your decisions on doubtful labels and duplicates, see docs/review.md",
     "label": "pick the images to label next and label them in the browser, see docs/labelling.md",
     "sweep": "64 heads at once on the features of the last run: which lr, which weight decay",
     "experiments": "the experiments on top of HEAD: main numbers, and the knobs that differ",
     "compare [REV ...]": "experiments and commits side by side, image by image: reports/compare.html",
     "backbone --list": "encoders worth trying: parameters, multiply-adds, published accuracy, licence",
     "backbone NAME": "where a backbone can be cut: shapes, bytes per image, share of the compute saved",
-    "plan": "what the features of so many images would cost here: hours, bytes, alternatives",
-    "predict PATH…": "what the head of the last run says of new images",
+    "plan": "what the features of your images would cost here: hours, bytes, alternatives",
+    "predict PATH…": "predict new images with the head of the last run",
     "export --format F": "backbone and head in one file, checked: onnx, openvino or torch",
-    "store ls": "what cache/store holds; verify [--repair] reads all of it, gc drops what is unused",
+    "store ls": "what is in cache/store; verify [--repair] checks all of it, gc removes what is unused",
 }
 
 

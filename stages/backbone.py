@@ -109,7 +109,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(encoders.table())
         return 0
     if arguments.name is None:
-        raise UserError("NAME is missing: python -m stages.backbone --list names backbones worth trying.")
+        raise UserError("NAME is missing: `python -m stages.backbone --list` lists backbones worth trying.")
     print(describe(arguments.name, arguments.image_size or "auto"))
     return 0
 
@@ -117,7 +117,7 @@ def main(arguments: argparse.Namespace) -> int:
 def run() -> None:
     """Reads the arguments and prints."""
     parser = command.parser("backbone", description=__doc__, examples=EXAMPLES)
-    parser.add_argument("--list", action="store_true", help="encoders worth trying, from a laptop's to a GPU's")
+    parser.add_argument("--list", action="store_true", help="list encoders worth trying, from small to large")
     parser.add_argument(
         "name", nargs="?", help="efficientnet_lite0|1|2, a torchvision classification model, or timm:NAME"
     )

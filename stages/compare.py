@@ -7,6 +7,7 @@ Predictions come from DVC's cache, pictures from the images of the current datas
 """
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ EXAMPLES = """\
   python -m stages.compare main my-experiment workspace"""
 PAGE = paths.REPORTS / "compare.html"
 CELL_WIDTH = 60  # characters of a cell on the terminal
+WIDTH = 120  # characters of a line of text there
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -36,7 +38,9 @@ def main(arguments: argparse.Namespace) -> int:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print("", *comparison.caveats(), comparison.answer(), f"{PAGE} shows the images.", sep="\n")
+    print()
+    for sentence in (*comparison.caveats(), comparison.answer(), f"{PAGE} shows the images."):
+        print(textwrap.fill(sentence, WIDTH, break_on_hyphens=False, break_long_words=False))
     return 0
 
 
@@ -105,16 +109,17 @@ def _all() -> list[Revision]:
     if strange:
         LOG.warning("left out, as evaluated on other images than the workspace: %s", ", ".join(strange))
     if strange and not others:
+        were = "was" if len(strange) == 1 else "were"
         raise UserError(
-            f"There is nothing to compare the workspace with: other images, as another dataset or split has, were "
-            f"evaluated for {listed(strange)}. `git commit -am 'First run on these images'` keeps this run: the next "
-            "ones are compared with it."
+            f"There is nothing to compare the workspace with: {listed(strange)} {were} evaluated on other images, "
+            "because the dataset or the split is another one. Commit this run (`git commit -am 'First run on these "
+            "images'`), and later runs are compared with it."
         )
     if not others:
         raise UserError(
             "There is nothing to compare the workspace with: HEAD has the same results, and there is no other "
-            "experiment on top of it. `dvc exp run -S lr=0.01` makes one. Other revisions can be named: `python -m "
-            "stages.compare HEAD~1 workspace` (`dvc exp list --all-commits` lists experiments)."
+            "experiment on top of it. `dvc exp run -S lr=0.01` makes one. You can also name other revisions: "
+            "`python -m stages.compare HEAD~1 workspace` (`dvc exp list --all-commits` lists experiments)."
         )
     if others[0].name == HEAD and others[0].answers is not None:
         return [others[0], workspace, *others[1:]]

@@ -1,4 +1,4 @@
-"""evaluate: validation has chosen the head; the test split is read here, once."""
+"""evaluate: judges the head that validation has chosen; this is the only stage that reads the test split."""
 
 from collections.abc import Iterator
 from pathlib import Path

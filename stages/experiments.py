@@ -136,7 +136,9 @@ def _whole(value: object) -> object:
 def run() -> None:
     """Reads the arguments and lists."""
     parser = command.parser("experiments", description=__doc__, examples=EXAMPLES)
-    parser.add_argument("--commits", type=int, default=1, metavar="N", help="of the last N commits (default: 1, HEAD)")
+    parser.add_argument(
+        "--commits", type=int, default=1, metavar="N", help="on top of the last N commits (default: 1, HEAD)"
+    )
     command.run(main, parser.parse_args())
 
 

@@ -1,4 +1,4 @@
-"""extract: the frozen trunk runs once over every image; its features go to `cache/features/<dataset>/`."""
+"""extract: runs the frozen trunk once over every image, and writes the features to `cache/features/<dataset>/`."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext

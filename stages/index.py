@@ -1,4 +1,4 @@
-"""index: one line per image in `data/index/<dataset>.jsonl`, and in `.json` beside it the files that are not used."""
+"""index: writes one line per image to `data/index/<dataset>.jsonl`, and lists unused files in `.json` beside it."""
 
 import importlib
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Asks for labels: picks images that have none and writes a page for the browser, reports/label.html, to label them on.
 
-The images are those of train that teach most: typical ones while there are few labels, then those that the labels so
-far leave in doubt. With --random they are drawn from train, val and test alike, which is how val and test get theirs.
-The page saves a table; --apply takes it over into `data/corrections/<dataset>.csv`. docs/labelling.md tells it all.
+It picks the train images from which the head should learn most: typical ones while there are few labels, then doubtful
+ones. With --random it draws from train, val and test alike, which is how val and test get labels. The page saves a
+table, and --apply adds its labels to `data/corrections/<dataset>.csv`. See docs/labelling.md.
 """
 
 import argparse
@@ -60,8 +60,8 @@ def ask(params: Params, rows: Sequence[IndexRow], arguments: argparse.Namespace)
     unlabelled = splits.read_unlabelled(params.dataset)
     if not any(unlabelled.values()):
         raise UserError(
-            f"Every image of {params.dataset} has a label. Images without one have an empty label in the table of the "
-            "dataset csv, or lie in the folder that `datasets.folder.unlabelled` names (docs/labelling.md)."
+            f"Every image of {params.dataset} has a label. To add images without one, leave their label empty in the "
+            "table of dataset csv, or put them into the folder `datasets.folder.unlabelled` (docs/labelling.md)."
         )
     classes = sorted({row.label for row in rows} - {""}, key=natural)
     described = _vectors(params, rows)
@@ -100,13 +100,13 @@ def _vectors(params: Params, rows: Sequence[IndexRow]) -> Vectors:
     """The features of the images in the index."""
     path = paths.features(params.dataset, params.backbone, params.cut)
     if not path.exists():
-        raise UserError(f"There are no features {path} yet, by which images are chosen: `dvc repro extract split`.")
+        raise UserError(f"Images are chosen by their features, and {path} is missing: `dvc repro extract split`.")
     features = h5.read(path)
     if not features.is_of([row.sha256 for row in rows]):
         raise UserError(f"{path} holds the features of other images than {paths.index(params.dataset)}: `dvc repro`.")
     described = vectors.load(features)
     if described is None:
-        raise UserError("`cut`: input keeps pixels, and images are chosen by features: expected another cut.")
+        raise UserError("`cut`: images are chosen by their features, and cut=input keeps pixels: take another.")
     return described
 
 
@@ -182,7 +182,7 @@ def run() -> None:
     parser.add_argument("--random", action="store_true", help="draw them at random, from train, val and test alike")
     parser.add_argument("--open", action="store_true", help="show the page in the browser")
     parser.add_argument(
-        "--apply", type=paths.typed_path, metavar="FILE", help="take over the labels in the table that the page saved"
+        "--apply", type=paths.typed_path, metavar="FILE", help="apply the labels in the table that the page saved"
     )
     command.run(main, parser.parse_args())
 

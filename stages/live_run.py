@@ -80,7 +80,7 @@ def _refuse_another(lineage: set[int]) -> None:
     last = _read_record()
     if last and lineage.isdisjoint(last.processes) and last.is_alive():
         raise UserError(
-            f"another run is at work in this checkout (process {next(iter(last.processes))}: {last.command}), and DVC "
+            f"another run is active in this checkout (process {next(iter(last.processes))}: {last.command}), and DVC "
             f"mixes up two at once. {ADVICE}{_harm()}"
         )
 
@@ -90,8 +90,8 @@ def _harm() -> str:
     if "DVC_EXP_NAME" not in os.environ:
         return ""
     return (
-        " DVC has already written the knobs of this one to params.yaml, so that the other run may fail as well; its "
-        "message then tells how it goes on."
+        " DVC has already written the knobs of this run to params.yaml, so the other run may fail as well; its message "
+        "then says how to go on."
     )
 
 
@@ -108,9 +108,9 @@ def _unchanged_params(before: Mapping[str, Any]) -> dict[str, Any]:
             more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
             restored = " ".join(argument(knob, old) for knob, (old, _) in changed.items())
             raise UserError(
-                f"params.yaml is not what it was when this run began: {'; '.join(named[:NAMED])}{more}. Somebody "
-                "edited it, or started another experiment in this checkout. Finished stages are kept: "
-                f"`dvc exp run {restored}` goes on with the values of the beginning, `dvc repro` with those of now."
+                f"params.yaml has changed since this run began: {'; '.join(named[:NAMED])}{more}. Somebody edited it, "
+                "or started another experiment in this checkout. Finished stages are kept: "
+                f"`dvc exp run {restored}` goes on with the old values, `dvc repro` with the new ones."
             )
         time.sleep(SETTLED / 20)
     return params

@@ -22,7 +22,7 @@ def main(params: Params) -> dict[str, object]:
     range_test.write(paths.PLOTS / "lr_sweep.csv", points)
     files.write_json(paths.REPORTS / "lr_sweep.json", content)
     if reason := content.get("reason"):
-        print(f"lr_sweep: no rate is suggested, as {reason}", flush=True)
+        print(f"lr_sweep: no rate is suggested, because {reason}", flush=True)
         return {"steps": len(points)}
     return {"steps": len(points), **{f"suggested {name}": value for name, value in content.items()}}
 
@@ -34,7 +34,7 @@ def _has_rate(params: Params) -> bool:
 def _what(params: Params) -> str:
     """What is about to be tried."""
     if not _has_rate(params):
-        return f"nothing, head {params.head} has no learning rate of its own"
+        return f"nothing to do, head {params.head} has no learning rate of its own"
     return f"{params.head}, {params.lr_sweep.steps} steps from lr {params.lr_sweep.low:g} to {params.lr_sweep.high:g}"
 
 

@@ -1,4 +1,4 @@
-"""What the features of a number of images would cost on this machine, before they are computed.
+"""Estimates the time and the disk space for the features on this machine, before they are computed.
 
 The speed is measured for a few seconds on images of the current dataset, with the code that `dvc repro` runs; nothing
 is written to the store. Sizes are exact.
@@ -279,12 +279,14 @@ def advice(count: int, size: int, seconds: float) -> list[str]:
 def run() -> None:
     """Reads the arguments and plans."""
     parser = command.parser("plan", description=__doc__, examples=EXAMPLES)
-    parser.add_argument("--list", action="store_true", help="what each encoder of `stages.backbone --list` would take")
+    parser.add_argument(
+        "--list", action="store_true", help="estimate the time for each encoder in `stages.backbone --list`"
+    )
     parser.add_argument("--images", type=float, metavar="N", help="number of images (default: those of the dataset)")
     for name in ("backbone", "cut"):
-        parser.add_argument(f"--{name}", help="default: that of params.yaml")
-    parser.add_argument("--views", type=int, metavar="K", help="default: that of params.yaml")
-    parser.add_argument("--dtype", choices=("float16", "float32"), help="default: that of params.yaml")
+        parser.add_argument(f"--{name}", help="default: the one in params.yaml")
+    parser.add_argument("--views", type=int, metavar="K", help="default: the number in params.yaml")
+    parser.add_argument("--dtype", choices=("float16", "float32"), help="default: the one in params.yaml")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long to measure (default: 10)")
     command.run(main, parser.parse_args())
 

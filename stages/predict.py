@@ -129,32 +129,32 @@ def run() -> None:
         "--out",
         type=paths.typed_path,
         metavar="PATH",
-        help="folder for pictures with the boxes drawn in, or what `--format` says",
+        help="where to write boxes: a folder, or a file with `--format coco`",
     )
     parser.add_argument(
         "--format",
         choices=(PICTURES, COCO, YOLO),
         default=PICTURES,
-        help="of `--out`: pictures (a folder, the default), coco (COCO's results, a .json), yolo (a folder of labels)",
+        help="what to write: pictures with the boxes drawn in (default), coco (one .json of results), yolo (labels)",
     )
     parser.add_argument(
         "--ids",
         type=paths.typed_path,
         metavar="FILE",
-        help="annotations in COCO's format, whose numbers of images and categories the results have",
+        help="a COCO annotation file: the results use its numbers of images and categories",
     )
     parser.add_argument(
         "--top",
         type=int,
         metavar="K",
-        help=f"how many classes to list per image (default: {answers.TOP}), or at most how many boxes (default: all)",
+        help=f"list K classes per image (default: {answers.TOP}), or at most K boxes (default: all)",
     )
     parser.add_argument(
         "--confidence",
         type=float,
         metavar="T",
-        help="lowest score of a box that is printed, or of a class that counts as sure (default: decide.confidence); "
-        "of several labels the lowest probability of one that is printed (default: its threshold of validation)",
+        help="print boxes from this score on, mark less probable classes as not sure (default: decide.confidence); "
+        "with several labels, print those of at least this probability (default: the threshold of each label)",
     )
     command.run(main, parser.parse_args())
 

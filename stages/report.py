@@ -1,4 +1,4 @@
-"""report: one page that shows what came out, and the same in text for the repository; --open shows the page."""
+"""report: one page with the results, and the same in text for the repository; --open shows the page."""
 
 import argparse
 import hashlib
@@ -53,12 +53,12 @@ def open_page(arguments: argparse.Namespace) -> int:
     """Opens the page in the browser, if it is of the results that lie here.
 
     Raises:
-        UserError: there is no page, or it is of other results.
+        UserError: there is no page, or it belongs to other results.
     """
     if not PAGE.is_file():
         raise UserError(f"There is no {PAGE}: `dvc repro` makes it.")
     if made_of() not in PAGE.read_text(encoding="utf-8"):
-        raise UserError(f"{PAGE} is of other results than those in reports/metrics.json: `dvc repro` mends it.")
+        raise UserError(f"{PAGE} belongs to other results than reports/metrics.json: `dvc repro` makes it again.")
     address = PAGE.resolve().as_uri()
     print(address)
     webbrowser.open(address)

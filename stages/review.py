@@ -1,7 +1,7 @@
-"""review: what the features tell about the data itself, in `reports/review.csv`.
+"""review: lists labels in doubt, near-duplicates and odd images of the data in `reports/review.csv`.
 
-With --apply FILE: decisions become corrections, in `data/corrections/<dataset>.csv`. FILE is a copy of
-reports/review.csv in whose column `decision` people have written keep, relabel:NAME, drop or together.
+With --apply FILE: your decisions become corrections, in `data/corrections/<dataset>.csv`. FILE is a copy of
+reports/review.csv with keep, relabel:NAME, drop or together in the column `decision`.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def _pixels(params: Params, rows: list[index_file.IndexRow]) -> Pixels | None:
         if not folder.is_dir():
             raise UserError(f"there is no folder {folder}")
     except (UserError, OSError) as error:
-        print(f"the images cannot be had, so that near-duplicates cannot be confirmed: {error}")
+        print(f"the images are not here, so near-duplicates cannot be confirmed: {error}")
         return None
     return look(rows, folder, paths.pixels(params.dataset))
 
@@ -95,7 +95,7 @@ def _copies(described: Mapping[str, Any]) -> dict[str, list[str]]:
 def run() -> None:
     """Parses the arguments; reviews, or applies decisions."""
     parser = command.parser("review", description=__doc__, examples=EXAMPLES)
-    parser.add_argument("--apply", type=Path, metavar="FILE", help="take over the decisions in this table")
+    parser.add_argument("--apply", type=Path, metavar="FILE", help="apply the decisions in this table")
     arguments = parser.parse_args()
     if arguments.apply:
         command.run(apply, arguments)

@@ -1,4 +1,4 @@
-"""split: which image is train, val or test, or in which fold it is, in `data/split/<dataset>.json`."""
+"""split: assigns each image to train, val or test, or to a fold, and writes `data/split/<dataset>.json`."""
 
 from collections.abc import Sequence
 

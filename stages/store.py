@@ -3,8 +3,8 @@
 `ls` lists the entries: features by provenance, downloads, interrupted training runs, leftovers of killed runs.
 
 `verify` reads every byte of the entries, of `cache/features` and of the feature files in DVC's cache, and names what is
-damaged. `--repair` removes damaged files under all of their names, and restores parts from an intact copy if there is
-one; `dvc repro` makes the rest again and computes only the rows that are lost.
+damaged. `--repair` removes damaged files and all links to them, and restores parts from an intact copy if there is one;
+`dvc repro` makes the rest again and computes only the rows that are lost.
 
 `gc` removes what nothing refers to: features whose provenance is in no file of `cache/features` or DVC's cache (the
 features of experiments stay until `dvc gc`), downloads that neither params.yaml nor a provenance names, and training
@@ -143,7 +143,7 @@ def ls() -> None:
         print(f"{columns}  {entry.description}  ({_shown(entry.path)})")
     shared = sum(path.stat().st_size for entry in listed for path in entry.files if path.stat().st_nlink > 1)
     total = sum(entry.size for entry in listed)
-    print(f"{in_bytes(total)}, of which {in_bytes(shared)} are hard links to outs or DVC's cache and take no more room")
+    print(f"{in_bytes(total)}, of which {in_bytes(shared)} are hard links to outputs or DVC's cache: no more space")
 
 
 def verify(*, repair: bool) -> bool:
@@ -219,9 +219,9 @@ def run() -> None:
     parser = command.parser("store", description=__doc__, examples=EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("ls", help="the entries, with their sizes")
-    verifying = commands.add_parser("verify", help="read every byte, name what is damaged")
+    verifying = commands.add_parser("verify", help="read every byte and name what is damaged")
     verifying.add_argument(
-        "--repair", action="store_true", help="remove what is damaged, and restore parts from whole copies"
+        "--repair", action="store_true", help="remove what is damaged, and restore parts from intact copies"
     )
     dropping = commands.add_parser("gc", help="remove what nothing refers to")
     dropping.add_argument("--dry-run", action="store_true", help="only print what would be removed")

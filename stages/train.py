@@ -1,4 +1,4 @@
-"""train: a head on the cached features, written to `cache/head/`, and the ridge baseline on the same features."""
+"""train: trains a head on the cached features, and a ridge baseline on the same features, into `cache/head/`."""
 
 import shutil
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from stages.training.data import HeadData, load_data
 from stages.training.model import HeadModel, TrainResult
 
 NOT_STORED = {"root", "device", "task"}  # knobs that are not stored with a head, because it does not depend on them
-BOXES = "head auto names the class of an image, by its largest object; recipes such as bccd-anchors find all objects"
+BOXES = "head auto learns the class of the largest object in each image; to find all objects, see recipe detect"
 
 
 @dataclass
@@ -101,7 +101,7 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
         raise UserError("No image of train has any label, so there is nothing to learn (see `split`).")
     if params.monitor == (unfit := "val_accuracy" if data.multilabel else "val_map"):
         count = "several labels" if data.multilabel else "one label"
-        raise UserError(f"`monitor`: {unfit} is no score of images with {count}: set monitor=val_loss.")
+        raise UserError(f"`monitor`: {unfit} is not a score for images with {count}: set monitor=val_loss.")
     params, about_epochs = epochs.resolve(params, len(train.y))
     device = pick_device(params.device)
     competition = candidates.compete(data, params, device) if HEADS[params.head].candidates else None
@@ -226,7 +226,7 @@ def _what(params: Params) -> str:
     """What is about to be trained, for the console."""
     images = len(splits.read(params.dataset)["train"])
     if HEADS[params.head].candidates:
-        return f"several heads and normalisations, of which validation chooses, on {counted(images, 'images')}"
+        return f"several heads and normalisations on {counted(images, 'images')}; validation chooses"
     heads = f"{params.seeds} heads {params.head}" if params.seeds > 1 else params.head
     params, _ = epochs.resolve(params, images)
     most = sum(phase.epochs for phase in params.phases) or params.epoch_count

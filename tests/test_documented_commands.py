@@ -2,6 +2,9 @@
 
 Slow: half an hour. Paths that only the reader has are exchanged, and so are weights that have to be downloaded; what is
 not run has its reason in NOT_RUN. `pytest -m slow tests/test_documented_commands.py -k quickstart` runs one page.
+
+A block marked `text` shows what the shell block above it prints. Its lines must come in that order; numbers, values of
+knobs and names of classes may differ, and "…" stands for anything.
 """
 
 import csv
@@ -10,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow
@@ -41,15 +45,63 @@ ENDS_WITH_1 = ("python -m stages.store verify",)  # where something was amiss
 BOXES = re.compile(r"head=grid|--out pictures|--format (yolo|coco)|recipe (bccd|logos-grid|detect)")  # needs objects
 WEIGHTS = re.compile(r"backbone=(resnet|timm:)|recipe logos-unfreeze|cut=(layer3|input)")  # to be downloaded otherwise
 SMALL = {"image_size": 64, "epochs": 3, "lr_sweep": {"steps": 10}}
+SHOWN_CLASSES = ("cardboard", "glass", "metal", "paper", "plastic", "trash")  # of the photographs on the pages
 PAGES = sorted(path.name for path in [REPO / "README.md", *(REPO / "docs").glob("*.md")])
 
 
-def commands(page: str) -> list[str]:
-    """The lines of a page's shell blocks, without their comments."""
+@dataclass
+class Block:
+    """A shell block of a page.
+
+    Attributes:
+        commands: its lines, without comments.
+        shown: the lines that the page shows as printed by them; none where it shows nothing.
+    """
+
+    commands: list[str]
+    shown: list[str]
+
+
+def blocks(page: str) -> list[Block]:
+    """The shell blocks of a page, in order."""
     path = REPO / page if page == "README.md" else REPO / "docs" / page
-    blocks = re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [text for line in lines if (text := re.sub(r"(^|\s)#.*", "", line).strip())]
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+    found = list[Block]()
+    for kind, text in fenced:
+        if kind == "sh":
+            lines = text.replace("\\\n", " ").splitlines()
+            found.append(Block([c for line in lines if (c := re.sub(r"(^|\s)#.*", "", line).strip())], []))
+        elif kind == "text":
+            found[-1].shown += [line for line in text.splitlines() if line.strip(" …")]
+    return found
+
+
+def commands(page: str) -> list[str]:
+    return [line for block in blocks(page) for line in block.commands]
+
+
+def pattern(line: str) -> re.Pattern[str]:
+    """What a printed line must be like to be the one that a page shows."""
+    text = re.escape(re.sub(r"\s+", " ", line.strip())).replace("…", ".*")
+    text = re.sub(rf"\b({'|'.join(SHOWN_CLASSES)})\b", r"(not sure: |unknown .*: )?\\S+", text)
+    text = re.sub(r"(?<==)[\w.+-]+(\\[.+-][\w.+-]*)*", r"\\S+", text)  # values of knobs
+    text = re.sub(r"\d[\d,]*(\\\.\d+)?(\\ [kMG]?B\b)?", r"\\d[\\d,.]*( [kMG]?B)?", text)
+    return re.compile(text)
+
+
+def missing(shown: list[str], printed: str) -> str:
+    """The first line of those shown that is not printed after the ones before it; empty if all are."""
+    lines = iter([re.sub(r"\s+", " ", line.strip()) for line in re.split(r"[\r\n]+", printed)])
+    return next((line for line in shown if not any(map(pattern(line).fullmatch, lines))), "")
+
+
+def test_lines_that_differ_in_numbers_classes_and_values_are_alike() -> None:
+    printed = "\r 10%|█ | 1/9\rsplit: 4 train, 2 test in 0.3 s\nauto takes head=ridge normalize=l2\nx.jpg: ant 9.0%\n"
+    split, auto = "split: 1,263 train, … test in 12 s", "auto takes head=mlp normalize=sqrt"
+    assert not missing([split, auto, "x.jpg: glass 97.1%"], printed)
+    assert missing([auto, split], printed) == split
+    assert missing(["split: 4 train in 0.3 s"], printed)
+    assert missing(["x.jpg: 9.0%"], printed)
 
 
 def is_run(line: str) -> bool:
@@ -68,8 +120,8 @@ class Reader:
     def __init__(self, project: Project, home: Path) -> None:
         self.project, self.home = project, home
 
-    def follow(self, line: str) -> None:
-        """Runs a line as it stands on a page, but for paths and weights."""
+    def follow(self, line: str) -> str:
+        """Runs a line as it stands on a page, but for paths and weights. Returns what it prints."""
         self.prepare(line)
         line = line.replace("/home/me", str(self.home)).replace("~", str(self.home)).replace("/models", f"{self.home}")
         if WEIGHTS.search(line):
@@ -84,6 +136,7 @@ class Reader:
         )
         allowed = {0, 1} if line.startswith(ENDS_WITH_1) else {0}
         assert done.returncode in allowed, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        return (done.stdout + done.stderr).replace(str(self.home), "/home/me")
 
     def prepare(self, line: str) -> None:
         """What the reader has done beside the commands: filled in a table, or labelled images in the browser."""
@@ -194,15 +247,23 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_the_commands_of_a_page(page: str, readers: dict[str, Path], tmp_path: Path) -> None:
     """Each in its checkout; values of knobs stay on quickstart, as its reader would keep them."""
     copies = dict[str, Reader]()
-    for line in filter(is_run, commands(page)):
-        name = "start" if page == "quickstart.md" else "cells" if BOXES.search(line) else "photos"
-        if name not in copies:
-            shutil.copytree(readers[name], tmp_path / name, symlinks=True)
-            copies[name] = Reader(Project(tmp_path / name), readers["home"])
-            for file in ("photo.jpg", "new-photo.jpg", "holiday/0.jpg"):
-                (tmp_path / name / file).parent.mkdir(exist_ok=True)
-                (tmp_path / name / file).write_bytes(draw(7))
-            shutil.copy(readers["home"] / "cells/all.json", tmp_path / name / "instances_val.json")
-        if page != "quickstart.md" and line.startswith("dvc exp run"):
-            copies[name].project.run("git", "checkout", "params.yaml")
-        copies[name].follow(line)
+    for block in blocks(page):
+        lines = list(filter(is_run, block.commands))
+        printed = "".join(follow(page, line, copies, readers, tmp_path) for line in lines)
+        if lines and block.shown:
+            assert not (line := missing(block.shown, printed)), f"not printed: {line}\n{printed[-6000:]}"
+
+
+def follow(page: str, line: str, copies: dict[str, Reader], readers: dict[str, Path], tmp_path: Path) -> str:
+    """Runs a line of a page in the checkout that it is meant for. Returns what it prints."""
+    name = "start" if page == "quickstart.md" else "cells" if BOXES.search(line) else "photos"
+    if name not in copies:
+        shutil.copytree(readers[name], tmp_path / name, symlinks=True)
+        copies[name] = Reader(Project(tmp_path / name), readers["home"])
+        for file in ("photo.jpg", "new-photo.jpg", "holiday/0.jpg"):
+            (tmp_path / name / file).parent.mkdir(exist_ok=True)
+            (tmp_path / name / file).write_bytes(draw(7))
+        shutil.copy(readers["home"] / "cells/all.json", tmp_path / name / "instances_val.json")
+    if page != "quickstart.md" and line.startswith("dvc exp run"):
+        copies[name].project.run("git", "checkout", "params.yaml")
+    return copies[name].follow(line)

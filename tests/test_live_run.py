@@ -80,7 +80,7 @@ def test_an_experiment_that_is_refused_tells_what_became_of_the_other(
 ) -> None:
     record(sleeper)
     monkeypatch.setenv("DVC_EXP_NAME", "mine")
-    with pytest.raises(UserError, match=r"already written the knobs of this one to params\.yaml"):
+    with pytest.raises(UserError, match=r"already written the knobs of this run to params\.yaml"):
         live_run.claim()
 
 

@@ -32,7 +32,7 @@ def test_it_opens_the_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("changed", ["reports/metrics.json", "cache/predictions/predictions.json"])
 def test_a_page_of_other_results_is_told(page: Path, changed: str) -> None:
     Path(changed).write_text('{"other": 1}')
-    with pytest.raises(UserError, match="of other results"):
+    with pytest.raises(UserError, match="belongs to other results"):
         report.open_page(NOTHING)
 
 

@@ -212,7 +212,7 @@ class Network:
 
     def _span(self, cut: str, tap: str) -> tuple[Cut, dict[str, Cut]]:
         if cut == "pyramid":
-            raise UserError("`tap`: nothing can follow the several layers of cut=pyramid: tap=same, or cut=map@8.")
+            raise UserError("`tap`: no layers can follow the maps of cut=pyramid: take tap=same, or cut=map@8.")
         start, ends = self.cut(cut), self.layers(tap, key="tap")
         first, positions = self._position[start.node], [self._position[end.node] for end in ends.values()]
         if max(positions) <= first or min(positions) < first:

@@ -108,7 +108,9 @@ class UntracedNetwork:
         Raises:
             UserError: always.
         """
-        raise UserError(f"`tap`: {self.name} cannot be traced ({self.reason}), so that nothing of it trains: tap=same.")
+        raise UserError(
+            f"`tap`: {self.name} cannot be traced ({self.reason}), so its layers cannot train: take tap=same."
+        )
 
 
 def _same(value: torch.Tensor) -> torch.Tensor:

@@ -38,7 +38,7 @@ def weights_file(backbone: str, weights: str) -> Path | None:
     for file in (folder / name for folder in folders for name in FILES):
         if file.is_file():
             return file
-    raise UserError(f"`weights`: the folder {path} holds no weights of {backbone}: expected {', '.join(FILES)}.")
+    raise UserError(f"`weights`: the folder {path} has no weights of {backbone}: expected {', '.join(FILES)}.")
 
 
 def cached_file(architecture: str) -> Path | None:
@@ -78,7 +78,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"`weights`: {path} cannot be read safely: {first_line(error)}") from None
     state = loaded.get("state_dict", loaded.get("model", loaded)) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"`weights`: {path} holds no state dict (names and tensors).")
+        raise UserError(f"`weights`: {path} has no state dict (names and tensors).")
     return state
 
 

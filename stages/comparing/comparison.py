@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from stages.comparing.revisions import CODE, Revision
-from stages.errors import counted
+from stages.errors import counted, listed
 from stages.metrics import table
 from stages.metrics.table import METRICS, VAL
 from stages.reporting.words import percent
@@ -154,7 +154,7 @@ class Comparison:
         score = f"{metric.text(best)} {metric.title}{f' ({interval})' if interval else ''}"
         equal = [revision.name for revision in self.revisions if revision.score(self.headline) == best]
         if len(equal) > 1:
-            return f"{', '.join(equal)} are equally good, the best of {count}: {score}."
+            return f"{listed(equal)} are equally good, the best of {count}: {score}."
         paired = self.pair_of(self.best) or (self.pairs[0] if count == 2 and self.pairs else None)
         return f"{self.best.name} is the best of {count}: {score}. {paired.sentence if paired else ''}".strip()
 
@@ -192,9 +192,9 @@ class Comparison:
             caveats.append("There is no test split: these numbers are on validation, which also chose the epochs.")
         elif self.alike and len(self.revisions) > 2:
             caveats.append(
-                f"Whoever chooses the best of {len(self.revisions)} by the test images overrates it: choose by val"
-                f"{self._best_on_validation()}, report test. And of 20 pairs that do not differ at all, one falls "
-                f"below p = {RARE} by chance."
+                f"The best of {len(self.revisions)} on the test images looks better than it is: choose by val"
+                f"{self._best_on_validation()} and report test. And of 20 pairs that do not differ at all, one has "
+                f"p < {RARE} by chance."
             )
         return caveats
 

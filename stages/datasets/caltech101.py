@@ -37,7 +37,7 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
     files = tree.read(folder).files
     home = _home(tree.nested(files))
     if not home:
-        raise UserError(f"The archive of caltech101 holds no folder {FOLDER}: is it the official caltech-101.zip?")
+        raise UserError(f"The archive of caltech101 has no folder {FOLDER}: is it the official caltech-101.zip?")
     for label in sorted(home.folders):
         yield from (Record(path, label) for path in home.folders[label].below())
     in_classes = f"{home.path}/"

@@ -39,7 +39,7 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
         annotation_files = sorted(folder.rglob(name))
         if not annotation_files:
             raise UserError(
-                f"The archives of coco2017 hold no {name}: is it the official annotations_trainval2017.zip?"
+                f"The archives of coco2017 do not have {name}: is it the official annotations_trainval2017.zip?"
             )
         files[part] = annotation_files[0]
     return coco.read(folder, files)

@@ -138,9 +138,7 @@ def _read(folder: Path, options: Options) -> Table:
 def _tables(folder: Path) -> str:
     tables = [path for path in tree.read(folder).files if path.lower().endswith((".csv", ".tsv"))]
     return (
-        f"below root there is {', '.join(tables)}: -S datasets.csv.file={tables[0]}"
-        if tables
-        else "root holds no table."
+        f"below root there is {', '.join(tables)}: -S datasets.csv.file={tables[0]}" if tables else "root has no table."
     )
 
 

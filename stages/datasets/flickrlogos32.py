@@ -58,7 +58,7 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
     files = tree.read(folder).files
     tops = [path.removesuffix("trainset.relpaths.txt") for path in files if path.endswith("trainset.relpaths.txt")]
     if not tops:
-        raise UserError("The archive of flickrlogos32 holds no trainset.relpaths.txt: is it FlickrLogos-32_dataset_v2?")
+        raise UserError("The archive of flickrlogos32 has no trainset.relpaths.txt: is it FlickrLogos-32_dataset_v2?")
     home = folder / tops[0]
     images = [path.removeprefix(tops[0]) for path in files if path.startswith(f"{tops[0]}{IMAGES}/")]
     finder, split_of, repeated = ImageFinder(home, images), dict[Match, str](), 0

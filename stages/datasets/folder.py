@@ -99,8 +99,8 @@ def _lists(top: Folder, lists: dict[str, str], root: Path) -> Iterator[Item]:
             yield from _loose(inside, inside.below())
         else:
             raise UserError(
-                f"`root`: {root / top.path} holds {listed(sorted(lists))}, which are lists, beside {name}, which is "
-                f"not: move it elsewhere, or leave it out: {_exclude(inside)}"
+                f"`root`: {root / top.path} has the lists {listed(sorted(lists))}, and beside them {name}, which is "
+                f"not a list: move {name} elsewhere, or leave it out: {_exclude(inside)}"
             )
 
 
@@ -188,10 +188,9 @@ def _doubtful(top: Folder, second: set[str], root: Path) -> Iterator[Note]:
         others = [name for name in names if name not in like_lists]
         lacking = f"{listed(others)} {'does' if len(others) == 1 else 'do'} not" if others else "none is a train list"
         raise UserError(
-            f"`root`: {root / top.path} holds what looks like a list of images of several classes, "
-            f"{listed(like_lists)}, and "
-            f"{lacking}. Expected class folders, or train beside val or test. Give the folder of the classes as root, "
-            f"or leave folders out: {_exclude(top.folders[(others or like_lists)[0]])}"
+            f"`root`: {root / top.path} has {listed(like_lists)}, which by the name is a list with images of several "
+            f"classes, and {lacking}. Expected class folders, or train beside val or test. Give the folder of the "
+            f"classes as root, or leave folders out: {_exclude(top.folders[(others or like_lists)[0]])}"
         )
     same = len(names) > 1 and all(set(folder.image_folders) == second for folder in top.image_folders.values())
     if same and len(second) > 1 and not _masks(top):
@@ -207,8 +206,8 @@ def _odd_classes(top: Folder, root: Path) -> Iterator[Note]:
     kinds = {name.casefold() for name in top.folders}
     if kinds & MASKS and kinds & set(IMAGES) and kinds <= {*IMAGES, *MASKS}:
         raise UserError(
-            f"`root`: {root / top.path} has {listed(sorted(top.folders))}, which are images and what belongs to them, "
-            "not classes. Expected class folders; boxes in files are read by the datasets voc, coco, yolo and csv."
+            f"`root`: {root / top.path} has {listed(sorted(top.folders))}: images and their annotations, not "
+            "classes. Expected class folders; the datasets voc, coco, yolo and csv read boxes from files."
         )
     names = sorted(top.image_folders)
     for name in names:

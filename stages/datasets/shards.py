@@ -1,8 +1,8 @@
-"""Shards: images that travel in large files, unpacked one after the other on first use.
+"""Shards: large files that contain many images. They are unpacked one after the other, when they are first needed.
 
-`cache/images/<dataset>/<folder>/` of the main checkout then mirrors the shards below `root`: one folder per shard, of
-its name. A shard that has changed is unpacked again, and the folder of one that is gone is removed. That takes as much
-room as the shards themselves, and every reader of images (extraction, the page, `label`, `review`) works as with files.
+`cache/images/<dataset>/<folder>/` of the main checkout then mirrors the shards below `root`, with one folder per shard
+that has its name. If a shard changes, it is unpacked again; if it is gone, its folder is removed. The folders need as
+much disk space as the shards. Everything that reads images (extraction, the page, `label`, `review`) sees files only.
 """
 
 import hashlib
@@ -28,28 +28,30 @@ NUMBER = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]{6,})?$")  # 00003, -00003-of
 
 
 def folder(dataset: str, root: Path, suffixes: Sequence[str]) -> Path:
-    """The folder with the images of all shards; those that are not there yet are unpacked first.
+    """Returns the folder with the images of all shards, after unpacking those that are new or have changed.
 
     Args:
-        dataset: its name.
+        dataset: the name of the dataset.
         root: the folder with the shards, at any depth.
-        suffixes: of their names.
+        suffixes: how the names of shards end.
 
     Raises:
-        UserError: there is no shard, or one is damaged; those before it are kept.
+        UserError: there is no shard, or one is damaged; the shards before it stay unpacked.
     """
     if not root.is_dir():
-        raise UserError(f"`root`: there is no folder {root} with shards of dataset {dataset}.")
+        raise UserError(f"`root`: there is no folder {root}; dataset {dataset} reads shards from it.")
     shards = {path: _stamp(root / path) for path in tree.read(root).files if path.lower().endswith(tuple(suffixes))}
     if not shards:
-        raise UserError(f"`root`: {root} holds no shard of dataset {dataset}: expected {' or '.join(suffixes)}.")
+        raise UserError(
+            f"`root`: there are no shards of dataset {dataset} in {root}: expected {' or '.join(suffixes)}."
+        )
     names = {path: _without(path, suffixes) for path in shards}
     taken = Counter(names.values())
     if same := sorted(path for path in shards if taken[names[path]] > 1)[:2]:
-        raise UserError(f"`root`: {listed(same)} are two shards of one name: rename one of them.")
+        raise UserError(f"`root`: the shards {listed(same)} have the same name: rename one of them.")
     for path, name in names.items():
         if above := next((str(folder) for folder in PurePosixPath(name).parents if str(folder) in taken), None):
-            raise UserError(f"`root`: shard {path} lies in a folder of the name of shard {above}: rename one of them.")
+            raise UserError(f"`root`: shard {path} is in a folder with the name of shard {above}: rename one.")
     home = paths.unpacked(dataset) / hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:16]
     if _state(home) != shards:
         with files.locked(paths.unpacked(dataset), "another run unpacks these shards: waiting for it"):

@@ -116,8 +116,9 @@ def refuse_partly_labelled(choices: Split) -> None:
     """Raises an error for protocols that draw anew with every label."""
     if choices.protocol in ("fractions", "kfold"):
         raise UserError(
-            f"`split.protocol`: {choices.protocol} draws anew with every label, so that images which were chosen to "
-            "learn from would be tested on. Where images are or were without a label, use auto or hashed."
+            f"`split.protocol`: {choices.protocol} draws a new split with every label, so images that were chosen for "
+            "training could end up in test. If images have no label yet, or got one by `label --apply`, use auto or "
+            "hashed."
         )
 
 
@@ -139,8 +140,7 @@ def draw_folds(rows: Sequence[IndexRow], choices: Split, groups: Groups = NO_GRO
     """
     if index_file.is_multilabel(rows):
         raise UserError(
-            "`split.protocol`: kfold deals out images with one label, and these have several: take "
-            "split.protocol=fractions."
+            "`split.protocol`: kfold needs one label per image, and these have several: take split.protocol=fractions."
         )
     strata, names = _strata(rows, FEWEST_OF_CLASS), [f"{FOLD}{number}" for number in range(1, choices.folds + 1)]
     _refuse_small(strata, ["train", "val", "test"])
@@ -220,7 +220,7 @@ def _published(
     if untrained := sorted(_classes(kept) - _classes(lists["train"]), key=natural):
         if not several and not _has_objects(rows) and not partly_labelled:
             raise UnusableClasses(
-                f"No image of the train list is of {listed([repr(name) for name in untrained])}, so nothing can learn "
+                f"The train list has no image of {listed([repr(name) for name in untrained])}, so no head can learn "
                 f"{'it' if len(untrained) == 1 else 'them'}.",
                 untrained,
             )

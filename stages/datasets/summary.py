@@ -61,7 +61,7 @@ class IndexSummary:
         for reason, unused in (
             ("the image cannot be read", unannotated),
             ("the image is a copy of another", [file for file, _ in contents.duplicates]),
-            ("the image stands under several classes", [file for same in contents.conflicts for file in same]),
+            ("the image is in several classes", [file for same in contents.conflicts for file in same]),
         ):
             counts[reason] += sum(len(file.record.objects) for file in unused)
         for item in self.left_out:
@@ -126,7 +126,7 @@ class IndexSummary:
                 ("with none of the labels", sum(several and not row.labels for row in self.rows)),
                 ("unknown labels", sum(len(row.unknown_labels) for row in self.rows)),
                 ("with scaled values", scaled),
-                ("under several classes", conflicts),
+                ("in several classes", conflicts),
                 ("left out", len(self.left_out)),
             )
             if count
@@ -166,7 +166,7 @@ class IndexSummary:
         yield from ((file.problem.partition(": ")[0], file.record.path) for file in self.contents.bad)
         yield from ((file.problem, file.record.path) for file in self.contents.not_images)
         yield from ((item.reason, item.path) for item in self.left_out)
-        yield from (("the same bytes under several classes", same[0].record.path) for same in self.contents.conflicts)
+        yield from (("the same bytes in several classes", same[0].record.path) for same in self.contents.conflicts)
         yield from (
             (fault.kind, f"{fault.path}: {fault.detail}" if fault.detail else fault.path)
             for fault in self.faults
@@ -178,7 +178,7 @@ class IndexSummary:
         lines = self.notes()
         lines += [f"no image is left of class {label!r}: {self._why_lost(label)}" for label in self.lost()]
         if conflicts := self.contents.conflicts:
-            lines.append(f"{counted(len(conflicts), 'images stand')} under several classes; all copies are left out:")
+            lines.append(f"{counted(len(conflicts), 'images are')} in several classes; all copies are left out:")
             lines += [f"  {_copies(same)}" for same in conflicts]
         images = [item for item in self.left_out if named_as_image(item.path) and not item.in_note]
         if images:
@@ -223,7 +223,7 @@ class IndexSummary:
         conflicting = [file for same in contents.conflicts for file in same]
         for files, reason in (
             (contents.bad + contents.not_images, ""),
-            (conflicting, "the same bytes under several classes"),
+            (conflicting, "the same bytes in several classes"),
             ([file for file, _ in contents.duplicates], "a copy of another"),
         ):
             why += [(reason or file.problem, file.record.path) for file in files if label in _labels(file)]

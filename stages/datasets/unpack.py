@@ -110,10 +110,10 @@ def _check_end(tar: tarfile.TarFile, archive: Path) -> None:
     length = 0
     while block := tar.fileobj.read(BLOCK):
         if block.strip(b"\0"):
-            raise UserError(f"{archive.name}: more follows after its end: two archives in one file are not read.")
+            raise UserError(f"{archive.name}: data follows after its end; two archives in one file cannot be read.")
         length += len(block)
     if length < tarfile.BLOCKSIZE:
-        raise UserError(f"{archive.name} is cut off: it has no end. Fetch it again.")
+        raise UserError(f"{archive.name} is cut off: its end is missing. Fetch it again.")
 
 
 def _safe(name: str, archive: Path) -> str:

@@ -1,7 +1,8 @@
 """Unpacking Parquet files with image bytes, in Hugging Face's layout or a plain one, a few rows at a time.
 
-Hugging Face's column of images is a struct of `bytes` and `path`, that of labels has integers whose names stand in the
-schema. A column of binary values and one of texts or integers, of the usual names, are read as well.
+In Hugging Face's layout the column of images is a struct of `bytes` and `path`, and the column of labels has integers,
+with the names of the classes in the schema. A plain layout has a binary column for the images, and a column of strings
+or integers for the labels; both are recognised by their names.
 """
 
 import json
@@ -27,12 +28,12 @@ NO_LABELS = (None, -1, "")  # -1 is what Hugging Face's test splits have
 
 
 class Columns(NamedTuple):
-    """The columns that are read.
+    """Which columns are read.
 
     Attributes:
-        image: of the images.
-        label: of the labels; None where there is none.
-        names: of the classes, by number; empty where labels are texts, or numbers without names.
+        image: the column with the images.
+        label: the column with the labels, or None if there is none.
+        names: the names of the classes, by number; empty if the labels are strings, or numbers without names.
     """
 
     image: str
@@ -41,10 +42,10 @@ class Columns(NamedTuple):
 
 
 def unpack_parquet(file: Path, destination: Path) -> None:
-    """Writes the images of a Parquet file to `destination`, and beside them a list of its rows.
+    """Writes the images of a Parquet file to `destination`, and a list of its rows beside them.
 
-    An image is called by its path where the row has one that is new in the file, otherwise by its row. `destination`
-    appears complete, by a rename, or not at all.
+    The name of an image is the path in its row, if there is one that no earlier row has; otherwise it is the number of
+    the row. `destination` is renamed into place at the end, so it is either complete or not there at all.
 
     Raises:
         UserError: pyarrow is not installed, or the file is damaged or has no column of images.
@@ -140,7 +141,7 @@ def find_columns(schema: Any, file: str) -> Columns:
         file: its name, for messages.
 
     Raises:
-        UserError: there is no column of images, or that of labels holds lists.
+        UserError: there is no column of images, or the column of labels contains lists.
     """
     import pyarrow as pa
 
@@ -160,7 +161,7 @@ def find_columns(schema: Any, file: str) -> Columns:
         next((name for name in LABELS if name in types), None),
     )
     if label and (pa.types.is_list(types[label]) or pa.types.is_large_list(types[label])):
-        raise UserError(f"{file}: column {label} holds lists, and an image of dataset parquet has one label.")
+        raise UserError(f"{file}: the column {label} has lists, and dataset parquet takes one label per image.")
     return Columns(images[0], label, list(features.get(label, {}).get("names") or []) if label else [])
 
 

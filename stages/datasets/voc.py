@@ -118,7 +118,7 @@ def _has_xml(folder: tree.Folder) -> bool:
 def _no_home(folder: Path, files: Sequence[str]) -> str:
     xml = [path for path in files if path.lower().endswith(".xml")]
     message = (
-        f"{folder} holds no set in VOC's layout: expected the folders Annotations and JPEGImages side by side "
+        f"{folder} has no dataset in VOC's layout: expected the folders Annotations and JPEGImages side by side "
         "(or annotations and images)"
     )
     if not xml:

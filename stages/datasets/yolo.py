@@ -1,8 +1,8 @@
-"""YOLO's format: a text file per image, a line per object: its class and x, y, width, height in shares of the image.
+"""YOLO's format: one text file per image, with one line per object: class, x, y, width, height.
 
-The dataset `yolo` reads any folder in this format below the flat, absolute parameter `root`, as Ultralytics, Roboflow,
-CVAT, Label Studio and labelImg write it; `yolo_lists.py` reads its classes and lists. x and y are those of the middle
-of a box, in the image as a viewer shows it. A polygon becomes the box around it.
+x and y are the centre of the box; all four are fractions of the upright image. A polygon becomes the box around it. The
+dataset `yolo` reads a folder in this format below the parameter `root`, as Ultralytics, Roboflow, CVAT, Label Studio
+and labelImg write it. `yolo_lists.py` reads its classes and lists.
 """
 
 import math
@@ -37,11 +37,11 @@ class LabelFile:
     """A label file with its objects.
 
     Attributes:
-        path: of the file.
-        image: the image that it is of; where there is a problem, the one that was looked for.
-        problem: why no image fits; empty if one does.
-        objects: with corners in shares of the image; None if the file cannot be read.
-        faults: what is wrong in it.
+        path: path of the label file.
+        image: the image that it belongs to; if there is a problem, the image that was looked for.
+        problem: why no image belongs to it; empty if one does.
+        objects: boxes, with corners as fractions of the image; None if the file cannot be read.
+        faults: what is wrong in the file.
     """
 
     path: str
@@ -52,12 +52,12 @@ class LabelFile:
 
 
 def scan(folder: Path, options: Options) -> Iterator[Item]:
-    """The images of every list; without lists all images.
+    """Yields the images of every list, or all images if there are no lists.
 
-    An image with an empty label file has no objects, and neither has one without a label file; the two are told apart.
+    An image with an empty label file has no objects, and neither has an image without one; the notes count them apart.
 
     Raises:
-        UserError: there are no label files, the train list is not there, or a file with classes or lists is broken.
+        UserError: there are no label files, the train list is missing, or a file with classes or lists is broken.
     """
     files = tree.read(folder).files
     description = yolo_lists.describe(folder, files)
@@ -108,8 +108,8 @@ def _notes_on_background(labels: Sequence[LabelFile], without: Sequence[str]) ->
 
 def _no_labels(folder: Path, images: int) -> str:
     return (
-        f"{folder} holds no label file in YOLO's format: expected one .txt per image, in a folder `labels` beside "
-        f"`images` or next to the image. {counted(images, 'images lie')} below it."
+        f"{folder} has no label files in YOLO's format: expected one .txt per image, in a folder `labels` beside "
+        f"`images` or next to the image. {counted(images, 'images are')} below it."
     )
 
 
@@ -221,7 +221,7 @@ def _object(words: Sequence[str], description: Description) -> Box:
     else:
         raise ValueError(_wrong_columns(len(words), description.keypoints))
     if max(map(abs, values)) > MOST_SHARE:
-        raise ValueError("coordinates must be shares of the image, from 0 to 1, and these look like pixels")
+        raise ValueError("coordinates must be fractions of the image, from 0 to 1, and these look like pixels")
     return Box(label, corners)
 
 

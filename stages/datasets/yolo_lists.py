@@ -161,7 +161,7 @@ def _from_yaml(folder: Path, files: Sequence[str]) -> Description | None:
     chosen = [path for path in described if posixpath.basename(path).lower().startswith("data.")] or list(described)
     if len(chosen) > 1:
         paths = listed([str(folder / path) for path in chosen])
-        raise UserError(f"{paths} describe the set: call the right one data.yaml.")
+        raise UserError(f"{paths} all describe the dataset: rename the right one to data.yaml.")
     if not chosen:
         return None
     (path,), where = chosen, str(folder / chosen[0])

@@ -45,7 +45,7 @@ class Remote:
         if not marker.exists():
             raise UserError(
                 f"{platform.node()} does not see the store ({marker.parent}): checkout, environment and images must "
-                "lie on a file system that all nodes have under the same path."
+                "be on a file system that all nodes see under the same path."
             )
         watchdog.end_when_stuck()
         return replace(extraction.load_extractor(spec), engine=None), platform.node()
@@ -192,7 +192,7 @@ class Cluster:
             offers = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
             raise UserError(
                 f"`extract.cluster`: no node has {self._cpus} CPUs and {self._gpus} GPUs for a worker "
-                f"(`extract.cluster_cpus`, `extract.cluster_gpus`), found {offers or 'none'}. What is finished stays."
+                f"(`extract.cluster_cpus`, `extract.cluster_gpus`), found {offers or 'none'}. Finished parts are kept."
             )
         for _ in range(len(self._workers), min(room, most)):
             actor = self._remote.remote()
@@ -268,4 +268,4 @@ def _described(job: Job) -> str:
 
 
 def _reason(error: RayError) -> str:
-    return f"The last said: {str(error).strip().splitlines()[-1].strip()}. What is finished stays."
+    return f"The last said: {str(error).strip().splitlines()[-1].strip()}. Finished parts are kept."

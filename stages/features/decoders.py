@@ -288,7 +288,7 @@ class GpuDecoder:
                 image: view for image in list(plain)[:COMPARED] if (view := _first_view(drawn, image)) is not None
             }
             if of_cpu and not decoded:
-                raise UserError(f"`extract.decoder`: the GPU decodes no JPEG here ({self._reason}). Take cpu.")
+                raise UserError(f"`extract.decoder`: the GPU cannot decode JPEGs here ({self._reason}): take cpu.")
             for image in [image for image in of_cpu if image in decoded]:  # in their order: a set's is random
                 _compare(image, of_cpu[image], draw(image)[0][0])
             self._compared = bool(decoded)

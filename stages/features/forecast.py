@@ -53,8 +53,8 @@ def refuse_where_full(path: Path, layers: h5.Shapes, *, rows: int) -> None:
     needed, free = rows * view_bytes(layers), files.free(path)
     if needed > free and h5.INPUT not in layers:
         raise UserError(
-            f"{path.parent} has no room for the features: {needed:,} bytes are needed (the file, and its parts while "
-            f"they are computed), {free:,} are free. Make room (`python -m stages.store gc --dry-run`) and run again."
+            f"{path.parent} has no room for the features: {needed:,} bytes are needed (for the file, and for its parts "
+            f"during the run), {free:,} are free. Make room (`python -m stages.store gc --dry-run`) and run again."
         )
 
 

@@ -43,7 +43,7 @@ def write(path: Path, features: Features, rows: Sequence[IndexRow], split_of: Ma
     (layer, *others) = features.layers.values()
     if others or layer.ndim != 3:
         shapes = ", ".join(str(array.shape[2:]) for array in features.layers.values())
-        raise UserError(f"The features are of shape {shapes}, and only vectors are written: take cut=pooled.")
+        raise UserError(f"The features have shape {shapes}, and only vectors can be written: take cut=pooled.")
     several = is_multilabel(rows)
     label = pa.field("labels", pa.list_(pa.string())) if several else pa.field("label", pa.string())
     schema = pa.schema(

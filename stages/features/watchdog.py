@@ -214,7 +214,7 @@ def end_after_a_crash() -> NoReturn:
     """
     if _notes:
         os.kill(os.getpid(), signal.SIGKILL)
-    raise UserError("A process that decodes images has ended: out of memory? What is finished stays; run again.")
+    raise UserError("A process that decodes images has ended: out of memory? Finished parts are kept; run again.")
 
 
 def end_when_stuck() -> None:
@@ -291,11 +291,11 @@ def _blamed(ended: Ended, notes: Notes) -> dict[str, str]:
     else:
         at_fault = {image: reason for image in ended.in_work if (reason := _fatal(image, notes))}
     for image, reason in at_fault.items():
-        print(f"{image.path}: {reason}. It is left out; what is finished stays.", file=sys.stderr, flush=True)
+        print(f"{image.path}: {reason}. It is left out; finished parts are kept.", file=sys.stderr, flush=True)
     if not at_fault:
         raise UserError(
             f"extraction was ended by {signal.Signals(-ended.code).name} and no image is at fault: out of memory? A "
-            "smaller `extract.batch_size` needs less. What is finished stays: `dvc repro` goes on from there."
+            "smaller `extract.batch_size` needs less. Finished parts are kept: `dvc repro` goes on from there."
         )
     return {image.sha256: reason for image, reason in at_fault.items()}
 

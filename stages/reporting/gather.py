@@ -133,7 +133,7 @@ def load(dataset: str, *, review: bool = True) -> RunResults:
     rows, index = index_file.read(dataset), read_json(paths.index(dataset).with_suffix(".json"))
     row_of = {row.sha256: row for row in rows}
     if not row_of.keys() >= {*predictions["images"][part]}:
-        raise UserError("`cache/predictions` has images that the index has not: `dvc repro`.")
+        raise UserError("`cache/predictions` has images that are not in the index: `dvc repro`.")
     metrics = read_evaluation()
     undecodable = paths.features(dataset, knobs["backbone"], knobs["cut"]).with_suffix(".bad.json")
     return RunResults(

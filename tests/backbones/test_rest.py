@@ -177,7 +177,7 @@ def test_a_tap_must_come_after_the_cut(resnet: Network, cut: str, tap: str) -> N
 
 
 def test_nothing_follows_a_pyramid(resnet: Network) -> None:
-    with pytest.raises(UserError, match="nothing can follow the several layers of cut=pyramid"):
+    with pytest.raises(UserError, match="no layers can follow the maps of cut=pyramid"):
         resnet.rest("pyramid", "pooled")
 
 

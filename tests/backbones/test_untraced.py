@@ -61,7 +61,7 @@ def test_nothing_in_the_middle_is_a_cut(cut: str) -> None:
     network = cuts.load_network(undecided(), SIZE, "vit")
     with pytest.raises(UserError, match=r"`cut`: vit cannot be traced \(.+\): try cut=pooled"):
         network.layers(cut)
-    with pytest.raises(UserError, match=r"`tap`: vit cannot be traced .* so that nothing of it trains: tap=same"):
+    with pytest.raises(UserError, match=r"`tap`: vit cannot be traced .* so its layers cannot train: take tap=same"):
         network.rest(cut, "pooled")
 
 

@@ -53,9 +53,7 @@ def test_the_folder_of_one_repository(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"`weights`: the folder .* holds no weights of timm:test_vit: expected model.sa"
-    ):
+    with pytest.raises(UserError, match=r"`weights`: the folder .* has no weights of timm:test_vit: expected model.sa"):
         zoo.load(NAME, str(tmp_path))
 
 

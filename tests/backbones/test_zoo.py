@@ -122,9 +122,9 @@ def test_code_in_a_pickle_is_refused_and_never_run(tmp_path: Path, writer: str) 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([torch.ones(1)], "holds no state dict"),
-        ({"a": 1}, "holds no state dict"),
-        ({"state_dict": {"a": "text"}}, "holds no state dict"),
+        ([torch.ones(1)], "has no state dict"),
+        ({"a": 1}, "has no state dict"),
+        ({"state_dict": {"a": "text"}}, "has no state dict"),
         ({"weight": torch.ones(2, 2)}, "does not fit squeezenet1_1.*"),
     ],
 )

@@ -185,7 +185,9 @@ def test_runs_on_other_images_are_left_out(task: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(compare, "same_images", lambda workspace, other: other.name != "HEAD")
     assert [one.name for one in compare.compare([]).revisions] == [WORKSPACE, "better"]
     monkeypatch.setattr(compare, "same_images", lambda workspace, other: False)
-    with pytest.raises(UserError, match=r"were evaluated for HEAD and better. `git commit -am"):
+    with pytest.raises(
+        UserError, match=r"HEAD and better were evaluated on other images.*Commit this run \(`git commit -am"
+    ):
         compare.compare([])
 
 

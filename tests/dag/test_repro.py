@@ -149,7 +149,7 @@ def test_of_two_experiments_at_once_the_second_is_refused(project: Project) -> N
     long = ("-S", "epochs=2000", "-S", "early_stopping_patience=2000")
     first = start_until(project, "train: ", "dvc", "exp", "run", "-n", "first", *long)
     _, output = project.experiment({"lr": 0.0124}, check=False)
-    assert "another run is at work in this checkout" in output and "dvc exp run -n first" in output, output
+    assert "another run is active in this checkout" in output and "dvc exp run -n first" in output, output
     first.communicate()
     assert first.returncode != 0
     assert project.run("git", "symbolic-ref", "HEAD") == branch

@@ -75,7 +75,7 @@ def test_images_outside_of_the_classes_are_told(unpacked: Path, jpeg: Callable[.
 
 def test_another_archive(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    with pytest.raises(UserError, match="holds no folder 101_ObjectCategories: is it the official"):
+    with pytest.raises(UserError, match="has no folder 101_ObjectCategories: is it the official"):
         list(caltech101.scan(tmp_path / "other", options()))
 
 

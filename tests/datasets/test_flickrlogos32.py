@@ -130,7 +130,7 @@ def test_a_brand_that_no_list_names_is_told(tmp_path: Path) -> None:
 def test_another_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "logos.zip", "w") as packed:
         packed.writestr("FlickrLogos-v2/readme.txt", "")
-    with pytest.raises(UserError, match=r"holds no trainset.relpaths.txt: is it FlickrLogos-32"):
+    with pytest.raises(UserError, match=r"has no trainset.relpaths.txt: is it FlickrLogos-32"):
         scanned(tmp_path / "logos.zip")
 
 

@@ -63,7 +63,9 @@ def test_a_class_may_be_called_like_a_list_and_is_told(tmp_path: Path, tops: tup
 
 @pytest.mark.parametrize("tops", [("train", "bus"), ("test", "val"), ("Training", "Extra", "Unsorted")])
 def test_folders_of_which_some_look_like_lists_are_refused(tmp_path: Path, tops: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match=r"holds what looks like a list .*-S 'datasets.folder.exclude=\[\w+\]'"):
+    with pytest.raises(
+        UserError, match=r"by the name is a list with images of several classes, .*-S 'datasets.folder.exclude=\[\w+\]'"
+    ):
         scanned(tmp_path, *(f"{top}/{label}/1.jpg" for top in tops for label in ("x", "y")))
 
 
@@ -104,7 +106,10 @@ def test_lists_beside_other_folders_are_refused_unless_these_hold_no_class(tmp_p
     records = scanned(tmp_path, *lists, "predict/3.jpg", "predict/4.jpg", "docs/readme.txt")
     assert {(record.label, record.split) for record in records} == {("a", "train"), ("a", "test")}
     assert notes(tmp_path) == ["predict holds 2 images in no class folder, left out"]
-    with pytest.raises(UserError, match=r"which are lists, beside extra.*-S 'datasets.folder.exclude=\[extra\]'"):
+    with pytest.raises(
+        UserError,
+        match=r"has the lists test and train, and beside them extra, .*-S 'datasets.folder.exclude=\[extra\]'",
+    ):
         scanned(tmp_path, "extra/b/5.jpg")
     assert len(scanned(tmp_path, exclude=["extra"])) == 2
 
@@ -143,9 +148,7 @@ def test_what_the_classes_are(tmp_path: Path, files: list[str], labels: set[str]
 
 
 def test_images_and_masks_are_not_classes(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"has images and masks, which are images and what belongs to them, not classes"
-    ):
+    with pytest.raises(UserError, match=r"has images and masks: images and their annotations, not classes"):
         scanned(tmp_path, "images/1.jpg", "masks/1.png")
 
 

@@ -118,14 +118,14 @@ def test_a_tar_cut_off_between_two_members_is_refused(workplace: Path, params: M
     with tarfile.open(path) as packed:
         end = packed.getmembers()[2].offset
     path.write_bytes(path.read_bytes()[:end])
-    with pytest.raises(UserError, match=r"a\.tar is cut off: it has no end"):
+    with pytest.raises(UserError, match=r"a\.tar is cut off: its end is missing"):
         indexed(params, "webdataset", workplace / "shards")
 
 
 def test_two_tars_in_one_file_are_refused(workplace: Path, params: Make, jpeg: Make) -> None:
     path = tar(workplace / "shards/a.tar", {"1.cls": b"ant", "1.jpg": jpeg(1)})
     path.write_bytes(2 * path.read_bytes())
-    with pytest.raises(UserError, match="more follows after its end"):
+    with pytest.raises(UserError, match="data follows after its end"):
         indexed(params, "webdataset", workplace / "shards")
 
 
@@ -272,26 +272,26 @@ def test_plain_parquet_has_its_columns_by_their_names(workplace: Path, params: M
     with pytest.raises(UserError, match=r"a\.parquet has no column of images: found id"):
         indexed(params, "parquet", workplace / "shards")
     parquet.write_table(pa.table({"image": [jpeg(1)], "labels": [["ant", "bee"]]}), workplace / "shards/a.parquet")
-    with pytest.raises(UserError, match="column labels holds lists"):
+    with pytest.raises(UserError, match="column labels has lists"):
         indexed(params, "parquet", workplace / "shards")
 
 
 @pytest.mark.parametrize("reader", WRITE)
 def test_a_folder_without_shards_is_refused(workplace: Path, params: Make, reader: str) -> None:
     (workplace / "shards").mkdir()
-    with pytest.raises(UserError, match=f"holds no shard of dataset {reader}: expected {SUFFIX[reader]}"):
+    with pytest.raises(UserError, match=f"no shards of dataset {reader} in .*: expected {SUFFIX[reader]}"):
         indexed(params, reader, workplace / "shards")
 
 
 def test_two_shards_of_one_name_are_refused(workplace: Path, params: Make, jpeg: Make) -> None:
     for name in ("a.tar", "a.tgz"):
         tar(workplace / "shards" / name, {"0.jpg": jpeg(1), "0.cls": b"ant"})
-    with pytest.raises(UserError, match=r"a\.tar and a\.tgz are two shards of one name"):
+    with pytest.raises(UserError, match=r"the shards a\.tar and a\.tgz have the same name"):
         indexed(params, "webdataset", workplace / "shards")
 
 
 def test_a_shard_in_a_folder_of_another_shard_s_name_is_refused(workplace: Path, params: Make, jpeg: Make) -> None:
     for name in ("train.tar", "train/0.tar"):
         tar(workplace / "shards" / name, {"0.jpg": jpeg(1), "0.cls": b"ant"})
-    with pytest.raises(UserError, match=r"shard train/0\.tar lies in a folder of the name of shard train"):
+    with pytest.raises(UserError, match=r"shard train/0\.tar is in a folder with the name of shard train"):
         indexed(params, "webdataset", workplace / "shards")

@@ -252,7 +252,7 @@ def test_images_in_no_list_are_told(workplace: Any) -> None:
 
 
 def test_a_class_that_no_list_trains_is_refused() -> None:
-    with pytest.raises(UserError, match=r"No image of the train list is of 'bee', so nothing can learn it"):
+    with pytest.raises(UserError, match=r"The train list has no image of 'bee', so no head can learn it"):
         splits.draw([*rows("train", ant=4), *rows("test", bee=2)], choices())
 
 

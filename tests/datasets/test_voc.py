@@ -273,7 +273,7 @@ def test_xml_beside_the_images_is_refused_with_what_is_expected(tmp_path: Path) 
 
 
 def test_another_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no set in VOC's layout: expected the folders Annotations and JPEG"):
+    with pytest.raises(UserError, match="has no dataset in VOC's layout: expected the folders Annotations and JPEG"):
         read(tmp_path)
 
 

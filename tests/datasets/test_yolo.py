@@ -260,7 +260,7 @@ def test_classes_that_nothing_names_are_called_by_their_numbers(
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"images/a.png": 1}, "holds no label file in YOLO's format.* 1 image lies below it"),
+        ({"images/a.png": 1}, "has no label files in YOLO's format.* 1 image is below it"),
         ({"data.yaml": f"train: elsewhere/train\nval: images\n{YAML}"}, "`train` is 'elsewhere/train'.*no such folder"),
         ({"data.yaml": "names: ant\n"}, "`names` must be a list of classes"),
         ({"data.yaml": "names: {ant: 0}\n"}, "`names` must be a list of classes"),
@@ -268,7 +268,7 @@ def test_classes_that_nothing_names_are_called_by_their_numbers(
         ({"data.yaml": f"kpt_shape: 17\n{YAML}"}, "`kpt_shape` must be"),
         ({"data.yaml": "names: [ant\n"}, "not valid YAML"),
         ({"data.yaml": b"\xff\x00\xd8"}, "cannot be read"),
-        ({"a.yaml": YAML, "b.yaml": YAML}, "describe the set: call the right one data.yaml"),
+        ({"a.yaml": YAML, "b.yaml": YAML}, "all describe the dataset: rename the right one to data.yaml"),
         ({"classes.txt": "ant\n", "labels/classes.txt": "bee\n"}, "name different classes"),
     ],
 )

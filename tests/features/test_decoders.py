@@ -109,7 +109,7 @@ def test_a_process_that_ends_is_an_error_where_nobody_watches(monkeypatch: pytes
     monkeypatch.setattr(decoders, "FEW_CORES", 0)
     monkeypatch.setattr(watchdog, "_notes", None)
     with (
-        pytest.raises(UserError, match=r"A process that decodes images has ended: out of memory\? What is finished"),
+        pytest.raises(UserError, match=r"A process that decodes images has ended: out of memory\? Finished parts"),
         pick_decoders(1, parts=1, images=512, window=WINDOW),
     ):
         raise BrokenProcessPool
@@ -171,7 +171,7 @@ def test_a_gpu_that_decodes_nothing_is_refused(
     extractor = load_extractor(spec)
     monkeypatch.setattr(decoders, "decode_jpegs", fail)
     monkeypatch.setattr(extraction, "load_extractor", lambda _: replace(extractor, decoder=gpu))
-    with pytest.raises(UserError, match=r"the GPU decodes no JPEG here \(no nvJPEG\). Take cpu"):
+    with pytest.raises(UserError, match=r"the GPU cannot decode JPEGs here \(no nvJPEG\): take cpu"):
         compute_part(spec, listed(folder), spec.views)
 
 

@@ -69,7 +69,7 @@ def test_several_labels_are_a_list(run: Path) -> None:
 
 def test_maps_are_refused_and_nothing_is_left(run: Path) -> None:
     features(paths.features("logos", "efficientnet_lite0", "pooled"), (4, 2, 2))
-    with pytest.raises(UserError, match="only vectors are written: take cut=pooled"):
+    with pytest.raises(UserError, match="only vectors can be written: take cut=pooled"):
         store.export(run / "a.parquet")
     assert not list(run.glob("a.parquet*"))
 
