@@ -129,8 +129,10 @@ def _text(name: str, value: float | None) -> str:
 
 
 def _whole(value: object) -> object:
-    """DVC's table has every number as a float."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    """A value as params.yaml has it: DVC's table has every number as a float, and truth values as texts."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return {"True": True, "False": False}.get(value, value) if isinstance(value, str) else value
 
 
 def run() -> None:

@@ -15,6 +15,7 @@ KNOBS = {
     "lr": 0.001,
     "hidden": 512.0,
     "split.seed": 0.0,
+    "decide.tta": "False",  # as DVC gives a truth value
     "datasets.logos.scenes": 40.0,
 }
 SCORES = {"top1": 0.842, "top5": 0.98, "cross_entropy": 0.5, "top1_low": 0.8, "val_top1": 0.855, "ridge_top1": 0.9}
@@ -29,14 +30,14 @@ def test_each_row_has_the_main_numbers_and_what_differs() -> None:
     shown = [
         HEAD | {"rev": "workspace", "lr": 0.1},
         HEAD,
-        experiment("ridge", head="ridge", top1=0.9, hidden=64.0, **{"split.seed": 1.0}),
+        experiment("ridge", head="ridge", top1=0.9, hidden=64.0, **{"split.seed": 1.0, "decide.tta": "True"}),
         experiment("later", State="Queued", top1=None, val_top1=None, top5=None, cross_entropy=None),
     ]
     assert experiments.lines(shown, 120) == [
         "experiment  top1   val_top1  top5   cross_entropy  differs from HEAD in",
         "workspace   84.2%  85.5%     98.0%  0.500          lr=0.1",
         "main        84.2%  85.5%     98.0%  0.500",
-        "ridge       90.0%  85.5%     98.0%  0.500          head=ridge, hidden=64, split.seed=1",
+        "ridge       90.0%  85.5%     98.0%  0.500          head=ridge, hidden=64, split.seed=1, decide.tta=true",
         "later       –      –         –      –              queued",
     ]
 

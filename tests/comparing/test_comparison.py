@@ -368,6 +368,6 @@ def test_the_choice_of_validation_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(comparison, "same_images", lambda one, other: True)
     values = {"HEAD": 0.8, "a": 0.9, "b": 0.9}
     (caveat,) = comparison.Comparison([revision(name, val) for name, val in values.items()]).caveats()
-    assert "choose by val (a, b), report test" in caveat
+    assert "choose by val (a, b) and report test" in caveat
     (caveat,) = comparison.Comparison([*map(revision, values, values.values()), revision("c", None)]).caveats()
-    assert "choose by val, report test" in caveat
+    assert "choose by val and report test" in caveat
