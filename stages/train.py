@@ -122,7 +122,8 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
     head = competition.result if competition else fit(data, params, device)
     several = [params, *(with_seed(params, number) for number in range(1, params.seeds))]
     chosen = [head, *(fit(data, seeded, device) for seeded in several[1:])]
-    final = [refit(result, data, seeded, device) for result, seeded in zip(chosen, several, strict=True)]
+    whole = bool(about_epochs) and HEADS[params.head].finds_objects
+    final = [refit(result, data, seeded, device, whole=whole) for result, seeded in zip(chosen, several, strict=True)]
     folders = [folder, *(folder / f"seed-{number}" for number in range(1, params.seeds))]
     results = [(path, params.head, result) for path, result in zip(folders, final, strict=True)]
     if params.refit == "trainval":
@@ -205,14 +206,26 @@ def refits(params: Params, data: HeadData, judged_by_folds: bool) -> bool:
     return params.refit == "trainval"
 
 
-def refit(result: TrainResult, data: HeadData, params: Params, device: torch.device) -> TrainResult:
-    """The head trained again on train and val together, with what val has chosen, if params ask for it."""
+def refit(
+    result: TrainResult, data: HeadData, params: Params, device: torch.device, *, whole: bool = False
+) -> TrainResult:
+    """The head trained again on train and val together, with what val has chosen, if params ask for it.
+
+    Args:
+        result: of training on train alone.
+        data: train and val are read.
+        params: `refit`, and everything that is set for training.
+        device: where to train.
+        whole: train for as many epochs as before, not only up to the best one. With few images, map_50 on val differs
+            from epoch to epoch by chance, and a refit that ends at an early one localises worse.
+    """
     if params.refit != "trainval":
         return result
     if HEADS[params.head].closed_form:
         again = closed_form.refit(params.head, data, params=params, device=device, chosen=result)
     else:
-        again = loop.refit(params.head, data, params=params, device=device, epochs=result.best_epoch)
+        epochs_again = len(result.history) if whole else result.best_epoch
+        again = loop.refit(params.head, data, params=params, device=device, epochs=epochs_again)
     model.keep_calibration(again.module, result.module)
     return again
 

@@ -125,7 +125,7 @@ def fit(
 
 
 def refit(head: str, data: HeadData, *, params: Params, device: torch.device, epochs: int) -> TrainResult:
-    """Trains again on train and val together, for the number of epochs that val has chosen, and keeps the last one.
+    """Trains again on train and val together for a number of epochs, and keeps the last one.
 
     There is nothing left to choose, so each epoch is scored by its loss alone.
 
@@ -134,7 +134,7 @@ def refit(head: str, data: HeadData, *, params: Params, device: torch.device, ep
         data: train and val are read.
         params: everything that is set for training.
         device: where to train.
-        epochs: that val has chosen, counted from 1.
+        epochs: how many; the schedule ends with them.
     """
     both = data.splits["train"].join(data.splits["val"])
     joined = replace(data, splits=data.splits | {"train": both}, identity=f"{data.identity} trainval")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 from torchvision import models
 
+from stages import train
 from stages.boxes.geometry import Detections, GroundTruth
 from stages.errors import UserError
 from stages.heads.registry import HEADS
@@ -179,6 +181,20 @@ def test_a_head_on_cached_maps_trains_as_behind_the_frozen_backbone_image_by_ima
 
 
 # --- refit
+
+
+@pytest.mark.parametrize(("epochs", "again"), [("auto", 12), (12, 1)])
+def test_a_refit_of_epochs_auto_goes_on_to_the_last_epoch(
+    turned: Make, monkeypatch: pytest.MonkeyPatch, epochs: Any, again: int
+) -> None:
+    falling = iter(range(12, 0, -1))
+    monkeypatch.setattr(tasks.DetectionTask, "map_50", lambda *_: float(next(falling)))
+    monkeypatch.setattr("stages.training.epochs.STEPS", 1)  # so that auto takes the fewest epochs: 12
+    params = turned(epochs=epochs, refit="trainval", monitor="val_map_50")
+    trained = train.train(on_maps(), params, Path("head"))
+    described = {str(path): description for path, _, description in trained.heads}
+    assert described["head/chosen"]["best_epoch"] == 1
+    assert described["head"]["best_epoch"] == again
 
 
 def test_a_refit_trains_on_train_and_val_for_the_chosen_epochs(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
