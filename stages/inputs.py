@@ -43,7 +43,8 @@ def of(stage: str) -> Inputs:
     lists = [line[str(paths.PARAMS)] if isinstance(line, dict) else [line] for line in entry.get("params", [])]
     knobs = {name: _value(tree, name) for name in (_filled(name, tree) for names in lists for name in names)}
     deps = [Path(_filled(dep, tree)).expanduser() for dep in entry.get("deps", [])]
-    return Inputs(knobs, {str(path): stamp for dep in deps for path, stamp in _stamps(dep)})
+    code = [path for dep in deps if dep.parent == paths.CODE and dep.exists() for path in _listed(dep)]
+    return Inputs(knobs, {str(path): stamp for dep in [*deps, *code] for path, stamp in _stamps(dep)})
 
 
 def check_unchanged(stage: str, before: Inputs) -> None:
@@ -70,6 +71,11 @@ def check_unchanged(stage: str, before: Inputs) -> None:
             f"{'; '.join(changes)}. The output of {stage} may belong to neither state, so DVC records nothing: `dvc "
             f"repro` runs it again{way}"
         )
+
+
+def _listed(code: Path) -> list[Path]:
+    """The files in the list of a stage's code."""
+    return [Path(line.split(maxsplit=1)[1]) for line in code.read_text("utf-8").splitlines()]
 
 
 def _filled(text: str, tree: Mapping[str, Any]) -> str:

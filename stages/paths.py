@@ -8,12 +8,18 @@ HEAD = Path("cache/head")
 CANDIDATES = HEAD / "candidates.json"  # what `head: auto` tried
 PREDICTIONS = Path("cache/predictions")
 TIMINGS = Path("cache/timings")
+CODE = Path("cache/code")  # which modules each stage imports, with their hashes
 LIVE_RUN = Path("cache/run")  # what is known of the run that is at work in this folder
 REPORTS = Path("reports")
 EVALUATION = PREDICTIONS / "evaluation.json"  # all numbers of evaluate
 METRICS = REPORTS / "metrics.json"  # the few of them that DVC shows
 PLOTS = REPORTS / "plots"
 FIGURES = REPORTS / "figures"
+
+
+def code(stage: str) -> Path:
+    """The list of the code that a stage runs, a hash and a path per line."""
+    return CODE / f"{stage}.txt"
 
 
 def main_checkout() -> Path:

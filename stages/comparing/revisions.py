@@ -28,7 +28,7 @@ WORKSPACE = "workspace"
 HEAD = "HEAD"
 LOCK = "dvc.lock"
 METRICS = paths.METRICS
-CODE = ("stages/", "data/index/")  # dependencies whose differences are listed besides those of parameters
+CODE = ("cache/code/", "data/index/")  # dependencies whose differences are listed besides those of parameters
 
 
 class JudgedAnswers(NamedTuple):

@@ -16,10 +16,10 @@ import yaml
 from stages import report
 from stages.blocks import Block
 from stages.heads.registry import HEADS
+from stages.imports import ROOT
 from stages.params import Params, load
 from tests.conftest import merged
 from tests.dag import pipeline
-from tests.dag.imports import ROOT
 from tests.dag.pipeline import Stages
 from tests.dag.recorder import Recorder, recording
 from tests.datasets import miniature

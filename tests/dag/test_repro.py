@@ -104,6 +104,7 @@ def test_a_comment_makes_stale_what_imports_the_module(project: Project, module:
     text = path.read_text()
     path.write_text(f"{text}# a comment\n")
     try:
+        project.run("dvc", "repro", "code")
         status = json.loads(project.run("dvc", "status", "--json"))
     finally:
         path.write_text(text)

@@ -113,7 +113,7 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "weights": ("WEIGHTS", FROM_EXTRACT),
     "task": ("single", {"index"}),  # the same index
     "root": ("ROOT", FROM_INDEX),
-    "dataset": ("logos", {"download", *FROM_INDEX}),
+    "dataset": ("logos", {"code", "download", *FROM_INDEX}),
 }
 QUICK = ("lr", "split.seed", "decide.confidence", "backbone")
 SAVE_WEIGHTS = """

@@ -1,11 +1,13 @@
-"""Which modules of `stages` import which, from their source: what a stage's result may depend on."""
+"""Which modules of `stages` import which, from their source."""
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from stages.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
 ANY = "*"  # in `stages.heads.*`: one of the modules of a room, chosen when the stage runs
 
 
@@ -22,6 +24,9 @@ def imports(module: str) -> frozenset[str]:
     """The modules that a module imports itself, within functions too, with the packages around them.
 
     Blocks under `if TYPE_CHECKING` do not run and do not count; nor do packages that hold nothing but a docstring.
+
+    Raises:
+        UserError: the module is not valid Python, or imports in a way that does not say which modules.
     """
     named = {name for node in _statements(_tree(module)) for name in _imported(node, module)} - {module}
     return frozenset(name for name in named if name.endswith(ANY) or holds_code(name))
@@ -33,26 +38,29 @@ def holds_code(module: str) -> bool:
     return any(not isinstance(node, ast.Expr) for node in _tree(module).body)
 
 
-def chains(module: str, chosen: Mapping[str, str | None], harmless: frozenset[str]) -> dict[str, tuple[str, ...]]:
+def chains(module: str, chosen: Mapping[str, str | None], left_out: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Every module that is imported when `module` is, with a shortest chain of imports that leads there.
 
     Args:
         module: where the chains begin.
         chosen: for each room with modules that are chosen at run time (`stages.datasets`) the one that is, or None for
             any of them.
-        harmless: modules that are left out, with all that is reached through them alone.
+        left_out: modules that are left out, with all that is reached through them alone.
+
+    Raises:
+        UserError: as for `imports`.
     """
-    found = {module: (module,)}
+    found: dict[str, tuple[str, ...]] = {module: (module,)}
     queue = [module]
     for name in queue:
-        for target in sorted(target for direct in imports(name) for target in resolved(direct, chosen)):
-            if target not in found and target not in harmless:
+        for target in sorted(target for direct in imports(name) for target in _resolved(direct, chosen)):
+            if target not in found and target not in left_out:
                 found[target] = (*found[name], target)
                 queue.append(target)
     return found
 
 
-def resolved(name: str, chosen: Mapping[str, str | None]) -> list[str]:
+def _resolved(name: str, chosen: Mapping[str, str | None]) -> list[str]:
     """The modules that a name stands for: itself, or where it ends in ANY those that may be chosen."""
     room, _, last = name.rpartition(".")
     if last != ANY:
@@ -64,7 +72,11 @@ def resolved(name: str, chosen: Mapping[str, str | None]) -> list[str]:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse(modules()[module].read_text(encoding="utf-8"))
+    path = modules()[module]
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{path.relative_to(ROOT)} is not valid Python: {error}") from None
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
@@ -80,7 +92,8 @@ def _imported(node: ast.AST, module: str) -> Iterator[str]:
         for alias in node.names:
             yield from _with_packages(alias.name)
     elif isinstance(node, ast.ImportFrom):
-        assert not node.level and node.module, f"{module} imports relatively: write the whole name"
+        if node.level or not node.module:
+            raise UserError(f"{module} imports relatively: write the whole name, as in from stages.files import link.")
         yield from _with_packages(node.module)
         yield from (name for alias in node.names if (name := f"{node.module}.{alias.name}") in modules())
     elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__"):
@@ -89,16 +102,17 @@ def _imported(node: ast.AST, module: str) -> Iterator[str]:
 
 def _dynamic(argument: ast.expr, module: str) -> Iterator[str]:
     """`import_module(f"stages.heads.{name}")` is any module of stages/heads."""
-    text = ast.unparse(argument)
     if isinstance(argument, ast.Constant):
-        yield from _with_packages(argument.value)
+        yield from _with_packages(str(argument.value))
         return
-    assert isinstance(argument, ast.JoinedStr) and isinstance(argument.values[0], ast.Constant), (
-        f"{module} imports {text}: which modules may that be? Write f'stages.room.{{name}}'"
-    )
-    room = argument.values[0].value
+    parts = argument.values if isinstance(argument, ast.JoinedStr) else []
+    room = parts[0].value if parts and isinstance(parts[0], ast.Constant) else None
+    if not isinstance(room, str) or (room.startswith("stages.") and not (room.endswith(".") and len(parts) == 2)):
+        raise UserError(
+            f"{module} imports {ast.unparse(argument)}, which may be any module: write "
+            "import_module(f'stages.ROOM.{name}')."
+        )
     if room.startswith("stages."):
-        assert room.endswith(".") and len(argument.values) == 2, f"{module} imports {text}: not a module of one room"
         yield from _with_packages(room[:-1])
         yield f"{room}{ANY}"
 
