@@ -82,7 +82,7 @@ def pick_engine(engine: str, device: torch.device, *, compiled: bool = False) ->
 
 
 def pick_precision(precision: str, device: torch.device) -> str:
-    """`auto` is half precision where the hardware computes in it, else float32.
+    """`auto` is half precision where that is faster, else float32.
 
     Raises:
         UserError: float16 is asked for on a CPU, which only emulates it.
