@@ -60,7 +60,7 @@ def fresh(home: Path) -> Project:
             shutil.copy(REPO / name, home / name)
     (home / "params.yaml").write_text(defaults.text())
     made = Project(home)
-    made.run("git", "init", "-q")
+    made.run("git", "init", "-q", "-b", "main")
     made.commit("start")
     return made
 
