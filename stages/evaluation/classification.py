@@ -11,6 +11,7 @@ from torch import nn
 
 from stages import files, paths, tensors
 from stages.datasets import index_file
+from stages.datasets.index_file import IndexRow
 from stages.datasets.splits import FOLD
 from stages.evaluation import common, nearest, prediction_list, unknown
 from stages.evaluation.common import JudgedHead
@@ -90,10 +91,11 @@ def evaluate(params: Params, kept: JudgedHead, heads: Iterable[JudgedHead]) -> d
     share, accuracy = classification.confident(*choices, labels[judged], params.decide.confidence)
     metrics |= {"confident_share": share, "confident_accuracy": accuracy} | _unknown(verdict)
     written = common.write_metrics(metrics)
-    _write_predictions(params, verdict, classes)
+    rows = index_file.read(params.dataset)
+    _write_predictions(params, rows, verdict, classes)
     known = verdict.known if len(verdicts) == 1 else unknown.learn(data.splits, params.decide.unknown)
     unknown.write(known)
-    _write_list(params, verdicts, classes)
+    _write_list(rows, verdicts, classes)
     files.write_bytes(paths.PREDICTIONS / "nearest.safetensors", save_arrays(nearest.arrays(verdict.around)))
     views_rows: list[dict[str, object]] = [
         {"views": count, "accuracy": f"{_share(verdict.right[count]):.6f}"} for count in range(1, params.views + 1)
@@ -200,8 +202,7 @@ def _spread(runs: Sequence[Mapping[str, float]], folds: int) -> dict[str, float]
     return spread
 
 
-def _write_predictions(params: Params, verdict: Verdict, classes: Sequence[str]) -> None:
-    rows = index_file.read(params.dataset)
+def _write_predictions(params: Params, rows: Sequence[IndexRow], verdict: Verdict, classes: Sequence[str]) -> None:
     checksums = {name: [rows[row].sha256 for row in places.tolist()] for name, places in verdict.positions.items()}
     shapes = {name: ((len(values), len(classes)), "f4") for name, values in verdict.logits.items()}
     pieces = ((name, block.cpu().numpy()) for name, values in verdict.logits.items()
@@ -211,9 +212,8 @@ def _write_predictions(params: Params, verdict: Verdict, classes: Sequence[str])
     files.write_json(paths.PREDICTIONS / "predictions.json", described, sort_keys=True)
 
 
-def _write_list(params: Params, verdicts: Sequence[Verdict], classes: Sequence[str]) -> None:
+def _write_list(rows: Sequence[IndexRow], verdicts: Sequence[Verdict], classes: Sequence[str]) -> None:
     """Writes the list of predictions: of val and test, or of each fold what the head says that has not seen it."""
-    rows = index_file.read(params.dataset)
     asked = {name: (verdicts[0], name) for name in verdicts[0].logits}
     if len(verdicts) > 1:
         asked = {f"{FOLD}{number}": (fold, fold.judged) for number, fold in enumerate(verdicts, 1)}
