@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"note: dataset {params.dataset} does not read `root`, the folder of your own data.")
     if not has_source(params.options) and not Path(params.root).expanduser().is_dir():
         print(
-            f"note: there is no folder {params.root} (`root`); DVC says no more of it than [Errno 2]. If it was moved, "
+            f"note: there is no folder {params.root} (`root`); DVC only says [Errno 2]. If it was moved, "
             "set `root` to where it is now; `dvc exp run --allow-missing` trains on the features that are here."
         )
     if params.decide.tta and params.views == 1:
@@ -47,8 +47,8 @@ def main(arguments: argparse.Namespace) -> int:
         if not _has_features(params) and (absent := names.to_be_fetched(backbone, weights)):
             host, folder = absent
             print(
-                f"note: {folder} has no weights of {backbone}: they come from {host}. Where that cannot be reached, "
-                "fetch the file on another machine and pass it, -S weights=/path/to/FILE."
+                f"note: {folder} has no weights of {backbone}: they come from {host}. If that cannot be reached, "
+                "fetch the file on another machine and pass it: -S weights=/path/to/FILE."
             )
     if "DVC_EXP_NAME" in os.environ and not paths.index(params.dataset).exists():
         print('DVC\'s warnings "No file hash info found" name what this run will make: they are harmless.')

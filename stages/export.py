@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}.") from None
     LOG.info(
-        "differs by %.1e at most; by %.1e from the scores at the precision of training",
+        "scores differ by at most %.1e from coldcut's in float32, and by %.1e from those at the training precision",
         checked.difference,
         checked.moved,
     )
@@ -82,7 +82,7 @@ def _check(loaded: Predictor, run: formats.Runner, pixels: formats.Pixels, *, fi
         )
     if formats.FORMATS[format_].suppresses and loaded.finds_boxes and not check.suppresses_alike(run, loaded, pixels):
         raise UserError(
-            f"The {format_} file suppresses other boxes than coldcut. Nothing was written; try another format."
+            f"The {format_} file does not suppress the same boxes as coldcut. Nothing was written; try another format."
         )
     moved = check.difference(run, as_trained, pixels, SCORES)
     same = check.same_class(exact, as_trained, loaded.thresholds)

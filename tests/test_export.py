@@ -202,7 +202,7 @@ def test_a_file_that_suppresses_otherwise_is_not_written(
 
     monkeypatch.setitem(formats.FORMATS, "onnx", real._replace(open=off))
     code, out, err = write("--format", "onnx", "--out", "there/m.onnx")
-    assert code == 1 and not out and "suppresses other boxes than coldcut" in err
+    assert code == 1 and not out and "does not suppress the same boxes as coldcut" in err
     assert not list(Path("there").iterdir())
 
 
