@@ -35,10 +35,11 @@ def nearest(vectors: Vectors) -> Pairs:
     compared with the images there. N images cost about N·√N comparisons.
     """
     cells = [np.arange(len(vectors))] if len(vectors) <= ALL else _cells(vectors)
-    parts = [_within(vectors, cell) for cell in cells if len(cell) > 1]
-    first, second, cosine = (np.concatenate(part) for part in zip(*parts, strict=True))
-    _, unique = np.unique(first * len(vectors) + second, return_index=True)
-    return Pairs(first[unique], second[unique], cosine[unique])
+    parts = [_within(vectors, cell) for cell in cells if len(cell) > 1]  # eighteen pairs for each of a million images
+    pair, cosine = (np.concatenate(part) for part in zip(*parts, strict=True))
+    del parts
+    pair, unique = np.unique(pair, return_index=True)
+    return Pairs(pair // len(vectors), pair % len(vectors), cosine[unique])
 
 
 def closest(pairs: Pairs, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -64,12 +65,10 @@ def _cells(vectors: Vectors) -> list[npt.NDArray[np.int64]]:
     return [np.sort(members // cell_of.shape[1]) for members in np.split(order, ends)]
 
 
-def _within(
-    vectors: Vectors, cell: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The most similar images of each image of a cell."""
+def _within(vectors: Vectors, cell: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The most similar images of each image of a cell: the lower position times N plus the other, and the cosine."""
     units = vectors.unit(cell)
-    firsts, seconds, cosines = [], [], []
+    pairs, cosines = [], []
     count = min(NEAREST, len(cell) - 1)
     for start in range(0, len(cell), BLOCK):
         block = units[start : start + BLOCK]
@@ -77,7 +76,6 @@ def _within(
         similar[torch.arange(len(block)), torch.arange(start, start + len(block))] = -2.0  # not itself
         cosine, which = similar.topk(count)
         own, other = np.repeat(cell[start : start + BLOCK], count), cell[which.numpy().ravel()]
-        firsts.append(np.minimum(own, other))
-        seconds.append(np.maximum(own, other))
+        pairs.append(np.minimum(own, other) * len(vectors) + np.maximum(own, other))
         cosines.append(cosine.numpy().ravel())
-    return np.concatenate(firsts), np.concatenate(seconds), np.concatenate(cosines)
+    return np.concatenate(pairs), np.concatenate(cosines)

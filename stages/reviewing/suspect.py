@@ -31,7 +31,7 @@ COARSE = 4  # pixels of a thumbnail that become one where there are no features 
 BLOCK = 4096  # thumbnails read at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Image:
     row: IndexRow
     split: str

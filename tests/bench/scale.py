@@ -170,15 +170,15 @@ def of_rows(counts: list[int], heads: list[str], stages: list[str], folder: str 
 
 
 def draw_tiny(folder: Path, count: int, classes: int) -> None:
-    """Images of 4 x 4 pixels that all differ, a folder a class."""
+    """Noise of 4 x 4 pixels that all differ, a folder a class."""
     for label in range(classes):
         (folder / f"{label:03}").mkdir(parents=True)
     stream = io.BytesIO()
     Image.new("RGB", (4, 4)).save(stream, "BMP")
-    start = stream.getvalue()[:-4]  # a BMP ends with its pixels as they are
+    start, noise = stream.getvalue()[:-48], np.random.default_rng(0)  # a BMP ends with its pixels as they are
     for number in tqdm(range(count), "drawn", unit=" images", delay=2):
         path = folder / f"{number % classes:03}" / f"{number:07}.bmp"
-        path.write_bytes(start + number.to_bytes(4, "little"))
+        path.write_bytes(start + noise.bytes(44) + number.to_bytes(4, "little"))
 
 
 def write_row_params(home: Path, head: str) -> None:
