@@ -14,7 +14,9 @@ NOT_OURS = {  # a quote: whose message it is
     "No module named 'tqdm'": "Python's",
     "[Errno 2] No such file or directory": "DVC's",
     "Could not override …": "DVC's",
-    "./dvc.lock validation failed": "DVC's",
+    "Unable to acquire lock.": "DVC's",
+    "'./dvc.lock' validation failed.": "DVC's",
+    "'./dvc.lock' is invalid.": "DVC's",
 }
 ANY = "…"
 
