@@ -1,7 +1,7 @@
 """train: trains a head on the cached features, and a ridge baseline on the same features, into `cache/head/`."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
             f"of {counted(len(competition.candidates), 'candidates')}{rate}"
         )
     params, lr_from, about_lr = learning_rate.resolve(competition.winner if competition else params)
-    origin = {"lr_from": lr_from} if lr_from else {}
+    origin: dict[str, Any] = {"lr_from": lr_from} if lr_from else {}
     origin |= {"epochs_from": about_epochs} if about_epochs else {}
     params = with_overrides(params, {"refit": "trainval" if refits(params, data, judged_by_folds) else "none"})
     if HEADS[params.head].closed_form and not competition and (much := candidates.beforehand(data, params, device)):
@@ -124,6 +124,7 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
     chosen = [head, *(fit(data, seeded, device) for seeded in several[1:])]
     whole = bool(about_epochs) and HEADS[params.head].finds_objects
     final = [refit(result, data, seeded, device, whole=whole) for result, seeded in zip(chosen, several, strict=True)]
+    origin |= {"refit_epochs": len(final[0].history)} if whole and params.refit == "trainval" else {}
     folders = [folder, *(folder / f"seed-{number}" for number in range(1, params.seeds))]
     results = [(path, params.head, result) for path, result in zip(folders, final, strict=True)]
     if params.refit == "trainval":
@@ -226,6 +227,7 @@ def refit(
     else:
         epochs_again = len(result.history) if whole else result.best_epoch
         again = loop.refit(params.head, data, params=params, device=device, epochs=epochs_again)
+        again = replace(again, best_epoch=result.best_epoch)  # as the history of the first training has it
     model.keep_calibration(again.module, result.module)
     return again
 

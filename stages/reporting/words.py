@@ -174,9 +174,10 @@ def kept(run: RunResults) -> str:
     allowed = sum(phase["epochs"] for phase in knobs.get("phases", [])) or knobs["epochs"]
     early = f" of {allowed} allowed" if epochs < allowed else ""
     if refitted(run):
+        again = run.head.get("refit_epochs", best)
         return (
             f"Epoch {best} of {epochs}{early} has the {reason}. The head was then trained again on train and val "
-            f"together, for {counted(best, 'epochs')}. The curves are of the first training."
+            f"together, for {counted(again, 'epochs')}. The curves are of the first training."
         )
     return f"Epoch {best} was kept, because it has the {reason}; {counted(epochs, 'epochs were')} run{early}."
 

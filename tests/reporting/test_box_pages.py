@@ -9,7 +9,7 @@ import pytest
 
 from stages import paths
 from stages.errors import UserError
-from stages.reporting import advice, choose, command, gather, page
+from stages.reporting import advice, choose, command, gather, page, words
 from stages.reporting.predictions import BoxPredictions, LargestPredictions
 from tests.reporting.synthetic import HOSTILE, Made
 
@@ -153,6 +153,9 @@ def test_a_refit_and_the_monitor_are_told(detector: Made, reported: Reported) ->
     detector.refit = "trainval"
     html, markdown = reported()
     assert "trained again on train and val together" in html and "trained again" in markdown
+    head = json.loads((paths.HEAD / "head.json").read_text()) | {"refit_epochs": 77}
+    (paths.HEAD / "head.json").write_text(json.dumps(head))
+    assert "on train and val together, for 77 epochs" in words.kept(gather.load("folder"))
     assert "Average precision by epoch" in html and "Accuracy by epoch" not in html
 
 

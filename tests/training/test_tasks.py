@@ -190,11 +190,20 @@ def test_a_refit_of_epochs_auto_goes_on_to_the_last_epoch(
     falling = iter(range(12, 0, -1))
     monkeypatch.setattr(tasks.DetectionTask, "map_50", lambda *_: float(next(falling)))
     monkeypatch.setattr("stages.training.epochs.STEPS", 1)  # so that auto takes the fewest epochs: 12
-    params = turned(epochs=epochs, refit="trainval", monitor="val_map_50")
+    seen: list[int] = []
+    one_epoch = loop._one_epoch
+
+    def spy(module: nn.Module, split: SplitData, *rest: Any) -> Any:
+        seen.append(len(split.y))
+        return one_epoch(module, split, *rest)
+
+    monkeypatch.setattr(loop, "_one_epoch", spy)
+    params = turned(epochs=epochs, refit="trainval", monitor="val_map_50", early_stopping_patience=12)
     trained = train.train(on_maps(), params, Path("head"))
     described = {str(path): description for path, _, description in trained.heads}
-    assert described["head/chosen"]["best_epoch"] == 1
-    assert described["head"]["best_epoch"] == again
+    assert described["head"]["best_epoch"] == 1  # of the first training: the page reads its history
+    assert described["head"].get("refit_epochs", 1) == again
+    assert seen == [TRAIN] * 12 + [TRAIN + VAL] * again
 
 
 def test_a_refit_trains_on_train_and_val_for_the_chosen_epochs(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
