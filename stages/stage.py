@@ -83,8 +83,9 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 
 def _told(key: str, value: object) -> str:
-    """A count as the line at a stage's end has it: `3 images`, `1 class`, `0.91 val accuracy`."""
-    return counted(value, key) if isinstance(value, int) and len(key.split()) < 3 else f"{value} {key}"
+    """A count as the line at a stage's end has it: `3 images`, `1 label in doubt`, `0.91 val accuracy`."""
+    what, place, where = key.partition(" in ")
+    return f"{counted(value, what)}{place}{where}" if isinstance(value, int) else f"{value} {key}"
 
 
 @contextlib.contextmanager

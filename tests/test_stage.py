@@ -36,6 +36,11 @@ def test_a_stage_says_what_it_starts_and_what_came_out(told: object, capsys: pyt
     assert out[-3] == "x: mlp on 7 images" and out[-1].startswith("x: 7 images in ")
 
 
+def test_one_of_a_kind_is_told_in_the_singular(told: object, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.run("x", lambda params: {"labels in doubt": 1, "test images in train": 1, "leaks": 2, "val accuracy": 0.5})
+    assert "x: 1 label in doubt, 1 test image in train, 2 leaks, 0.5 val accuracy in " in capsys.readouterr().out
+
+
 def test_the_last_time_is_told_where_it_was_of_the_same(
     told: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
