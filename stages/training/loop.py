@@ -264,8 +264,9 @@ def _give_up(run: TrainingRun, progress: Progress, reach: float) -> None:
     error = math.sqrt(rate * (1 - rate) / len(run.val.y))
     if epochs == math.ceil(limit * HOPELESS_SHARE) and best < reach - HOPELESS_ERRORS * error:
         run.checkpoint.drop()
-        what = "mAP on validation is" if run.val.y.ndim == 2 else "of the validation images are right:"
-        raise UserError(f"After {epochs} of {limit} epochs {what} {best:.1%}, far below {reach:.1%}.")
+        multilabel = run.val.y.ndim == 2
+        found = f"mAP on validation is {best:.1%}" if multilabel else f"{best:.1%} of the validation images are right"
+        raise UserError(f"After {epochs} of {limit} epochs {found}, far below {reach:.1%}.")
 
 
 def _shortest(module: HeadModel, train: SplitData, val: SplitData) -> tuple[HeadModel, SplitData, SplitData]:
