@@ -30,7 +30,7 @@ def cores() -> int:
 def half(device: torch.device) -> str | None:
     """The half precision in which a device is faster than in float32; None where there is none.
 
-    Intel's processors have bfloat16 in AMX, which is two to five times as fast, and in AVX-512, which is no faster than
+    Intel's processors have bfloat16 in AMX, which is up to four times as fast, and in AVX-512, which is no faster than
     float32 (docs/benchmarks.md). AMD's have it in AVX-512 at twice the rate of float32 on paper: not measured.
     """
     if device.type == "cuda":

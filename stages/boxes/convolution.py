@@ -5,14 +5,14 @@ fast on channels_last, those of 1 x 1 as matrix products. In the gradient with r
 wait for each other by spinning: with another process on the same cores that took thirty times as long as one thread.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
+
+from stages import threads
 
 CHANNELS_LAST = torch.channels_last
 
@@ -58,20 +58,9 @@ class _Convolution3x3(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, None]:
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=CHANNELS_LAST)
-        with _one_thread():
+        with threads.limited_to(1):
             by_weight = conv2d_weight(x, weight.shape, gradient, padding=1)  # type: ignore[no-untyped-call]
         by_x = None
         if ctx.needs_input_grad[0]:
             by_x = conv2d_input(x.shape, weight, gradient, padding=1).contiguous()  # type: ignore[no-untyped-call]
         return by_x, by_weight, None
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Computes on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -48,9 +48,8 @@ def _solve(train: Moments, classes: int, strengths: Sequence[float]) -> Iterator
     frequencies = torch.bincount(train.labels, minlength=classes).double() / rows
     in_rows = train if isinstance(train, LabelledVectors) and rows < columns else None
     target = F.one_hot(train.labels, classes) - frequencies if in_rows else train.class_sums(classes).T
-    identity = torch.eye(len(train.gram), dtype=target.dtype, device=target.device)
     for strength in strengths:
-        factor = torch.linalg.cholesky(train.gram + strength * train.variance * rows * identity)
+        factor = torch.linalg.cholesky(_regularized(train.gram, strength * train.variance * rows))
         solution = torch.cholesky_solve(target, factor)
         weights = in_rows.centred.T @ solution if in_rows else solution
         yield weights, frequencies - train.mean @ weights
@@ -103,9 +102,15 @@ def _regressions(
     rows, columns = train.x.shape
     dual, frequencies = rows < columns, targets.mean(0)
     target = targets - frequencies if dual else train.centred.T @ (targets - frequencies)
-    identity = torch.eye(len(gram), dtype=target.dtype, device=target.device)
     for penalty in penalties:
-        factor = torch.linalg.cholesky(gram + penalty * rows * identity)
+        factor = torch.linalg.cholesky(_regularized(gram, penalty * rows))
         solution = torch.cholesky_solve(target, factor)
         weights = train.centred.T @ solution if dual else solution
         yield weights, frequencies - train.mean @ weights
+
+
+def _regularized(gram: torch.Tensor, penalty: float) -> torch.Tensor:
+    """The matrix with a penalty on its diagonal."""
+    matrix = gram.clone()
+    matrix.diagonal().add_(penalty)
+    return matrix

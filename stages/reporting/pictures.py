@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from stages.images.scaling import is_wide
 
 SIDE = 280  # pixels of the longer side: sharp at 140 on a screen of double density
 TILE = 80  # where there are very many
+TILES = f"centre-{TILE}"  # folder of the tiles
 QUALITY = 72
 LONGEST = 12  # of the sides: a longer image shows its middle
 
@@ -92,44 +94,62 @@ class Album:
             view.thumbnail((SIDE, SIDE))
         return [Picture(row, data_uri(view), *view.size) for view in small]
 
-    def _make(self, row: IndexRow) -> Picture:
-        if self.folder is None:
-            self.missing[row.path] = self.why
-            return Picture(row, None)
+    def tile(self, row: IndexRow) -> Image.Image | None:
+        """The centre of an image, TILE pixels wide and high; None where it cannot be read."""
         try:
-            small = thumbnail(source.read(self.folder, row.path, row.sha256), self.side)
+            jpeg = self._kept(row, TILES, lambda data: encoded(ImageOps.fit(thumbnail(data), (TILE, TILE)), 90))
+            return Image.open(io.BytesIO(jpeg)).convert("RGB")
+        except Exception:  # as in `_make`, which lists the image as missing
+            return None
+
+    def _make(self, row: IndexRow) -> Picture:
+        try:
+            jpeg = self._kept(row, str(self.side), lambda data: encoded(thumbnail(data, self.side)))
+            size = Image.open(io.BytesIO(jpeg)).size
         except Exception as error:  # Pillow has many for a damaged file, and none of them is worth losing the page
             self.missing[row.path] = str(error) or type(error).__name__
             return Picture(row, None)
-        return Picture(row, data_uri(small), *small.size)
+        return Picture(row, as_uri(jpeg), *size)
 
-    def tile(self, row: IndexRow) -> Image.Image | None:
-        """The centre of an image, TILE pixels wide and high; None where it cannot be read.
+    def _kept(self, row: IndexRow, kind: str, draw: Callable[[bytes], bytes]) -> bytes:
+        """A small picture of an image as a JPEG, kept in the cache, because the next page shows most of them again.
 
-        Tiles are kept in the cache, because large photographs take long.
+        Args:
+            row: of the image.
+            kind: names the folder of pictures that are drawn alike.
+            draw: from the bytes of the image.
+
+        Raises:
+            Exception: the image cannot be read.
         """
-        path = paths.thumbnails() / row.sha256[:2] / f"{row.sha256}.jpg"
-        try:
-            return Image.open(path).convert("RGB")
-        except OSError:
-            pass
+        path = paths.thumbnails() / kind / row.sha256[:2] / f"{row.sha256}.jpg"
+        if path.is_file():
+            return path.read_bytes()
         if self.folder is None:
-            return None
-        try:
-            made = ImageOps.fit(thumbnail(source.read(self.folder, row.path, row.sha256)), (TILE, TILE))
-        except Exception:  # as in `_make`, which lists the image as missing
-            return None
+            raise UserError(self.why)
+        jpeg = draw(source.read(self.folder, row.path, row.sha256))
         path.parent.mkdir(parents=True, exist_ok=True)
-        made.save(temporary := path.with_suffix(f".{os.getpid()}"), "JPEG", quality=90)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(jpeg)
         temporary.replace(path)
-        return made
+        return jpeg
 
 
 def data_uri(small: Image.Image, quality: int = QUALITY) -> str:
     """A picture as a JPEG inside the page."""
+    return as_uri(encoded(small, quality))
+
+
+def encoded(small: Image.Image, quality: int = QUALITY) -> bytes:
+    """A picture as a JPEG."""
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=quality)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+    return stream.getvalue()
+
+
+def as_uri(jpeg: bytes) -> str:
+    """A JPEG inside the page."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 def thumbnail(data: bytes, side: int = SIDE) -> Image.Image:

@@ -9,7 +9,6 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 from tqdm import tqdm
 
+from stages import threads
 from stages.heads.optimizers import SGD
 from stages.metrics.multilabel import UNKNOWN, stacked_average_precisions
 from stages.params import Params
@@ -26,7 +26,7 @@ from stages.training import loop, losses, schedules
 from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch, score
 from stages.training.mapped import MappedFeatures
-from stages.training.model import HeadModel, TrainResult, assemble, stored_knobs
+from stages.training.model import HeadModel, TrainResult, assemble, normalized, stored_knobs
 
 STACKABLE = ("linear", "mlp")  # heads that `_Stack` can train: one linear layer, or two with a ReLU and dropout between
 AXES = ("lr", "weight_decay", "dropout", "label_smoothing", "seed")  # the knobs in which heads may differ
@@ -304,7 +304,11 @@ def _train(head: str, data: HeadData, settings: Sequence[Params], device: torch.
     )
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     count = min(len(settings), max(workers, -(-len(settings) // STACK))) if device.type == "cpu" else 1
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _pool(workers) as pool:
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        threads.limited_to(1),
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         torch.manual_seed(shared.seed)
         module, knobs = loop.start(head, data, train=train, params=shared, device=device)
         train, val = (_standardized(split, module) for split in (train, val))
@@ -328,7 +332,7 @@ def _train(head: str, data: HeadData, settings: Sequence[Params], device: torch.
 def _standardized(split: SplitData, module: HeadModel) -> SplitData:
     """The split with normalised vectors, as the layers of the head take them."""
     x = split.x.load().float() if isinstance(split.x, MappedFeatures) else split.x
-    return replace(split, x=module.standardize(x.flatten(0, 1)).view_as(x))
+    return replace(split, x=normalized(module, x))
 
 
 def _draw(params: Params, train: SplitData, hidden: int) -> _Draw:
@@ -341,18 +345,6 @@ def _draw(params: Params, train: SplitData, hidden: int) -> _Draw:
         return _Draw(batches, image_views, [None] * len(batches))
     masks = [F.dropout(torch.ones(len(rows), hidden, device=device), params.dropout).T.contiguous() for rows in batches]
     return _Draw(batches, image_views, masks)
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of workers, in each of which torch uses one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _fitted(head: _Head, start: HeadModel, knobs: dict[str, Any]) -> TrainResult | None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 from tqdm import tqdm
 
+from stages import threads
 from stages.errors import UserError
 from stages.heads import optimizers
 from stages.params import Params, with_overrides
@@ -18,7 +19,7 @@ from stages.training import schedules, tasks
 from stages.training.checkpoint import Checkpoint
 from stages.training.data import HeadData, SplitData
 from stages.training.history import Epoch, score
-from stages.training.model import HeadModel, TrainResult, assemble, calibrate, embed, stored_knobs
+from stages.training.model import HeadModel, TrainResult, assemble, calibrate, embed, normalized, stored_knobs
 from stages.training.options import Phase
 from stages.training.rest import build
 from stages.training.tasks import EpochScores, Task
@@ -26,6 +27,7 @@ from stages.training.tasks import EpochScores, Task
 # Knobs that a head does not depend on, or only through its features and its data.
 NOT_TRAININGS = {"root", "device", "task", "split", "extract", "lr_sweep", "decide", "bad_images", "datasets"}
 
+SHORT = 100_000_000  # multiplications of a step: with fewer, one thread is faster than two
 HOPELESS_SHARE = 1 / 3  # of the epochs after which training may be given up,
 HOPELESS_ERRORS = 3.0  # if it is so many standard errors behind
 
@@ -242,7 +244,8 @@ def _phase(run: TrainingRun, phase: Phase, number: int, progress: Progress, save
         if epoch - 1 - max(progress.best_epoch, before) >= params.early_stopping_patience:
             break
         lr = optimizer.param_groups[0]["lr"]
-        loss, accuracy = _one_epoch(net, train, optimizer, schedule, params, run.task)
+        with threads.limited_to(step_threads(net, params.batch_size)):
+            loss, accuracy = _one_epoch(net, train, optimizer, schedule, params, run.task)
         scores = evaluate(net, val, run.task)
         if not math.isfinite(loss) or not math.isfinite(scores.loss):
             rate = params.learning_rate
@@ -270,15 +273,28 @@ def _give_up(run: TrainingRun, progress: Progress, reach: float) -> None:
 
 
 def _shortest(module: HeadModel, train: SplitData, val: SplitData) -> tuple[HeadModel, SplitData, SplitData]:
-    """If nothing of the rest trains, it runs once and the head trains on its outputs.
+    """What does not train runs once: the rest, and the normalisation of vectors. The layers train on the outputs.
 
     This does not work with pixels, which change every time, nor with several maps, which are not a single tensor.
     """
-    rest, several = module.rest, module.takes == "pyramid"
-    if rest is None or several or train.pixels or any(parameter.requires_grad for parameter in rest.parameters()):
+    if train.pixels or module.takes == "pyramid":
         return module, train, val
-    train, val = (replace(split, x=embed(module, split)) for split in (train, val))
-    return module.without_rest(), train, val
+    if module.rest is not None:
+        if any(parameter.requires_grad for parameter in module.rest.parameters()):
+            return module, train, val
+        train, val = (replace(split, x=embed(module, split)) for split in (train, val))
+        module = module.without_rest()
+    if isinstance(train.x, torch.Tensor) and isinstance(val.x, torch.Tensor) and train.x.ndim == 3:
+        train, val = replace(train, x=normalized(module, train.x)), replace(val, x=normalized(module, val.x))
+        module = module.without_normalization()
+    return module, train, val
+
+
+def step_threads(net: HeadModel, batch_size: int) -> int:
+    """How many threads a step takes on a CPU: a short one is over before a second thread is awake."""
+    weights = sum(parameter.numel() for parameter in net.head.parameters())
+    short = net.rest is None and len(net.shape) == 1 and batch_size * weights < SHORT
+    return 1 if short else torch.get_num_threads()
 
 
 def evaluate(net: nn.Module, split: SplitData, task: Task) -> EpochScores:

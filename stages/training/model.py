@@ -102,6 +102,11 @@ class HeadModel(nn.Module):
         return HeadModel(self.head, self.standardize, shape=self.shape, takes=self.takes, precision=self.precision,
                          calibration=self.calibration)  # fmt: skip
 
+    def without_normalization(self) -> "HeadModel":
+        """The same layers, not a copy, for vectors at the tap that are normalised already."""
+        return HeadModel(self.head, FeatureNormalization(self.shape[0], "none"), shape=self.shape, takes=self.takes,
+                         precision=self.precision, calibration=self.calibration)  # fmt: skip
+
     def _autocast(self, x: torch.Tensor) -> AbstractContextManager[object]:
         return torch.autocast(x.device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
 
@@ -233,6 +238,13 @@ def embed(module: HeadModel, split: SplitData) -> torch.Tensor:
     module.eval()
     views = split.x.shape[1]
     return torch.stack([torch.cat([*map(module.features, split.batches(view))]) for view in range(views)], 1)
+
+
+@torch.inference_mode()
+def normalized(module: HeadModel, vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors (N, V, D) of every view of every image, as the layers of the head take them."""
+    rows: torch.Tensor = module.standardize(vectors.flatten(0, 1))
+    return rows.view_as(vectors)
 
 
 @torch.inference_mode()

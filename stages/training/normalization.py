@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 Kind = Literal["standardize", "l2", "sqrt", "none"]
+WITH_STATISTICS = ("standardize", "sqrt")
 SMALLEST = 1e-6  # the least deviation to divide by: features that are all the same are left alone
 
 
@@ -34,12 +35,14 @@ class FeatureNormalization(nn.Module):
         self.register_buffer("scale", torch.ones(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.kind not in WITH_STATISTICS:
+            return self._scaled(x)
         shape = (-1, *[1] * (x.ndim - 2))
         return (self._scaled(x) - self.mean.view(shape)) * self.scale.view(shape)
 
     def fit(self, batches: Iterable[torch.Tensor]) -> "FeatureNormalization":
         """Sets mean and scale from batches (N, C) or (N, C, H, W), for the kinds that have statistics."""
-        if self.kind not in ("standardize", "sqrt"):
+        if self.kind not in WITH_STATISTICS:
             return self
         count, total, squares = 0, torch.zeros_like(self.mean.double()), torch.zeros_like(self.mean.double())
         for batch in batches:

@@ -69,6 +69,15 @@ def test_twice_is_bit_identical_and_the_seed_matters(turned: Make) -> None:
     assert fit(turned(head="mlp", seed=1)).history != first.history
 
 
+def test_short_steps_take_one_thread(turned: Make) -> None:
+    params, several = turned(head="linear"), max(2, torch.get_num_threads())
+    module, _ = loop.start("linear", toy(), train=toy().splits["train"], params=params, device=CPU)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: several)
+        assert loop.step_threads(module, 64) == 1
+        assert loop.step_threads(module, loop.SHORT) == several
+
+
 @pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
 def test_the_best_epoch_is_kept(turned: Make, monkeypatch: pytest.MonkeyPatch, monitor: str) -> None:
     losses = [0.9, 0.5, 0.7, 0.4, 0.6, 0.8]
@@ -76,8 +85,8 @@ def test_the_best_epoch_is_kept(turned: Make, monkeypatch: pytest.MonkeyPatch, m
     epoch_scores = map(EpochScores, losses, accuracies)
     states: list[dict[str, torch.Tensor]] = []
 
-    def evaluate(module: torch.nn.Module, split: SplitData, task: Task) -> EpochScores:
-        states.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
+    def evaluate(module: HeadModel, split: SplitData, task: Task) -> EpochScores:
+        states.append({name: tensor.clone() for name, tensor in module.head.state_dict().items()})
         return next(epoch_scores)
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
@@ -85,9 +94,9 @@ def test_the_best_epoch_is_kept(turned: Make, monkeypatch: pytest.MonkeyPatch, m
     # of the accuracies 0.9 in epochs 3, 5 and 6 the one with the lowest loss
     assert result.best_epoch == {"val_loss": 4, "val_accuracy": 5}[monitor]
     assert [epoch.val_loss for epoch in result.history] == losses
-    for name, tensor in result.module.state_dict().items():
+    for name, tensor in result.module.head.state_dict().items():
         assert torch.equal(tensor, states[result.best_epoch - 1][name])
-    assert not torch.equal(states[-1]["head.weight"], states[result.best_epoch - 1]["head.weight"])
+    assert not torch.equal(states[-1]["weight"], states[result.best_epoch - 1]["weight"])
 
 
 def test_it_stops_early(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:

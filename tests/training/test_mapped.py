@@ -142,11 +142,12 @@ def vectors_on_disk(params: Any, monkeypatch: pytest.MonkeyPatch) -> HeadData:
 
 
 @pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("normalize", ["standardize", "l2", "sqrt", "none"])
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_vectors_on_the_disk_train_the_same_head_bit_by_bit(
-    files: Make, monkeypatch: pytest.MonkeyPatch, head: str, columns: int
+    files: Make, monkeypatch: pytest.MonkeyPatch, head: str, normalize: str, columns: int
 ) -> None:
-    chosen = files("pooled", columns, head=head, epochs=4, lr=0.03, batch_size=16, hidden=8)
+    chosen = files("pooled", columns, head=head, normalize=normalize, epochs=4, lr=0.03, batch_size=16, hidden=8)
     results = [loop.fit(head, head_data, params=chosen, device=torch.device("cpu"))
                for head_data in (data.load_data(chosen), vectors_on_disk(chosen, monkeypatch))]  # fmt: skip
     assert results[0].history == results[1].history
