@@ -201,12 +201,13 @@ def answer(run: RunResults) -> str:
     low, high = (of_100(run.score(name)) for name in ("top1_low", "top1_high"))
     right = words.share_of(run.score("top1"), len(run.judged))
     of = "" if right.endswith("of 100") else " of 100"
-    others = [f"guessing would get {of_100(run.metrics['chance'])}{of}"]
+    others = [f"guessing gets {of_100(run.metrics['chance'])}{of} right"]
     others.append(f"always answering the most frequent class {of_100(run.metrics['majority'])}")
     if with_ridge(run):
         others.append(f"ridge regression on the same features {of_100(run.metrics['ridge_top1'])}")
     kind = words.SPLIT_NAMES[run.part]
-    return f"{right} {kind} images get the right class ({low}–{high}{of} with 95% confidence); {', '.join(others)}."
+    interval = f"95% interval: {low}–{high}{of}"
+    return f"{right} {kind} images get the right class ({interval}). For comparison, {', '.join(others)}."
 
 
 def caveats(run: RunResults) -> list[str]:
@@ -216,8 +217,8 @@ def caveats(run: RunResults) -> list[str]:
     if ahead > 0:
         clearly = run.metrics["ridge_top1"] > run.score("top1_high")
         caveats.append(
-            f"Ridge regression, fitted in closed form on the same features, is {100 * ahead:.1f} points better than "
-            f"this head ({'outside' if clearly else 'inside'} its interval): training the head has not paid off here."
+            f"Ridge regression on the same features is {100 * ahead:.1f} points better than this head "
+            f"({'outside' if clearly else 'inside'} its interval), so training this head did not pay off."
         )
     unrecognised = [row.name for row in run.classes if row.accuracy == 0]
     if unrecognised:
@@ -234,8 +235,8 @@ def confident(run: RunResults) -> str:
         return f"No image gets a probability of {threshold:g} or more."
     sure = round(share * len(run.judged))
     return (
-        f"{words.share_of(share, len(run.judged))} images get a probability of {threshold:g} or more; of these, "
-        f"{words.share_of(run.metrics['confident_accuracy'], sure)} are right."
+        f"{words.share_of(share, len(run.judged))} images get a probability of {threshold:g} or more; "
+        f"{words.share_of(run.metrics['confident_accuracy'], sure)} of them are right."
     )
 
 
@@ -245,11 +246,11 @@ def unknown(run: RunResults) -> str:
         return ""
     text = (
         "predict calls an image unknown if it is less similar to the training images than "
-        f"{percent(run.decide['unknown'])} of the validation images are (decide.unknown). Of the images judged here "
-        f"{words.share_of(share, len(run.judged))} would be"
+        f"{percent(1 - run.decide['unknown'])} of the validation images (decide.unknown). Of the images evaluated "
+        f"here, {words.share_of(share, len(run.judged))} count as unknown"
     )
     right, unknown_images = run.metrics.get("unknown_accuracy"), round(share * len(run.judged))
-    return f"{text}." if right is None else f"{text}; of these, {words.share_of(right, unknown_images)} are right."
+    return f"{text}." if right is None else f"{text}; {words.share_of(right, unknown_images)} of them are right."
 
 
 def _spread(metrics: Mapping[str, Any]) -> str:

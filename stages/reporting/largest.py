@@ -89,9 +89,9 @@ class LargestPage:
         for name, (own, other) in words.baselines(self.run).items():
             if name == "accuracy":
                 classes = words.share_of(other.score, int(has_object.sum()))
-                others.append(f"{other.name} would get {classes} classes right")
+                others.append(f"{other.name} gets {classes} classes right")
             else:
-                others.append(f"boxes overlap by {own.score:.0%} on average, {other.name} would by {other.score:.0%}")
+                others.append(f"mean overlap is {own.score:.0%}, that of {other.name} {other.score:.0%}")
         right = words.share_of(float(self.judged.right[has_object].mean()), int(has_object.sum()))
         return f"{'; '.join([f'{right} {kind} images {ANSWERS[self.judged.predict]}', *others])}."
 

@@ -108,14 +108,14 @@ class MultilabelPage:
         if not there:
             return f"No {kind} image has any label, so nothing can be said about how many are recognised."
         right = f"{words.share_of(hits / said, said)} labels that it gives are right" if said else "it gives none"
-        others = [f"a random order would get {percent(self.run.metrics['prevalence'])}"]
+        others = [f"a random order gets {percent(self.run.metrics['prevalence'])}"]
         if self.with_ridge:
             others.append(f"ridge regression on the same features {percent(self.run.metrics['ridge_map'])}")
         exact = words.share_of(score("exact_match"), len(self.run.judged))
         return (
             f"{words.share_of(hits / there, there)} labels of {kind} images are recognised, and {right}; "
             f"{exact} images get exactly their labels. Over all thresholds, average precision (mAP) is "
-            f"{percent(score('map'))} ({self._interval()} with 95% confidence); {', '.join(others)}."
+            f"{percent(score('map'))} (95% interval: {self._interval()}). For comparison, {', '.join(others)}."
         )
 
     def _interval(self) -> str:
@@ -136,8 +136,8 @@ class MultilabelPage:
         if ahead > 0:
             clearly = self.run.metrics["ridge_map"] > self.run.score("map_high")
             caveats.append(
-                f"Ridge regression, in closed form on the same features, is {100 * ahead:.1f} points better than "
-                f"this head ({'outside' if clearly else 'inside'} its interval): this head has not paid off here."
+                f"Ridge regression on the same features is {100 * ahead:.1f} points better than this head "
+                f"({'outside' if clearly else 'inside'} its interval), so training this head did not pay off."
             )
         for names, text in (
             ([row.name for row in self.run.classes if not row.n_train], "No training image has {}: nothing learns it."),
@@ -163,8 +163,8 @@ class MultilabelPage:
             return ""
         return (
             "predict calls an image unknown if it is less similar to the training images than "
-            f"{percent(self.run.decide['unknown'])} of the validation images are (decide.unknown). Of the images "
-            f"judged here {words.share_of(share, len(self.run.judged))} would be."
+            f"{percent(1 - self.run.decide['unknown'])} of the validation images (decide.unknown). Of the images "
+            f"evaluated here, {words.share_of(share, len(self.run.judged))} count as unknown."
         )
 
     def _examples(self, album: Album) -> list[tuple[str, str, list[JudgedImage]]]:
@@ -178,9 +178,9 @@ class MultilabelPage:
             ]
 
         kinds = (
-            ("Surest misses", "labels that are there, with the lowest probability",
+            ("Surest misses", "true labels with the lowest probability",
              entries("missed", choose.entries(judged.probabilities, judged.missed, SHOWN))),
-            ("Surest false alarms", "labels that are not there, with the highest probability",
+            ("Surest false alarms", "false labels with the highest probability",
              entries("said", choose.entries(-judged.probabilities, judged.added, SHOWN))),
             ("Most mistakes", "labels missed and added in one image",
              [self._image(album, i, self._mistakes(i)) for i in choose.most_mistakes(judged, SHOWN)]),

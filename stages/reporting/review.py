@@ -94,9 +94,9 @@ def not_learnt(run: RunResults) -> list[str]:
     if run.labels_checked is None or run.labels_checked.learnt:
         return []
     return [
-        f"The other images tell the label of {of_100(run.labels_checked.leave_one_out_accuracy)} of 100 images. These "
-        "features cannot tell the classes apart, so no single label is in doubt. Perhaps another backbone can, or the "
-        "classes do not show in the images."
+        f"Only {of_100(run.labels_checked.leave_one_out_accuracy)} of 100 labels can be predicted from the other "
+        "images. These features do not tell the classes apart, so no label is called doubtful. Try another "
+        "backbone, or check whether the images show their class at all."
     ]
 
 
@@ -146,14 +146,14 @@ def _grouped(found: Sequence[Suspicion]) -> list[tuple[str, str, list[Suspicion]
     known = {LABEL_IN_DOUBT, suspicions.CONFLICT, *COPIES}
     return [
         ("Leaks", "the same picture in two splits, or two folds", [copy for copy in copies if copy.leak]),
-        ("Conflicts", "one content under two labels; none of the copies is used", _of(found, suspicions.CONFLICT)),
+        ("Conflicts", "the same file under two labels; none of its copies is used", _of(found, suspicions.CONFLICT)),
         (
             "Labels in doubt",
-            "all other images contradict the label, or one of several; the strongest contradictions first",
+            "the other images suggest another label; the clearest cases first",
             _of(found, LABEL_IN_DOUBT),
         ),
         ("Copies within a split", "the same picture twice", [copy for copy in copies if not copy.leak]),
-        ("Odd images", "unlike the rest of the set", [item for item in found if item.what not in known]),
+        ("Odd images", "unlike all other images", [item for item in found if item.what not in known]),
     ]
 
 

@@ -98,18 +98,16 @@ def caveats(run: RunResults) -> list[str]:
     caveats = list[str]()
     if run.part == "val":
         again = (
-            " The head was then trained on them as well; the numbers are of the head before that."
+            " Afterwards the head was trained on them as well; the numbers are from before that."
             if refitted(run)
             else ""
         )
         caveats.append(
-            "There is no test split. Everything here is evaluated on the validation images, by which the head was also "
-            f"chosen: expect a little less on new images.{again}"
+            "There is no test split, so everything here is evaluated on the validation images, which also chose the "
+            f"head. Expect slightly lower numbers on new images.{again}"
         )
     if len(run.judged) < 100:
-        caveats.append(
-            f"Only {counted(len(run.judged), 'images were')} evaluated: others could give rather different numbers."
-        )
+        caveats.append(f"Only {counted(len(run.judged), 'images were')} evaluated, so the numbers are uncertain.")
     return caveats
 
 
@@ -138,10 +136,10 @@ def images(run: RunResults) -> list[tuple[str, str]]:
     return [
         (
             "Evaluated on",
-            f"{len(run.judged):,} images, each judged once, by the one of {folds} heads that has not seen it",
+            f"{len(run.judged):,} images, each evaluated once, by the one of {folds} heads that was not trained on it",
         ),
-        ("Images", f"{m['n_train']:,} train and {m['n_val']:,} val for the first head, about as many for the others"),
-        ("Kept", f"one more head, for new images: trained on {kept['train']:,} images, chosen on {kept['val']:,}"),
+        ("Images", f"{m['n_train']:,} train and {m['n_val']:,} val for the first head, about the same for the others"),
+        ("Kept", f"one more head for new images, trained on {kept['train']:,} images, chosen on {kept['val']:,}"),
     ]
 
 
@@ -172,14 +170,14 @@ def kept(run: RunResults) -> str:
     best, epochs, knobs = run.head["best_epoch"], len(run.history), run.head["params"]
     reason = MONITORS[knobs["monitor"]]
     allowed = sum(phase["epochs"] for phase in knobs.get("phases", [])) or knobs["epochs"]
-    early = f" of {allowed} allowed" if epochs < allowed else ""
+    early = f" of at most {allowed}" if epochs < allowed else ""
     if refitted(run):
         again = run.head.get("refit_epochs", best)
         return (
             f"Epoch {best} of {epochs}{early} has the {reason}. The head was then trained again on train and val "
-            f"together, for {counted(again, 'epochs')}. The curves are of the first training."
+            f"together, for {counted(again, 'epochs')}. The curves show the first training."
         )
-    return f"Epoch {best} was kept, because it has the {reason}; {counted(epochs, 'epochs were')} run{early}."
+    return f"Epoch {best} was kept because it has the {reason}. Training ran for {counted(epochs, 'epochs')}{early}."
 
 
 def choice(run: RunResults) -> str:
@@ -196,7 +194,7 @@ def choice(run: RunResults) -> str:
     )
     sentences = [
         f"head: auto tried {len(run.candidates)} candidates and took {best.name}: {result}, "
-        + ("the simplest of those about level with the best." if level else "more than with any other.")
+        + ("the simplest of those that are about as good as the best." if level else "more than any other.")
     ]
     if nearest := next((row for row in trained if row.head != best.head), None):
         points = 100 * ((best.choice or 0) - (nearest.choice or 0))
@@ -206,7 +204,7 @@ def choice(run: RunResults) -> str:
         sentences.append(f"The best with another head is {nearest.name}, {distance}.")
     if best.val_map is None:
         sentences.append(f"One validation image is {100 / run.metrics['n_val']:.1f} points.")
-    sentences.append("lr is the rate of mlp alone; the other heads have none.")
+    sentences.append("Only mlp has a learning rate, so lr changes no other candidate.")
     return " ".join(sentences)
 
 
@@ -217,7 +215,7 @@ def labels_so_far(run: RunResults) -> str:
         return "Every image has a label by now."
     return (
         f"{waiting:,} of {len(run.rows):,} images have no label yet: they are neither trained on nor judged. "
-        "python -m stages.label asks for the labels that teach most (docs/labelling.md)."
+        "python -m stages.label asks for the labels that help most (docs/labelling.md)."
     )
 
 
@@ -261,7 +259,7 @@ def files(run: RunResults) -> list[tuple[str, int, str]]:
     if contradicted:
         rows.append(("Under several classes", contradicted, "copies of one image, all left out"))
     if scaled := len(index.get("scaled", ())):
-        rows.append(("Scaled", scaled, "of the used: values of more than 8 bits, listed below"))
+        rows.append(("Scaled", scaled, "used, but with values of more than 8 bits; listed below"))
     if left_out := len(index.get("excluded", ())):
         rows.append(("Left out", left_out, "for the reasons below"))
     return rows
@@ -305,9 +303,9 @@ def saved(run: RunResults) -> str:
         return ""
     images = run.metrics["n_train"] + run.metrics["n_val"]
     return (
-        f"Training took {forecast.duration(seconds)}. Without the cache the frozen part of the backbone would have run "
-        f"over {images:,} images in each of {counted(epochs, 'epochs')}: at the {speed:,.0f} images/s of the "
-        f"extraction, {forecast.duration(epochs * images / speed)} more."
+        f"Training took {forecast.duration(seconds)}. Without the cache, the frozen part of the backbone would have "
+        f"run over {images:,} images in each of {counted(epochs, 'epochs')}, which takes "
+        f"{forecast.duration(epochs * images / speed)} more at the extraction's {speed:,.0f} images/s."
     )
 
 

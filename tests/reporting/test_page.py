@@ -132,7 +132,7 @@ def test_without_test_validation_is_judged(made: Made, reported: Reported) -> No
     made.sizes["test"] = 0
     html, markdown = reported()
     assert "8 of 12 validation images get the right class" in markdown
-    assert "There is no test split." in html and "There is no test split." in markdown
+    assert "There is no test split, so" in html and "There is no test split, so" in markdown
 
 
 def test_the_range_test_is_drawn_with_the_chosen_rate(standard: tuple[str, str]) -> None:
@@ -152,10 +152,10 @@ def test_closed_form_head_has_a_sentence_instead_of_curves(made: Made, reported:
 @pytest.mark.parametrize(
     ("second", "reason"),
     [
-        (0.8, "more than with any other. The best with another head is mlp"),
+        (0.8, "more than any other. The best with another head is mlp"),
         (
             0.9,
-            "about level with the best. The best with another head is mlp with normalize=l2, level with it.",
+            "about as good as the best. The best with another head is mlp with normalize=l2, level with it.",
         ),
     ],
 )
@@ -172,7 +172,7 @@ def test_the_candidates_of_auto_are_listed_with_the_reason(
     for content in reported():
         assert "head: auto tried 3 candidates and took ridge with normalize=sqrt: 90.0% of the" in content
         assert reason in content and "left out: it needs 9 GB" in content
-        assert "lr is the rate of mlp alone" in content
+        assert "Only mlp has a learning rate" in content
 
 
 @pytest.mark.parametrize(("ridge", "said"), [(0.9, "outside its interval"), (0.7, "inside its interval"), (0.6, "")])
@@ -346,8 +346,8 @@ def test_folds_are_told(made: Made, reported: Callable[[], tuple[str, str]]) -> 
     made.metrics = {"folds": 5, **spread, "unknown_share": 0.125, "unknown_accuracy": 2 / 3}
     page, text = reported()
     for said in (page, text):
-        assert "24 images, each judged once, by the one of 5 heads that has not seen it" in said
+        assert "24 images, each evaluated once, by the one of 5 heads that was not trained on it" in said
         assert "top-1 90.0% ± 2.0%, cross-entropy 0.400 ± 0.030" in said and "first seed" not in said
-        assert "one more head, for new images: trained on 18 images, chosen on 12" in said
-        assert "Of the images judged here 3 of 24 would be; of these, 2 of 3 are right." in said
+        assert "one more head for new images, trained on 18 images, chosen on 12" in said
+        assert "Of the images evaluated here, 3 of 24 count as unknown; 2 of 3 of them are right." in said
     assert "images of the first of 5 heads; test: of all of them together" in page

@@ -16,7 +16,7 @@ def test_classes_that_cannot_be_told_apart_put_no_label_in_doubt(
 ) -> None:
     made.review = {"leave_one_out_accuracy": 0.2, "most_frequent_class": 0.17}
     for text in reported():
-        assert "The other images tell the label of 20 of 100 images" in text and "no single label is in doubt" in text
+        assert "Only 20 of 100 labels can be predicted" in text and "no label is called doubtful" in text
         assert "show nothing wrong" not in text
     made.review = {"leave_one_out_accuracy": 0.8, "most_frequent_class": 0.17}
     for text in reported():
