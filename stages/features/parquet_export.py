@@ -45,17 +45,7 @@ def write(path: Path, features: Features, rows: Sequence[IndexRow], split_of: Ma
         shapes = ", ".join(str(array.shape[2:]) for array in features.layers.values())
         raise UserError(f"The features have shape {shapes}, and only vectors can be written: take cut=pooled.")
     several = is_multilabel(rows)
-    label = pa.field("labels", pa.list_(pa.string())) if several else pa.field("label", pa.string())
-    schema = pa.schema(
-        [
-            pa.field("path", pa.string()),
-            pa.field("sha256", pa.string()),
-            label,
-            pa.field("split", pa.string()),
-            pa.field("vector", pa.list_(pa.float32(), layer.shape[2])),
-        ],
-        metadata={PROVENANCE: json.dumps(features.provenance, sort_keys=True)},
-    )
+    schema = _schema(layer.shape[2], features.provenance, several=several)
     decoded = np.flatnonzero(features.ok)
     temporary = files.temp_path(path)
     try:
@@ -79,3 +69,23 @@ def write(path: Path, features: Features, rows: Sequence[IndexRow], split_of: Ma
     finally:
         files.discard(temporary)
     return len(decoded)
+
+
+def _schema(width: int, provenance: Mapping[str, Any], *, several: bool) -> Any:
+    """The columns, and the provenance of the features.
+
+    Args:
+        width: of the vectors.
+        provenance: of the features.
+        several: whether images have several labels.
+    """
+    import pyarrow as pa
+
+    columns = [
+        pa.field("path", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("labels", pa.list_(pa.string())) if several else pa.field("label", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("vector", pa.list_(pa.float32(), width)),
+    ]
+    return pa.schema(columns, metadata={PROVENANCE: json.dumps(provenance, sort_keys=True)})

@@ -80,6 +80,19 @@ class Counts:
         return sorted(np.argsort(-np.asarray(mistakes), kind="stable")[:most].tolist())
 
 
+def _probabilities(run: RunResults) -> Floats:
+    """(N, C) of the judged images, as evaluate left them.
+
+    Raises:
+        UserError: they are damaged, or of other images.
+    """
+    file, shape = "probabilities.safetensors", (len(run.judged), len(run.head["classes"]))
+    probabilities: Floats = gather.arrays(file, run.part).get(run.part, np.zeros(0))
+    if probabilities.shape != shape:
+        raise gather.damaged(paths.PREDICTIONS / file, f"{probabilities.shape} probabilities for {shape[0]} images")
+    return probabilities
+
+
 @dataclass(frozen=True)
 class ClassPredictions:
     """Probabilities of the classes for each of N images.
@@ -100,12 +113,7 @@ class ClassPredictions:
             UserError: they are damaged, or of other images.
         """
         label_of = {name: label for label, name in enumerate(run.head["classes"])}
-        file = "probabilities.safetensors"
-        probabilities = gather.arrays(file, run.part).get(run.part, np.zeros(0))
-        if probabilities.shape != (len(run.judged), len(label_of)):
-            why = f"{probabilities.shape} probabilities for {len(run.judged)} images"
-            raise gather.damaged(paths.PREDICTIONS / file, why)
-        return cls(np.array([label_of[row.label] for row in run.judged], np.int64), probabilities)
+        return cls(np.array([label_of[row.label] for row in run.judged], np.int64), _probabilities(run))
 
     @cached_property
     def chosen(self) -> Integers:
@@ -138,7 +146,7 @@ class LabelPredictions:
         present: (N, C) which labels an image has.
         unknown: (N, C) of which nobody knows.
         probabilities: (N, C).
-        thresholds: (C,) the probability from which on a label is said.
+        thresholds: (C,) the probability from which on a label is predicted.
     """
 
     present: Booleans
@@ -153,13 +161,8 @@ class LabelPredictions:
         Raises:
             UserError: they are damaged, or of other images.
         """
-        label_of = {name: label for label, name in enumerate(run.head["classes"])}
-        file, shape = "probabilities.safetensors", (len(run.judged), len(label_of))
-        probabilities = gather.arrays(file, run.part).get(run.part, np.zeros(0))
-        if probabilities.shape != shape:
-            why = f"{probabilities.shape} probabilities for {len(run.judged)} images"
-            raise gather.damaged(paths.PREDICTIONS / file, why)
-        present, unknown = np.zeros(shape, bool), np.zeros(shape, bool)
+        label_of, probabilities = {name: label for label, name in enumerate(run.head["classes"])}, _probabilities(run)
+        present, unknown = np.zeros(probabilities.shape, bool), np.zeros(probabilities.shape, bool)
         for number, row in enumerate(run.judged):
             unknown[number, [label_of[name] for name in row.unknown_labels if name in label_of]] = True
             present[number, [label_of[name] for name in row.classes]] = True
