@@ -4,6 +4,7 @@ import base64
 import io
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,10 +129,11 @@ class Album:
         if self.folder is None:
             raise UserError(self.why)
         jpeg = draw(source.read(self.folder, row.path, row.sha256))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(jpeg)
-        temporary.replace(path)
+        with suppress(OSError):  # a page without this cache is as good
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.getpid()}")
+            temporary.write_bytes(jpeg)
+            temporary.replace(path)
         return jpeg
 
 

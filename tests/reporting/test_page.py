@@ -315,6 +315,11 @@ def test_reads_only_the_pictures_it_shows(made: Made, monkeypatch: pytest.Monkey
     assert {path: path.read_bytes() for path in paths.thumbnails().rglob("*.jpg")} == kept
     assert report.PAGE.read_bytes() == page_before  # drawn or kept, the page is the same
 
+    shutil.rmtree(paths.thumbnails())
+    paths.thumbnails().write_text("")  # where nothing can be kept
+    report.main(params)
+    assert report.PAGE.read_bytes() == page_before
+
 
 def test_a_class_that_is_never_recognised_is_named_at_the_top(made: Made) -> None:
     made.write()
