@@ -10,6 +10,7 @@ import torch
 from stages.boxes import ops
 
 VOTING = 0.6  # boxes with this IoU or more are taken for votes on the same sides: the best of 0.5 to 0.8 on BCCD's val
+BORDER = 0.02  # of a view's side: a box that comes this near to the border of a crop may be cut by it
 VISIBLE = 0.3  # a box is cut at the border of the view, and dropped if less than this share of its area remains
 
 
@@ -99,6 +100,22 @@ def to_image(boxes: torch.Tensor, affine: torch.Tensor, *, size: int, width: int
     """
     back = through(boxes * size, inverse(affine))
     return clip(back, width, height)[0]
+
+
+def whole(boxes: torch.Tensor, affine: torch.Tensor, *, size: int, width: int, height: int) -> torch.Tensor:
+    """Which boxes (n,) of a view end before its border, or where the image ends too; a crop may have cut the others.
+
+    Args:
+        boxes: (n, 4) in [0, 1] of the view.
+        affine: (2, 3), from pixels of the image to pixels of the view.
+        size: of the view, in pixels a side.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+    """
+    image = through(boxes.new_tensor([[0, 0, width, height]]), affine) / size
+    beyond = torch.cat([image[:, :2] < -BORDER, image[:, 2:] > 1 + BORDER], 1)
+    at_border = torch.cat([boxes[:, :2] < BORDER, boxes[:, 2:] > 1 - BORDER], 1)
+    return ~(at_border & beyond).any(1)
 
 
 def suppress(detections: Detections, iou: float, most: int) -> Detections:

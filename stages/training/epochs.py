@@ -1,4 +1,4 @@
-"""How many epochs `epochs: auto` takes: as many as give a number of steps, so that few images train long enough."""
+"""How many epochs `epochs: auto` takes: few images train long enough, and many not for days."""
 
 import math
 
@@ -6,8 +6,10 @@ from stages.errors import counted
 from stages.heads.registry import HEADS
 from stages.params import FEWEST_EPOCHS, Params, with_overrides
 
-STEPS = 1000  # of the optimiser, in all
-MOST = 300  # epochs: fewer steps than STEPS where a handful of images would be repeated more often
+EPOCHS = 40  # with more of them, a detector of few images learns its images by heart
+FEWEST_STEPS = 400  # of the optimiser, in all: more epochs than EPOCHS where images are few
+MOST_STEPS = 2000  # fewer epochs than EPOCHS where images are many, but at least FEWEST_EPOCHS
+MOST_EPOCHS = 300  # fewer steps than FEWEST_STEPS where a handful of images would be repeated more often
 
 
 def resolve(params: Params, images: int) -> tuple[Params, str]:
@@ -24,7 +26,8 @@ def resolve(params: Params, images: int) -> tuple[Params, str]:
     if params.epochs != "auto":
         return params, ""
     steps = math.ceil(images / params.batch_size)
-    epochs = min(max(math.ceil(STEPS / steps), FEWEST_EPOCHS), MOST)
+    wanted = max(math.ceil(FEWEST_STEPS / steps), min(EPOCHS, MOST_STEPS // steps))
+    epochs = min(max(wanted, FEWEST_EPOCHS), MOST_EPOCHS)
     sentence = (
         f"epochs: auto takes {epochs}: {counted(images, 'images')} in batches of {params.batch_size} give "
         f"{counted(steps, 'steps')} per epoch, {epochs * steps:,} in all"

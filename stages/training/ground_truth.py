@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from stages.boxes.geometry import Detections, GroundTruth, fuse, suppress, to_image, to_view, vote
+from stages.boxes.geometry import Detections, GroundTruth, fuse, suppress, to_image, to_view, vote, whole
 from stages.datasets.index_file import IndexRow
 from stages.metrics.detection import MOST
 
@@ -49,6 +49,17 @@ class GroundTruthBoxes:
         """
         width, height = self.extents[image].tolist()
         return detections._replace(boxes=to_image(detections.boxes, affine, size=self.size, width=width, height=height))
+
+    def uncut(self, image: int, detections: Detections, affine: torch.Tensor) -> Detections:
+        """The detections in a view that its border does not cut.
+
+        Args:
+            image: its position in the split.
+            detections: boxes in [0, 1] of a view.
+            affine: (2, 3) from pixels of the image to pixels of the view.
+        """
+        width, height = self.extents[image].tolist()
+        return detections.pick(whole(detections.boxes, affine, size=self.size, width=width, height=height))
 
     def pick(self, images: Sequence[int]) -> "GroundTruthBoxes":
         """The objects of some images, by their positions in the split."""

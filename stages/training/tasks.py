@@ -194,6 +194,9 @@ class DetectionTask:
     ) -> list[Detections]:
         """The detections in each image, in its pixels.
 
+        Of the random views, which are crops, boxes at the border do not count, except with `fusion`, which asks in how
+        many views a box is.
+
         Args:
             model: the head with its layers.
             split: the images.
@@ -204,18 +207,21 @@ class DetectionTask:
         per_image = [list[Detections]() for _ in split.index_positions]
         for view in range(views):
             for images, outputs in zip(split.image_batches(), batch_outputs(model, split, view), strict=True):
-                in_images = self._in_images(split, images, view, outputs)
+                in_images = self._in_images(split, images, view, outputs, uncut=view > 0 and merge != "fusion")
                 for image, detections in zip(images.tolist(), in_images, strict=True):
                     per_image[image].append(detections)
         return [merge_views(image_detections, iou, merge) for image_detections in per_image]
 
-    def _in_images(self, split: SplitData, images: torch.Tensor, view: int, outputs: Any) -> Iterator[Detections]:
+    def _in_images(
+        self, split: SplitData, images: torch.Tensor, view: int, outputs: Any, *, uncut: bool = False
+    ) -> Iterator[Detections]:
         """The detections in a view of some images, in pixels of each image, before suppression."""
         affines = split.affines(images, view)
         assert affines is not None and split.ground_truth is not None
         decoded = self.head.decode(_to(outputs, torch.device("cpu")), self.options)
         for image, detections, affine in zip(images.tolist(), decoded, affines, strict=True):
-            yield split.ground_truth.to_image(image, detections, affine)
+            kept = split.ground_truth.uncut(image, detections, affine) if uncut else detections
+            yield split.ground_truth.to_image(image, kept, affine)
 
     def _targets(self, split: SplitData, image: int, view: int, affine: torch.Tensor) -> Any:
         key = split.index_positions[image], view

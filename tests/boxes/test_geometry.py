@@ -21,6 +21,7 @@ from stages.boxes.geometry import (
     to_image,
     to_view,
     vote,
+    whole,
 )
 from stages.images.views import CropParams, affine
 from tests.boxes.drawing import boxes_at_random, plain_iou
@@ -78,6 +79,15 @@ def test_a_turned_box_comes_back_around_itself(seed: int, angle: float) -> None:
     map_ = view(angle)
     back = through(through(boxes, map_), inverse(map_))
     assert (back[:, :2] <= boxes[:, :2] + 1e-3).all() and (back[:, 2:] >= boxes[:, 2:] - 1e-3).all()
+
+
+def test_a_box_at_the_border_of_a_crop_is_not_whole_unless_the_image_ends_there_too() -> None:
+    """The view is the left half of an image of 200 x 100 pixels."""
+    half = torch.tensor([[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]])
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.2, 0.97, 0.9], [0.5, 0.2, 0.99, 0.9], [0.0, 0.0, 1.0, 1.0]])
+    assert whole(boxes, half, size=50, width=200, height=100).tolist() == [True, True, False, False]
+    assert whole(boxes, half, size=50, width=100, height=100).all()
+    assert whole(boxes[:0], half, size=50, width=200, height=100).shape == (0,)
 
 
 def test_no_boxes_pass_through_everything() -> None:

@@ -1,4 +1,4 @@
-"""`epochs: auto`: enough steps for few images, and no endless training of many."""
+"""`epochs: auto`: enough steps for few images, few repetitions, and no endless training of many."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,11 @@ from stages.training import epochs
 
 @pytest.mark.parametrize(
     ("images", "expected"),
-    [(80, 200), (16, 300), (1, 300), (1_000, 16), (100_000, 12), (1_600, 12), (17, 300), (160, 100)],
+    [(80, 80), (16, 300), (1, 300), (160, 40), (800, 40), (1_600, 20), (3_200, 12), (100_000, 12), (17, 200)],
 )
-def test_few_images_train_for_as_many_steps(params: Callable[..., Any], images: int, expected: int) -> None:
+def test_few_images_train_for_more_epochs_and_many_for_fewer(
+    params: Callable[..., Any], images: int, expected: int
+) -> None:
     chosen = params(head="mlp", epochs="auto", batch_size=16)
     resolved, sentence = epochs.resolve(chosen, images)
     assert resolved.epoch_count == expected

@@ -189,7 +189,8 @@ def test_a_refit_of_epochs_auto_goes_on_to_the_last_epoch(
 ) -> None:
     falling = iter(range(12, 0, -1))
     monkeypatch.setattr(tasks.DetectionTask, "map_50", lambda *_: float(next(falling)))
-    monkeypatch.setattr("stages.training.epochs.STEPS", 1)  # so that auto takes the fewest epochs: 12
+    for least in ("EPOCHS", "FEWEST_STEPS"):  # so that auto takes the fewest epochs: 12
+        monkeypatch.setattr(f"stages.training.epochs.{least}", 1)
     seen: list[int] = []
     one_epoch = loop._one_epoch
 
@@ -343,6 +344,20 @@ def test_views_that_agree_give_each_object_once(turned: Make) -> None:
     sees = torch.tensor([[0.25, 0.5, 0.2, 0.2, 5, 0, 0], [0.75, 0.5, 0.2, 0.2, 4, 0, 0]])  # mirror images
     (actual,) = task.detect(Fixed(), split(sees[None], [scene(0)]), iou=0.5, views=2)
     assert len(actual.boxes) == 1 and actual.boxes[0].tolist() == pytest.approx([9.6, 25.6, 22.4, 38.4], abs=1e-4)
+
+
+def test_what_a_crop_cuts_does_not_count_except_with_fusion(turned: Make) -> None:
+    """Both views are the left half of an image twice as wide; the second one sees an object at its right border."""
+    task = task_of("largest", turned(head="largest", boxes={"box_sigmoid": False}))
+    sees = torch.tensor([[0.3, 0.5, 0.2, 0.2, 5, 0, 0], [0.9, 0.5, 0.2, 0.2, 5, 0, 0]])
+    halves = split(sees[None], [scene(0)])
+    assert halves.ground_truth
+    wide = torch.tensor([[2 * SIZE, SIZE]])
+    affine = torch.eye(2, 3).expand(1, 2, 2, 3)
+    halves = replace(halves, ground_truth=replace(halves.ground_truth, extents=wide, affine=affine))
+    for merge, found in (("nms", 1), ("vote", 1), ("fusion", 2)):
+        (actual,) = task.detect(Fixed(), halves, iou=0.5, views=2, merge=merge)
+        assert len(actual.boxes) == found
 
 
 # --- scenes that are out of the ordinary
