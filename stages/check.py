@@ -25,10 +25,13 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.mark:
         live_run.claim()
+        # DVC writes the values of -S into the file, then git's index. If the file is as long as before, git may take it
+        # for unchanged, and `git checkout` or `git commit -a` would pass over it.
+        paths.PARAMS.touch()
     if knobs := differing(read(), committed()):  # before what may be refused: -S leaves its values after an error too
         more = f" and {len(knobs) - SHOWN} more" if len(knobs) > SHOWN else ""
         print(
-            f"differs from the commit: {', '.join(knobs[:SHOWN])}{more} (`git checkout params.yaml` takes it back)",
+            f"differs from the commit: {', '.join(knobs[:SHOWN])}{more} (`git checkout params.yaml` undoes that)",
             flush=True,
         )
     params = load()

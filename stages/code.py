@@ -64,4 +64,4 @@ def _templates(folder: Path) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    run("code", main, announce=lambda params: f"of each stage, on {params.dataset}")
+    run("code", main, announce=lambda params: f"what each stage imports, with dataset {params.dataset}")

@@ -47,7 +47,7 @@ def _what(params: Params) -> str:
     return (
         f"{params.dataset}, {counted(len(sources), 'sources')}"
         if sources
-        else f"nothing to do, {params.dataset} is read in place"
+        else f"nothing to do, dataset {params.dataset} is read in place"
     )
 
 

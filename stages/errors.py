@@ -43,6 +43,12 @@ def counted(count: int, plural: str) -> str:
     return f"1 {_singular(noun)} {VERBS[verb]}"
 
 
+def told(key: str, value: object) -> str:
+    """A count with its name: `3 images`, `1 label in doubt`, `0.91 val accuracy`."""
+    what, place, where = key.partition(" in ")
+    return f"{counted(value, what)}{place}{where}" if isinstance(value, int) else f"{value} {key}"
+
+
 def _singular(plural: str) -> str:
     return f"{plural[:-3]}y" if plural.endswith("ies") else SINGULAR.sub("", plural)
 

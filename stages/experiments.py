@@ -33,7 +33,9 @@ def main(arguments: argparse.Namespace) -> int:
     for line in lines(rows(arguments.commits), width):
         print(line)
     if arguments.commits == 1:
-        LOG.info("Experiments on top of HEAD. `coldcut experiments --commits 5` has those of four commits before, too.")
+        LOG.info(
+            "Experiments on top of HEAD. `coldcut experiments --commits 5` also shows those of four commits before."
+        )
     return 0
 
 

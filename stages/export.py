@@ -35,7 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
     if out.suffix != suffix:
         raise UserError(f"`--out` must end in {suffix} with `--format {format_}`, found {out.name!r}.")
     pixels = check.sample_pixels(loaded)
-    LOG.info("exports %s to %s and checks the file on %d images", loaded.described["head"], format_, len(pixels))
+    LOG.info("exporting %s to %s and checking the file on %d images", loaded.described["head"], format_, len(pixels))
     suppresses = loaded.finds_boxes and formats.FORMATS[format_].suppresses
     program = formats.capture(ExportedNetwork(loaded, suppresses=suppresses), pixels.shape[-1])
     LOG.debug("outputs: %s", ", ".join(program.outputs))

@@ -211,7 +211,7 @@ def _explain(error: Any, path: str, *, or_words: str | None) -> str:
     where = [str(part) for part in error["loc"] if part not in KINDS]
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
-        return f"{path}: `{key}` is not a parameter; {_right_name(where)}"
+        return f"{path}: `{key}` is not a knob; {_right_name(where)}"
     if error["type"] == "missing":
         return f"{path}: `{key}` is missing; `git diff {path}` shows what it was."
     value = error["input"]
@@ -241,7 +241,7 @@ def check_name(knob: str) -> None:
         if (fields := getattr(model, "model_fields", None)) is None:
             return
         if part not in fields:
-            raise UserError(f"`{knob}` is not a parameter; {_right_name(where)}")
+            raise UserError(f"`{knob}` is not a knob; {_right_name(where)}")
         model = fields[part].annotation
 
 

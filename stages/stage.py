@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import command, files, inputs, live_run, paths
-from stages.errors import counted
+from stages.errors import told
 from stages.params import Params, load
 
 Stage = Callable[[Params], Mapping[str, object]]
@@ -53,7 +53,7 @@ def run(
         seconds = time.perf_counter() - started
         inputs.check_unchanged(name, before)
         _keep(name, params, counts, seconds, result_file)
-        print(f"{name}: {', '.join(_told(*count) for count in counts.items())} in {seconds:.1f} s")
+        print(f"{name}: {', '.join(told(*count) for count in counts.items())} in {seconds:.1f} s")
     leave()
 
 
@@ -80,12 +80,6 @@ def _parser(name: str) -> argparse.ArgumentParser:
         "when something that it depends on has changed.",
         examples=f"  python -m stages.{name} -v",
     )
-
-
-def _told(key: str, value: object) -> str:
-    """A count as the line at a stage's end has it: `3 images`, `1 label in doubt`, `0.91 val accuracy`."""
-    what, place, where = key.partition(" in ")
-    return f"{counted(value, what)}{place}{where}" if isinstance(value, int) else f"{value} {key}"
 
 
 @contextlib.contextmanager

@@ -108,10 +108,10 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
     said = [BOXES] if competition and data.boxes and not data.multilabel else []
     if competition:
         winner = competition.winner
-        rate = "" if winner.head == "mlp" else "; `lr` and other knobs of training in epochs are those of mlp alone"
+        rate = "" if winner.head == "mlp" else "; `lr` and the other knobs of training in epochs apply to mlp only"
         said.append(
             f"auto takes head={winner.head} normalize={winner.normalize}, "
-            f"of {counted(len(competition.candidates), 'candidates')}{rate}"
+            f"from {counted(len(competition.candidates), 'candidates')}{rate}"
         )
     params, lr_from, about_lr = learning_rate.resolve(competition.winner if competition else params)
     origin: dict[str, Any] = {"lr_from": lr_from} if lr_from else {}

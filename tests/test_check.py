@@ -55,6 +55,17 @@ def test_it_writes_its_mark(home: Path, repository: Path) -> None:
     assert (home / "data/checked").read_text() == "params.yaml was checked\n"
 
 
+@pytest.mark.parametrize("lr", ["0.001", "fast"])
+def test_git_sees_a_change_that_keeps_the_length(home: Path, repository: Path, lr: str) -> None:
+    """DVC updates git's index after it has written the values of -S, and git trusts the time and the size there."""
+    turn(home, "\nlr: 0.001\n", f"\nlr: {lr}\n")
+    os.utime(home / "params.yaml", (1, 1))
+    run(home, repository)
+    assert (home / "params.yaml").stat().st_mtime == 1
+    run(home, repository, "--mark", "data/checked")
+    assert (home / "params.yaml").stat().st_mtime > 1
+
+
 def test_it_shows_no_traceback(home: Path, repository: Path) -> None:
     turn(home, "\nlr: 0.001\n", "\nlr: fast\n")
     done = run(home, repository, "--mark", "data/checked")
@@ -66,7 +77,7 @@ def test_it_shows_no_traceback(home: Path, repository: Path) -> None:
 @pytest.mark.parametrize(
     ("knob", "said"),
     [
-        ("dropuot=0.1", "`dropuot` is not a parameter; did you mean dropout?"),
+        ("dropuot=0.1", "`dropuot` is not a knob; did you mean dropout?"),
         ("+learningrate=0.1", "here it is called `lr`"),
         ("split.sed=1", "did you mean seed?"),
         ("phases.0.epocs=1", "did you mean epochs?"),

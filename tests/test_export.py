@@ -322,7 +322,7 @@ def test_the_card_says_what_matters(run: Make, write: Make) -> None:
     assert write("--format", "torch", "--out", "m.pt2")[0] == 0
     text = Path("m.pt2.md").read_text()
     for said in (
-        "squashed to 64 x 64",
+        "squash it to 64 x 64",
         "before suppression",
         "suppress class by class",
         "mAP at IoU 0.5",

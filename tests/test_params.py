@@ -69,7 +69,7 @@ def misspelt(word: str) -> str:
 def test_a_misspelt_knob_is_named_and_so_is_the_right_one(text: str, knob: str) -> None:
     wrong = misspelt(knob)
     message = refused(turned(text, f"{knob}: 1").replace(f"\n{knob}: 1", f"\n{wrong}: 1"))
-    assert f"`{wrong}` is not a parameter" in message
+    assert f"`{wrong}` is not a knob" in message
     suggested = message.partition("did you mean ")[2].partition("?")[0].split(" or ")
     assert knob in suggested
     assert difflib.SequenceMatcher(None, wrong, knob).ratio() > 0.5
@@ -87,7 +87,7 @@ def test_a_slip_in_a_block(text: str, block: str, wrong: str, right: str) -> Non
         values = values[part]
     values[right] = values.pop(wrong)
     message = refused(yaml.safe_dump(tree))
-    assert f"`{block}.{right}` is not a parameter" in message and wrong in message
+    assert f"`{block}.{right}` is not a knob" in message and wrong in message
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_missing_knob_is_named(text: str, knob: str) -> None:
         ),
         (
             "phases: [{epochs: 3, trian_from: head}]",
-            "`phases.0.trian_from` is not a parameter; did you mean train_from",
+            "`phases.0.trian_from` is not a knob; did you mean train_from",
         ),
         ("phases: [{train_from: head}]", "`phases.0.epochs` is missing"),
         ("phases: [{epochs: 3}, {epochs: 0}]", "`phases.1.epochs` must be greater than or equal to 1, found 0"),
@@ -233,11 +233,11 @@ def test_every_float_comes_back(text: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("learning_rate: 0.1", "`learning_rate` is not a parameter; here it is called `lr`: remove `learning_rate`."),
-        ("Batch-Size: 8", "`Batch-Size` is not a parameter; did you mean batch_size"),
-        ("model: resnet18", "`model` is not a parameter; here it is called `backbone`: remove `model`."),
-        ("confidence: 0.3", "`confidence` is not a parameter; it stands in a block: `decide.confidence`."),
-        ("dtype: float32", "`dtype` is not a parameter; it stands in a block: `extract.dtype`."),
+        ("learning_rate: 0.1", "`learning_rate` is not a knob; here it is called `lr`: remove `learning_rate`."),
+        ("Batch-Size: 8", "`Batch-Size` is not a knob; did you mean batch_size"),
+        ("model: resnet18", "`model` is not a knob; here it is called `backbone`: remove `model`."),
+        ("confidence: 0.3", "`confidence` is not a knob; it stands in a block: `decide.confidence`."),
+        ("dtype: float32", "`dtype` is not a knob; it stands in a block: `extract.dtype`."),
     ],
 )
 def test_what_other_programs_call_a_knob_and_what_stands_in_a_block(text: str, line: str, message: str) -> None:
@@ -317,9 +317,9 @@ def test_overrides_reach_into_blocks(text: str) -> None:
     ("knob", "value", "message"),
     [
         ("lr", 0.0, "`lr` must be auto or greater than 0, found 0.0"),
-        ("lrr", 0.1, "`lrr` is not a parameter; did you mean lr"),
-        ("extract.dtipe", "float32", "`extract.dtipe` is not a parameter; did you mean dtype"),
-        ("extrakt.dtype", "float32", "`extrakt` is not a parameter; did you mean extract"),
+        ("lrr", 0.1, "`lrr` is not a knob; did you mean lr"),
+        ("extract.dtipe", "float32", "`extract.dtipe` is not a knob; did you mean dtype"),
+        ("extrakt.dtype", "float32", "`extrakt` is not a knob; did you mean extract"),
         ("extract.dtype", "float64", "`extract.dtype` must be one of float16, float32, found 'float64'"),
         ("backbone", "resnet81", "`backbone`: 'resnet81' is unknown; did you mean"),
         ("warmup", 60, "`warmup` (60 epochs) must end before `epochs` (60)"),

@@ -27,7 +27,7 @@ def applied(tree: dict[str, Any], knobs: dict[str, Any]) -> dict[str, Any]:
         block = tree
         for part in path:
             block = block[part]
-        assert last in block, f"{knob} is not a parameter of params.yaml"
+        assert last in block, f"{knob} is not a knob of params.yaml"
         block[last] = value
     return tree
 

@@ -111,7 +111,7 @@ def test_auto_leaves_what_the_head_that_it_takes_leaves_when_named(
     trained = [row for row in rows if not row["left_out"]]
     assert set(seconds) == {f"{row['head']} with normalize={row['normalize']}" for row in trained}
     assert len(rows) == len(registry.HEADS["auto"].candidates)
-    taken = f"auto takes head={rows[0]['head']} normalize={rows[0]['normalize']}, of {len(rows)} candidates"
+    taken = f"auto takes head={rows[0]['head']} normalize={rows[0]['normalize']}, from {len(rows)} candidates"
     assert taken in capsys.readouterr().out
     run(head=rows[0]["head"], normalize=rows[0]["normalize"], seeds=2)
     assert everything() == tried

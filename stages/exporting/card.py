@@ -104,12 +104,12 @@ def metrics_of(predictor: Predictor, metrics: Mapping[str, Any]) -> Mapping[str,
 def _input(how: Preprocessing) -> list[str]:
     size = how.crop
     resized = (
-        f"squashed to {size} x {size}"
+        f"squash it to {size} x {size}"
         if how.resize is None
-        else f"its short side resized to {how.resize}, and the centre {size} x {size} cut out"
+        else f"resize its short side to {how.resize}, and cut out the centre {size} x {size}"
     )
     return [
-        f"Input `pixels`: uint8 (N, 3, {size}, {size}), RGB, 0 to 255, any N. An image is decoded, turned as its EXIF "
+        f"Input `pixels`: uint8 (N, 3, {size}, {size}), RGB, 0 to 255, any N. Decode the image, rotate it as its EXIF "
         f"orientation says, {resized} ({how.interpolation}, antialiased). The file normalises the pixels itself."
     ]
 

@@ -32,6 +32,6 @@ def choose(rows: Sequence[IndexRow]) -> tuple[int, str]:
     needed = STRIDE * math.ceil(SMALLEST_SIDE / small / STRIDE)
     size = max(LEAST, min(needed, MOST, STRIDE * math.ceil(of_images / STRIDE)))
     return size, (
-        f"image_size: objects takes {size}: nine of ten objects are at least {small:.0%} of the image a side, "
-        f"{small * size:.0f} pixels then, and images have {of_images:.0f} pixels on their longer side"
+        f"image_size: objects takes {size}: nine of ten objects have sides of at least {small:.0%} of the image's, "
+        f"{small * size:.0f} pixels at this size, and the longer side of the images is {of_images:.0f} pixels"
     )

@@ -13,13 +13,13 @@ from stages.reporting.gather import RunResults
 COLUMNS = 100
 STAGES = Path(__file__).parents[1]
 DEFAULTS = (STAGES / "blocks.yaml", *(STAGES / "recipes" / f"{name}.yaml" for name in ("defaults", "logos-default")))
-OF_THE_MACHINE = ("extract.precision", "extract.batch_size")  # recorded as chosen on it, `auto` in the defaults
+OF_THE_MACHINE = ("engine", "precision", "batch_size")  # of `extract`: recorded as chosen on it, `auto` in the defaults
 Settings = Iterable[tuple[str, Any]]
 
 
 def complete(run: RunResults) -> str:
     """The command with every knob that the result depends on: it holds whatever params.yaml says."""
-    return shell(settings(run))
+    return shell([*settings(run), *_unused(run)])
 
 
 def differing(run: RunResults) -> str:
@@ -28,7 +28,8 @@ def differing(run: RunResults) -> str:
     return shell(
         (name, value)
         for name, value in settings(run)
-        if name not in OF_THE_MACHINE and (name not in known or hydra(value) != hydra(known[name]))
+        if name.removeprefix("extract.") not in OF_THE_MACHINE
+        and (name not in known or hydra(value) != hydra(known[name]))
     )
 
 
@@ -54,7 +55,7 @@ def defaults() -> dict[str, Any]:
 
 
 def settings(run: RunResults) -> Iterator[tuple[str, Any]]:
-    """Yields every knob that the result depends on, by its key in params.yaml."""
+    """Yields every knob that the result depends on and that is recorded, by its key in params.yaml."""
     knobs, features = dict(run.head["params"]), run.head["features"]
     for first in ("dataset", "root", "backbone", "weights", "cut", "head"):
         yield first, run.index["root"] if first == "root" else knobs.pop(first)
@@ -64,9 +65,19 @@ def settings(run: RunResults) -> Iterator[tuple[str, Any]]:
     yield from flatten("split.", run.split["params"])
     yield from _augmentation(features["views"])
     if "precision" in features:
-        yield from flatten("extract.", {name: features[name] for name in ("precision", "dtype", "batch_size")})
+        names = (*OF_THE_MACHINE, "dtype")
+        yield from flatten("extract.", {name: features[name] for name in names if name in features})
+        yield "extract.decoder", "gpu" if "decoder" in features else "cpu"
     yield from flatten("decide.", run.decide)
     yield from flatten(f"datasets.{run.index['dataset']}.", run.index["options"])
+
+
+def _unused(run: RunResults) -> Iterator[tuple[str, Any]]:
+    """Yields knobs that are recorded only where they matter, with the values that leave them out."""
+    if "task" not in run.index:
+        yield "task", "single"
+    if "groups" not in run.split["params"]:
+        yield "split.groups", ""
 
 
 def _augmentation(views: list[str]) -> Iterator[tuple[str, Any]]:

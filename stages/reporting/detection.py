@@ -223,9 +223,9 @@ class DetectionPage:
         f1 = self.shown.f1(len(self.run.judged))
         ranked = choose.ranked(f1, ~np.isnan(f1), SHOWN)
         whole = (
-            ("Best", "the largest share of objects and boxes agree", ranked["best"]),
-            ("Middling", "half of the images are better, half worse", ranked["middle"]),
-            ("Worst", "the smallest share of them agree", ranked["worst"]),
+            ("Best", "most of the objects and boxes match", ranked["best"]),
+            ("In between", "half of the images are better, half worse", ranked["middle"]),
+            ("Worst", "fewest of them match", ranked["worst"]),
         )
         groups = [(title, text, [(image, self._caption(image)) for image in images]) for title, text, images in whole]
         missed = choose.missed(self.shown, SHOWN)

@@ -396,7 +396,7 @@ def recall_by_size(groups: Sequence[Mapping[str, float]]) -> Drawing:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="x", visible=False)
         compared = ", ".join(f"{name}: {recall:.0%}" for name, recall in zip(names, recalls, strict=True))
-        return Drawing(figure, f"Share of objects found by the side in pixels: {compared}.", titles)
+        return Drawing(figure, f"Share of objects found by any box, by their side in pixels: {compared}.", titles)
 
 
 def overlaps(values: Sequence[float], typical: float | None) -> Drawing:

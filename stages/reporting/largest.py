@@ -127,7 +127,7 @@ class LargestPage:
         what = "overlap" if self.boxed else "probability of the right class"
         groups = (
             ("Best", f"the highest {what}", ranked["best"]),
-            ("Middling", "half of the images are better, half worse", ranked["middle"]),
+            ("In between", "half of the images are better, half worse", ranked["middle"]),
             ("Worst", f"the lowest {what}" if self.boxed else "the most confident mistakes first", ranked["worst"]),
         )
         return [

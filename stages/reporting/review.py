@@ -17,9 +17,9 @@ from stages.reviewing import suspicions
 from stages.reviewing.suspicions import COPIES, LABEL_IN_DOUBT, Suspicion
 
 SHOWN = 12  # suspicions of a kind that have a picture
-NOTHING = "Features and pixels show nothing wrong: {}no image that is a copy of another, none that is odd."
+NOTHING = "Features and pixels show nothing wrong: {}no image is a copy of another, and none is odd."
 NO_DOUBT = "no label in doubt, "
-NOT_REVIEWED = " Labels are not reviewed, as images hold objects with labels of their own."
+NOT_REVIEWED = " Labels are not reviewed, because here the objects have labels, not the images."
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
-from stages.errors import counted
+from stages.errors import counted, told
 from stages.features import forecast
 from stages.metrics import table
 from stages.reporting.gather import RunResults
@@ -165,7 +165,7 @@ def kept(run: RunResults) -> str:
     if len(run.history) == 1 and run.history[0].lr is None:
         notes = ", ".join(f"{name} {value(note)}" for name, note in run.head["notes"].items())
         text = "The head was solved in closed form: no epochs, no learning rate"
-        again = ", then solved again with them on train and val together" if refitted(run) else ""
+        again = "; the head was then solved again with these values on train and val together" if refitted(run) else ""
         return f"{text}{f' ({notes}, chosen on validation{again})' if notes else ''}."
     best, epochs, knobs = run.head["best_epoch"], len(run.history), run.head["params"]
     reason = MONITORS[knobs["monitor"]]
@@ -188,22 +188,22 @@ def choice(run: RunResults) -> str:
     trained = [row for row in others if row.choice is not None]
     level = [row for row in trained if (row.choice or 0) >= (best.choice or 0) - LEVEL]
     result = (
-        f"{percent(best.choice)} of the validation images are right"
+        f"it gets {percent(best.choice)} of the validation images right"
         if best.val_map is None
-        else f"mAP on validation is {percent(best.choice)}"
+        else f"its mAP on validation is {percent(best.choice)}"
     )
     sentences = [
         f"head: auto tried {len(run.candidates)} candidates and took {best.name}: {result}, "
-        + ("the simplest of those that are about as good as the best." if level else "more than any other.")
+        + ("and is the simplest of those about as good as the best." if level else "more than any other.")
     ]
     if nearest := next((row for row in trained if row.head != best.head), None):
         points = 100 * ((best.choice or 0) - (nearest.choice or 0))
         distance = (
             "level with it" if abs(points) < 0.05 else f"{abs(points):.1f} points {'below' if points > 0 else 'above'}"
         )
-        sentences.append(f"The best with another head is {nearest.name}, {distance}.")
+        sentences.append(f"The best candidate with another head is {nearest.name}, {distance}.")
     if best.val_map is None:
-        sentences.append(f"One validation image is {100 / run.metrics['n_val']:.1f} points.")
+        sentences.append(f"One validation image counts for {100 / run.metrics['n_val']:.1f} points.")
     sentences.append("Only mlp has a learning rate, so lr changes no other candidate.")
     return " ".join(sentences)
 
@@ -228,14 +228,15 @@ def rates(run: RunResults) -> str:
         text = f"The range test suggests {suggested:g}, between the steepest descent of the loss and its lowest point."
     if source := run.head.get("lr_from"):
         return f"{text} lr: auto took {taken}, the {'suggestion' if suggested else source}."
-    return f"{text} This run took lr={taken}; -S lr=auto takes {'it' if suggested else 'the default of the head'}."
+    auto = "suggestion" if suggested else "default of the head"
+    return f"{text} This run took lr={taken}; -S lr=auto takes the {auto}."
 
 
 def sizes(run: RunResults) -> str:
     """The sizes of the images, in a sentence."""
     widths, heights = sorted(row.width for row in run.rows), sorted(row.height for row in run.rows)
     if widths[0] == widths[-1] and heights[0] == heights[-1]:
-        return f"Every image has {widths[0]} × {heights[0]} pixels."
+        return f"Every image is {widths[0]} × {heights[0]} pixels."
     middle = len(widths) // 2
     return (
         f"Images are {widths[0]:,} to {widths[-1]:,} pixels wide (median {widths[middle]:,}) and {heights[0]:,} to "
@@ -290,7 +291,7 @@ def times(run: RunResults) -> list[tuple[str, Time]]:
         speed = values.get("views/s", values.get("images/s"))
         if speed is None and images and values.get(images) and values["seconds"]:
             speed = values[images] / values["seconds"]
-        text = ", ".join(f"{value(count)} {name}" for name, count in counts.items())
+        text = ", ".join(told(name, count) for name, count in counts.items())
         rows.append((stage, Time(values["seconds"], speed, text)))
     return rows
 

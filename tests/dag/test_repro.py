@@ -63,7 +63,7 @@ def test_a_temporary_run_reuses_the_store(project: Project) -> None:
     ("line", "said"),
     [
         ("lr: fast", "`lr` must be auto or a valid number, found 'fast'"),
-        ("lrr: 0.1", "`lrr` is not a parameter; did you mean lr?"),
+        ("lrr: 0.1", "`lrr` is not a knob; did you mean lr?"),
         ("backbone: resnet81", "did you mean resnet18"),
         ("cut: map@4", "`cut` must be pooled, cls, "),
         ("root: /nowhere", "there is no folder '/nowhere'"),

@@ -221,7 +221,7 @@ class Made:
 KNOBS = {"dataset": "folder", "backbone": "net", "weights": "default", "cut": "pooled", "head": "mlp"} | {
     "epochs": 5, "lr": 1e-05, "monitor": "val_loss", "normalize": "standardize",
 }  # fmt: skip
-FEATURES = {"backbone": "net", "dtype": "float16", "precision": "float32", "batch_size": 32} | {
+FEATURES = {"backbone": "net", "dtype": "float16", "engine": "torch", "precision": "float32", "batch_size": 32} | {
     "versions": {"torch": "2.10"}, "parameters": 995_000, "image_size": 320,
     "preprocessing": "decode|resize(9,bilinear)|center_crop(8)|normalize([0.5, 0.5, 0.5],[0.5, 0.5, 0.5])",
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """The command must give DVC back the values that were recorded."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,19 @@ def test_command_has_every_recorded_knob(made: Made) -> None:
     assert settings["root"] == f"'{made.root}'" and settings["lr"] == "1e-05" and settings["normalize"] == "standardize"
     assert settings["split.train"] == "0.5" and settings["extract.precision"] == "float32"
     assert settings["decide.confidence"] == "0.5" and settings["extract.batch_size"] == "32"
+
+
+def test_what_a_run_did_not_use_is_set_too(made: Made) -> None:
+    """Or else a value in params.yaml would change the result."""
+    made.write()
+    run = gather.load("folder")
+    words = shlex.split(command.complete(run).replace("\\\n", ""))
+    assert {"task=single", "split.groups=''", "extract.engine=torch", "extract.decoder=cpu"} <= {*words}
+    short = shlex.split(command.differing(run).replace("\\\n", ""))
+    assert not [word for word in short if word.startswith(("task", "split.", "extract."))]
+    several = replace(run, index=run.index | {"task": "multi"})
+    for text in (command.complete(several), command.differing(several)):
+        assert "task=multi" in text and "task=single" not in text
 
 
 def test_the_short_command_has_what_differs_from_the_defaults(made: Made) -> None:

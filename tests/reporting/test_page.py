@@ -152,10 +152,10 @@ def test_closed_form_head_has_a_sentence_instead_of_curves(made: Made, reported:
 @pytest.mark.parametrize(
     ("second", "reason"),
     [
-        (0.8, "more than any other. The best with another head is mlp"),
+        (0.8, "more than any other. The best candidate with another head is mlp"),
         (
             0.9,
-            "about as good as the best. The best with another head is mlp with normalize=l2, level with it.",
+            "about as good as the best. The best candidate with another head is mlp with normalize=l2, level with it.",
         ),
     ],
 )
