@@ -30,10 +30,14 @@ class Multiscale(nn.Module):
     def __init__(self, shapes: Shapes, numbers: int, options: DenseOptions) -> None:
         super().__init__()
         self.narrow = nn.ModuleList(dense.narrow(shape[0], options) for shape in shapes)
+        self.surroundings = dense.tower(options)
+        self.scene = nn.Linear(options.hidden, options.hidden)
         self.tower = nn.Sequential(dense.tower(options), dense.PredictionLayer(options.hidden, 1, numbers))
 
     def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         levels = [narrow(features) for narrow, features in zip(self.narrow, maps, strict=True)]
+        levels[-1] = levels[-1] + self.surroundings(levels[-1])
+        levels[-1] = levels[-1] + self.scene(levels[-1].mean((2, 3)))[..., None, None]
         for fine in reversed(range(len(levels) - 1)):
             levels[fine] = levels[fine] + F.interpolate(levels[fine + 1], levels[fine].shape[2:])
         return tuple(self.tower(level).squeeze(3) for level in levels)
@@ -42,8 +46,9 @@ class Multiscale(nn.Module):
 def build(shape: Shapes, classes: int, options: DenseOptions) -> nn.Module:
     """Maps to predictions (N, H, W, 1 + CODE + classes), one tensor per map.
 
-    Each map is narrowed to `hidden` channels, each coarser map is added to the next finer one (Lin et al. 2017), and
-    one tower goes over all of them.
+    Each map is narrowed to `hidden` channels. To the coarsest one, what surrounds each point and the mean of the map
+    are added. Then each coarser map is added to the next finer one (Lin et al. 2017), and one tower goes over all of
+    them.
     """
     return Multiscale(shape, 1 + CODE + classes, options)
 

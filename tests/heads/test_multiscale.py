@@ -67,6 +67,14 @@ def test_the_coarse_map_reaches_the_fine_one_and_not_the_other_way() -> None:
         assert [torch.equal(a, b) for a, b in zip(module(maps), module(others), strict=True)] == same
 
 
+def test_every_point_knows_the_mean_of_the_coarsest_map() -> None:
+    module = multiscale.build(SHAPES, CLASSES, options_of("multiscale", hidden=128)).eval()
+    maps = [torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)) for shape in SHAPES]
+    corner = [level.clone() for level in maps]
+    corner[-1][..., 0, 0] += 5
+    assert all((a != b).any(-1).all() for a, b in zip(module(maps), module(corner), strict=True))
+
+
 def test_a_box_goes_to_the_map_for_its_size() -> None:
     """Up to 8 cells a side: a quarter of the height on the first map, half of it on the second."""
     boxes = torch.tensor([[0.1, 0.1, 0.2, 0.34], [0.3, 0.3, 0.5, 0.78], [0.05, 0.05, 0.95, 0.95]])
