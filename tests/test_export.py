@@ -363,3 +363,9 @@ def test_a_missing_package_is_named(run: Make, write: Make, monkeypatch: pytest.
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     code, _, err = write("--format", "onnx")
     assert code == 1 and "needs onnx, onnxscript, onnxruntime: pip install '.[export]'" in err
+
+
+def test_the_reason_of_openvino_comes_after_the_places_in_its_code() -> None:
+    said = "Exception from src/core.cpp:132:\nException from src/plugin.cpp:59:\nIncompatible dimensions\n\n"
+    assert formats._first_line(RuntimeError(said)) == "Incompatible dimensions"
+    assert formats._first_line(RuntimeError()) == "RuntimeError"

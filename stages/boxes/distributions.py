@@ -9,8 +9,12 @@ BINS = 17  # the numbers of bins to which 0, 1, …, 16 belong
 
 
 def expectation(logits: torch.Tensor) -> torch.Tensor:
-    """The mean (…) in bins of distributions with logits (…, BINS): eq. 5 of the paper."""
-    return logits.softmax(-1) @ torch.arange(BINS, dtype=logits.dtype, device=logits.device)
+    """The mean (…) in bins of distributions with logits (…, BINS): eq. 5 of the paper.
+
+    As a sum, because OpenVINO cannot compile a product of a matrix and a vector that a number multiplies.
+    """
+    bins = torch.arange(BINS, dtype=logits.dtype, device=logits.device)
+    return (logits.softmax(-1) * bins).sum(-1)
 
 
 def distribution_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

@@ -161,4 +161,6 @@ FORMATS = {
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """What an error says first, after the places in OpenVINO's own code."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")]
+    return (lines or [type(error).__name__])[0].strip()[:200]
