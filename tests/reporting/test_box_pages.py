@@ -161,7 +161,7 @@ def test_a_refit_and_the_monitor_are_told(detector: Made, reported: Reported) ->
 
 def test_every_kind_of_picture_is_shown(detector: Made, reported: Reported) -> None:
     html, _ = reported()
-    for title in ("Best", "Middling", "Worst", "Missed", "False alarms", "Other mistakes"):
+    for title in ("Best", "In between", "Worst", "Missed", "False alarms", "Other mistakes"):
         assert f"<h3>{title} <small>" in html
     assert ">missed: " in html and ">✗ " in html and "1 of 1 found" in html
 

@@ -170,7 +170,7 @@ def test_the_candidates_of_auto_are_listed_with_the_reason(
     ]
     files.write_json(paths.CANDIDATES, rows)
     for content in reported():
-        assert "head: auto tried 3 candidates and took ridge with normalize=sqrt: 90.0% of the" in content
+        assert "head: auto tried 3 candidates and took ridge with normalize=sqrt: it gets 90.0% of the" in content
         assert reason in content and "left out: it needs 9 GB" in content
         assert "Only mlp has a learning rate" in content
 

@@ -8,7 +8,7 @@ from tests.reporting.synthetic import Made
 def test_nothing_suspected_is_said(reported: Callable[[], tuple[str, str]]) -> None:
     for text in reported():
         assert "Features and pixels show nothing wrong: no image" in text
-        assert "Labels are not reviewed, as images hold objects" in text
+        assert "Labels are not reviewed, because here the objects have labels" in text
 
 
 def test_classes_that_cannot_be_told_apart_put_no_label_in_doubt(
@@ -43,7 +43,7 @@ def test_the_section_shows_what_is_suspected(made: Made, reported: Callable[[], 
     page, text = reported()
     for heading in ("Leaks (1)", "Conflicts (1)", "Labels in doubt (1)", "Copies within a split (1)", "Odd images (1)"):
         assert heading in page
-    assert "rather &lt;script&gt;" in page and "rather <script>" not in page
+    assert "looks more like &lt;script&gt;" in page and "rather <script>" not in page
     said = "1 of 24 test image has a copy in another split: top-1 accuracy is 66.7% with them and 65.2% without."
     assert said in page and said in text
 
