@@ -209,7 +209,7 @@ def write_objects(home: Path) -> None:
     for folder in ("cells/JPEGImages", "cells/Annotations", "ants/images", "ants/labels"):
         (home / folder).mkdir(parents=True)
     (home / "ants/classes.txt").write_text("\n".join(names))
-    coco = {"images": list[object](), "annotations": list[object]()}
+    coco, table = {"images": list[object](), "annotations": list[object]()}, ["path,label,x1,y1,x2,y2"]
     for number in range(24):
         left, top, side, name = 5 + number, 3 + number, 30, names[number % 2]
         image = picture(900 + number, (96, 80))
@@ -221,6 +221,7 @@ def write_objects(home: Path) -> None:
             f"<annotation><filename>{number}.jpg</filename><size><width>96</width><height>80</height><depth>3</depth>"
             f"</size><object><name>{name}</name><bndbox>{box}</bndbox></object></annotation>"
         )
+        table.append(f"JPEGImages/{number}.jpg,{name},{left},{top},{left + side},{top + side}")
         centre = ((left + side / 2) / 96, (top + side / 2) / 80, side / 96, side / 80)
         (home / f"ants/labels/{number}.txt").write_text(" ".join(map(str, (number % 2, *centre))))
         coco["images"].append({"id": number, "file_name": f"JPEGImages/{number}.jpg", "width": 96, "height": 80})
@@ -228,6 +229,7 @@ def write_objects(home: Path) -> None:
         coco["annotations"].append(described | {"area": side * side, "iscrowd": 0})
     categories = [{"id": place, "name": name} for place, name in enumerate(names, 1)]
     (home / "cells/all.json").write_text(json.dumps(coco | {"categories": categories}))
+    (home / "cells/boxes.csv").write_text("\n".join(table) + "\n")
     shutil.copytree(home / "cells", home / "voc")
 
 
