@@ -40,5 +40,13 @@ def test_every_stage_depends_on_its_list_and_on_no_other_code() -> None:
         assert code == {str(paths.code(name))}
 
 
+def test_no_stage_depends_on_a_part_of_what_another_one_writes() -> None:
+    stages = pipeline.load()
+    outs = {Path(out) for stage in stages.values() for out in stage.get("outs", []) if isinstance(out, str)}
+    deps = {Path(dep) for stage in stages.values() for dep in stage["deps"]}
+    assert outs & deps
+    assert not {dep for dep in deps if outs & set(dep.parents)}
+
+
 def test_what_is_harmless_is_there() -> None:
     assert HARMLESS.keys() <= modules().keys()

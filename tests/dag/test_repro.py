@@ -3,8 +3,10 @@
 import json
 import platform
 import re
+import shutil
 import subprocess
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -13,7 +15,7 @@ from PIL import Image
 
 from stages import files, live_run
 from stages.live_run import LiveRun
-from tests.checkout import Project, environment, ran
+from tests.checkout import Project, clone, environment, ran
 from tests.dag.toy import CLASSES, FROM_INDEX, digests
 
 
@@ -50,6 +52,18 @@ def test_ten_images_more_are_ten_computed(project: Project) -> None:
     output = project.run("dvc", "repro")
     assert " 10 to compute" in output, output
     assert ran(output) == FROM_INDEX
+
+
+def test_a_clone_without_the_cache_can_go_back_and_run_again(project: Project, tmp_path: Path) -> None:
+    project.commit("what a colleague has run")
+    colleague = clone(project, tmp_path / "clone")
+    images = shutil.copytree(project.images, tmp_path / "images")
+    names = [path.relative_to(images) for path in sorted(images.rglob("*.jpg"))]
+    (images / "labels.csv").write_text("path,label\n" + "".join(f"{name},{name.parent}\n" for name in names))
+    other = {"dataset": "csv", "root": images}
+    colleague.experiment(other, "split")
+    colleague.run("git", "checkout", "params.yaml", "dvc.lock")
+    colleague.experiment(other, "split")
 
 
 def test_a_temporary_run_reuses_the_store(project: Project) -> None:
