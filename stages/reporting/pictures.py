@@ -98,7 +98,7 @@ class Album:
     def tile(self, row: IndexRow) -> Image.Image | None:
         """The centre of an image, TILE pixels wide and high; None where it cannot be read."""
         try:
-            jpeg = self._kept(row, TILES, lambda data: encoded(ImageOps.fit(thumbnail(data), (TILE, TILE)), 90))
+            jpeg = self._kept(row, TILES, lambda data: encoded(centre(data), 90))
             return Image.open(io.BytesIO(jpeg)).convert("RGB")
         except Exception:  # as in `_make`, which lists the image as missing
             return None
@@ -156,15 +156,32 @@ def as_uri(jpeg: bytes) -> str:
 
 def thumbnail(data: bytes, side: int = SIDE) -> Image.Image:
     """A small upright RGB image, at most `side` pixels a side, without the metadata of the original."""
-    with open_image(data) as image:
-        if is_wide(image):  # more than 8 bits per value, which Pillow would clip
-            colour = load(data)[0]
-        else:
-            image.draft("RGB", (side, side))  # JPEG decodes at half, a quarter or an eighth: far faster for photographs
-            upright = ImageOps.exif_transpose(image)
-            transparent = "transparency" in upright.info
-            colour = upright.convert("RGBA").convert("RGB") if transparent else upright.convert("RGB")
+    colour = _upright(data, side)
     middle = min(colour.size) * LONGEST
     colour = ImageOps.fit(colour, (min(colour.width, middle), min(colour.height, middle)))
     colour.thumbnail((side, side))
-    return Image.frombytes("RGB", colour.size, colour.tobytes())
+    return _bare(colour)
+
+
+def centre(data: bytes, side: int = TILE) -> Image.Image:
+    """The same of the centre of an image, `side` pixels wide and high."""
+    colour = _upright(data, side)
+    short = min(colour.size)
+    left, top = (colour.width - short) / 2, (colour.height - short) / 2
+    square = (left, top, left + short, top + short)
+    return _bare(colour.resize((side, side), Image.Resampling.BICUBIC, square, reducing_gap=2.0))
+
+
+def _upright(data: bytes, side: int) -> Image.Image:
+    """An upright RGB image, whose shorter side a JPEG may have shrunk, but to no less than `side` pixels."""
+    with open_image(data) as image:
+        if is_wide(image):  # more than 8 bits per value, which Pillow would clip
+            return load(data)[0]
+        image.draft("RGB", (side, side))  # JPEG decodes at half, a quarter or an eighth: far faster for photographs
+        upright = ImageOps.exif_transpose(image)
+        return (upright.convert("RGBA") if "transparency" in upright.info else upright).convert("RGB")
+
+
+def _bare(small: Image.Image) -> Image.Image:
+    """An image without the metadata that Pillow would write with it."""
+    return Image.frombytes("RGB", small.size, small.tobytes())

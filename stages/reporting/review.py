@@ -58,9 +58,9 @@ def kinds(run: RunResults, album: Album) -> list[SuspicionKind]:
 
     found = []
     for heading, remark, group in _grouped(run.suspicions):
-        pictured = [shown(suspicion) for suspicion in group if suspicion.path in by_path][:SHOWN]
+        pictured = [suspicion for suspicion in group if suspicion.path in by_path][:SHOWN]
         if group:
-            found.append(SuspicionKind(heading, remark, pictured, len(group)))
+            found.append(SuspicionKind(heading, remark, [shown(suspicion) for suspicion in pictured], len(group)))
     return found
 
 

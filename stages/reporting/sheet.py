@@ -1,6 +1,8 @@
 """Many small pictures in one: those that the confusion matrix and the map of the page show on a click."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +51,8 @@ def make(judged: ClassPredictions, near: Neighbours, rows: Sequence[IndexRow], a
     """The sheet of a run; None where no picture can be made."""
     images = choose(judged, near)
     on_map = {int(image): (float(x), float(y)) for image, (x, y) in zip(near.mapped, near.map, strict=True)}
-    tiles = [album.tile(rows[image]) for image in images]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        tiles = list(pool.map(lambda image: album.tile(rows[image]), images))
     if not any(tiles):
         return None
     sheet = Image.new("RGB", (TILE * COLUMNS, TILE * -(-len(images) // COLUMNS)), "#888")

@@ -23,7 +23,7 @@ from stages import files, paths, report
 from stages.datasets import source
 from stages.errors import UserError
 from stages.reporting import classification, figures, gather, page
-from stages.reporting.pictures import SIDE, thumbnail
+from stages.reporting.pictures import SIDE, TILE, centre, thumbnail
 from tests.reporting.synthetic import HOSTILE, Made
 
 Reported = Callable[[], tuple[str, str]]
@@ -290,6 +290,21 @@ def test_thumbnails_are_small_upright_and_bare(tmp_path: Path) -> None:
     assert thumbnail((tmp_path / "deep.png").read_bytes()).getpixel((0, 0)) == (155, 155, 155)
     Image.new("L", (5000, 3)).save(tmp_path / "strip.png")
     assert thumbnail((tmp_path / "strip.png").read_bytes()).width <= SIDE
+
+
+def test_a_tile_is_the_upright_centre_and_bare(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "camera"
+    striped = Image.new("RGB", (900, 300), "red")
+    striped.paste("lime", (300, 0, 600, 150))
+    striped.paste("blue", (300, 150, 600, 300))
+    striped.save(tmp_path / "a.jpg", exif=exif, comment="of a person", quality=95)
+    tile = centre((tmp_path / "a.jpg").read_bytes())  # turned by 90 degrees: what is below comes to the left
+    assert tile.size == (TILE, TILE) and not tile.info and not tile.getexif()
+    for place, colour in (((10, 10), (0, 0, 255)), ((70, 70), (0, 255, 0))):
+        assert tile.getpixel(place) == pytest.approx(colour, abs=8)
+    Image.new("L", (5000, 3), 200).save(tmp_path / "strip.png")
+    assert centre((tmp_path / "strip.png").read_bytes()).getpixel((40, 40)) == (200, 200, 200)
 
 
 def test_reads_only_the_pictures_it_shows(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

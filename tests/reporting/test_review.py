@@ -1,6 +1,8 @@
 from collections.abc import Callable
+from dataclasses import replace
 
-from stages.reporting import review
+from stages.reporting import gather, review
+from stages.reporting.pictures import Album
 from stages.reviewing.suspicions import Suspicion
 from tests.reporting.synthetic import Made
 
@@ -46,6 +48,17 @@ def test_the_section_shows_what_is_suspected(made: Made, reported: Callable[[], 
     assert "looks more like &lt;script&gt;" in page and "rather <script>" not in page
     said = "1 of 24 test image has a copy in another split: top-1 accuracy is 66.7% with them and 65.2% without."
     assert said in page and said in text
+
+
+def test_only_what_the_page_shows_has_a_picture(made: Made) -> None:
+    made.sizes = {"train": 20, "val": 2, "test": 4}
+    params = made.write()
+    run = gather.load("folder")
+    blurred = [Suspicion("blurred", row.path, "train", "plain", "", 4.0) for row in run.rows_of("train")]
+    run = replace(run, suspicions=blurred)
+    album = Album.open("folder", params.options, params.root)
+    (odd,) = review.kinds(run, album)
+    assert odd.count == len(blurred) > len(odd.shown) == album.shown == review.SHOWN
 
 
 def test_one_of_a_kind_is_told_in_the_singular() -> None:
