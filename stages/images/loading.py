@@ -64,7 +64,7 @@ def _load(data: bytes) -> tuple[Image.Image, Scaling | None]:
         wide = is_wide(opened)
         stated = stated_range(opened)
         opened.load()
-        image, scaling = _upright(opened), None
+        image, scaling = upright(opened), None
     if wide:
         image, scaling = to_8_bits(image, stated, lambda: _low_bytes(data))
     return image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB"), scaling
@@ -79,8 +79,9 @@ def _low_bytes(data: bytes) -> Image.Image | None:
             image.load()
         except ValueError:  # Pillow has no way to unpack these
             return None
-        return _upright(image)
+        return upright(image)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """An image as its EXIF orientation turns it: the same object where it does not."""
     return image if orientation(image) == 1 else ImageOps.exif_transpose(image)

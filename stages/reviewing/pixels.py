@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
@@ -21,7 +21,7 @@ from stages.datasets import source
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.images.header import BadImage, open_image
-from stages.images.loading import load
+from stages.images.loading import load, upright
 from stages.images.scaling import is_wide
 from stages.processes import in_order
 
@@ -157,27 +157,30 @@ def _measured(folder: Path, row: IndexRow) -> tuple[npt.NDArray[np.uint8], npt.N
         image = _small(source.read(folder, row.path, row.sha256))
     except (UserError, BadImage, OSError, ValueError, SyntaxError):  # what Pillow raises on damaged files
         return np.zeros((THUMBNAIL, THUMBNAIL, 3), np.uint8), np.zeros(4, np.float32)
-    red, green, blue = (np.asarray(channel).astype(np.int16) for channel in image.split())
-    grey = (red + green + blue).astype(np.float32) / 3
+    red, green, blue = (np.asarray(channel) for channel in image.split())
+    grey = (red.astype(np.int16) + green + blue).astype(np.float32) / 3
     inner = grey[1:-1, 1:-1]
     laplacian = 4 * inner - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
-    sharpness = laplacian.var() / max(grey.var(), 1e-6) if laplacian.size else 0
+    variance = grey.var()
+    sharpness = laplacian.var() / max(variance, 1e-6) if laplacian.size else 0
     largest, smallest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     colour = (largest - smallest).mean()
     thumbnail = np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
-    return thumbnail, np.array([1, grey.std(), sharpness, colour], np.float32)
+    return thumbnail, np.array([1, np.sqrt(variance), sharpness, colour], np.float32)
 
 
 def _small(data: bytes) -> Image.Image:
     """An upright RGB image of at most LOOKED_AT pixels per side."""
     with open_image(data) as image:
         if is_wide(image):
-            upright = load(data)[0]
+            small = load(data)[0]
         else:
             image.draft("RGB", (LOOKED_AT, LOOKED_AT))  # JPEG decodes at half, a quarter or an eighth
-            upright = ImageOps.exif_transpose(image)
-            if "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-            upright = upright.convert("RGB")
-    upright.thumbnail((LOOKED_AT, LOOKED_AT), reducing_gap=2.0)
-    return upright
+            image.load()
+            small = upright(image)
+            if "transparency" in small.info:
+                small = small.convert("RGBA")
+            if small.mode != "RGB":  # or else it would be copied
+                small = small.convert("RGB")
+        small.thumbnail((LOOKED_AT, LOOKED_AT), reducing_gap=2.0)
+    return small

@@ -40,7 +40,7 @@ class Vectors:
 
     def centred(self, positions: npt.NDArray[np.int64]) -> torch.Tensor:
         """(k, D) float32: the vectors of the images at these positions, minus the mean."""
-        return torch.from_numpy(self.rows[self.images[positions]].astype(np.float32)) - self.mean
+        return torch.from_numpy(self.rows[self.images[positions]]).float() - self.mean
 
     def unit(self, positions: npt.NDArray[np.int64]) -> torch.Tensor:
         """(k, D) float32: the same, of length 1."""

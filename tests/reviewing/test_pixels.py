@@ -95,3 +95,13 @@ def test_every_kind_of_image_has_a_thumbnail(tmp_path: Path, mode: str) -> None:
     image = picture(0).convert("L").convert("I;16") if mode == "I;16" else picture(0).convert(mode)
     looked = pixels.look([write(tmp_path, "a.png", encode(image, "PNG"))], tmp_path, tmp_path / "kept")
     assert looked.readable[0] and looked.thumbnails[FIRST].shape == (1, 32, 32, 3)
+
+
+def test_an_image_is_measured_as_a_viewer_shows_it(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    shown = picture(0).transpose(Image.Transpose.ROTATE_270)
+    images = {"turned.png": encode(picture(0), "PNG", exif=exif), "shown.png": encode(shown, "PNG")}
+    rows = [write(tmp_path, name, data) for name, data in images.items()]
+    looked = pixels.look(rows, tmp_path, tmp_path / "kept")
+    assert (looked.thumbnails[FIRST] == looked.thumbnails[ONE]).all() and looked.sharpness[0] == looked.sharpness[1]
