@@ -79,12 +79,18 @@ def _tree(module: str) -> ast.Module:
         raise UserError(f"{path.relative_to(ROOT)} is not valid Python: {error}") from None
 
 
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:
+        if isinstance(node, ast.If) and _last_name(node.test) == "TYPE_CHECKING":
             continue
-        yield child
-        yield from _statements(child)
+        nodes += ast.iter_child_nodes(node)
+        yield node
+
+
+def _last_name(node: ast.expr) -> str | None:
+    """`c` of the names `c` and `a.b.c`; None of other expressions."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
 
 
 def _imported(node: ast.AST, module: str) -> Iterator[str]:
@@ -96,7 +102,7 @@ def _imported(node: ast.AST, module: str) -> Iterator[str]:
             raise UserError(f"{module} imports relatively: write the whole name, as in from stages.files import link.")
         yield from _with_packages(node.module)
         yield from (name for alias in node.names if (name := f"{node.module}.{alias.name}") in modules())
-    elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__"):
+    elif isinstance(node, ast.Call) and _last_name(node.func) in ("import_module", "__import__"):
         yield from _dynamic(node.args[0], module)
 
 
