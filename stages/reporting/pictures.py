@@ -16,7 +16,7 @@ from stages.datasets import source
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
 from stages.images.header import open_image
-from stages.images.loading import load
+from stages.images.loading import load, upright
 from stages.images.scaling import is_wide
 
 SIDE = 280  # pixels of the longer side: sharp at 140 on a screen of double density
@@ -156,7 +156,7 @@ def as_uri(jpeg: bytes) -> str:
 
 def thumbnail(data: bytes, side: int = SIDE) -> Image.Image:
     """A small upright RGB image, at most `side` pixels a side, without the metadata of the original."""
-    colour = _upright(data, side)
+    colour = _rgb(data, side)
     middle = min(colour.size) * LONGEST
     colour = ImageOps.fit(colour, (min(colour.width, middle), min(colour.height, middle)))
     colour.thumbnail((side, side))
@@ -165,21 +165,21 @@ def thumbnail(data: bytes, side: int = SIDE) -> Image.Image:
 
 def centre(data: bytes, side: int = TILE) -> Image.Image:
     """The same of the centre of an image, `side` pixels wide and high."""
-    colour = _upright(data, side)
+    colour = _rgb(data, side)
     short = min(colour.size)
     left, top = (colour.width - short) / 2, (colour.height - short) / 2
     square = (left, top, left + short, top + short)
     return _bare(colour.resize((side, side), Image.Resampling.BICUBIC, square, reducing_gap=2.0))
 
 
-def _upright(data: bytes, side: int) -> Image.Image:
+def _rgb(data: bytes, side: int) -> Image.Image:
     """An upright RGB image, whose shorter side a JPEG may have shrunk, but to no less than `side` pixels."""
     with open_image(data) as image:
         if is_wide(image):  # more than 8 bits per value, which Pillow would clip
             return load(data)[0]
         image.draft("RGB", (side, side))  # JPEG decodes at half, a quarter or an eighth: far faster for photographs
-        upright = ImageOps.exif_transpose(image)
-        return (upright.convert("RGBA") if "transparency" in upright.info else upright).convert("RGB")
+        shown = upright(image)
+        return (shown.convert("RGBA") if "transparency" in shown.info else shown).convert("RGB")
 
 
 def _bare(small: Image.Image) -> Image.Image:
