@@ -106,7 +106,7 @@ def target(assigned: torch.Tensor, codes: torch.Tensor, labels: torch.Tensor) ->
         codes: (P, 4) the code of that box as seen from that location; not read where there is no box.
         labels: (boxes,) the class of each box.
     """
-    target = torch.zeros(len(assigned), 6)
+    target = codes.new_zeros(len(assigned), 6)
     target[assigned == IGNORED, 0] = -1
     objects = assigned >= 0
     target[objects, 0] = 1

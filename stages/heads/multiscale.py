@@ -1,17 +1,19 @@
-"""`multiscale`: boxes from several maps, small boxes from the finest; a point predicts its distances to a box's sides.
+"""`multiscale`: boxes from several maps, small boxes from the finest, and a second look at each of them.
 
-Which point learns which box is as in FCOS (Tian et al. 2019). As in generalised focal loss (GFL, Li et al. 2020), a
-distance is a distribution over bins, and a score says how well the box fits. An object logit stands beside the classes,
-as in the other heads.
+In the first stage a point predicts its distances to a box's sides. Which point learns which box is as in FCOS (Tian et
+al. 2019). As in generalised focal loss (GFL, Li et al. 2020), a distance is a distribution over bins, and a score says
+how well the box fits. An object logit stands beside the classes, as in the other heads. In the second stage the best of
+these boxes are refined (`stages.boxes.refinement`).
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stages.boxes import dense, ops
+from stages.boxes import dense, ops, refinement
 from stages.boxes.distributions import BINS, distribution_loss, expectation
 from stages.boxes.geometry import Detections
 from stages.boxes.losses import OVERLAP
@@ -21,18 +23,21 @@ LEVEL_CELLS = 8.0  # the longest side of a box on a map, in its cells; the coars
 CENTRE_RADIUS = 1.5  # how far from the centre of a box its points lie at most, in cells (FCOS's centre sampling)
 SIDES_WEIGHT = 0.125  # of the distributions of the sides, for a weight of 1 of the box (GFL: 0.25 to 2)
 CODE = 4 * BINS + 1  # the numbers that code a box: its distributions and its quality
+PROPOSALS = 128  # points whose boxes are refined, in each image
+IN_SHADOW = 0.3  # by which the score of a point counts for that if one of its eight neighbours has a higher one
 Shapes = Sequence[tuple[int, int, int]]
 
 
 class Multiscale(nn.Module):
-    """Maps (N, C, H, W), the finest first, to predictions (N, H, W, numbers), one for each map."""
+    """Maps (N, C, H, W), the finest first, to predictions of both stages; see `build`."""
 
-    def __init__(self, shapes: Shapes, numbers: int, options: DenseOptions) -> None:
+    def __init__(self, shapes: Shapes, classes: int, options: DenseOptions) -> None:
         super().__init__()
         self.narrow = nn.ModuleList(dense.narrow(shape[0], options) for shape in shapes)
         self.surroundings = dense.tower(options)
         self.scene = nn.Linear(options.hidden, options.hidden)
-        self.tower = nn.Sequential(dense.tower(options), dense.PredictionLayer(options.hidden, 1, numbers))
+        self.tower = nn.Sequential(dense.tower(options), dense.PredictionLayer(options.hidden, 1, 1 + CODE + classes))
+        self.refine = refinement.Refinement(options.hidden, classes, options)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         levels = [narrow(features) for narrow, features in zip(self.narrow, maps, strict=True)]
@@ -40,17 +45,19 @@ class Multiscale(nn.Module):
         levels[-1] = levels[-1] + self.scene(levels[-1].mean((2, 3)))[..., None, None]
         for fine in reversed(range(len(levels) - 1)):
             levels[fine] = levels[fine] + F.interpolate(levels[fine + 1], levels[fine].shape[2:])
-        return tuple(self.tower(level).squeeze(3) for level in levels)
+        points = tuple(self.tower(level).squeeze(3) for level in levels)
+        return *points, self.refine(levels[0], propose(points).boxes)
 
 
 def build(shape: Shapes, classes: int, options: DenseOptions) -> nn.Module:
-    """Maps to predictions (N, H, W, 1 + CODE + classes), one tensor per map.
+    """Maps to predictions (N, H, W, 1 + CODE + classes), one tensor per map, and then to those of the second stage.
 
     Each map is narrowed to `hidden` channels. To the coarsest one, what surrounds each point and the mean of the map
     are added. Then each coarser map is added to the next finer one (Lin et al. 2017), and one tower goes over all of
-    them.
+    them. The second stage looks at the finest map and gives (N, K, 1 + refinement.CODE + classes) for the K boxes of
+    `propose`.
     """
-    return Multiscale(shape, 1 + CODE + classes, options)
+    return Multiscale(shape, classes, options)
 
 
 def targets(
@@ -74,6 +81,24 @@ def targets(
 
 
 def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], options: DenseOptions) -> torch.Tensor:
+    """The sum of the losses of both stages, `first_stage_loss` and `refinement.loss`.
+
+    Args:
+        outputs: of both stages, see `build`.
+        targets: (N, H, W, 6) of each map.
+        options: what `dense.loss` reads.
+    """
+    *points, refined = outputs
+    truth = _flat(targets)
+    proposed, true_boxes = propose(points).boxes, _flat([corners(level[..., 1:5]) for level in targets])
+    learned = [
+        refinement.targets(boxes, true[target[:, 0] > 0], target[target[:, 0] > 0, 5])
+        for boxes, true, target in zip(proposed, true_boxes, truth, strict=True)
+    ]
+    return first_stage_loss(points, truth, options) + refinement.loss(refined, proposed, torch.stack(learned), options)
+
+
+def first_stage_loss(outputs: Sequence[torch.Tensor], truth: torch.Tensor, options: DenseOptions) -> torch.Tensor:
     """J of `dense.loss` over the points of all maps, and at objects the losses of the distributions and the quality.
 
     Boxes are compared by their distances in cells, or with giou and ciou as boxes around their point. The quality is
@@ -81,10 +106,10 @@ def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], optio
 
     Args:
         outputs: (N, H, W, 1 + CODE + classes) of each map.
-        targets: (N, H, W, 6) of each map.
+        truth: (N, P, 6) of the points of all maps.
         options: what `dense.loss` reads.
     """
-    truth, prediction = _flat(targets), dense.split(_flat(outputs), CODE)
+    prediction = dense.split(_flat(outputs), CODE)
     objects = truth[..., 0] > 0
     sides, quality = _sides_and_quality(prediction.code[objects])
     cells = _flat([torch.full_like(level[..., :1], cells) for level, cells in _with_bins(outputs)])[objects]
@@ -105,15 +130,69 @@ def decode(outputs: Sequence[torch.Tensor], options: DenseOptions) -> list[Detec
 
 
 def candidates(outputs: Sequence[torch.Tensor], options: DenseOptions) -> dense.Candidates:
-    """The decoded prediction of every point of every map; a score is the geometric mean of object and quality."""
+    """The box of every point of every map. A score is the geometric mean of what both stages say.
+
+    Points that are not among those of `propose` keep the box of the first stage, with the score 0.
+    """
+    *points, refined = outputs
+    every, proposed = first_stage(points), propose(points)
+    second, places = refinement.candidates(refined, proposed.boxes), proposed.points[..., None]
+    scores = (every.objects.gather(1, proposed.points) * second.objects).sqrt()
+    return dense.Candidates(
+        every.boxes.scatter(1, places.expand_as(second.boxes), second.boxes),
+        torch.zeros_like(every.objects).scatter(1, proposed.points, scores),
+        every.classes.scatter(1, places.expand_as(second.classes), second.classes),
+    )
+
+
+def first_stage(points: Sequence[torch.Tensor]) -> dense.Candidates:
+    """The decoded prediction of every point of every map; a score is the geometric mean of object and quality.
+
+    Args:
+        points: (N, H, W, 1 + CODE + classes) of each map.
+    """
     boxes, objects, classes = [], [], []
-    for level, cells in _with_bins(outputs):
+    for level, cells in _with_bins(points):
         prediction = dense.split(level, CODE)
         sides, quality = _sides_and_quality(prediction.code)
         boxes.append(corners(cells * expectation(sides)))
         objects.append((prediction.object.sigmoid() * quality.sigmoid()).sqrt())
         classes.append(prediction.classes)
     return dense.Candidates(_flat(boxes), _flat(objects), _flat(classes))
+
+
+class Proposals(NamedTuple):
+    """What the second stage looks at, of N images.
+
+    Attributes:
+        points: (N, K) int64, of all maps together.
+        boxes: (N, K, 4) corners, cut at the border of the view.
+    """
+
+    points: torch.Tensor
+    boxes: torch.Tensor
+
+
+@torch.no_grad()
+def propose(points: Sequence[torch.Tensor]) -> Proposals:
+    """The PROPOSALS boxes of the first stage with the highest scores.
+
+    Several points find the same object, and their boxes help to place it; but with many objects in an image, the points
+    of some would take all places, so that points in the shadow of a neighbour come later.
+
+    Args:
+        points: (N, H, W, 1 + CODE + classes) of each map.
+    """
+    every = first_stage([level.float() for level in points])
+    sizes = [level.shape[1:3] for level in points]
+    maps = torch.split(every.objects, [height * width for height, width in sizes], 1)
+    peaks = [
+        scores == F.max_pool2d(scores.reshape(-1, *size), 3, 1, 1).flatten(1)
+        for scores, size in zip(maps, sizes, strict=True)
+    ]
+    ranked = torch.where(torch.cat(peaks, 1), every.objects, IN_SHADOW * every.objects)
+    best = ranked.topk(min(PROPOSALS, ranked.shape[1])).indices
+    return Proposals(best, every.boxes.gather(1, best[..., None].expand(-1, -1, 4)).clamp(0, 1))
 
 
 def unassigned(boxes: torch.Tensor, options: DenseOptions, shape: Shapes) -> int:

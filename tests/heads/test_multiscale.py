@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from stages.boxes import dense, ops
+from stages.boxes import dense, ops, refinement
 from stages.boxes.distributions import BINS, distribution_loss, expectation
 from stages.heads import multiscale
 from tests.boxes.distributions import logits_of
@@ -27,8 +27,11 @@ def drawn(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def as_outputs(targets: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Raw outputs (1, H, W, numbers) that say exactly what targets (H, W, 6) of each map say, and are sure of it."""
-    return [
+    """Raw outputs of an image that say exactly what targets (H, W, 6) of each map say, and are sure of it.
+
+    The second stage moves no box.
+    """
+    points = [
         torch.cat(
             [
                 40 * level[..., :1] - 20,
@@ -40,23 +43,30 @@ def as_outputs(targets: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         )[None]
         for level, bin_cells in zip(targets, multiscale.bin_cells([level.shape[:2] for level in targets]), strict=True)
     ]
+    flat = torch.cat([level.flatten(0, 1) for level in targets])[multiscale.propose(points).points[0]]
+    sure = [40 * flat[:, :1] - 20, torch.zeros(len(flat), 4), torch.full((len(flat), 1), 20.0)]
+    return [*points, torch.cat([*sure, 20 * F.one_hot(flat[:, 5].long(), CLASSES)], 1)[None]]
 
 
 def shifted(outputs: Sequence[torch.Tensor], number: int, shift: float) -> list[torch.Tensor]:
-    """Outputs with one of their numbers, by its position, shifted at every point."""
-    return [level + shift * (torch.arange(level.shape[-1]) == number) for level in outputs]
+    """Outputs with one of the numbers of the first stage, by its position, shifted at every point."""
+    *points, refined = outputs
+    return [*(level + shift * (torch.arange(level.shape[-1]) == number) for level in points), refined]
 
 
 def test_layers() -> None:
     module = multiscale.build(SHAPES, CLASSES, OPTIONS)
     outputs = module([torch.zeros(2, *shape) for shape in SHAPES])
     numbers = 1 + 4 * BINS + 1 + CLASSES
-    assert [tuple(output.shape) for output in outputs] == [(2, h, w, numbers) for _, h, w in SHAPES]
+    *points, refined = outputs
+    assert [tuple(level.shape) for level in points] == [(2, h, w, numbers) for _, h, w in SHAPES]
+    assert refined.shape == (2, multiscale.PROPOSALS, 1 + refinement.CODE + CLASSES)
     targets = multiscale.targets(*drawn(0, 3), OPTIONS, shape=SHAPES)
     batch = [target.expand(2, *target.shape) for target in targets]
     multiscale.loss(outputs, batch, OPTIONS).backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for parameter in module.parameters())
-    assert [len(detections.boxes) for detections in multiscale.decode(outputs, OPTIONS)] == [dense.MOST] * 2
+    found = min(dense.MOST, multiscale.PROPOSALS * CLASSES)  # no class of a proposal is impossible before training
+    assert [len(detections.boxes) for detections in multiscale.decode(outputs, OPTIONS)] == [found] * 2
 
 
 def test_the_coarse_map_reaches_the_fine_one_and_not_the_other_way() -> None:
@@ -64,7 +74,7 @@ def test_the_coarse_map_reaches_the_fine_one_and_not_the_other_way() -> None:
     maps = [torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)) for shape in SHAPES]
     for changed, same in ((2, [False, False, False]), (0, [False, True, True])):
         others = [level + (number == changed) for number, level in enumerate(maps)]
-        assert [torch.equal(a, b) for a, b in zip(module(maps), module(others), strict=True)] == same
+        assert [torch.equal(a, b) for a, b in zip(module(maps)[:-1], module(others)[:-1], strict=True)] == same
 
 
 def test_every_point_knows_the_mean_of_the_coarsest_map() -> None:
@@ -72,7 +82,7 @@ def test_every_point_knows_the_mean_of_the_coarsest_map() -> None:
     maps = [torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)) for shape in SHAPES]
     corner = [level.clone() for level in maps]
     corner[-1][..., 0, 0] += 5
-    assert all((a != b).any(-1).all() for a, b in zip(module(maps), module(corner), strict=True))
+    assert all((a != b).any(-1).all() for a, b in zip(module(maps)[:-1], module(corner)[:-1], strict=True))
 
 
 def test_a_box_goes_to_the_map_for_its_size() -> None:
@@ -126,7 +136,7 @@ def test_a_box_between_the_points_is_counted() -> None:
 
 
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
-def test_the_loss_is_the_sum_over_points(box_loss: str) -> None:
+def test_the_loss_of_the_first_stage_is_the_sum_over_points(box_loss: str) -> None:
     """One point after the other, as the docstrings say."""
     options = options_of("multiscale", box_loss=box_loss)
     boxes, labels = drawn(3, 4)
@@ -150,7 +160,8 @@ def test_the_loss_is_the_sum_over_points(box_loss: str) -> None:
             total += 2 * multiscale.SIDES_WEIGHT * distribution_loss(sides, distances / cells).mean()
             total += F.binary_cross_entropy_with_logits(raw[1 + 4 * BINS], overlap)
             total += 3 * F.cross_entropy(raw[2 + 4 * BINS :], truth[5].long())
-    actual = multiscale.loss(outputs, [target[None] for target in targets], options)
+    truth = torch.cat([target.flatten(0, 1) for target in targets])[None]
+    actual = multiscale.first_stage_loss(outputs, truth, options)
     torch.testing.assert_close(actual, total, rtol=1e-4, atol=1e-4)
 
 
@@ -174,5 +185,51 @@ def test_the_quality_learns_the_iou_and_lowers_scores() -> None:
     batch, perfect, quality = [target[None] for target in targets], as_outputs(targets), 1 + 4 * BINS
     losses = [float(multiscale.loss(shifted(perfect, quality, shift), batch, OPTIONS)) for shift in (0, -18, -22)]
     assert losses == sorted(losses)  # the boxes fit, so that the surest is right
-    (high,), (low,) = (multiscale.decode(shifted(perfect, quality, shift), OPTIONS) for shift in (0, -29))
-    assert low.scores.max() < 0.02 < 0.98 < high.scores.max()
+    high, low = (multiscale.first_stage(shifted(perfect, quality, shift)[:-1]).objects for shift in (0, -29))
+    assert low.max() < 0.02 < 0.98 < high.max()
+
+
+def raw_points(scores: torch.Tensor) -> list[torch.Tensor]:
+    """Raw outputs of the first stage (1, H, W, numbers) for maps of SHAPES, with these scores (P,) of the points."""
+    logits = (scores**2).logit(eps=1e-6)[:, None]  # the quality is sure
+    numbers = torch.cat([logits, torch.zeros(len(scores), 4 * BINS), torch.full_like(logits, 20)], 1)
+    numbers = torch.cat([numbers, torch.zeros(len(scores), CLASSES)], 1)
+    maps = torch.split(numbers, [h * w for _, h, w in SHAPES])  # type: ignore[no-untyped-call]
+    return [level.reshape(1, h, w, -1) for level, (_, h, w) in zip(maps, SHAPES, strict=True)]
+
+
+def test_points_in_the_shadow_of_a_neighbour_are_proposed_later() -> None:
+    """On the first map (24 columns): a point, its neighbour, and one far away with a score between theirs times 0.3."""
+    scores = torch.full((sum(h * w for _, h, w in SHAPES),), 0.01)
+    scores[[100, 101, 300]] = torch.tensor([0.9, 0.8, 0.5])
+    assert multiscale.propose(raw_points(scores)).points[0, :3].tolist() == [100, 300, 101]
+    scores[101] = 0.0
+    assert multiscale.propose(raw_points(scores)).points[0, :2].tolist() == [100, 300]
+
+
+def test_a_score_is_the_mean_of_both_stages_and_a_box_that_of_the_second() -> None:
+    scores = torch.linspace(0.1, 0.9, sum(h * w for _, h, w in SHAPES))
+    points = raw_points(scores)
+    proposed = multiscale.propose(points)
+    refined = torch.randn(1, multiscale.PROPOSALS, 1 + refinement.CODE + CLASSES, generator=torch.manual_seed(0))
+    found, second = multiscale.candidates([*points, refined], OPTIONS), refinement.candidates(refined, proposed.boxes)
+    chosen = proposed.points[0]
+    torch.testing.assert_close(found.objects[0, chosen], (scores[chosen] * second.objects[0]).sqrt())
+    assert torch.equal(found.boxes[0, chosen], second.boxes[0]) and torch.equal(
+        found.classes[0, chosen], second.classes[0]
+    )
+    others = torch.ones(len(scores), dtype=torch.bool).index_fill(0, chosen, False)
+    assert (found.objects[0, others] == 0).all() and others.sum() == len(scores) - multiscale.PROPOSALS
+
+
+def test_the_loss_is_the_sum_of_both_stages() -> None:
+    targets = multiscale.targets(*drawn(3, 4), OPTIONS, shape=SHAPES)
+    outputs, batch = as_outputs(targets), [target[None] for target in targets]
+    outputs[-1] = torch.randn(outputs[-1].shape, generator=torch.manual_seed(0))
+    truth = torch.cat([target.flatten(0, 1) for target in targets])[None]
+    proposed = multiscale.propose(outputs[:-1]).boxes
+    boxes, labels = drawn(3, 4)
+    learned = refinement.targets(proposed[0], boxes, labels)[None]
+    expected = multiscale.first_stage_loss(outputs[:-1], truth, OPTIONS)
+    expected += refinement.loss(outputs[-1], proposed, learned, OPTIONS)
+    torch.testing.assert_close(multiscale.loss(outputs, batch, OPTIONS), expected)
