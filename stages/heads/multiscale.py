@@ -23,7 +23,7 @@ LEVEL_CELLS = 8.0  # the longest side of a box on a map, in its cells; the coars
 CENTRE_RADIUS = 1.5  # how far from the centre of a box its points lie at most, in cells (FCOS's centre sampling)
 SIDES_WEIGHT = 0.125  # of the distributions of the sides, for a weight of 1 of the box (GFL: 0.25 to 2)
 CODE = 4 * BINS + 1  # the numbers that code a box: its distributions and its quality
-PROPOSALS = 128  # points whose boxes are refined, in each image
+PROPOSALS = 96  # points whose boxes are refined, in each image
 IN_SHADOW = 0.3  # by which the score of a point counts for that if one of its eight neighbours has a higher one
 Shapes = Sequence[tuple[int, int, int]]
 
