@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -33,6 +33,7 @@ from tests.trained import OBJECTS, SMALL, VIT
 
 Make = Callable[..., Any]
 COUNTS = (1, 3, 50)
+TWICE = {**OBJECTS, "head": "multiscale", "cut": "pyramid", "backbone": "resnet18"}
 KINDS: dict[str, dict[str, Any]] = {
     "classifier": {"head": "mlp"},
     "auto": {"head": "auto", "refit": "auto"},
@@ -48,8 +49,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "from scratch": {"head": "lenet5", "cut": "input"},
     "largest": {**OBJECTS, "head": "largest"},
     "detector": {**OBJECTS, "head": "anchors", "precision": "bfloat16", "decide": {"confidence": 0.05}},
-    "multiscale": {**OBJECTS, "head": "multiscale", "cut": "pyramid", "backbone": "resnet18"},
-    "votes": {**OBJECTS, "head": "multiscale", "cut": "pyramid", "backbone": "resnet18", "decide": {"merge": "vote"}},
+    "multiscale": {**TWICE, "decide": {"confidence": 0.05}},
+    "votes": {**TWICE, "decide": {"confidence": 0.05, "merge": "vote"}},
 }
 THREE = ("classifier", "largest", "detector")  # that every format is tried on
 QUICK = [
@@ -369,3 +370,19 @@ def test_the_reason_of_openvino_comes_after_the_places_in_its_code() -> None:
     said = "Exception from src/core.cpp:132:\nException from src/plugin.cpp:59:\nIncompatible dimensions\n\n"
     assert formats._first_line(RuntimeError(said)) == "Incompatible dimensions"
     assert formats._first_line(RuntimeError()) == "RuntimeError"
+
+
+def test_boxes_that_only_one_second_stage_scores_do_not_count_where_they_are_few() -> None:
+    """The last proposals may be equally good, and rounding decides; a file that scores others is wrong."""
+    expected = torch.rand(2, 400, 3, generator=torch.manual_seed(0))
+    expected[:, 300:] = 0
+    boxes = torch.rand(2, 400, 4)
+    for swapped, counts in ((1, False), (50, True)):
+        scores = expected.clone()
+        scores[0, 300 - swapped : 300] = 0
+        scores[0, 300 : 300 + swapped] = 0.5
+        file = {"all_scores": scores.numpy(), "all_boxes": boxes.numpy()}
+        answers_ = {"all_scores": expected, "all_boxes": boxes}
+        runner = cast("formats.Runner", lambda pixels, file=file: {n: v[pixels[:, 0, 0, 0]] for n, v in file.items()})
+        pixels = np.arange(2).reshape(2, 1, 1, 1)
+        assert (check.difference(runner, answers_, pixels, list(answers_)) > 0.1) == counts

@@ -13,17 +13,16 @@ from torch.nn import functional as F
 from stages.boxes import dense, ops
 from stages.boxes.convolution import Pointwise
 from stages.boxes.losses import OVERLAP
-from stages.boxes.offsets import offsets, offsets_to_corners
 from stages.boxes.options import DenseOptions
 
 SIDE = 5  # of the map of a box, in cells
 CHANNELS = 64  # of that map
 UNITS = 256  # of each of two hidden layers
 MARGIN = 1.25  # the map shows the box and what is around it: so many times its sides
-STEP = 0.1  # a shift of 1 is an offset of so much, so that shifts are as large as other outputs
+STEP = 0.2  # a shift of 1 moves a side by this share of the width or height
+INWARDS, OUTWARDS = 0.45, 2.0  # how far a side moves at most, as a share of the width or height
 MATCH = 0.5  # the least IoU with the object that a proposed box learns
-SMALLEST = 1e-3  # side of a box that offsets are relative to, in [0, 1] of the view
-CODE = 5  # the numbers that code a refined box: four shifts and its quality
+CODE = 5  # the numbers that code a refined box: the shifts of its sides and its quality
 
 
 class Refinement(nn.Module):
@@ -112,14 +111,14 @@ def loss(raw: torch.Tensor, proposed: torch.Tensor, truth: torch.Tensor, options
         options: what `dense.loss` reads.
     """
     objects, prediction = truth[..., 0] > 0, dense.split(raw, CODE)
-    code, true = prediction.code[objects], truth[objects][:, 1:5]
-    start, shifts, quality = _centre_and_size(proposed[objects]), code[:, :4], code[:, 4]
-    refined, true_shifts = offsets_to_corners(STEP * shifts, start), offsets(true, start) / STEP
+    code, start, end = prediction.code[objects], proposed[objects], truth[objects][:, 1:5]
+    shifts, quality = code[:, :4], code[:, 4]
+    refined, true_shifts = moved(start, shifts), shifts_between(start, end)
     parts = (
         F.smooth_l1_loss(shifts, true_shifts, reduction="sum") / 4,
-        F.binary_cross_entropy_with_logits(quality, ops.box_iou(refined.detach(), true).diagonal(), reduction="sum"),
+        F.binary_cross_entropy_with_logits(quality, ops.box_iou(refined.detach(), end).diagonal(), reduction="sum"),
     )
-    boxes = (refined, true) if options.box_loss in OVERLAP else (shifts, true_shifts)
+    boxes = (refined, end) if options.box_loss in OVERLAP else (shifts, true_shifts)
     return dense.loss(prediction, truth, boxes=boxes, options=options) + torch.stack(parts).sum() / len(truth)
 
 
@@ -133,14 +132,26 @@ def candidates(raw: torch.Tensor, proposed: torch.Tensor) -> dense.Candidates:
     prediction = dense.split(raw, CODE)
     shifts, quality = prediction.code[..., :4], prediction.code[..., 4]
     scores = (prediction.object.sigmoid() * quality.sigmoid()).sqrt()
-    boxes = offsets_to_corners(STEP * shifts, _centre_and_size(proposed))
-    return dense.Candidates(boxes, scores, prediction.classes)
+    return dense.Candidates(moved(proposed, shifts), scores, prediction.classes)
 
 
-def _centre_and_size(boxes: torch.Tensor) -> torch.Tensor:
-    """Boxes (…, 4; corners) as centre and size (…, 4), no side shorter than SMALLEST."""
-    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=SMALLEST)
-    return torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, size], -1)
+def moved(boxes: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
+    """Boxes (…, 4) with their sides moved outwards by shifts (…, 4), as far as INWARDS and OUTWARDS allow.
+
+    No side passes the opposite one: of two boxes inside out, generalised IoU prefers the larger one, without end.
+    """
+    return boxes + _outwards(boxes) * shifts.clamp(-INWARDS / STEP, OUTWARDS / STEP)
+
+
+def shifts_between(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """The shifts (…, 4) that move boxes (…, 4) to others (…, 4): the reverse of `moved`. No side may be 0."""
+    return (others - boxes) / _outwards(boxes)
+
+
+def _outwards(boxes: torch.Tensor) -> torch.Tensor:
+    """(…, 4) how far a shift of 1 moves each side of some boxes."""
+    size = STEP * (boxes[..., 2:] - boxes[..., :2])
+    return torch.cat([-size, size], -1)
 
 
 def _layer(inputs: int, dropout: float) -> tuple[nn.Module, ...]:

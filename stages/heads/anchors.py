@@ -11,10 +11,10 @@ from torch import nn
 from stages.boxes import dense, ops
 from stages.boxes.geometry import Detections
 from stages.boxes.losses import OVERLAP
-from stages.boxes.offsets import offsets, offsets_to_corners
 from stages.errors import UserError
 from stages.heads.options import AnchorsOptions
 
+MOST_GROWTH = 4.0  # a box is at most e to this power times as large as its anchor, so that it stays finite
 CLUSTER_STEPS = 100
 Shape = tuple[int, int, int]
 
@@ -97,7 +97,7 @@ def targets(boxes: torch.Tensor, labels: torch.Tensor, options: AnchorsOptions, 
     assigned = assign(boxes, anchors, options)
     codes = torch.zeros(len(anchors), 4)
     objects = assigned >= 0
-    codes[objects] = offsets(boxes[assigned[objects]], anchors[objects])
+    codes[objects] = encode(boxes[assigned[objects]], anchors[objects])
     return dense.target(assigned, codes, labels).reshape(height, width, -1, 6)
 
 
@@ -166,6 +166,23 @@ def assign(boxes: torch.Tensor, anchors: torch.Tensor, options: AnchorsOptions) 
         if best_iou[box] > 0:
             assigned[best_anchor[box]] = box
     return assigned
+
+
+def encode(boxes: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    """Offsets (…, 4) of boxes (…, 4; corners) to anchors (…, 4; centre and size).
+
+    The first two are the shift of the centre, divided by the anchor's size; the others the logarithm of the growth.
+    """
+    centre_size = ops.box_convert(boxes, "xyxy", "cxcywh")
+    shift = (centre_size[..., :2] - anchors[..., :2]) / anchors[..., 2:]
+    return torch.cat([shift, (centre_size[..., 2:] / anchors[..., 2:]).log()], dim=-1)
+
+
+def offsets_to_corners(offsets: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    """The corners (…, 4) of boxes from their offsets (…, 4): the reverse of `encode`."""
+    centre = anchors[..., :2] + offsets[..., :2] * anchors[..., 2:]
+    half = offsets[..., 2:].clamp(max=MOST_GROWTH).exp() * anchors[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def _shape_iou(shapes: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:

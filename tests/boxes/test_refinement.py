@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from stages.boxes import ops, refinement
-from stages.boxes.offsets import offsets, offsets_to_corners
-from stages.boxes.refinement import CODE, MARGIN, SIDE, STEP
+from stages.boxes.refinement import CODE, MARGIN, SIDE
 from tests.boxes.drawing import boxes_at_random, plain_iou
 from tests.boxes.options import options_of
 
@@ -75,12 +74,24 @@ def test_a_proposed_box_learns_the_object_that_it_overlaps_most() -> None:
 
 @given(seed=st.integers(0, 1000), spread=st.floats(0, 1e6))
 def test_a_refined_box_has_its_corners_in_order_and_is_finite(seed: int, spread: float) -> None:
-    """Of two boxes with both sides inverted, generalised IoU prefers the larger one, without end."""
     proposed = boxes_at_random(5, seeded(seed))[None]
     proposed[0, 0, 2:] = proposed[0, 0, :2]
     raw = spread * torch.randn(1, 5, 1 + CODE + CLASSES, generator=seeded(seed))
     boxes = refinement.candidates(raw, proposed).boxes
     assert boxes.isfinite().all() and (boxes[..., 2:] >= boxes[..., :2]).all()
+
+
+@given(seed=st.integers(0, 1000))
+def test_shifts_move_a_box_to_one_near_it(seed: int) -> None:
+    boxes = boxes_at_random(5, seeded(seed))
+    size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    others = boxes + 0.4 * size * (2 * torch.rand(5, 4, generator=seeded(seed)) - 1)
+    torch.testing.assert_close(refinement.moved(boxes, refinement.shifts_between(boxes, others)), others)
+
+
+def test_a_shift_of_one_moves_each_side_outwards_by_a_fifth() -> None:
+    moved = refinement.moved(torch.tensor([0.2, 0.2, 0.6, 0.4]), torch.ones(4))
+    torch.testing.assert_close(moved, torch.tensor([0.12, 0.16, 0.68, 0.44]))
 
 
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
@@ -98,9 +109,8 @@ def test_the_loss_is_the_sum_over_boxes(box_loss: str) -> None:
         total += F.binary_cross_entropy_with_logits(numbers[0], target[0])
         if target[0] == 0:
             continue
-        start = ops.box_convert(box, "xyxy", "cxcywh")
-        refined = offsets_to_corners(STEP * numbers[1:5], start)
-        smooth = F.smooth_l1_loss(numbers[1:5], offsets(target[1:5], start) / STEP)
+        refined, shifts = refinement.moved(box, numbers[1:5]), refinement.shifts_between(box, target[1:5])
+        smooth = F.smooth_l1_loss(numbers[1:5], shifts)
         total += smooth + 2 * (ops.generalized_box_iou_loss(refined, target[1:5]) if box_loss == "giou" else smooth)
         overlap = torch.tensor(plain_iou(refined.tolist(), target[1:5].tolist()))
         total += F.binary_cross_entropy_with_logits(numbers[5], overlap)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_convert, box_iou
 
 from stages.boxes import dense
@@ -57,6 +58,17 @@ def test_matching_is_that_of_plain_loops(seed: int, count: int) -> None:
         column = [row[box] for row in iou]
         expected[column.index(max(column))] = box
     assert anchors.assign(boxes, places, OPTIONS).tolist() == expected
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 10))
+def test_offsets_are_those_of_faster_rcnn_and_lead_back(seed: int, count: int) -> None:
+    boxes, _ = drawn(seed, count)
+    places = boxes_at_random(count, torch.Generator().manual_seed(seed + 1))
+    as_centres = box_convert(places, "xyxy", "cxcywh")
+    offsets = anchors.encode(boxes, as_centres)
+    torch.testing.assert_close(offsets, BoxCoder((1, 1, 1, 1)).encode_single(boxes, places), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(anchors.offsets_to_corners(offsets, as_centres), boxes, atol=1e-5, rtol=0)
 
 
 @settings(max_examples=60)
