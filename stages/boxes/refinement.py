@@ -4,8 +4,6 @@ As in Faster R-CNN (Ren et al. 2015), but the first stage names classes, too, an
 CenterNet2 (Zhou et al. 2021).
 """
 
-import math
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -38,7 +36,6 @@ class Refinement(nn.Module):
         self.predict = nn.Linear(UNITS, 1 + CODE + classes)
         nn.init.normal_(self.predict.weight, std=dense.START)
         nn.init.zeros_(self.predict.bias)
-        nn.init.constant_(self.predict.bias[0:1], -math.log((1 - dense.RARE) / dense.RARE))
 
     def forward(self, features: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         predictions: torch.Tensor = self.predict(self.hidden(inside(self.narrow(features), boxes).flatten(2)))
