@@ -122,7 +122,7 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
     head = competition.result if competition else fit(data, params, device)
     several = [params, *(with_seed(params, number) for number in range(1, params.seeds))]
     chosen = [head, *(fit(data, seeded, device) for seeded in several[1:])]
-    whole = bool(about_epochs) and HEADS[params.head].finds_objects
+    whole = HEADS[params.head].finds_objects
     final = [refit(result, data, seeded, device, whole=whole) for result, seeded in zip(chosen, several, strict=True)]
     origin |= {"refit_epochs": len(final[0].history)} if whole and params.refit == "trainval" else {}
     folders = [folder, *(folder / f"seed-{number}" for number in range(1, params.seeds))]
