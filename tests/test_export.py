@@ -384,5 +384,5 @@ def test_boxes_that_only_one_second_stage_scores_do_not_count_where_they_are_few
         file = {"all_scores": scores.numpy(), "all_boxes": boxes.numpy()}
         answers_ = {"all_scores": expected, "all_boxes": boxes}
         runner = cast("formats.Runner", lambda pixels, file=file: {n: v[pixels[:, 0, 0, 0]] for n, v in file.items()})
-        pixels = np.arange(2).reshape(2, 1, 1, 1)
+        pixels = np.arange(2, dtype=np.uint8).reshape(2, 1, 1, 1)
         assert (check.difference(runner, answers_, pixels, list(answers_)) > 0.1) == counts

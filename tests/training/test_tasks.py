@@ -183,9 +183,9 @@ def test_a_head_on_cached_maps_trains_as_behind_the_frozen_backbone_image_by_ima
 # --- refit
 
 
-@pytest.mark.parametrize(("epochs", "again"), [("auto", 12), (12, 1)])
-def test_a_refit_of_epochs_auto_goes_on_to_the_last_epoch(
-    turned: Make, monkeypatch: pytest.MonkeyPatch, epochs: Any, again: int
+@pytest.mark.parametrize("epochs", ["auto", 12])
+def test_the_refit_of_a_detector_goes_on_to_the_last_epoch(
+    turned: Make, monkeypatch: pytest.MonkeyPatch, epochs: Any
 ) -> None:
     falling = iter(range(12, 0, -1))
     monkeypatch.setattr(tasks.DetectionTask, "map_50", lambda *_: float(next(falling)))
@@ -203,8 +203,8 @@ def test_a_refit_of_epochs_auto_goes_on_to_the_last_epoch(
     trained = train.train(on_maps(), params, Path("head"))
     described = {str(path): description for path, _, description in trained.heads}
     assert described["head"]["best_epoch"] == 1  # of the first training: the page reads its history
-    assert described["head"].get("refit_epochs", 1) == again
-    assert seen == [TRAIN] * 12 + [TRAIN + VAL] * again
+    assert described["head"]["refit_epochs"] == 12
+    assert seen == [TRAIN] * 12 + [TRAIN + VAL] * 12
 
 
 def test_a_refit_trains_on_train_and_val_for_the_chosen_epochs(turned: Make, monkeypatch: pytest.MonkeyPatch) -> None:
