@@ -3,6 +3,7 @@
 Anchors are matched with boxes by IoU, and offsets are coded, as in Faster R-CNN (Ren et al. 2015).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,14 +38,14 @@ def build(shape: Shape, classes: int, options: AnchorsOptions) -> nn.Module:
     return Anchors(shape[0], classes, options)
 
 
-def prepare(boxes: torch.Tensor, options: AnchorsOptions) -> dict[str, Any]:
+def prepare(boxes: Sequence[torch.Tensor], options: AnchorsOptions) -> dict[str, Any]:
     """What is learned before the head is built: `anchor_sizes`, and `anchor_iou`, how well they fit.
 
     Args:
-        boxes: (n, 4) of all images of train, corners in [0, 1] of the view.
+        boxes: (n, 4) of each image of train, corners in [0, 1] of the view.
         options: `anchor_count`.
     """
-    sizes, iou = cluster(boxes, options.anchor_count)
+    sizes, iou = cluster(torch.cat(list(boxes)), options.anchor_count)
     return {"anchor_sizes": sizes, "anchor_iou": iou}
 
 

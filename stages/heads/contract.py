@@ -3,7 +3,7 @@
 Every head has `build`. A head in closed form also has `solutions` and `solve`; a head that finds objects also has the
 functions of `ObjectHead`, and may have
 
-- `prepare(boxes, options)`: options that it learns from the boxes of train before it is built, e.g. sizes of anchors;
+- `prepare(boxes, options)`: options that it learns from the boxes of each train image before it is built, e.g. anchors;
 - `classified(outputs, targets, options)`: which images are right, if it predicts one class per image.
 """
 

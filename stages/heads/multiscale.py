@@ -7,7 +7,7 @@ these boxes are refined (`stages.boxes.refinement`).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,12 +18,14 @@ from stages.boxes.distributions import BINS, distribution_loss, expectation
 from stages.boxes.geometry import Detections
 from stages.boxes.losses import OVERLAP
 from stages.boxes.options import DenseOptions
+from stages.heads.options import MultiscaleOptions
 
 LEVEL_CELLS = 8.0  # the longest side of a box on a map, in its cells; the coarsest map takes boxes of all sizes
 CENTRE_RADIUS = 1.5  # how far from the centre of a box its points lie at most, in cells (FCOS's centre sampling)
 SIDES_WEIGHT = 0.125  # of the distributions of the sides, for a weight of 1 of the box (GFL: 0.25 to 2)
 CODE = 4 * BINS + 1  # the numbers that code a box: its distributions and its quality
-PROPOSALS = 96  # points whose boxes are refined, in each image
+PROPOSALS = 3  # boxes of an image that are refined, for each object that an image of train has at most,
+FEWEST_PROPOSALS, MOST_PROPOSALS = 96, 300  # within these limits
 IN_SHADOW = 0.3  # by which the score of a point counts for that if one of its eight neighbours has a higher one
 Shapes = Sequence[tuple[int, int, int]]
 
@@ -31,8 +33,9 @@ Shapes = Sequence[tuple[int, int, int]]
 class Multiscale(nn.Module):
     """Maps (N, C, H, W), the finest first, to predictions of both stages; see `build`."""
 
-    def __init__(self, shapes: Shapes, classes: int, options: DenseOptions) -> None:
+    def __init__(self, shapes: Shapes, classes: int, options: MultiscaleOptions) -> None:
         super().__init__()
+        self.options = options
         self.narrow = nn.ModuleList(dense.narrow(shape[0], options) for shape in shapes)
         self.surroundings = dense.tower(options)
         self.scene = nn.Linear(options.hidden, options.hidden)
@@ -46,10 +49,10 @@ class Multiscale(nn.Module):
         for fine in reversed(range(len(levels) - 1)):
             levels[fine] = levels[fine] + F.interpolate(levels[fine + 1], levels[fine].shape[2:])
         points = tuple(self.tower(level).squeeze(3) for level in levels)
-        return *points, self.refine(levels[0], propose(points).boxes)
+        return *points, self.refine(levels[0], propose(points, self.options).boxes)
 
 
-def build(shape: Shapes, classes: int, options: DenseOptions) -> nn.Module:
+def build(shape: Shapes, classes: int, options: MultiscaleOptions) -> nn.Module:
     """Maps to predictions (N, H, W, 1 + CODE + classes), one tensor per map, and then to those of the second stage.
 
     Each map is narrowed to `hidden` channels. To the coarsest one, what surrounds each point and the mean of the map
@@ -58,6 +61,17 @@ def build(shape: Shapes, classes: int, options: DenseOptions) -> nn.Module:
     `propose`.
     """
     return Multiscale(shape, classes, options)
+
+
+def prepare(boxes: Sequence[torch.Tensor], options: MultiscaleOptions) -> dict[str, Any]:
+    """What is learned before the head is built: `proposals`.
+
+    Args:
+        boxes: (n, 4) of each image of train.
+        options: not used.
+    """
+    wanted = PROPOSALS * max(map(len, boxes), default=0)
+    return {"proposals": min(max(wanted, FEWEST_PROPOSALS), MOST_PROPOSALS)}
 
 
 def targets(
@@ -80,17 +94,17 @@ def targets(
     return tuple(levels)
 
 
-def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], options: DenseOptions) -> torch.Tensor:
+def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], options: MultiscaleOptions) -> torch.Tensor:
     """The sum of the losses of both stages, `first_stage_loss` and `refinement.loss`.
 
     Args:
         outputs: of both stages, see `build`.
         targets: (N, H, W, 6) of each map.
-        options: what `dense.loss` reads.
+        options: `proposals`, and what `dense.loss` reads.
     """
     *points, refined = outputs
     truth = _flat(targets)
-    proposed, true_boxes = propose(points).boxes, _flat([corners(level[..., 1:5]) for level in targets])
+    proposed, true_boxes = propose(points, options).boxes, _flat([corners(level[..., 1:5]) for level in targets])
     learned = [
         refinement.targets(boxes, true[target[:, 0] > 0], target[target[:, 0] > 0, 5])
         for boxes, true, target in zip(proposed, true_boxes, truth, strict=True)
@@ -124,18 +138,18 @@ def first_stage_loss(outputs: Sequence[torch.Tensor], truth: torch.Tensor, optio
     return dense.loss(prediction, truth, boxes=boxes, options=options) + torch.stack(parts).sum() / len(truth)
 
 
-def decode(outputs: Sequence[torch.Tensor], options: DenseOptions) -> list[Detections]:
+def decode(outputs: Sequence[torch.Tensor], options: MultiscaleOptions) -> list[Detections]:
     """The boxes of each image before suppression, corners in [0, 1] of the view."""
     return dense.detections(candidates(outputs, options))
 
 
-def candidates(outputs: Sequence[torch.Tensor], options: DenseOptions) -> dense.Candidates:
+def candidates(outputs: Sequence[torch.Tensor], options: MultiscaleOptions) -> dense.Candidates:
     """The box of every point of every map. A score is the geometric mean of what both stages say.
 
     Points that are not among those of `propose` keep the box of the first stage, with the score 0.
     """
     *points, refined = outputs
-    every, proposed = first_stage(points), propose(points)
+    every, proposed = first_stage(points), propose(points, options)
     second, places = refinement.candidates(refined, proposed.boxes), proposed.points[..., None]
     scores = (every.objects.gather(1, proposed.points) * second.objects).sqrt()
     return dense.Candidates(
@@ -174,14 +188,15 @@ class Proposals(NamedTuple):
 
 
 @torch.no_grad()
-def propose(points: Sequence[torch.Tensor]) -> Proposals:
-    """The PROPOSALS boxes of the first stage with the highest scores.
+def propose(points: Sequence[torch.Tensor], options: MultiscaleOptions) -> Proposals:
+    """The boxes of the first stage with the highest scores.
 
     Several points find the same object, and their boxes help to place it; but with many objects in an image, the points
     of some would take all places, so that points in the shadow of a neighbour come later.
 
     Args:
         points: (N, H, W, 1 + CODE + classes) of each map.
+        options: `proposals`, how many.
     """
     every = first_stage([level.float() for level in points])
     sizes = [level.shape[1:3] for level in points]
@@ -191,7 +206,7 @@ def propose(points: Sequence[torch.Tensor]) -> Proposals:
         for scores, size in zip(maps, sizes, strict=True)
     ]
     ranked = torch.where(torch.cat(peaks, 1), every.objects, IN_SHADOW * every.objects)
-    best = ranked.topk(min(PROPOSALS, ranked.shape[1])).indices
+    best = ranked.topk(min(options.proposals, ranked.shape[1])).indices
     return Proposals(best, every.boxes.gather(1, best[..., None].expand(-1, -1, 4)).clamp(0, 1))
 
 

@@ -75,6 +75,12 @@ class LargestOptions(LossOptions):
     box_sigmoid: bool
 
 
+class MultiscaleOptions(DenseOptions):
+    """`multiscale`: how many boxes of an image it looks at a second time; learned before the head is built."""
+
+    proposals: int = 96
+
+
 class AnchorsOptions(DenseOptions):
     """`anchors`: how many there are, and which boxes an anchor takes.
 

@@ -12,6 +12,7 @@ from stages.heads.options import (
     KnnOptions,
     LargestOptions,
     MlpOptions,
+    MultiscaleOptions,
     SqueezenetOptions,
 )
 
@@ -89,7 +90,7 @@ HEADS: dict[str, HeadSpec] = {
     "largest": HeadSpec("map", "largest", LargestOptions),
     "grid": HeadSpec("map", "detection", DenseOptions),
     "anchors": HeadSpec("map", "detection", AnchorsOptions),
-    "multiscale": HeadSpec("pyramid", "detection", DenseOptions),
+    "multiscale": HeadSpec("pyramid", "detection", MultiscaleOptions),
     "auto": HeadSpec("vector", candidates=CANDIDATES, multilabel=True),
 }
 

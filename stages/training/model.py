@@ -167,12 +167,12 @@ def stored_knobs(head: str, *, params: Params, data: HeadData, device: torch.dev
     return knobs
 
 
-def _train_boxes(train: SplitData) -> torch.Tensor:
-    """The boxes (n, 4) of all images in their evaluation views, in [0, 1]."""
+def _train_boxes(train: SplitData) -> list[torch.Tensor]:
+    """The boxes (n, 4) of each image in its evaluation view, in [0, 1]."""
     assert train.ground_truth is not None
     maps = train.affines(torch.arange(len(train.y)))
     assert maps is not None
-    return torch.cat([train.ground_truth.in_view(image, affine)[0] for image, affine in enumerate(maps)])
+    return [train.ground_truth.in_view(image, affine)[0] for image, affine in enumerate(maps)]
 
 
 def assemble(

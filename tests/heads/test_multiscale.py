@@ -43,7 +43,7 @@ def as_outputs(targets: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         )[None]
         for level, bin_cells in zip(targets, multiscale.bin_cells([level.shape[:2] for level in targets]), strict=True)
     ]
-    flat = torch.cat([level.flatten(0, 1) for level in targets])[multiscale.propose(points).points[0]]
+    flat = torch.cat([level.flatten(0, 1) for level in targets])[multiscale.propose(points, OPTIONS).points[0]]
     sure = [40 * flat[:, :1] - 20, torch.zeros(len(flat), 4), torch.full((len(flat), 1), 20.0)]
     return [*points, torch.cat([*sure, 20 * F.one_hot(flat[:, 5].long(), CLASSES)], 1)[None]]
 
@@ -60,12 +60,12 @@ def test_layers() -> None:
     numbers = 1 + 4 * BINS + 1 + CLASSES
     *points, refined = outputs
     assert [tuple(level.shape) for level in points] == [(2, h, w, numbers) for _, h, w in SHAPES]
-    assert refined.shape == (2, multiscale.PROPOSALS, 1 + refinement.CODE + CLASSES)
+    assert refined.shape == (2, OPTIONS.proposals, 1 + refinement.CODE + CLASSES)
     targets = multiscale.targets(*drawn(0, 3), OPTIONS, shape=SHAPES)
     batch = [target.expand(2, *target.shape) for target in targets]
     multiscale.loss(outputs, batch, OPTIONS).backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for parameter in module.parameters())
-    found = min(dense.MOST, multiscale.PROPOSALS * CLASSES)  # no class of a proposal is impossible before training
+    found = min(dense.MOST, OPTIONS.proposals * CLASSES)  # no class of a proposal is impossible before training
     assert [len(detections.boxes) for detections in multiscale.decode(outputs, OPTIONS)] == [found] * 2
 
 
@@ -202,16 +202,25 @@ def test_points_in_the_shadow_of_a_neighbour_are_proposed_later() -> None:
     """On the first map (24 columns): a point, its neighbour, and one far away with a score between theirs times 0.3."""
     scores = torch.full((sum(h * w for _, h, w in SHAPES),), 0.01)
     scores[[100, 101, 300]] = torch.tensor([0.9, 0.8, 0.5])
-    assert multiscale.propose(raw_points(scores)).points[0, :3].tolist() == [100, 300, 101]
+    assert multiscale.propose(raw_points(scores), OPTIONS).points[0, :3].tolist() == [100, 300, 101]
     scores[101] = 0.0
-    assert multiscale.propose(raw_points(scores)).points[0, :2].tolist() == [100, 300]
+    assert multiscale.propose(raw_points(scores), OPTIONS).points[0, :2].tolist() == [100, 300]
+
+
+@pytest.mark.parametrize(("most", "proposals"), [(0, 96), (32, 96), (50, 150), (500, 300)])
+def test_images_with_many_objects_get_more_proposals(most: int, proposals: int) -> None:
+    counts = [1, most, 2] if most else []
+    learned = multiscale.prepare([torch.zeros(count, 4) for count in counts], OPTIONS)
+    assert learned == {"proposals": proposals}
+    points = raw_points(torch.rand(sum(h * w for _, h, w in SHAPES), generator=torch.manual_seed(0)))
+    assert multiscale.propose(points, options_of("multiscale", **learned)).boxes.shape == (1, proposals, 4)
 
 
 def test_a_score_is_the_mean_of_both_stages_and_a_box_that_of_the_second() -> None:
     scores = torch.linspace(0.1, 0.9, sum(h * w for _, h, w in SHAPES))
     points = raw_points(scores)
-    proposed = multiscale.propose(points)
-    refined = torch.randn(1, multiscale.PROPOSALS, 1 + refinement.CODE + CLASSES, generator=torch.manual_seed(0))
+    proposed = multiscale.propose(points, OPTIONS)
+    refined = torch.randn(1, OPTIONS.proposals, 1 + refinement.CODE + CLASSES, generator=torch.manual_seed(0))
     found, second = multiscale.candidates([*points, refined], OPTIONS), refinement.candidates(refined, proposed.boxes)
     chosen = proposed.points[0]
     torch.testing.assert_close(found.objects[0, chosen], (scores[chosen] * second.objects[0]).sqrt())
@@ -219,7 +228,7 @@ def test_a_score_is_the_mean_of_both_stages_and_a_box_that_of_the_second() -> No
         found.classes[0, chosen], second.classes[0]
     )
     others = torch.ones(len(scores), dtype=torch.bool).index_fill(0, chosen, False)
-    assert (found.objects[0, others] == 0).all() and others.sum() == len(scores) - multiscale.PROPOSALS
+    assert (found.objects[0, others] == 0).all() and others.sum() == len(scores) - OPTIONS.proposals
 
 
 def test_the_loss_is_the_sum_of_both_stages() -> None:
@@ -227,7 +236,7 @@ def test_the_loss_is_the_sum_of_both_stages() -> None:
     outputs, batch = as_outputs(targets), [target[None] for target in targets]
     outputs[-1] = torch.randn(outputs[-1].shape, generator=torch.manual_seed(0))
     truth = torch.cat([target.flatten(0, 1) for target in targets])[None]
-    proposed = multiscale.propose(outputs[:-1]).boxes
+    proposed = multiscale.propose(outputs[:-1], OPTIONS).boxes
     boxes, labels = drawn(3, 4)
     learned = refinement.targets(proposed[0], boxes, labels)[None]
     expected = multiscale.first_stage_loss(outputs[:-1], truth, OPTIONS)
