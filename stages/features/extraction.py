@@ -6,6 +6,7 @@ engine never waits for one to end.
 """
 
 import sys
+import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -385,23 +386,25 @@ def _compute(spec: Spec, parts: Iterator["Part"], *, total: int, store: RowStore
     Returns:
         Views per second.
     """
-    bad = 0
-    watchdog.report_progress(0, total)
+    started, bad, done = time.perf_counter(), 0, 0
+    watchdog.report_progress(done, total)
     unit = " views" if len(spec.views) > 1 else " images"
-    # smoothing=0: the bar shows the mean speed, which is what the stage reports at its end
+    # smoothing=0: the bar shows the mean speed, which is what the stage reports at its end. It counts nothing itself
+    # where TQDM_DISABLE hides it.
     with (
         tqdm(total=total, unit=unit, smoothing=0) as progress,
         closing(workers.compute(spec, parts, store)) as computed,
     ):
         for part in computed:
-            progress.update(len(part.images) * len(part.views))
-            watchdog.report_progress(int(progress.n), total)
+            views = len(part.images) * len(part.views)
+            done += views
+            progress.update(views)
+            watchdog.report_progress(done, total)
             for i in store.bad(part.sha256, part.views[0]):
                 if (bad := bad + 1) <= BAD_IMAGES_NAMED:
                     path, _ = image = part.images[i]
                     tqdm.write(f"{path}: {decoding_error(spec, image)}. It is left out.", sys.stderr)
-        seconds: float = progress.format_dict["elapsed"]
-    return total / seconds
+    return total / (time.perf_counter() - started)
 
 
 class Part(NamedTuple):

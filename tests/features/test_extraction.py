@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from torchvision import models
+from tqdm import tqdm
 
 from stages import extract as stage
 from stages import paths
@@ -25,7 +26,7 @@ from stages.backbones.engine import pick_precision
 from stages.datasets import index_file
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
-from stages.features import decoders, extraction, h5
+from stages.features import decoders, extraction, h5, watchdog
 from stages.features.decoders import ImageRef
 from stages.features.extraction import Spec, compute_part, extract, load_extractor
 from stages.features.store import fingerprint
@@ -772,3 +773,20 @@ def test_the_bar_and_the_summary_give_one_speed(
     assert found["computed"] == 6 and found["views/s"] > 0 and "images/s" not in found
     bar = capfd.readouterr().err
     assert "18/18" in bar and "views/s" in bar
+
+
+def test_a_hidden_bar_changes_nothing(
+    class_folder: Folder, staged: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With TQDM_DISABLE=1 a bar knows neither the time nor how much is done."""
+
+    class Hidden(tqdm):  # type: ignore[type-arg]  # tqdm cannot be subscripted when it runs
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options | {"disable": True})
+
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(extraction, "tqdm", Hidden)
+    monkeypatch.setattr(watchdog, "report_progress", lambda done, total: told.append((done, total)))
+    found = stage.main(staged(class_folder(2), views=3))
+    assert found["computed"] == 6 and found["views/s"] > 0
+    assert told[0] == (0, 18) and told[-1] == (18, 18)
