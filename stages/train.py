@@ -79,7 +79,9 @@ def main(params: Params) -> dict[str, object]:
     history.write(paths.PLOTS / "history.csv", kept.head.history)
     tried = {"candidates": len(kept.competition.candidates)} if kept.competition else {}
     several = {"folds": len(folds)} if folds else {}
-    return {"train images": kept.images, **several, **tried, "epochs": len(kept.head.history), **kept.scores}
+    name = kept.competition.winner.head if kept.competition else params.head
+    trained = {} if HEADS[name].closed_form else {"epochs": len(kept.head.history)}
+    return {"train images": kept.images, **several, **tried, **trained, **kept.scores}
 
 
 def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool = False) -> Trained:

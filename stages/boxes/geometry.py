@@ -48,6 +48,12 @@ class GroundTruth(NamedTuple):
     crowd: torch.Tensor
 
 
+def paired_iou(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """The IoU (n,) of each box (n, 4) with the one in the same place of others (n, 4), without all n² pairs."""
+    pairs: torch.Tensor = ops.box_iou(boxes[:, None], others[:, None])
+    return pairs.flatten()
+
+
 def through(boxes: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
     """Boxes (n, 4) through an affine map (2, 3): a rotated box becomes the bounding box of its corners."""
     x, y = boxes[:, [0, 2, 2, 0]], boxes[:, [1, 1, 3, 3]]

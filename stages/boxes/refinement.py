@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from stages.boxes import dense, ops
 from stages.boxes.convolution import Pointwise
+from stages.boxes.geometry import paired_iou
 from stages.boxes.losses import OVERLAP
 from stages.boxes.options import DenseOptions
 
@@ -113,7 +114,7 @@ def loss(raw: torch.Tensor, proposed: torch.Tensor, truth: torch.Tensor, options
     refined, true_shifts = moved(start, shifts), shifts_between(start, end)
     parts = (
         F.smooth_l1_loss(shifts, true_shifts, reduction="sum") / 4,
-        F.binary_cross_entropy_with_logits(quality, ops.box_iou(refined.detach(), end).diagonal(), reduction="sum"),
+        F.binary_cross_entropy_with_logits(quality, paired_iou(refined.detach(), end), reduction="sum"),
     )
     boxes = (refined, end) if options.box_loss in OVERLAP else (shifts, true_shifts)
     return dense.loss(prediction, truth, boxes=boxes, options=options) + torch.stack(parts).sum() / len(truth)

@@ -189,7 +189,9 @@ class Comparison:
             if revision.answers is None
         ]
         if any(revision.split == "val" for revision in self.revisions):
-            caveats.append("There is no test split: these numbers are on validation, which also chose the epochs.")
+            caveats.append(
+                "There is no test split: these numbers are of the validation images, by which the epochs were chosen."
+            )
         elif self.alike and len(self.revisions) > 2:
             caveats.append(
                 f"The best of {len(self.revisions)} on the test images looks better than it is: choose by val"

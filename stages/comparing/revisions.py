@@ -19,7 +19,7 @@ from stages import paths, results, yaml12
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError, nearest
 from stages.metrics import table
-from stages.reporting import gather
+from stages.reporting import gather, words
 from stages.reporting.gather import ClassRow, RunResults
 from stages.reporting.predictions import BoxPredictions, ClassPredictions, LabelPredictions, LargestPredictions
 from stages.stage import seconds_of
@@ -81,6 +81,13 @@ class Revision:
             checksums = {dep["path"]: str(dep.get("md5", ""))[:7] for dep in stage.get("deps", [])}
             settings |= {path: checksum for path, checksum in checksums.items() if path.startswith(CODE)}
         return settings
+
+    @property
+    def data(self) -> str:
+        """What its data is called."""
+        dataset = self.metrics["dataset"]
+        own = not any(name.startswith(f"datasets.{dataset}.source.") for name in self.settings)
+        return words.named_data(dataset, self.settings.get("root") if own else None)
 
     def score(self, name: str) -> float | None:
         """A metric on the split that it was evaluated on; None where there is none."""

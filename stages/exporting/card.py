@@ -199,7 +199,10 @@ def _limits(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] |
             "program above."
         )
     if metrics and not metrics["n_test"]:
-        limits.append("There was no test split: the metrics are of the validation images, which also chose the head.")
+        limits.append(
+            "There was no test split: the metrics are of the validation images, by which the head was chosen, and so "
+            "they are slightly too good."
+        )
     elif metrics and metrics["n_test"] < FEW:
         limits.append(f"Only {counted(metrics['n_test'], 'images were')} evaluated, so the metrics are uncertain.")
     if predictor.finds_boxes and predictor.provenance["resize"] == "crop":

@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from stages.boxes import ops
+from stages.boxes.geometry import paired_iou
 from stages.metrics.detection import HIT
 
 
@@ -17,7 +18,7 @@ def box_scores(predicted: torch.Tensor, truth: torch.Tensor, size: int) -> dict[
     """
     centres = (ops.box_convert(boxes, "xyxy", "cxcywh") for boxes in (predicted, truth))
     return {
-        "mean_iou": float(_iou(predicted, truth).mean()),
+        "mean_iou": float(paired_iou(predicted, truth).mean()),
         "box_smooth_l1": float(F.smooth_l1_loss(*centres)),
         "box_l1_px": float(F.l1_loss(predicted, truth)) * size,
     }
@@ -39,11 +40,5 @@ def both_scores(
         labels: (N,).
         true_labels: (N,).
     """
-    right = (_iou(boxes, true_boxes) >= HIT) & (labels == true_labels)
+    right = (paired_iou(boxes, true_boxes) >= HIT) & (labels == true_labels)
     return {"correct_at_iou50": float(right.double().mean())}
-
-
-def _iou(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """The IoU of each pair of boxes, (N,): as N matrices of one by one, not as one of N by N."""
-    pairs: torch.Tensor = ops.box_iou(boxes[:, None], others[:, None])
-    return pairs.flatten()

@@ -103,8 +103,8 @@ def caveats(run: RunResults) -> list[str]:
             else ""
         )
         caveats.append(
-            "There is no test split, so everything here is evaluated on the validation images, which also chose the "
-            f"head. Expect slightly lower numbers on new images.{again}"
+            "There is no test split, so everything here is evaluated on the validation images, by which the head was "
+            f"chosen. Expect slightly lower numbers on new images.{again}"
         )
     if len(run.judged) < 100:
         caveats.append(f"Only {counted(len(run.judged), 'images were')} evaluated, so the numbers are uncertain.")
@@ -267,10 +267,14 @@ def files(run: RunResults) -> list[tuple[str, int, str]]:
 
 
 def set_name(run: RunResults) -> str:
-    """What the data is called: a user's own by its folder, with how it is read."""
-    index = run.index
-    own = "source" not in index["options"]
-    return f"{PurePath(index['root']).name} ({index['dataset']})" if own else str(index["dataset"])
+    """What the data of a run is called."""
+    own = "source" not in run.index["options"]
+    return named_data(run.index["dataset"], run.index["root"] if own else None)
+
+
+def named_data(dataset: str, folder: str | None) -> str:
+    """A dataset by its name; a user's own by its folder, with how it is read."""
+    return dataset if folder is None else f"{PurePath(folder).name} ({dataset})"
 
 
 def data_notes(run: RunResults) -> list[str]:

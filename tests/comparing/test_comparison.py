@@ -233,9 +233,19 @@ def test_only_what_differs_is_a_difference() -> None:
     assert compared.changes(compared.revisions[1]) == "lr=0.2"
 
 
+@pytest.mark.parametrize(
+    ("options", "called"),
+    [({"task": "auto"}, "ants (toy)"), ({"datasets.toy": {"source": {"images": {"url": "a"}}}}, "toy")],
+)
+def test_a_users_own_data_is_called_by_its_folder(options: dict[str, Any], called: str) -> None:
+    lock = {"index": {"params": {"params.yaml": {"dataset": "toy", "root": "/home/me/ants", **options}}}}
+    assert revisions.Revision("a", lock, {"dataset": "toy"}, None, None).data == called
+
+
 def test_the_page_holds_every_image_as_text_and_loads_nothing(task: str) -> None:
     compare.compare(["start", "better", WORKSPACE])
     text = compare.PAGE.read_text()
+    assert "<title>3 revisions on the images (folder)</title>" in text
     assert "<script>alert" not in text and "<img onerror" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert set(re.findall(r'(?:src|href)="([^"]{5})', text)) <= {"data:", "#resu", "#para", "#imag", "#clas"}
