@@ -382,7 +382,8 @@ def recall_by_size(groups: Sequence[Mapping[str, float]]) -> Drawing:
     with _style():
         figure, axes = _figure(200)
         places, recalls, titles = range(len(groups)), [group["recall"] for group in groups], {}
-        names = [f"{group['from']:.0f}–{group['to']:.0f}" for group in groups]
+        ends = [(f"{group['from']:.0f}", f"{group['to']:.0f}") for group in groups]
+        names = [low if low == high else f"{low}–{high}" for low, high in ends]
         for i, bar in enumerate(axes.bar(places, recalls, 0.8, color=BLUE)):
             titles[_tag(bar, i)] = f"{counted(int(groups[i]['objects']), 'objects')} of {names[i]} pixels"
             axes.text(i, recalls[i] + 0.02, f"{recalls[i]:.0%}", ha="center")

@@ -248,11 +248,14 @@ def spread(title: str, unit: str, named: Mapping[str, npt.NDArray[np.float64]]) 
         if len(named) > 1:
             axes.legend()
         axes.set(title=title, xlabel=unit, ylabel="objects")
-        middle = ", ".join(f"{name} median {np.median(values):.3g}".strip() for name, values in named.items())
-        return Drawing(
-            figure,
-            f"{title} of {counted(len(every) // len(named), 'objects')}: {middle}, {low:.3g} to {high:.3g} {unit}.",
-        )
+        middle = ", ".join(f"{name} median {_digits(np.median(values))}".strip() for name, values in named.items())
+        ends = f"{_digits(low)} to {_digits(high)} {unit}"
+        return Drawing(figure, f"{title} of {counted(len(every) // len(named), 'objects')}: {middle}, {ends}.")
+
+
+def _digits(value: float) -> str:
+    """A positive number in three digits, or as many as it has before its point."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def example(picture: Picture, colour: Mapping[str, str]) -> AnnotatedImage:

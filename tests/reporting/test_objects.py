@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stages import paths
 from stages.datasets import index_file
 from stages.datasets.base import Box
-from stages.reporting import objects
+from stages.reporting import figures, objects
 from stages.reporting.objects import ObjectCount
 from stages.reporting.pictures import LONGEST, SIDE, Picture
 from tests.reporting.synthetic import HOSTILE, Made
@@ -148,3 +148,11 @@ def test_broken_annotations_and_leaks_are_listed(made: Made, reported: Reported,
     html, _ = reported()
     assert "Broken annotations (1)" in html and "a.xml: the box of &lt;b&gt;ant&lt;/b&gt; is empty" in html
     assert "a.jpg is b.jpg (across splits: train, test)" in html
+
+
+def test_what_a_figure_says_in_words_has_numbers_without_exponents() -> None:
+    said = objects.spread("Width", "pixels", {"": np.array([0.123456, 59.04, 1100.2])}).alt
+    assert said == "Width of 3 objects: median 59, 0.123 to 1100 pixels."
+    groups = [{"from": 309.2, "to": 309.4, "objects": 1, "recall": 1.0},
+              {"from": 310.0, "to": 420.0, "objects": 2, "recall": 0.5}]  # fmt: skip
+    assert "309: 100%, 310–420: 50%" in figures.recall_by_size(groups).alt
