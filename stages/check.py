@@ -35,6 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
             flush=True,
         )
     params = load()
+    _check_device(params)
     _check_modules(params)
     print(f"params.yaml is well-formed: {params.dataset}, {params.backbone}, {params.head} on {params.cut}")
     if has_source(params.options) and params.root != "data/none":
@@ -59,6 +60,25 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.mark.parent.mkdir(parents=True, exist_ok=True)
         arguments.mark.write_text("params.yaml was checked\n")
     return 0
+
+
+def _check_device(params: Params) -> None:
+    """Checks that this machine has the device, and that what is to be extracted here can be computed on it.
+
+    Torch is needed for that, some seconds, so that it is not asked about what every machine can do.
+    """
+    extract = params.extract
+    extracts_here = extract.cluster == "none" and not _has_features(params)
+    float16 = extracts_here and extract.precision == "float16"
+    if params.device in ("auto", "cpu") and not float16:
+        return
+    from stages.backbones.device import pick_device
+    from stages.backbones.engine import pick_engine, pick_precision
+
+    device = pick_device(params.device)
+    if extracts_here:
+        pick_engine(extract.engine, device, compiled=extract.compile)
+        pick_precision(extract.precision, device)
 
 
 def _check_modules(params: Params) -> None:

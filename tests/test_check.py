@@ -122,6 +122,33 @@ def test_a_module_that_the_network_lacks_is_refused_first(home: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("\n  precision: auto\n", "\n  precision: float16\n", "float16 needs a GPU"),
+        ("\ndevice: auto\n", "\ndevice: cuda\n", "cuda is not available here"),
+    ],
+)
+def test_what_this_machine_cannot_compute_is_refused_first(
+    home: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, said: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    turn(home, old, new)
+    with pytest.raises(UserError, match=said):
+        check.main(argparse.Namespace(mark=None, overrides=[]))
+
+
+def test_features_that_are_here_may_come_from_a_gpu(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    turn(home, "\n  precision: auto\n", "\n  precision: float16\n")
+    features = paths.features("logos", "efficientnet_lite0", "pooled")
+    features.parent.mkdir(parents=True)
+    features.touch()
+    assert check.main(argparse.Namespace(mark=None, overrides=[])) == 0
+
+
+@pytest.mark.parametrize(
     ("backbone", "host", "file"),
     [
         ("resnet18", "download.pytorch.org", "torch/hub/checkpoints/resnet18-f37072fd.pth"),
