@@ -3,6 +3,7 @@
 Kept by content in the main checkout, so that only new images are decoded.
 """
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from stages.processes import in_order
 
 THUMBNAIL = 32  # pixels per side
 LOOKED_AT = 128  # pixels of the longer side at which contrast, sharpness and colour are measured
-VERSION = 1  # raise it when the code here changes what comes out
+VERSION = 2  # raise it when the code here changes what comes out
 AHEAD, BLOCK = 256, 4096  # images measured ahead of the writing; thumbnails copied at a time
 
 
@@ -175,7 +176,8 @@ def _small(data: bytes) -> Image.Image:
         if is_wide(image):
             small = load(data)[0]
         else:
-            image.draft("RGB", (LOOKED_AT, LOOKED_AT))  # JPEG decodes at half, a quarter or an eighth
+            share = LOOKED_AT / max(image.size)  # JPEG decodes at half, a quarter or an eighth
+            image.draft("RGB", (math.ceil(share * image.width), math.ceil(share * image.height)))
             image.load()
             small = upright(image)
             if "transparency" in small.info:
