@@ -14,7 +14,7 @@ from stages.boxes.geometry import paired_iou
 from stages.boxes.losses import OVERLAP
 from stages.boxes.options import DenseOptions
 
-SIDE = 5  # of the map of a box, in cells
+SIDE = 7  # of the map of a box, in cells
 CHANNELS = 64  # of that map
 UNITS = 256  # of each of two hidden layers
 MARGIN = 1.25  # the map shows the box and what is around it: so many times its sides

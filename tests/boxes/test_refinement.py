@@ -45,13 +45,13 @@ def test_small_boxes_are_seen_by_bilinear_interpolation(seed: int) -> None:
 
 
 def test_large_boxes_are_seen_by_weighted_means() -> None:
-    """Along an axis of 40 features, the map of a box over all but the margin has cells of 8 features."""
-    features = torch.arange(40.0).expand(1, 1, 40, 40).contiguous()
+    """Along an axis of 56 features, the map of a box over all but the margin has seven cells of 8 features."""
+    features = torch.arange(56.0).expand(1, 1, 56, 56).contiguous()
     low, high = 0.5 - 0.5 / MARGIN, 0.5 + 0.5 / MARGIN
     seen = refinement.inside(features, torch.tensor([[[low, low, high, high]]]))[0, 0]
-    for cell, centre in enumerate([4, 12, 20, 28, 36]):
-        weights = [max(0.0, 1 - abs(x + 0.5 - centre) / 8) for x in range(40)]
-        expected = sum(w * x for w, x in zip(weights, range(40), strict=True)) / sum(weights)
+    for cell, centre in enumerate([4, 12, 20, 28, 36, 44, 52]):
+        weights = [max(0.0, 1 - abs(x + 0.5 - centre) / 8) for x in range(56)]
+        expected = sum(w * x for w, x in zip(weights, range(56), strict=True)) / sum(weights)
         torch.testing.assert_close(seen[:, 0, cell], torch.full((SIDE,), expected))
 
 
