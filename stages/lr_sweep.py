@@ -13,10 +13,10 @@ def main(params: Params) -> dict[str, object]:
     """Writes the curve to `reports/plots/lr_sweep.csv` and what it suggests to `reports/lr_sweep.json`.
 
     A head in closed form has no learning rate: its curve is empty. So is that of head auto, whose mlp is one of many
-    candidates and trains at the rate of params.yaml.
+    candidates and trains at the rate of params.yaml, and the curve of no steps.
     """
     points, content = list[range_test.Point](), dict[str, object]()
-    if _has_rate(params):
+    if _has_rate(params) and params.lr_sweep.steps:
         points = range_test.range_test(params.head, load_data(params), params=params, device=pick_device(params.device))
         content = range_test.suggestion(points, params.lr_sweep.steps).as_json()
     range_test.write(paths.PLOTS / "lr_sweep.csv", points)
@@ -35,6 +35,8 @@ def _what(params: Params) -> str:
     """What is about to be tried."""
     if not _has_rate(params):
         return f"nothing to do, head {params.head} has no learning rate of its own"
+    if not params.lr_sweep.steps:
+        return "nothing to do, `lr_sweep.steps` is 0"
     return f"{params.head}, {params.lr_sweep.steps} steps from lr {params.lr_sweep.low:g} to {params.lr_sweep.high:g}"
 
 

@@ -16,6 +16,7 @@ from stages.evaluation.options import Decide
 from stages.heads.options import Boxes
 from stages.images.options import Augment
 from stages.params import load
+from stages.training.options import LrSweep
 from tests import defaults
 
 GOLDEN = Path(__file__).parent / "golden_recipes.json"
@@ -43,8 +44,8 @@ def test_the_flat_knobs_are_those_of_params_yaml(repository: Path) -> None:
     assert recipe.flat_knobs() == [name for name in flat if name != "device"]
 
 
-def test_the_defaults_are_every_flat_knob_and_three_blocks() -> None:
-    blocks = {"boxes": Boxes, "decide": Decide, "augment": Augment}
+def test_the_defaults_are_every_flat_knob_and_four_blocks() -> None:
+    blocks = {"boxes": Boxes, "decide": Decide, "augment": Augment, "lr_sweep": LrSweep}
     inner = [f"{block}.{knob}" for block, kind in blocks.items() for knob in kind.model_fields]
     assert list(yaml12.parse((recipe.FOLDER / "defaults.yaml").read_bytes(), "")) == [*recipe.flat_knobs(), *inner]
 

@@ -98,6 +98,9 @@ def resolve(params: Params) -> tuple[Params, str | None, str]:
     if lr := suggestion.get("lr"):
         return with_overrides(params, {"lr": lr}), RANGE_TEST, f"lr: auto takes {lr:g}, what the range test suggests"
     source, lr = f"default of {params.head}", spec.default_lr
-    why = f"the range test suggests none, as {suggestion['reason']}" if suggestion else "head auto has no range test"
+    if suggestion:
+        why = f"the range test suggests none, as {suggestion['reason']}"
+    else:
+        why = "head auto has no range test" if params.lr_sweep.steps else "`lr_sweep.steps` is 0"
     sentence = f"lr: auto takes {lr:g}, the {source}: {why}"
     return with_overrides(params, {"lr": lr}), source, sentence

@@ -83,6 +83,11 @@ def test_auto_takes_the_default_of_the_head_where_there_is_no_suggestion(auto: C
     assert "the loss hardly falls at any rate" in words
 
 
+def test_auto_takes_the_default_of_the_head_where_the_range_test_is_left_out(auto: Callable[..., Any]) -> None:
+    params, _, words = auto({}, head="mlp", lr_sweep={"steps": 0})
+    assert params.learning_rate == 0.001 and words.endswith("the default of mlp: `lr_sweep.steps` is 0")
+
+
 @pytest.mark.parametrize("knobs", [{"lr": 0.5}, {"head": "ridge"}])
 def test_a_number_and_a_solved_head_ask_nobody(auto: Callable[..., Any], knobs: dict[str, Any]) -> None:
     params, source, _ = auto({}, **knobs)

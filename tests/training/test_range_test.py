@@ -1,5 +1,6 @@
 """The range test: rates on a log scale, suggestions by their definition, and nothing left for training."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from stages import lr_sweep, paths
+from stages.errors import UserError
 from stages.training import loop, range_test
 from stages.training.data import HeadData, SplitData
 from stages.training.range_test import Point
@@ -73,3 +76,16 @@ def test_training_after_it_is_bit_identical_to_training_without(turned: Make, dr
 def test_the_file(tmp_path: Path) -> None:
     range_test.write(tmp_path / "x.csv", [Point(0.001, 1 / 3, 0.5)])
     assert (tmp_path / "x.csv").read_text() == "lr,loss,smoothed\n0.001,0.333333,0.5\n"
+
+
+def test_without_steps_nothing_is_tried(turned: Make) -> None:
+    chosen = turned(lr_sweep={"steps": 0})
+    assert lr_sweep.main(chosen) == {"steps": 0}  # there is no feature file that it could read
+    assert (paths.PLOTS / "lr_sweep.csv").read_text().split() == ["lr,loss,smoothed"]
+    assert json.loads((paths.REPORTS / "lr_sweep.json").read_text()) == {}
+
+
+@pytest.mark.parametrize("steps", [1, 9, -1])
+def test_few_steps_are_refused(turned: Make, steps: int) -> None:
+    with pytest.raises(UserError, match="steps"):
+        turned(lr_sweep={"steps": steps})
