@@ -57,9 +57,8 @@ class RunResults:
         metrics, head, index, split, predictions: as the stages wrote them, JSON.
         part: the split that the head is evaluated on: test, or val where there is no test.
         judged: the images of that split, in the order of the predictions.
-        rates: learning rate, loss and smoothed loss of each step of the range test; empty for a head in closed form.
-        suggested: `lr`, the learning rate that the range test suggests, or None and the `reason`; empty for a head in
-            closed form.
+        rates: learning rate, loss and smoothed loss of each step of the range test; empty where there was none.
+        suggested: `lr`, the learning rate that the range test suggests, or None and the `reason`; empty likewise.
         views: scores by name when the first one, two, … views are averaged; `views` is how many.
         undecodable: images whose pixels extraction could not read.
         suspicions: what the stage review suspects of the data.
