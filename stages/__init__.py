@@ -10,6 +10,8 @@ from types import TracebackType
 # Before torch is imported. OpenMP's threads spin while they wait; beside another busy process (a second experiment of
 # the queue, the decoding threads) that made training 25 times and extraction 3 times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Large tensors take huge pages, where Linux has them: there are fewer pages to clear.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # OpenVINO tells its makers of every conversion, over the network, where the package for that can be imported.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
