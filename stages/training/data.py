@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages import paths
+from stages import memory, paths
 from stages.backbones import names
 from stages.datasets import index_file, splits
 from stages.datasets.base import natural
@@ -245,7 +245,10 @@ def load_data(params: Params, images_of: splits.SplitImages | None = None) -> He
                                        classes=classes, params=params, multilabel=multilabel)  # fmt: skip
     if not with_objects and index_file.unlabelled(rows):
         _refuse_too_few_labels(split_data)
-    return HeadData(classes, split_data, features.provenance, _identity(rows, split_data), levels, boxes)
+    data = HeadData(classes, split_data, features.provenance, _identity(rows, split_data), levels, boxes)
+    if len(data.shape) > 1:  # maps or pixels; steps on vectors take no large blocks
+        memory.keep_freed()
+    return data
 
 
 def _identity(rows: Sequence[IndexRow], split_data: Mapping[str, SplitData]) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 from tqdm import tqdm
 
-from stages import memory, threads
+from stages import threads
 from stages.errors import UserError
 from stages.heads import optimizers
 from stages.params import Params, with_overrides
@@ -160,8 +160,6 @@ def start(
         params: `tap`, `weights` and the knobs of the head.
         device: of the head.
     """
-    if len(data.shape) > 1:  # maps or pixels; steps on vectors take no large blocks
-        memory.keep_freed()
     knobs = stored_knobs(head, params=params, data=data, device=device)
     rest = build(data.provenance, params.tap, params.weights)
     module = assemble(head, data.shape, classes=len(data.classes), knobs=knobs, rest=rest).to(device)
