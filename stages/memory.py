@@ -11,8 +11,8 @@ LARGEST = 2**31 - 1  # bytes; mallopt takes an int
 def keep_freed() -> None:
     """Lets glibc keep freed memory for the next tensors; does nothing where the C library is another one.
 
-    It gives blocks of 32 MB and more back at once, and a head on maps frees many of them with each batch. The system would
-    clear their pages anew each time, which took a quarter of the time of training (docs/benchmarks.md).
+    It gives blocks of 32 MB and more back at once, and a head on maps frees many of them with each batch. The system
+    would clear their pages anew each time, which took a quarter of the time of training (docs/benchmarks.md).
     """
     if sys.platform != "linux" or not hasattr(library := ctypes.CDLL(None), "mallopt"):
         return

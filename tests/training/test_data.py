@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages import paths
+from stages import memory, paths
 from stages.datasets import index_file, splits
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
@@ -95,6 +95,16 @@ def test_a_map_is_kept_as_stored_for_a_head_that_takes_one(files: Make) -> None:
     batch = train.batch(torch.tensor([2, 0]))
     assert batch.dtype == torch.float32 and batch.shape == (2, 5, 2, 2)
     torch.testing.assert_close(batch[0], 3 + torch.arange(20).reshape(5, 2, 2) / 8, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(("head", "kept"), [("squeezenet", 1), ("linear", 0)])
+def test_freed_memory_is_kept_for_maps_alone(
+    files: Make, monkeypatch: pytest.MonkeyPatch, head: str, kept: int
+) -> None:
+    calls = list[None]()
+    monkeypatch.setattr(memory, "keep_freed", lambda: calls.append(None))
+    data.load_data(files(cut="map", head=head))
+    assert len(calls) == kept
 
 
 def test_the_identity_follows_images_labels_and_parts(files: Make) -> None:
