@@ -189,9 +189,7 @@ class Comparison:
             if revision.answers is None
         ]
         if any(revision.split == "val" for revision in self.revisions):
-            caveats.append(
-                "There is no test split: these numbers are of the validation images, by which the epochs were chosen."
-            )
+            caveats.append("There is no test split: these numbers are of validation, and the epochs were chosen on it.")
         elif self.alike and len(self.revisions) > 2:
             caveats.append(
                 f"The best of {len(self.revisions)} on the test images looks better than it is: choose by val"

@@ -200,7 +200,7 @@ def _limits(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] |
         )
     if metrics and not metrics["n_test"]:
         limits.append(
-            "There was no test split: the metrics are of the validation images, by which the head was chosen, and so "
+            "There was no test split: the metrics are of the validation images. The head was chosen on them, too, so "
             "they are slightly too good."
         )
     elif metrics and metrics["n_test"] < FEW:

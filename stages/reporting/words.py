@@ -103,8 +103,8 @@ def caveats(run: RunResults) -> list[str]:
             else ""
         )
         caveats.append(
-            "There is no test split, so everything here is evaluated on the validation images, by which the head was "
-            f"chosen. Expect slightly lower numbers on new images.{again}"
+            "There is no test split, so everything here is evaluated on the validation images. The head was chosen on "
+            f"them, too: expect slightly lower numbers on new images.{again}"
         )
     if len(run.judged) < 100:
         caveats.append(f"Only {counted(len(run.judged), 'images were')} evaluated, so the numbers are uncertain.")
