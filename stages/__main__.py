@@ -8,7 +8,7 @@ COMMANDS = {
     "dvc exp run --queue -S lr=0.01,0.1": "queue one experiment per value; dvc queue start -j 2 runs two at a time",
     "check": "check params.yaml, and say what differs from the commit",
     "report --open": "show the page of the last run in the browser, or say that it belongs to other results",
-    "recipe --list": "settings with known results, published ones among them",
+    "recipe --list": "settings with their sources, published ones among them",
     "recipe NAME": "a recipe as arguments: dvc exp run $({} NAME)",
     "review --apply FILE": "apply your decisions on doubtful labels and duplicates, see docs/review.md",
     "label": "pick the images to label next and label them in the browser, see docs/labelling.md",

@@ -44,6 +44,7 @@ EXAMPLES = """\
   python -m stages.plan --images 1e9 --views 6"""
 SAMPLE = 4096  # images to measure on, spread evenly over the dataset; many, because repeated ones come from memory
 WARM_UP = 32  # images
+COPIES = 2  # of the features on the disk at the end of an extraction: the file, and the parts that it is assembled from
 # How a name begins -> the encoder that is measured; others of this kind take as much longer as they have multiply-adds
 KINDS = {
     ("timm:vit",): "timm:vit_small_patch16_224.dino",
@@ -258,14 +259,15 @@ def advice(count: int, size: int, seconds: float) -> list[str]:
         seconds: to compute them.
     """
     sentences, free = list[str](), files.free(paths.store() / files.LOCK)
-    if size > free:
+    if COPIES * size > free:
         sentences.append(
-            f"The disk has {forecast.in_bytes(free)} free: take a smaller cut or float16, or link cache/ elsewhere."
+            f"The disk has {forecast.in_bytes(free)} free, and {forecast.in_bytes(COPIES * size)} are needed during the "
+            "run, for the file and its parts: take a smaller cut or float16, or link cache/ elsewhere."
         )
     if size > mapped.room():
         sentences.append(
             f"The features take more than {mapped.SHARE:.0%} of the memory: training reads them from the disk in "
-            "shuffled blocks; vectors (cut=pooled) are always held in memory."
+            "shuffled blocks."
         )
     if seconds > forecast.DAY:
         sentences.append(

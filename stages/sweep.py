@@ -65,7 +65,7 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Swe
         UserError: an axis is empty, does not matter to the head or has values that params.yaml could not have; or the
             head cannot be trained in a stack on vectors; or every setting diverged.
     """
-    params = with_overrides(params, {"head": head_with_rate(params.head)})
+    current, params = params, with_overrides(params, {"head": head_with_rate(params.head)})
     settings = grid(params, axes)
     seeded = [vary(setting, "seed", params.seed + number) for setting in settings for number in range(seeds)]
     head_data, device = data.load_data(params), pick_device(params.device)
@@ -87,7 +87,7 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Swe
     rows = sorted(rows, key=lambda row: _score(row, params.monitor))
     if rows[0].val_loss is None:
         raise UserError(f"The loss of all {len(rows)} settings is not finite: try smaller values of `--lr`.")
-    _write(rows, params, axes)
+    _write(rows, current, axes)
     return rows
 
 
@@ -144,9 +144,11 @@ def vary(params: Params, name: str, value: float) -> Params:
 
 
 def train_command(best: SweepRow, params: Params) -> str:
-    """The command that trains with the settings of a row."""
+    """The command that trains with the settings of a row; it names the head where params.yaml leaves that to `auto`."""
+    head = head_with_rate(params.head)
+    named = [] if head == params.head else [f"-S head={head}"]
     names = [name for name in AXES if getattr(best, name) != getattr(params, name)]
-    return " ".join(["dvc exp run", *(f"-S {name}={getattr(best, name)!r}" for name in names or AXES[:2])])
+    return " ".join(["dvc exp run", *named, *(f"-S {name}={getattr(best, name)!r}" for name in names or AXES[:2])])
 
 
 def table(rows: Sequence[SweepRow]) -> list[list[str]]:
@@ -222,7 +224,7 @@ def page(rows: Sequence[SweepRow], params: Params, axes: Mapping[str, str | None
         ["python", "-m", "stages.sweep", *" ".join([*flags, f"--seeds {rows[0].seeds}"]).split()]
     )
     header, *body = [f"| {' | '.join(cells)} |" for cells in table(rows[:SHOWN])]
-    subject = f"head {params.head} on {params.dataset}, {params.backbone}, {params.cut}"
+    subject = f"head {head_with_rate(params.head)} on {params.dataset}, {params.backbone}, {params.cut}"
     return "\n".join([
         "# Sweep", "",
         f"{len(rows)} settings of {subject}; {counted(rows[0].seeds, 'seeds')} each, chosen by {params.monitor}.", "",

@@ -69,10 +69,11 @@ def test_the_head_knob_and_metric_of_the_page_go_through_the_pipeline(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     photos = class_folder(8)
-    chosen = params(**SMALL, dataset="folder", root=str(photos), head="prototypes", sharpness=0.5)
+    chosen = params(**SMALL, dataset="folder", root=str(photos), head="prototypes", sharpness=0.5, refit="auto")
     for stage in (index, split, extract, review, lr_sweep, train, evaluate, report):
         stage.main(chosen)
     head = json.loads((paths.HEAD / "head.json").read_text())
+    assert (paths.HEAD / "chosen").is_dir()  # it was solved again on train and val together
     assert head["head"] == "prototypes" and head["knobs"]["sharpness"] == head["params"]["sharpness"] == 0.5
     metrics = json.loads((paths.EVALUATION).read_text())
     assert 0 < metrics["brier"] < 2 and metrics["head"] == "prototypes"

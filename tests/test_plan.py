@@ -111,8 +111,9 @@ def test_times_are_told_in_their_unit(seconds: float, told: str) -> None:
 def test_advice_follows_from_the_numbers(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan.advice(1000, 10, 5.0) == []
     monkeypatch.setattr(plan.files, "free", lambda path: 1000)
-    (full,) = plan.advice(1000, 2000, 5.0)
-    assert "1 kB free" in full
+    assert plan.advice(1000, 500, 5.0) == []
+    (full,) = plan.advice(1000, 501, 5.0)  # the file and its parts
+    assert "1 kB free, and 1 kB are needed" in full
     (days,) = plan.advice(1000, 10, 2.5 * 86400)
     assert "In a day: 3 machines" in days
     monkeypatch.setattr(plan.mapped, "room", lambda: 100)

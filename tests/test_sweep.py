@@ -99,6 +99,16 @@ def test_the_command_trains_the_best(turned: Make, monkeypatch: pytest.MonkeyPat
     assert "(sweep.png)" in sweep.PAGE.read_text()
 
 
+def test_the_command_names_the_head_where_auto_would_choose_another(
+    turned: Make, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    turned(head="auto", lr=1e-6)
+    command(monkeypatch, "--lr", "0.03", "--weight-decay", "0.01")
+    train = capsys.readouterr().out.splitlines()[-1]
+    assert train == "dvc exp run -S head=mlp -S lr=0.03"
+    assert f"{train}\n" in sweep.PAGE.read_text() and "head mlp on" in sweep.PAGE.read_text()
+
+
 def test_a_setting_that_diverges_comes_last(turned: Make) -> None:
     rows = sweep.main(turned(head="mlp", optimizer="sgd", schedule="constant"), NONE | {"lr": "1e30,0.01"}, 1)
     assert {row.lr for row in rows if row.val_loss is None} == {1e30}

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from stages.images.header import JPEG_END, BadImage, open_image, orientation
-from stages.images.loading import load
+from stages.images.loading import load, upright
 from stages.images.preprocessing import Preprocessing
 
 PIPELINE = 2
@@ -96,10 +96,10 @@ def decode_shrunk(data: bytes, by: int) -> tuple[torch.Tensor, float]:
                 whole = (image.width // by, image.height // by)
                 image.draft("RGB", whole)
                 # the last column and row may stand for less than `by` pixels, which would stretch the image
-                shrunk = ImageOps.exif_transpose(image.crop((0, 0, *whole))).convert("RGB")
+                shrunk = upright(image.crop((0, 0, *whole))).convert("RGB")
             return torch.from_numpy(np.asarray(shrunk).copy()).permute(2, 0, 1), 1 / by
-        except OSError:
-            pass  # the plain way decides what can be read of a damaged file
+        except Exception:  # Pillow raises more than OSError on damaged files
+            pass  # the plain way decides what can be read of it
     return decode(data), 1.0
 
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from stages.images.header import (
     BadImage,
@@ -13,6 +13,16 @@ from stages.images.header import (
     without_metadata,
 )
 from stages.images.scaling import Scaling, is_wide, stated_range, swap_bytes, to_8_bits
+
+TURNS = {  # what makes an image of each EXIF orientation upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class Inspected(NamedTuple):
@@ -83,5 +93,9 @@ def _low_bytes(data: bytes) -> Image.Image | None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """An image as its EXIF orientation turns it: the same object where it does not."""
-    return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
+    """An image as its EXIF orientation turns it: the same object where it does not.
+
+    `ImageOps.exif_transpose` would also write the whole EXIF block again, and fails where any entry of it is broken.
+    """
+    turn = TURNS.get(orientation(image))
+    return image if turn is None else image.transpose(turn)

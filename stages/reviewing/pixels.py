@@ -156,7 +156,7 @@ def _measured(folder: Path, row: IndexRow) -> tuple[npt.NDArray[np.uint8], npt.N
     """The thumbnail, and whether the image is readable, its contrast, sharpness and colour."""
     try:
         image = _small(source.read(folder, row.path, row.sha256))
-    except (UserError, BadImage, OSError, ValueError, SyntaxError):  # what Pillow raises on damaged files
+    except Exception:  # Pillow raises SyntaxError, struct.error, ValueError and more on damaged files
         return np.zeros((THUMBNAIL, THUMBNAIL, 3), np.uint8), np.zeros(4, np.float32)
     red, green, blue = (np.asarray(channel) for channel in image.split())
     grey = (red.astype(np.int16) + green + blue).astype(np.float32) / 3
