@@ -64,6 +64,27 @@ def atomic_write(path: Path, size: int | None = None) -> Iterator[int]:
         discard(temporary)
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill; when the block ends without an error it takes the place of `path`, and else nothing changes.
+
+    Raises:
+        Unwritable: the disk is full or fails.
+    """
+    temporary = path.with_name(f"{path.name}{TEMPORARY}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _unwritable(path, None, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def temp_path(path: Path) -> Path:
     """An unused temporary name in the folder of `path`."""
     return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")

@@ -261,8 +261,8 @@ def advice(count: int, size: int, seconds: float) -> list[str]:
     sentences, free = list[str](), files.free(paths.store() / files.LOCK)
     if COPIES * size > free:
         sentences.append(
-            f"The disk has {forecast.in_bytes(free)} free, and {forecast.in_bytes(COPIES * size)} are needed during the "
-            "run, for the file and its parts: take a smaller cut or float16, or link cache/ elsewhere."
+            f"The disk has {forecast.in_bytes(free)} free, and {forecast.in_bytes(COPIES * size)} are needed during the"
+            " run, for the file and its parts: take a smaller cut or float16, or link cache/ elsewhere."
         )
     if size > mapped.room():
         sentences.append(

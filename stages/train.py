@@ -1,13 +1,12 @@
 """train: trains a head on the cached features, and a ridge baseline on the same features, into `cache/head/`."""
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stages import paths
+from stages import files, paths
 from stages.backbones.device import pick_device
 from stages.blocks import flat_fields
 from stages.datasets import splits
@@ -71,11 +70,11 @@ def main(params: Params) -> dict[str, object]:
         scores = ", ".join(f"{score} {name}" for name, score in fold.scores.items())
         print(f"fold {number} of {len(folds)}: {scores}", flush=True)
         heads += fold.heads
-    shutil.rmtree(paths.HEAD, ignore_errors=True)  # there may be heads of more seeds or folds than now
-    for folder, module, description in heads:
-        model.save_head(folder, module, description)
-    if kept.competition:
-        kept.competition.write()
+    with files.whole_folder(paths.HEAD) as whole:
+        for folder, module, description in heads:
+            model.save_head(whole / folder.relative_to(paths.HEAD), module, description)
+        if kept.competition:
+            kept.competition.write(whole)
     history.write(paths.PLOTS / "history.csv", kept.head.history)
     tried = {"candidates": len(kept.competition.candidates)} if kept.competition else {}
     several = {"folds": len(folds)} if folds else {}
@@ -122,18 +121,19 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
     if HEADS[params.head].closed_form and not competition and (much := candidates.beforehand(data, params, device)):
         print(much, flush=True)
     head = competition.result if competition else fit(data, params, device)
-    several = [params, *(with_seed(params, number) for number in range(1, params.seeds))]
-    chosen = [head, *(fit(data, seeded, device) for seeded in several[1:])]
-    whole = HEADS[params.head].finds_objects
-    final = [refit(result, data, seeded, device, whole=whole) for result, seeded in zip(chosen, several, strict=True)]
-    origin |= {"refit_epochs": len(final[0].history)} if whole and params.refit == "trainval" else {}
-    folders = [folder, *(folder / f"seed-{number}" for number in range(1, params.seeds))]
-    results = [(path, params.head, result) for path, result in zip(folders, final, strict=True)]
-    if params.refit == "trainval":
-        results.append((folder / "chosen", params.head, head))
+    chosen = [(Path(), params, head)]
+    for number in range(1, params.seeds):
+        seeded = with_seed(params, number)
+        chosen.append((Path(f"seed-{number}"), seeded, fit(data, seeded, device)))
     known = head if params.head == "ridge" else competition.baseline if competition else None
     if baseline := ridge_baseline(known, data=data, params=params, device=device):
-        results.append((folder / "ridge", "ridge", baseline))
+        chosen.append((Path("ridge"), with_overrides(params, {"head": "ridge"}), baseline))
+    whole = HEADS[params.head].finds_objects
+    final = [refit(result, data, knobs, device, whole=whole) for _, knobs, result in chosen]
+    origin |= {"refit_epochs": len(final[0].history)} if whole and params.refit == "trainval" else {}
+    results = [(folder / place, knobs.head, result) for (place, knobs, _), result in zip(chosen, final, strict=True)]
+    if params.refit == "trainval":  # what has not been trained on val judges it
+        results += [(folder / "chosen" / place, knobs.head, result) for place, knobs, result in chosen]
     heads = [
         (path, result.module, describe(name, result, data=data, params=params) | origin)
         for path, name, result in results
@@ -173,18 +173,17 @@ def describe(name: str, result: TrainResult, *, data: HeadData, params: Params) 
 def ridge_baseline(
     known: TrainResult | None, *, data: HeadData, params: Params, device: torch.device
 ) -> TrainResult | None:
-    """Ridge regression with the normalisation, and on the splits, of the head; None where it would take too long.
+    """Ridge regression on train, with the normalisation of the head; None where it would take too long.
 
     Args:
-        known: ridge regression with this normalisation on train alone, if it is there already.
+        known: the same, if it is there already.
         data: the features and labels.
         params: of the head.
         device: where to solve.
     """
     if HEADS[params.head].finds_objects or (params.head != "ridge" and _too_large(data, params, device)):
         return None
-    ridge = with_overrides(params, {"head": "ridge"})
-    return refit(known or fit(data, ridge, device), data, ridge, device)
+    return known or fit(data, with_overrides(params, {"head": "ridge"}), device)
 
 
 def _too_large(data: HeadData, params: Params, device: torch.device) -> bool:

@@ -51,6 +51,25 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_takes_the_place_of_the_old_one_or_changes_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "head"
+
+    def fill(name: str, *, fails: bool = False) -> None:
+        with files.whole_folder(home) as folder:
+            files.write_bytes(folder / "deep" / name, b"1")
+            assert not (home / "deep" / name).exists()
+            if fails:
+                raise KeyboardInterrupt
+
+    fill("a")
+    with pytest.raises(KeyboardInterrupt):
+        fill("b", fails=True)
+    (tmp_path / f"head{files.TEMPORARY}" / "killed").mkdir(parents=True)
+    assert [path.name for path in home.rglob("*")] == ["deep", "a"]
+    fill("c")
+    assert [path.name for path in home.rglob("*")] == ["deep", "c"] and list(tmp_path.iterdir()) == [home]
+
+
 def test_what_was_there_is_replaced_and_not_written_into(tmp_path: Path) -> None:
     path, other = tmp_path / "file", tmp_path / "other"
     files.write_bytes(path, b"old")

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -214,17 +215,29 @@ def test_a_split_without_any_label_in_train_is_refused(made: Any) -> None:
         train.train(data, load(), paths.HEAD)
 
 
-def test_without_a_test_split_validation_is_judged(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def without_test(made: Any) -> Iterator[None]:
+    """The test images are val images."""
     kept = paths.split("csv").read_text()
     described = json.loads(kept)
     described["val"], described["test"] = described["val"] + described["test"], []
     paths.split("csv").write_text(json.dumps(described))
-    try:
-        metrics = made("train", "evaluate", "report", head="ridge")
-        assert "map" not in metrics and metrics["val_map_low"] <= metrics["val_map"]
-        assert "There is no test split" in (paths.REPORTS / "report.md").read_text()
-    finally:
-        paths.split("csv").write_text(kept)
+    yield
+    paths.split("csv").write_text(kept)
+
+
+@pytest.mark.usefixtures("without_test")
+def test_without_a_test_split_validation_is_judged(made: Any) -> None:
+    metrics = made("train", "evaluate", "report", head="ridge")
+    assert "map" not in metrics and metrics["val_map_low"] <= metrics["val_map"]
+    assert "There is no test split" in (paths.REPORTS / "report.md").read_text()
+
+
+@pytest.mark.usefixtures("without_test")
+def test_without_a_test_split_no_head_that_trained_on_val_judges_it(made: Any) -> None:
+    plain, again = (made("train", "evaluate", head="mlp", seeds=2, epochs=3, refit=fit) for fit in ("none", "trainval"))
+    assert plain["n_test"] == 0 and {"ridge_map", "map_sd"} <= set(plain)
+    assert again == plain
 
 
 @pytest.mark.parametrize("knobs", [{}, {"loss": "focal", "class_weights": "balanced", "label_smoothing": 0.1}])

@@ -259,6 +259,38 @@ def test_refit_auto_trains_heads_in_closed_form_on_val_too(run: Make, head: str)
     assert again == (head != "mlp")
 
 
+def test_without_test_images_no_head_that_trained_on_val_judges_it(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = split.main
+
+    def without_test(params: Any) -> None:
+        draw(params)
+        described = json.loads(paths.split("logos").read_text())
+        described["val"], described["test"] = described["val"] + described["test"], []
+        paths.split("logos").write_text(json.dumps(described))
+
+    monkeypatch.setattr(split, "main", without_test)
+    plain, again = (run(head="mlp", seeds=3, refit=refit) for refit in ("none", "trainval"))
+    assert plain["n_test"] == 0 and {"ridge_top1", "val_top1", "top1_sd"} <= set(plain)
+    assert again == plain
+
+
+def test_heads_are_saved_all_or_none(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(head="mlp", refit="none")
+    before = {path: path.read_bytes() for path in paths.HEAD.rglob("*") if path.is_file()}
+    save_head, saved = train.model.save_head, list[Path]()
+
+    def fail_at_the_second(folder: Path, *arguments: Any) -> None:
+        saved.append(folder)
+        if len(saved) == 2:
+            raise files.Unwritable("the disk is full")
+        save_head(folder, *arguments)
+
+    monkeypatch.setattr(train.model, "save_head", fail_at_the_second)
+    with pytest.raises(files.Unwritable):
+        run(head="linear", refit="none")
+    assert {path: path.read_bytes() for path in paths.HEAD.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize(("test_images", "by_folds", "refits"), [(9, False, True), (0, False, False), (0, True, True)])
 def test_refit_auto_leaves_val_alone_where_val_alone_judges_the_head(
     params: Make, test_images: int, by_folds: bool, refits: bool

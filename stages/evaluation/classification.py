@@ -121,16 +121,17 @@ def judge(one: JudgedHead, params: Params) -> Verdict:
     def load(folder: Path) -> nn.Module:
         return model.load_head(folder)[0].to(y.device)
 
-    chosen, ridge = one.folder / "chosen", one.folder / "ridge"
-    heads = {"test": one.head, "val": load(chosen) if chosen.is_dir() else one.head}
+    refitted = (one.folder / "chosen").is_dir()
+    folders = {"test": one.folder, "val": one.folder / "chosen" if refitted else one.folder}
+    heads = {"test": one.head, "val": load(folders["val"]) if refitted else one.head}
     own = {name: logits(head, name) for name, head in heads.items()}
-    seeds = [logits(load(folder), judged) for folder in sorted(one.folder.glob("seed-*"))]
+    seeds = [logits(load(folder), judged) for folder in sorted(folders[judged].glob("seed-*"))]
     frequent = torch.bincount(splits["train"].y, minlength=len(one.data.classes)).argmax()
     by_views = {count: own[judged] if count == views else logits(heads[judged], judged, count)
                 for count in range(1, params.views + 1)}  # fmt: skip
     right: dict[int | str, torch.Tensor] = {count: values.argmax(1) == y for count, values in by_views.items()}
     right["majority"] = y == frequent
-    if ridge.is_dir():  # too large data has none
+    if (ridge := folders[judged] / "ridge").is_dir():  # too large data has none
         right["ridge_top1"] = model.choices(load(ridge), splits[judged], views) == y
     known = unknown.learn(splits, params.decide.unknown)
     return Verdict(

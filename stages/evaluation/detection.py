@@ -42,7 +42,8 @@ def evaluate(params: Params, data: HeadData, *, head: HeadModel, described: Mapp
     views = params.views if params.decide.tta else 1
     judged = "test" if len(data.splits["test"].y) else "val"
     task, kind = _task(head, described, data, params), HEADS[described["head"]].task
-    detections = {name: _detect(task, head, data.splits[name], params, views) for name in ("val", "test")}
+    judges = {"val": _chosen_by_validation(data, params) or (task, head), "test": (task, head)}
+    detections = {name: _detect(*judge, data.splits[name], params, views) for name, judge in judges.items()}
     metrics = common.run_facts(kind, params=params, data=data, described=described) | common.parameter_counts(
         head, data, described
     )
@@ -51,14 +52,13 @@ def evaluate(params: Params, data: HeadData, *, head: HeadModel, described: Mapp
     predict = _predicted_part(task)
     if judged == "test":
         metrics |= score(data.splits["test"], detections["test"], data, predict)
-    chosen = _chosen_by_validation(detections["val"], data, params, views)
-    validation = score(data.splits["val"], chosen, data, predict)
+    validation = score(data.splits["val"], detections["val"], data, predict)
     metrics |= {f"val_{name}": value for name, value in validation.items()}
     if kind == "largest":
         metrics |= _typical_box_baseline(data, judged)
     written = common.write_metrics(metrics)
     _write_predictions(params, data, detections, task, judged)
-    view_rows = _scores_by_views(task, head, data, data.splits[judged], score, params)
+    view_rows = _scores_by_views(*judges[judged], data, data.splits[judged], score, params)
     plots = {"per_class": _counts(data)} if kind == "largest" else _plots(data, detections[judged], judged)
     common.write_plots(plots | {"views": view_rows})
     return {f"{judged} images": len(detections[judged]), **table.in_words(kind, written)}
@@ -80,14 +80,13 @@ def _detect(
     return task.detect(model, split, iou=params.decide.nms_iou, views=views, merge=params.decide.merge)
 
 
-def _chosen_by_validation(detections: list[Detections], data: HeadData, params: Params, views: int) -> list[Detections]:
-    """Detections in val by the head that validation chose; after a refit that is not the final head."""
+def _chosen_by_validation(data: HeadData, params: Params) -> tuple[tasks.DetectionTask, HeadModel] | None:
+    """The head that validation chose, which judges val; None without a refit, where it is the final head."""
     folder = paths.HEAD / "chosen"
     if not folder.is_dir():
-        return detections
+        return None
     model, described = load_head(folder)
-    split = data.splits["val"]
-    return _detect(_task(model, described, data, params), model.to(split.y.device), split, params, views)
+    return _task(model, described, data, params), model.to(data.splits["val"].y.device)
 
 
 def _truths(split: SplitData) -> list[GroundTruth]:

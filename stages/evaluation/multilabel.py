@@ -1,6 +1,7 @@
 """Evaluation of a head for several labels per image: each class has a probability and a threshold of its own."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import mean, stdev
 
 import torch
@@ -37,10 +38,12 @@ def evaluate(params: Params, judged_head: JudgedHead) -> dict[str, object]:
     judged = "test" if len(splits["test"].y) else "val"
     views, y = params.views if params.decide.tta else 1, splits[judged].y
 
-    def load(name: str) -> HeadModel:
-        return model.load_head(folder / name)[0].to(y.device)
+    def load(path: Path) -> HeadModel:
+        return model.load_head(path)[0].to(y.device)
 
-    heads = {"val": load("chosen") if (folder / "chosen").is_dir() else judged_head.head, "test": judged_head.head}
+    refitted = (folder / "chosen").is_dir()
+    folders = {"val": folder / "chosen" if refitted else folder, "test": folder}
+    heads = {"val": load(folders["val"]) if refitted else judged_head.head, "test": judged_head.head}
     logits = {name: model.averaged_logits(head, splits[name], views) for name, head in heads.items()}
     threshold = multilabel.thresholds(logits["val"].sigmoid(), splits["val"].y)
     own = multilabel.scores_of(logits[judged], y, threshold)
@@ -51,11 +54,13 @@ def evaluate(params: Params, judged_head: JudgedHead) -> dict[str, object]:
         metrics |= own
     validation = multilabel.scores_of(logits["val"], splits["val"].y, threshold, interval=judged == "val")
     metrics |= {f"val_{name}": value for name, value in validation.items()}
-    seeds = [model.averaged_logits(load(path.name), splits[judged], views) for path in sorted(folder.glob("seed-*"))]
+    seeds = [
+        model.averaged_logits(load(path), splits[judged], views) for path in sorted(folders[judged].glob("seed-*"))
+    ]
     metrics |= _spread([own, *(multilabel.scores_of(values, y, threshold, interval=False) for values in seeds)])
     metrics["prevalence"] = _prevalence(y)
-    if (folder / "ridge").is_dir():  # too large data has none
-        ridge = model.averaged_logits(load("ridge"), splits[judged], views)
+    if (ridge_folder := folders[judged] / "ridge").is_dir():  # too large data has none
+        ridge = model.averaged_logits(load(ridge_folder), splits[judged], views)
         metrics["ridge_map"] = multilabel.mean_average_precision(ridge, y)
     known = unknown.learn(splits, params.decide.unknown)
     if known:

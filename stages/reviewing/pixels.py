@@ -20,8 +20,7 @@ from tqdm import tqdm
 from stages import files, tensors
 from stages.datasets import source
 from stages.datasets.index_file import IndexRow
-from stages.errors import UserError
-from stages.images.header import BadImage, open_image
+from stages.images.header import open_image
 from stages.images.loading import load, upright
 from stages.images.scaling import is_wide
 from stages.processes import in_order

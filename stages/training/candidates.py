@@ -8,6 +8,7 @@ early where it is far behind.
 import hashlib
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -79,10 +80,11 @@ class Competition:
     baseline: TrainResult | None
     seconds: dict[str, float]
 
-    def write(self) -> None:
-        """Writes the table of candidates beside the head, and the seconds where nothing depends on them."""
-        files.write_json(paths.CANDIDATES, list(map(asdict, self.candidates)), indent=1)
-        digest = hashlib.sha256(paths.CANDIDATES.read_bytes()).hexdigest()
+    def write(self, folder: Path) -> None:
+        """Writes the table of candidates into the folder of the head, and the seconds where nothing depends on them."""
+        table = folder / paths.CANDIDATES.name
+        files.write_json(table, list(map(asdict, self.candidates)), indent=1)
+        digest = hashlib.sha256(table.read_bytes()).hexdigest()
         files.write_json(paths.TIMINGS / paths.CANDIDATES.name, {"of": digest, "seconds": self.seconds})
 
 

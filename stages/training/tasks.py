@@ -204,6 +204,8 @@ class DetectionTask:
             views: how many views of each image are merged.
             merge: `nms`, `vote` or `fusion`.
         """
+        if not split.index_positions:  # a head need not take a batch of no images
+            return []
         per_image = [list[Detections]() for _ in split.index_positions]
         for view in range(views):
             for images, outputs in zip(split.image_batches(), batch_outputs(model, split, view), strict=True):

@@ -61,6 +61,11 @@ def table(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def rows_of(part: str) -> list[dict[str, str]]:
+    with (paths.REPORTS / "predictions.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["split"] == part]
+
+
 def files() -> dict[str, bytes]:
     files_written = [path for folder in (paths.HEAD, paths.PREDICTIONS, paths.REPORTS) for path in folder.rglob("*")]
     return {str(path): path.read_bytes() for path in files_written if path.is_file()}
@@ -142,6 +147,8 @@ def test_an_overlap_that_may_stay_changes_evaluation_alone(run: Make) -> None:
 def test_after_a_refit_validation_is_judged_by_the_head_before_it(run: Make) -> None:
     run(epochs=3, monitor="val_map_50", lr=0.01)
     plain, chosen_head = metrics(), (paths.HEAD / "head.safetensors").read_bytes()
+    plain_boxes, plain_rows = load_file(paths.PREDICTIONS / "boxes.safetensors"), rows_of("val")
+    assert plain_rows
     run(epochs=3, monitor="val_map_50", lr=0.01, refit="trainval")
     again = metrics()
     assert (paths.HEAD / "chosen/head.safetensors").read_bytes() == chosen_head
@@ -149,6 +156,22 @@ def test_after_a_refit_validation_is_judged_by_the_head_before_it(run: Make) -> 
     assert {name: again[name] for name in again if name.startswith("val_")} == {
         name: plain[name] for name in plain if name.startswith("val_")
     }
+    boxes = load_file(paths.PREDICTIONS / "boxes.safetensors")
+    assert all(torch.equal(boxes[name], plain_boxes[name]) for name in boxes if name.startswith("val_"))
+    assert rows_of("val") == plain_rows and not torch.equal(boxes["test_scores"], plain_boxes["test_scores"])
+
+
+@pytest.mark.parametrize("place", HEADS)
+def test_without_test_images_the_head_before_the_refit_is_judged_on_val(run: Make, place: str) -> None:
+    def change(home: Path) -> None:
+        (home / "ImageSets/Main/test.txt").unlink()
+
+    knobs = {"split": {"protocol": "published"}, "change": change, **HEADS[place]}
+    run(refit="none", **knobs)
+    plain, plots = metrics(), {name: table(name) for name in ("views", "per_class", "precision_recall")}
+    run(refit="trainval", **knobs)
+    assert plain["n_test"] == 0 and not {"map_50", "accuracy"} & set(plain)
+    assert metrics() == plain and {name: table(name) for name in plots} == plots
 
 
 # --- views
