@@ -1,10 +1,11 @@
 """download: fetches the archives of the dataset in params.yaml into `data/raw/<dataset>/`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from stages import files, paths
 from stages.datasets.base import SOURCES, has_source
-from stages.errors import counted
+from stages.errors import UserError, counted
 from stages.fetching.fetch import fetch
 from stages.fetching.web import digest
 from stages.params import Params
@@ -21,6 +22,7 @@ def main(params: Params) -> dict[str, object]:
     if build := builder(params.dataset):
         build(fetched, options, out)
     else:
+        _check_names(params.dataset, fetched)
         for path in fetched.values():
             files.copy(path, out / path.name)  # not a link: DVC makes its outs read-only, and this is the user's
     archives = sorted(path for path in out.iterdir() if path.name != SOURCES)
@@ -30,6 +32,15 @@ def main(params: Params) -> dict[str, object]:
     }
     files.write_json(out / SOURCES, described, indent=1, sort_keys=True)
     return {"archives": len(archives), "bytes": sum(path.stat().st_size for path in archives)}
+
+
+def _check_names(dataset: str, fetched: Mapping[str, Path]) -> None:
+    """Refuses two sources whose archives have the same name: the second would take the place of the first."""
+    source_of = dict[str, str]()
+    for source, path in fetched.items():
+        if (other := source_of.setdefault(path.name, source)) != source:
+            keys = " and ".join(f"`datasets.{dataset}.source.{name}.url`" for name in (other, source))
+            raise UserError(f"{keys} both end in {path.name}: rename one of the archives.")
 
 
 def builder(dataset: str) -> Callable[..., None] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from stages import paths
-from stages.backbones.device import pick_device
+from stages.backbones.device import pick_head_device
 from stages.datasets import splits
 from stages.errors import UserError
 from stages.evaluation import classification, detection, multilabel
@@ -23,7 +23,7 @@ def main(params: Params) -> dict[str, object]:
 
     With folds it is what the heads of the folds say: together they test each image once.
     """
-    device = pick_device(params.device)
+    device = pick_head_device(params.device)
     kept = load(params, paths.HEAD, device)
     if HEADS[kept.described["head"]].finds_objects:
         return detection.evaluate(params, kept.data, head=kept.head, described=kept.described)

@@ -71,7 +71,8 @@ def ask(params: Params, rows: Sequence[IndexRow], arguments: argparse.Namespace)
     if arguments.random:
         images = _drawn(rows, unlabelled)[: arguments.number]
     else:
-        pool = _those(described, [row.sha256 in set(unlabelled["train"]) for row in rows])
+        asked_for = set(unlabelled["train"])
+        pool = _those(described, [row.sha256 in asked_for for row in rows])
         chosen = selection.choose(pool, known, y, classes=len(classes), number=arguments.number)
         images = pool.images[chosen]
     if not len(images):

@@ -1,7 +1,7 @@
 """lr_sweep: a learning-rate range test on a copy of the head; `lr: auto` takes what it suggests."""
 
 from stages import files, paths
-from stages.backbones.device import pick_device
+from stages.backbones.device import pick_head_device
 from stages.heads.registry import HEADS
 from stages.params import Params
 from stages.stage import run
@@ -17,7 +17,8 @@ def main(params: Params) -> dict[str, object]:
     """
     points, content = list[range_test.Point](), dict[str, object]()
     if _has_rate(params) and params.lr_sweep.steps:
-        points = range_test.range_test(params.head, load_data(params), params=params, device=pick_device(params.device))
+        device = pick_head_device(params.device)
+        points = range_test.range_test(params.head, load_data(params), params=params, device=device)
         content = range_test.suggestion(points, params.lr_sweep.steps).as_json()
     range_test.write(paths.PLOTS / "lr_sweep.csv", points)
     files.write_json(paths.REPORTS / "lr_sweep.json", content)

@@ -7,7 +7,6 @@ reports/review.csv with keep, relabel:NAME, drop or together in the column `deci
 import argparse
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from stages import command, files, paths, results
@@ -95,7 +94,7 @@ def _copies(described: Mapping[str, Any]) -> dict[str, list[str]]:
 def run() -> None:
     """Parses the arguments; reviews, or applies decisions."""
     parser = command.parser("review", description=__doc__, examples=EXAMPLES)
-    parser.add_argument("--apply", type=Path, metavar="FILE", help="apply the decisions in this table")
+    parser.add_argument("--apply", type=paths.typed_path, metavar="FILE", help="apply the decisions in this table")
     arguments = parser.parse_args()
     if arguments.apply:
         command.run(apply, arguments)

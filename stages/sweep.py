@@ -13,7 +13,7 @@ from itertools import product
 from statistics import mean, stdev
 
 from stages import command, files, paths
-from stages.backbones.device import pick_device
+from stages.backbones.device import pick_head_device
 from stages.errors import UserError, counted
 from stages.features.forecast import duration
 from stages.features.h5 import INPUT
@@ -68,7 +68,7 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Swe
     current, params = params, with_overrides(params, {"head": head_with_rate(params.head)})
     settings = grid(params, axes)
     seeded = [vary(setting, "seed", params.seed + number) for setting in settings for number in range(seeds)]
-    head_data, device = data.load_data(params), pick_device(params.device)
+    head_data, device = data.load_data(params), pick_head_device(params.device)
     train, val = head_data.splits["train"], head_data.splits["val"]
     if not len(train.y) or not len(val.y):
         raise UserError(f"There are {len(train.y)} train and {len(val.y)} val images: both are needed (see `split`).")

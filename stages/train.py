@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from stages import files, paths
-from stages.backbones.device import pick_device
+from stages.backbones.device import pick_head_device
 from stages.blocks import flat_fields
 from stages.datasets import splits
 from stages.errors import UserError, counted
@@ -104,7 +104,7 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
         count = "several labels" if data.multilabel else "one label"
         raise UserError(f"`monitor`: {unfit} is not a score for images with {count}: set monitor=val_loss.")
     params, about_epochs = epochs.resolve(params, len(train.y))
-    device = pick_device(params.device)
+    device = pick_head_device(params.device)
     competition = candidates.compete(data, params, device) if HEADS[params.head].candidates else None
     said = [BOXES] if competition and data.boxes and not data.multilabel else []
     if competition:

@@ -149,6 +149,7 @@ def far_apart() -> None:
     save_file(
         {name: tensor.contiguous() for name, tensor in head.state_dict().items()}, paths.HEAD / "head.safetensors"
     )
+    trained.pretend_evaluated()
 
 
 @pytest.mark.parametrize(

@@ -431,10 +431,21 @@ def test_what_differs_from_training_is_said(run: Make, ask: Make, workplace: Pat
     described = json.loads(path.read_text())
     described["features"]["versions"]["torch"] = "1.0"
     path.write_text(json.dumps(described))
+    trained.pretend_evaluated()
     code, _, err = ask("-v", image)
     assert (
         code == 0 and "This differs from training: versions" in err and "torch 1.0" in err and predict.TOLERANCE in err
     )
+
+
+def test_a_head_that_was_not_evaluated_is_refused(run: Make, ask: Make, workplace: Path) -> None:
+    run(head="linear")
+    image, evaluated = judged("folder", workplace / "photos")[0], (paths.PREDICTIONS / "predictions.json").read_bytes()
+    run(head="linear", seed=1)
+    assert ask(image)[0] == 0
+    (paths.PREDICTIONS / "predictions.json").write_bytes(evaluated)
+    code, out, err = ask(image)
+    assert code == 1 and not out and "predictions.json is of another head than cache/head: `dvc repro`" in err
 
 
 def test_other_weights_are_refused(run: Make, ask: Make, workplace: Path, repository: Path) -> None:

@@ -1,10 +1,12 @@
 """Finished runs on tiny images with random weights, for tests of what is made of them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
-from stages import evaluate, extract, index, split, train
+from stages import evaluate, extract, index, paths, split, train
 from stages.params import Params
+from stages.training import model
 from tests.datasets import miniature
 
 STAGES = (index, split, extract, train, evaluate)
@@ -21,6 +23,12 @@ def finish(chosen: Params) -> None:
     """Runs the stages from the index to the scores."""
     for stage in STAGES:
         stage.main(chosen)
+
+
+def pretend_evaluated() -> None:
+    """Lets the last evaluation be of the head as it is now, which a test has changed."""
+    path = paths.PREDICTIONS / "predictions.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"head": model.digest(paths.HEAD)}))
 
 
 def scenes(home: Path) -> dict[str, Any]:

@@ -1,6 +1,4 @@
-"""Which device to compute on, and on how many cores."""
-
-import os
+"""Which device to compute on, and in which precision."""
 
 import torch
 
@@ -22,9 +20,16 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def cores() -> int:
-    """How many cores this process may use: PYTHON_CPU_COUNT, which Python itself obeys from 3.13 on, else all."""
-    return int(os.environ.get("PYTHON_CPU_COUNT") or os.cpu_count() or 1)
+def pick_head_device(device: str) -> torch.device:
+    """The device that heads train and predict on: the same, but not MPS, which cannot compute in float64.
+
+    Statistics, solutions in closed form and scores are computed in float64.
+
+    Raises:
+        UserError: the device is not available.
+    """
+    picked = pick_device(device)
+    return torch.device("cpu") if picked.type == "mps" else picked
 
 
 def half(device: torch.device) -> str | None:

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stages.backbones.device import cores, half
+from stages.backbones.device import half
 from stages.backbones.half import FOLDED, HalfTrunk
 from stages.backbones.trunk import Trunk
 from stages.errors import UserError
+from stages.machine import cores
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CUDA_STREAMS = 2  # one copies while the other computes

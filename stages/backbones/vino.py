@@ -21,12 +21,12 @@ import torch
 
 from stages import files, paths
 from stages.backbones import trunk
-from stages.backbones.device import cores
 from stages.backbones.engine import Turns, as_stored, at_a_time
 from stages.backbones.trunk import Trunk, TrunkInfo
 from stages.backbones.weights import weights_file
 from stages.errors import UserError
 from stages.images.decode import PIPELINE
+from stages.machine import cores
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 TOLERANCE = 1e-3  # of a layer's largest value, float32 against torch: what differs by more was converted wrongly

@@ -193,8 +193,8 @@ def _homes(folder: Path, split: str, file: Path, names: Sequence[str], finder: I
             first, *others = sorted(home for home in near if (len(home.split("/")) if home else 0) == top)
             if others:
                 raise UserError(
-                    f"The image {name} of {file} lies in {folder / first} and in {folder / others[0]}: leave one below "
-                    "root, or leave a folder out with `datasets.coco.exclude`."
+                    f"The image {name} of {file} lies in {folder / first} and in {folder / others[0]}: leave one of "
+                    "them below root."
                 )
             return list(dict.fromkeys((first, beside, "")))
     return [beside, ""]

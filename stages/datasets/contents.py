@@ -1,7 +1,6 @@
 """The files of a dataset by their contents: each file is read once, and is in exactly one list."""
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from stages.datasets.base import Record
 from stages.datasets.tree import LFS_POINTER, is_lfs_pointer
 from stages.images.header import BadImage, looks_like_image, open_image, orientation
 from stages.images.loading import inspect
+from stages.machine import cores
 from stages.processes import in_order
 
 # If the same content is in several official splits, it stays in the first of these
@@ -72,7 +72,7 @@ def read(folder: Path, records: Iterable[Record]) -> Contents:
     records_of: dict[str, list[Record]] = {}
     for record in records:
         records_of.setdefault(record.path, []).append(record)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         reading = in_order(pool, lambda same: _read(folder, same), records_of.values(), ahead=AHEAD)
         files = list(tqdm(reading, total=len(records_of), unit=" files", leave=False, delay=2))
     files_of: dict[str, list[DatasetFile]] = defaultdict(list)

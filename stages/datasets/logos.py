@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from stages.blocks import Block, Source
 from stages.datasets.base import Box, Record
+from stages.machine import cores
 from stages.processes import process_pool
 
 ARCHIVE = "scenes.zip"
@@ -134,7 +135,7 @@ def build(fetched: Mapping[str, Path], options: Options, out: Path) -> None:
     draw = functools.partial(_encoded_scene, fetched["font"], options.seed, options.size)
     partial, lines = out / f"{ARCHIVE}.partial", []
     with open(partial, "wb") as stream:
-        with zipfile.ZipFile(stream, "w") as archive, process_pool(os.cpu_count() or 1) as pool:
+        with zipfile.ZipFile(stream, "w") as archive, process_pool(cores()) as pool:
             encoded = pool.map(draw, names, chunksize=8)
             scenes = zip(names, encoded, strict=True)
             for (label, number), (jpeg, objects) in tqdm(scenes, desc="draw", total=len(names), unit="scene"):

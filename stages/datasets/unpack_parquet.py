@@ -124,7 +124,7 @@ class Names:
         return name
 
     def _is_new(self, name: str) -> bool:
-        return name not in self._taken | self._folders and not _above(name) & self._taken
+        return name not in self._taken and name not in self._folders and not _above(name) & self._taken
 
 
 def _above(name: str) -> set[str]:

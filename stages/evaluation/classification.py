@@ -210,7 +210,7 @@ def _write_predictions(params: Params, rows: Sequence[IndexRow], verdict: Verdic
               for block in classification.probabilities(values))  # fmt: skip
     tensors.write(paths.PREDICTIONS / "probabilities.safetensors", shapes, pieces)
     described = {"classes": classes, "decide": params.decide.model_dump(), "images": checksums}
-    files.write_json(paths.PREDICTIONS / "predictions.json", described, sort_keys=True)
+    common.write_predictions(described)
 
 
 def _write_list(rows: Sequence[IndexRow], verdicts: Sequence[Verdict], classes: Sequence[str]) -> None:

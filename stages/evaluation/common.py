@@ -11,7 +11,7 @@ from stages import files, paths
 from stages.metrics import table
 from stages.params import Params
 from stages.training.data import HeadData
-from stages.training.model import HeadModel
+from stages.training.model import HeadModel, digest
 
 OF_LABELS = ("ap", "recall", "f1", "threshold")  # of each class, where images have several labels
 PLOTS = {  # the header of every plot in dvc.yaml; a task that has no rows for a plot writes its header alone
@@ -83,6 +83,15 @@ def write_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     files.write_json(paths.EVALUATION, rounded, indent=2)
     files.write_json(paths.METRICS, table.compared(metrics["task"], rounded), indent=2)
     return rounded
+
+
+def write_predictions(described: Mapping[str, Any]) -> None:
+    """Writes what predictions are of and how they were decided, and which head they are from.
+
+    Args:
+        described: classes, images and decisions, and what the task adds.
+    """
+    files.write_json(paths.PREDICTIONS / "predictions.json", {**described, "head": digest(paths.HEAD)}, sort_keys=True)
 
 
 def write_plots(rows: Mapping[str, Iterable[Mapping[str, object]]]) -> None:

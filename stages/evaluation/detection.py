@@ -271,7 +271,7 @@ def _write_predictions(
         "costs": mistakes.costs(truths, judged_detections, len(data.classes)),
         "recall_by_size": _recall_by_size(truths, judged_detections),
     }
-    files.write_json(paths.PREDICTIONS / "predictions.json", described, sort_keys=True)
+    common.write_predictions(described)
 
 
 def _write_list(

@@ -117,7 +117,7 @@ def _write_predictions(
         "images": {name: [row.sha256 for row in of_split] for name, of_split in images.items()},
         "thresholds": threshold.tolist(),
     }
-    files.write_json(paths.PREDICTIONS / "predictions.json", described, sort_keys=True)
+    common.write_predictions(described)
     said = {name: values >= threshold for name, values in probabilities.items()}
     prediction_list.write_labels(images, probabilities, said=said, classes=classes)
 

@@ -27,7 +27,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stages.backbones.device import cores
 from stages.backbones.engine import Turns
 from stages.datasets import source
 from stages.errors import UserError
@@ -37,6 +36,7 @@ from stages.images.decode import decode, decode_shrunk, divisor, is_plain_jpeg
 from stages.images.header import BadImage
 from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
+from stages.machine import cores
 from stages.processes import SharedMemory
 
 ImageRef = tuple[str, str]  # path below the folder, sha256

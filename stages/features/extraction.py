@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from stages import files
 from stages.backbones import trunk, vino, zoo
-from stages.backbones.device import cores, pick_device
+from stages.backbones.device import pick_device
 from stages.backbones.engine import Engine, TorchEngine, callers, images_at_once, pick_engine, pick_precision
 from stages.backbones.trunk import TrunkInfo
 from stages.datasets import source
@@ -47,6 +47,7 @@ from stages.images.options import Augment
 from stages.images.preprocessing import Preprocessing
 from stages.images.scaling import SCALING
 from stages.images.views import Affine
+from stages.machine import cores
 from stages.processes import in_order
 
 PART_VIEWS = 512

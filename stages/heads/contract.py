@@ -92,13 +92,13 @@ class VectorBlocks:
         Around the mean of the first block the numbers are as small as around that of all, so that nothing is lost.
         """
         columns, classes, origin = self.shape[1], int(self.labels.max()) + 1, None
-        gram = torch.zeros(columns, columns, dtype=torch.float64)
-        sums = torch.zeros(classes, columns, dtype=torch.float64)
+        gram = torch.zeros(columns, columns, dtype=torch.float64, device=self.labels.device)
+        sums = torch.zeros(classes, columns, dtype=torch.float64, device=self.labels.device)
         for block, labels in self.read():
             origin = block.double().mean(0) if origin is None else origin
             around = block.double() - origin
             gram.addmm_(around.T, around)
-            sums.index_add_(0, labels, around)
+            sums += _class_sums(around, labels, classes)
         assert origin is not None  # there is an image
         return origin, gram, sums, origin + sums.sum(0) / self.shape[0]
 
@@ -186,13 +186,18 @@ class LabelledVectors:
 
     def class_sums(self, classes: int) -> torch.Tensor:
         """(C, D) the sum of the centred vectors of each class, in float64."""
-        if self.x.is_cuda:  # there sums come in any order, and no two runs are the same
-            return F.one_hot(self.labels, classes).double().T @ self.centred
-        return self.centred.new_zeros(classes, self.x.shape[1]).index_add_(0, self.labels, self.centred)
+        return _class_sums(self.centred, self.labels, classes)
 
     def scores(self, weights: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """(N, C) vectors @ weights + bias, in float64."""
         return self.double @ weights + bias
+
+
+def _class_sums(rows: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """(C, D) the sum of the rows (N, D) of each class."""
+    if rows.is_cuda:  # there index_add_ adds in any order, and no two runs are the same
+        return F.one_hot(labels, classes).to(rows).T @ rows
+    return rows.new_zeros(classes, rows.shape[1]).index_add_(0, labels, rows)
 
 
 def best_scale(values: torch.Tensor, labels: torch.Tensor, scales: Sequence[float]) -> tuple[float, float]:

@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from stages.blocks import HeadOptions
+from stages.errors import UserError
 from stages.heads.contract import LabelledVectors, Moments, Solution, put, scaled
 
 SHRINKAGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
 SCALES = tuple(10 ** (step / 20) for step in range(-60, 1))  # 0.001 to 1: what turns scores into logits
+NEGLIGIBLE = 1e-12  # the share of all variance below which that within classes is rounding
 RARE = 1e-12  # the share of a class without train images, whose logarithm would be infinite
 
 
@@ -44,6 +46,9 @@ def _solve(train: Moments, classes: int, shrinkages: Sequence[float]) -> Iterato
 
     With Z (N, D) the vectors minus the mean of their class, Σ = ZᵀZ / N. If N < D, Woodbury's identity leaves a system
     of N unknowns instead of D.
+
+    Raises:
+        UserError: no two images of a class differ.
     """
     rows, columns = train.shape
     counts = torch.bincount(train.labels, minlength=classes).double()
@@ -52,6 +57,11 @@ def _solve(train: Moments, classes: int, shrinkages: Sequence[float]) -> Iterato
     in_rows = train if isinstance(train, LabelledVectors) and rows < columns else None
     centred = in_rows.centred - means[train.labels] if in_rows else None
     gram = _within_classes(in_rows, means) if in_rows else train.gram - means.T @ (counts[:, None] * means)
+    if not gram.trace() > NEGLIGIBLE * train.gram.trace():
+        raise UserError(
+            "`head`: lda compares images of the same class with each other, and no class has two different ones in "
+            "train: take ridge."
+        )
     average = gram.trace() / (rows * columns)
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     for shrinkage in shrinkages:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from stages import paths
 from stages.backbones import names
-from stages.backbones.device import pick_device
+from stages.backbones.device import pick_device, pick_head_device
 from stages.blocks import HeadOptions
 from stages.boxes.geometry import Detections
 from stages.errors import UserError
@@ -32,7 +32,7 @@ from stages.heads.registry import HEADS
 from stages.images import views
 from stages.params import Params
 from stages.training import data, tasks
-from stages.training.model import HeadModel, averaged_logits, load_head
+from stages.training.model import HeadModel, averaged_logits, digest, load_head
 
 
 class Probabilities(NamedTuple):
@@ -148,9 +148,10 @@ def load(folder: Path = paths.HEAD) -> Predictor:
     """
     head, described = load_head(folder)
     device = pick_device("auto")
-    (decide, thresholds), known = _decisions(head.multilabel), unknown.read()
+    (decide, thresholds), known = _decisions(folder, head.multilabel), unknown.read()
     specs = tuple(_specs(described, device, decide))
-    predictor = Predictor(head.to(device), described, decide, specs, known.to(device) if known else None, thresholds)
+    place = pick_head_device("auto")
+    predictor = Predictor(head.to(place), described, decide, specs, known.to(place) if known else None, thresholds)
     for spec, provenance in zip(predictor.specs, recorded(predictor), strict=True):
         _check_weights(spec, provenance)
     return predictor
@@ -206,17 +207,25 @@ def _specs(described: dict[str, Any], device: torch.device, decide: Decide) -> l
     return specs
 
 
-def _decisions(multilabel: bool) -> tuple[Decide, tuple[float, ...] | None]:
-    """The block `decide` that evaluate used last, and for several labels the threshold of each."""
+def _decisions(folder: Path, multilabel: bool) -> tuple[Decide, tuple[float, ...] | None]:
+    """The block `decide` that evaluate used last, and for several labels the threshold of each.
+
+    Raises:
+        UserError: the head has not been evaluated.
+    """
     path = paths.PREDICTIONS / "predictions.json"
     try:
         described = json.loads(path.read_text())
         decide = Decide.model_validate(described["decide"])
-        return decide, tuple(map(float, described["thresholds"])) if multilabel else None
+        thresholds = tuple(map(float, described["thresholds"])) if multilabel else None
+        of_this_head = described["head"] == digest(folder)
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise UserError(
             f"{path} has no thresholds ({error}): `dvc repro` evaluates the head and writes them."
         ) from None
+    if not of_this_head:
+        raise UserError(f"{path} is of another head than {folder}: `dvc repro` evaluates this one.")
+    return decide, thresholds
 
 
 def _check_weights(spec: Spec, provenance: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Many small pictures in one: those that the confusion matrix and the map of the page show on a click."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from stages.datasets.index_file import IndexRow
+from stages.machine import cores
 from stages.reporting.pictures import TILE, Album, data_uri
 from stages.reporting.predictions import ClassPredictions, Neighbours
 
@@ -51,7 +51,7 @@ def make(judged: ClassPredictions, near: Neighbours, rows: Sequence[IndexRow], a
     """The sheet of a run; None where no picture can be made."""
     images = choose(judged, near)
     on_map = {int(image): (float(x), float(y)) for image, (x, y) in zip(near.mapped, near.map, strict=True)}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         tiles = list(pool.map(lambda image: album.tile(rows[image]), images))
     if not any(tiles):
         return None

@@ -4,7 +4,6 @@ Kept by content in the main checkout, so that only new images are decoded.
 """
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from stages.datasets.index_file import IndexRow
 from stages.images.header import open_image
 from stages.images.loading import load, upright
 from stages.images.scaling import is_wide
+from stages.machine import cores
 from stages.processes import in_order
 
 THUMBNAIL = 32  # pixels per side
@@ -141,7 +141,7 @@ def _add(kept: Path, known: _Known, new: Sequence[IndexRow], folder: Path) -> No
         yield "numbers", known.numbers
         for first in range(0, len(known.thumbnails), BLOCK):
             yield "thumbnails", known.thumbnails[first : first + BLOCK]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             measured = in_order(pool, lambda row: _measured(folder, row), new, ahead=AHEAD)
             for thumbnail, numbers in tqdm(measured, total=len(new), leave=False, delay=2):
                 yield "thumbnails", thumbnail

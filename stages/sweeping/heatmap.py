@@ -9,6 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 CELL = 0.62  # inches
+TITLES = {
+    "val_accuracy": "Validation accuracy, %",
+    "val_map": "Validation mAP, %",
+    "val_loss": "Validation cross-entropy",
+}
 DARK = 0.55  # share of the colour scale up to which text is white
 
 
@@ -20,16 +25,17 @@ def draw(points: Sequence[tuple[float, float, float | None]], metric: str) -> by
 
     Args:
         points: (lr, weight decay, value); the value is None if the heads diverged.
-        metric: `val_accuracy` (the higher the better) or `val_loss`.
+        metric: one of TITLES; of all but `val_loss` the higher the better.
     """
-    better = max if metric == "val_accuracy" else min
+    share = metric != "val_loss"
+    better = max if share else min
     rates, decays = sorted({point[0] for point in points}), sorted({point[1] for point in points})
     values = np.full((len(decays), len(rates)), np.nan)
     for rate, decay, value in points:
         if value is not None:
             row, column = decays.index(decay), rates.index(rate)
             values[row, column] = value if np.isnan(values[row, column]) else better(value, values[row, column])
-    goodness = values if metric == "val_accuracy" else -values
+    goodness = values if share else -values
     finite = goodness[~np.isnan(goodness)]
     low, high = (np.median(finite), finite.max()) if len(finite) else (0.0, 0.0)
     with mpl.rc_context({"font.size": 9, "text.parse_math": False}):
@@ -38,13 +44,12 @@ def draw(points: Sequence[tuple[float, float, float | None]], metric: str) -> by
         axes.imshow(goodness, cmap="viridis", vmin=low, vmax=high, origin="lower", aspect="auto")
         axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
         axes.set_yticks(range(len(decays)), [f"{decay:g}" for decay in decays])
-        name = "Validation accuracy, %" if metric == "val_accuracy" else "Validation cross-entropy"
-        axes.set(title=name, xlabel="learning rate", ylabel="weight decay")
+        axes.set(title=TITLES[metric], xlabel="learning rate", ylabel="weight decay")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         for row, column in np.argwhere(~np.isnan(values)):
             shade = (goodness[row, column] - low) / max(high - low, 1e-12)
-            text = f"{values[row, column]:.1%}"[:-1] if metric == "val_accuracy" else f"{values[row, column]:.3g}"
+            text = f"{values[row, column]:.1%}"[:-1] if share else f"{values[row, column]:.3g}"
             axes.text(column, row, text, ha="center", va="center", color="white" if shade < DARK else "black")
             if goodness[row, column] == high:
                 axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))

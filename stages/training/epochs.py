@@ -25,7 +25,7 @@ def resolve(params: Params, images: int) -> tuple[Params, str]:
     """
     if params.epochs != "auto":
         return params, ""
-    steps = math.ceil(images / params.batch_size)
+    steps = max(1, math.ceil(images / params.batch_size))  # without an image training itself says what is missing
     wanted = max(math.ceil(FEWEST_STEPS / steps), min(EPOCHS, MOST_STEPS // steps))
     epochs = min(max(wanted, FEWEST_EPOCHS), MOST_EPOCHS)
     sentence = (

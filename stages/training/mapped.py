@@ -1,11 +1,11 @@
 """Features that would take too much memory stay on the disk, and each batch is read when it is needed."""
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from stages import machine
 from stages.features import h5
 
 SHARE = 0.5  # of the machine's memory: maps, pyramids and images that take more stay on the disk
@@ -15,7 +15,7 @@ VECTORS = 1 << 28  # bytes: vectors that take more in float32 stay in the file t
 
 def room() -> int:
     """Bytes that the features of a run may take: a share of all memory, not of what is free at the moment."""
-    return int(SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return int(SHARE * machine.memory())
 
 
 def stays_on_disk(layers: Sequence[h5.Array]) -> bool:

@@ -1,5 +1,6 @@
 """A trained head: the module from cached features to logits, and how it was trained."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -297,6 +298,18 @@ def save_head(folder: Path, module: nn.Module, description: Mapping[str, Any]) -
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     files.write_bytes(folder / "head.safetensors", save(state))
     files.write_json(folder / "head.json", description, indent=1, sort_keys=True)
+
+
+def digest(folder: Path) -> str:
+    """The sha256 of a head and its description, which says whether an evaluation is of this head.
+
+    Raises:
+        OSError: a file is missing.
+    """
+    contents = hashlib.sha256()
+    for name in ("head.safetensors", "head.json"):
+        contents.update((folder / name).read_bytes())
+    return contents.hexdigest()
 
 
 def load_head(folder: Path) -> tuple[HeadModel, dict[str, Any]]:

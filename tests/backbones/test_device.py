@@ -3,10 +3,18 @@
 import pytest
 import torch
 
-from stages.backbones.device import half, training_precision
+from stages.backbones.device import half, pick_device, pick_head_device, training_precision
 from stages.backbones.engine import pick_precision
 
 CPU = torch.device("cpu")
+
+
+def test_heads_stay_off_a_device_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("auto", "mps"):
+        assert (pick_device(name).type, pick_head_device(name).type) == ("mps", "cpu")
+    assert pick_head_device("cpu") == CPU
 
 
 @pytest.mark.parametrize(

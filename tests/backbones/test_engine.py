@@ -19,12 +19,12 @@ from torch import nn
 
 from stages import paths
 from stages.backbones import engine, trunk, vino
-from stages.backbones.device import cores
 from stages.backbones.engine import CORE_BATCH, CORES, TorchEngine, pick_engine
 from stages.errors import UserError
 from stages.features import decoders, extraction, h5
 from stages.features.extraction import compute_part, extract, load_extractor
 from stages.features.store import fingerprint
+from stages.machine import cores
 from tests.features.test_extraction import OUT, listed, spec_of
 
 pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO has no wheel for this machine")

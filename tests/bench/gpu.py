@@ -32,13 +32,14 @@ import numpy as np
 import torch
 from PIL import Image as Pillow
 
-from stages.backbones.device import cores, pick_device
+from stages.backbones.device import pick_device
 from stages.backbones.engine import callers, pick_precision
 from stages.features import extraction
 from stages.features.decoders import GpuDecoder, ImageRef
 from stages.features.extraction import Extractor, Spec
 from stages.images.options import Augment
 from stages.images.views import EVALUATION
+from stages.machine import cores
 
 BACKBONES = {  # the published cut of each, and the seconds that it may take
     "resnet50": ("pooled", 60.0),

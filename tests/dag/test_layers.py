@@ -7,7 +7,7 @@ from stages.imports import imports, modules
 ORDER = (
     # the ground: one user error, what blocks of params are made of, where things lie, whole files, how commands run
     "errors", "blocks", "paths", "files", "tensors", "results", "yaml12", "overrides", "command", "processes",
-    "imports", "threads", "memory",
+    "imports", "machine", "threads", "memory",
     # blocks of params in modules of their own: every `<room>/options.py`
     "options",
     "fetching", "images", "boxes", "metrics", "backbones", "datasets", "features", "heads",

@@ -118,7 +118,7 @@ def test_images_are_found_beside_the_file_then_by_the_name_of_the_list(tmp_path:
         (tmp_path / name).write_bytes(image)
     assert read(tmp_path, train=file)[0][0].path == "train/000012.jpg"
     assert read(tmp_path, val=file)[0][0].path == "val/000012.jpg"
-    with pytest.raises(UserError, match=r"lies in .* and in .*: leave one below root"):
+    with pytest.raises(UserError, match=r"lies in .* and in .*: leave one of them below root"):
         read(tmp_path, test=file)
     (tmp_path / "000012.jpg").write_bytes(image)
     assert read(tmp_path, train=file)[0][0].path == "000012.jpg"

@@ -39,6 +39,15 @@ def run(workplace: Path, params: Callable[..., Any]) -> Run:
     return make
 
 
+def test_two_archives_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "VOC.tar").write_bytes(name.encode())
+    both = r"`datasets\.voc2007\.source\.trainval\.url` and `datasets\.voc2007\.source\.test\.url` both end in VOC\.tar"
+    with pytest.raises(UserError, match=both):
+        run("voc2007", {"trainval": tmp_path / "a/VOC.tar", "test": tmp_path / "b/VOC.tar"})
+
+
 def read(home: Path, *classes: str) -> tuple[dict[str, Record], list[AnnotationFault]]:
     items = list(voc.read(home, classes))
     records = {Path(item.path).stem: item for item in items if isinstance(item, Record)}

@@ -6,7 +6,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch.nn import functional as F
 
 from stages.blocks import HeadOptions
+from stages.errors import UserError
 from stages.heads import lda
+from stages.heads.contract import LabelledVectors
 from tests.heads.clusters import clusters
 
 
@@ -32,6 +34,13 @@ def test_a_class_without_train_images_is_never_chosen() -> None:
         with torch.inference_mode():
             logits = layers(val.x)
         assert logits.isfinite().all() and not (logits.argmax(1) == 4).any()
+
+
+@pytest.mark.parametrize("columns", [8, 60])
+def test_one_image_per_class_is_refused_with_a_head_that_can(columns: int) -> None:
+    train = LabelledVectors(torch.randn(10, columns, generator=torch.Generator().manual_seed(0)), torch.arange(10))
+    with pytest.raises(UserError, match="no class has two different ones in train: take ridge"):
+        next(lda.solutions(lda.build((columns,), 10, HeadOptions()), train, train))
 
 
 def test_the_scale_has_the_lowest_cross_entropy_on_validation() -> None:

@@ -20,4 +20,5 @@ def test_a_map_of_any_grid_is_the_same_png_twice(points: list[tuple[float, float
 def test_a_cell_shows_the_best_by_the_monitor() -> None:
     both, low, high = ([(0.1, 0.0, value) for value in values] for values in ((0.2, 0.4), (0.2,), (0.4,)))
     assert heatmap.draw(both, "val_accuracy") == heatmap.draw(high, "val_accuracy")
+    assert heatmap.draw(both, "val_map") == heatmap.draw(high, "val_map") != heatmap.draw(high, "val_accuracy")
     assert heatmap.draw(both, "val_loss") == heatmap.draw(low, "val_loss")

@@ -11,7 +11,7 @@ from stages.training import epochs
 
 @pytest.mark.parametrize(
     ("images", "expected"),
-    [(80, 80), (16, 300), (1, 300), (160, 40), (800, 40), (1_600, 20), (3_200, 12), (100_000, 12), (17, 200)],
+    [(80, 80), (16, 300), (1, 300), (160, 40), (800, 40), (1_600, 20), (3_200, 12), (100_000, 12), (17, 200), (0, 300)],
 )
 def test_few_images_train_for_more_epochs_and_many_for_fewer(
     params: Callable[..., Any], images: int, expected: int
