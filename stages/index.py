@@ -11,7 +11,7 @@ from stages.datasets.annotations import Objects
 from stages.datasets.base import AnnotationFault, DatasetOptions, Item, Note, Record, UnusedFile, has_source, natural
 from stages.datasets.contents import DatasetFile
 from stages.datasets.reasons import commonest
-from stages.datasets.summary import IndexSummary
+from stages.datasets.summary import IndexSummary, copies
 from stages.datasets.tree import matches
 from stages.errors import UserError, counted, listed, nearest
 from stages.params import Params
@@ -149,7 +149,7 @@ def _unread(unusable: Sequence[DatasetFile]) -> list[AnnotationFault]:
 
 def _refuse_faults(faults: Sequence[AnnotationFault], conflicts: Sequence[Sequence[DatasetFile]]) -> None:
     if conflicts:
-        pairs = "".join(f"\n  {_pair(same)}" for same in conflicts)
+        pairs = "".join(f"\n  {copies(same)}" for same in conflicts)
         raise UserError(
             f"{counted(len(conflicts), 'images are')} in several classes. Remove the wrong copies, or set `strict` to "
             f"false to leave all copies out:{pairs}"
@@ -161,10 +161,6 @@ def _refuse_faults(faults: Sequence[AnnotationFault], conflicts: Sequence[Sequen
             f"{commonest((fault.kind, fault.path) for fault in faults)}. Fix them, or "
             f"set `strict` to false to leave them out and list them. The first ones:{first}"
         )
-
-
-def _pair(same: Sequence[DatasetFile]) -> str:
-    return " = ".join(f"{file.record.path} ({', '.join(file.labels)})" for file in same)
 
 
 def _where(params: Params) -> str:

@@ -25,7 +25,7 @@ from stages.datasets.unpack import unpack
 from stages.errors import UserError
 from stages.features import h5
 from stages.features.extraction import Spec, compute_part
-from stages.images.formats import PLUGINS
+from stages.images.formats import SIGNATURES
 from stages.images.header import MAX_PIXELS
 from stages.images.options import Augment
 from stages.images.views import EVALUATION
@@ -33,6 +33,7 @@ from stages.images.views import EVALUATION
 DATA = Path(os.environ.get("COLDCUT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 pytestmark = pytest.mark.slow
 SAMPLE = 60
+PLUGINS = (*dict.fromkeys(kind.plugin for kind, _ in SIGNATURES if kind.plugin), "AVIF")
 
 
 def archive(name: str) -> Path:

@@ -186,16 +186,6 @@ class Network:
         self._model.eval()  # the shared modules were put into train mode
         return rest.requires_grad_(True).train()
 
-    def modules_after(self, cut: str, tap: str) -> list[str]:
-        """The modules whose output lies after a cut, and not after a tap, in order.
-
-        Raises:
-            UserError: as `rest`.
-        """
-        start, ends = self._span(cut, tap)
-        first, last = self._position[start.node], max(self._position[end.node] for end in ends.values())
-        return [name for name in self.names() if first < self._position[self._outputs[name]] <= last]
-
     def describe(self, cut: str) -> str:
         """The cut in the network's own words: the modules or operations where it lies."""
         layers = self.layers(cut).values()

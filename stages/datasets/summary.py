@@ -179,7 +179,7 @@ class IndexSummary:
         lines += [f"no image is left of class {label!r}: {self._why_lost(label)}" for label in self.lost()]
         if conflicts := self.contents.conflicts:
             lines.append(f"{counted(len(conflicts), 'images are')} in several classes; all copies are left out:")
-            lines += [f"  {_copies(same)}" for same in conflicts]
+            lines += [f"  {copies(same)}" for same in conflicts]
         images = [item for item in self.left_out if named_as_image(item.path) and not item.in_note]
         if images:
             lines.append(
@@ -239,7 +239,8 @@ def _labels(file: DatasetFile) -> set[str]:
     return {*file.labels, *(file.record.labels or ()), *(box.label for box in file.record.objects)}
 
 
-def _copies(same: Sequence[DatasetFile]) -> str:
+def copies(same: Sequence[DatasetFile]) -> str:
+    """Files with the same bytes, each with its labels."""
     return " = ".join(f"{file.record.path} ({', '.join(file.labels)})" for file in same)
 
 

@@ -53,13 +53,6 @@ def view(images: torch.Tensor, sizes: torch.Tensor, *, crops: BatchCropParams, s
     return (grey + contrast * (pixels - grey)).clamp(0, 255)
 
 
-def augmented(
-    images: torch.Tensor, sizes: torch.Tensor, *, augment: Augment, size: int, generator: torch.Generator
-) -> torch.Tensor:
-    """A random view of each image: (N, 3, size, size) float32, 0 to 255; arguments as for `draw` and `view`."""
-    return view(images, sizes, crops=draw(sizes, augment, generator), size=size)
-
-
 def evaluation(images: torch.Tensor, sizes: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
     """The view that the weights expect: the centre of each image, or all of it where `preprocessing` squashes.
 

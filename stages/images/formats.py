@@ -67,7 +67,6 @@ SIGNATURES = [
     (RAW, rb"FUJIFILMCCD-RAW|(?:IIRO|IIRS|IIU\0)\x08\0\0\0|IIU\0\x18\0\0\0|MMOR\0\0\0\x08|FOVb.?.?.?\0"),
 ]
 PATTERNS = [(kind, re.compile(pattern, re.DOTALL)) for kind, pattern in SIGNATURES]
-PLUGINS = (*tuple(dict.fromkeys(kind.plugin for kind, _ in SIGNATURES if kind.plugin)), "AVIF")
 
 
 def image_format(data: bytes) -> ImageFormat | None:

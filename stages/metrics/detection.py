@@ -63,6 +63,12 @@ def scores(truths: Sequence[GroundTruth], detections: Sequence[Detections], clas
     return {name: value for name, value in (coco(truths, detections, classes) | voc).items() if value >= 0}
 
 
+def map_50(truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: int) -> float:
+    """The mean of the areas over the classes with objects; 0 without any object. Arguments as for `scores`."""
+    seen = [area(curve) for curve in curves(truths, detections, classes) if curve.truths]
+    return sum(seen) / len(seen) if seen else 0.0
+
+
 def scored(detections: Detections) -> Detections:
     """The boxes that are scored: MOST at most, the highest score first, none below FLOOR."""
     order = detections.scores.argsort(descending=True, stable=True)[:MOST]

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from stages.boxes.geometry import Detections, GroundTruth, first_occurrences
-from stages.metrics.detection import HIT, area, curves, match, overlaps, scored
+from stages.metrics.detection import HIT, map_50, match, overlaps, scored
 
 BACKGROUND = 0.1  # at an IoU below this a box touches nothing
 Kind = Literal["class", "place", "both", "double", "background", "missed"]
@@ -83,11 +83,11 @@ def costs(truths: Sequence[GroundTruth], detections: Sequence[Detections], class
         classes: how many.
     """
     images = [sort(truth, item) for truth, item in zip(truths, detections, strict=True)]
-    now = _map_50(truths, detections, classes)
+    now = map_50(truths, detections, classes)
     risen = {}
     for kind in KINDS:
         pairs = [fix_errors_of_kind(truth, image, kind) for truth, image in zip(truths, images, strict=True)]
-        risen[kind] = _map_50([pair[0] for pair in pairs], [pair[1] for pair in pairs], classes) - now
+        risen[kind] = map_50([pair[0] for pair in pairs], [pair[1] for pair in pairs], classes) - now
     return risen
 
 
@@ -116,8 +116,3 @@ def _first_on_free_objects(mistakes: Mistakes, mistaken: torch.Tensor) -> torch.
 
 def _is(kinds: torch.Tensor, kind: Kind) -> torch.Tensor:
     return kinds == KINDS.index(kind)
-
-
-def _map_50(truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: int) -> float:
-    seen = [area(curve) for curve in curves(truths, detections, classes) if curve.truths]
-    return sum(seen) / len(seen) if seen else 0.0

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,11 +10,11 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from stages import paths
+from stages import files, paths
 from stages.datasets import source
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError
-from stages.images.header import open_image
+from stages.images.header import JPEG_END, open_image
 from stages.images.loading import load, upright
 from stages.images.scaling import is_wide
 
@@ -124,14 +123,14 @@ class Album:
             Exception: the image cannot be read.
         """
         path = paths.thumbnails() / kind / row.sha256[:2] / f"{row.sha256}.jpg"
-        if path.is_file():
-            return path.read_bytes()
+        if path.is_file() and (kept := path.read_bytes()).endswith(JPEG_END):  # after a power cut a file may be empty
+            return kept
         if self.folder is None:
             raise UserError(self.why)
         jpeg = draw(source.read(self.folder, row.path, row.sha256))
         with suppress(OSError):  # a page without this cache is as good
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}")
+            temporary = files.temp_path(path)
             temporary.write_bytes(jpeg)
             temporary.replace(path)
         return jpeg

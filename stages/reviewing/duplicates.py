@@ -1,6 +1,5 @@
 """Near-duplicates: pairs that are alike in the features and in the pixels, mirror images too."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,25 +88,6 @@ def _coarse(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
     blocks = values.reshape(len(values), side, COARSE, side, COARSE, 3)
     coarse: npt.NDArray[np.float16] = (blocks.sum((2, 4)) / np.float32(COARSE)).astype(np.float16)
     return coarse
-
-
-def groups(edges: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """The positions that hang together through pairs, each group ascending, in the order of their first members."""
-    leader: dict[int, int] = {}
-
-    def find(item: int) -> int:
-        while (above := leader.setdefault(item, item)) != item:
-            leader[item] = leader[above]
-            item = leader[item]
-        return item
-
-    for first, second in edges:
-        low, high = sorted((find(first), find(second)))
-        leader[high] = low
-    members: dict[int, list[int]] = {}
-    for item in sorted(leader):
-        members.setdefault(find(item), []).append(item)
-    return list(members.values())
 
 
 def _correlations(pairs: Pairs, thumbnails: Thumbnails) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

@@ -15,7 +15,7 @@ from stages.boxes.geometry import Detections
 from stages.heads.contract import ObjectHead, module_of
 from stages.heads.registry import HEADS
 from stages.metrics import multilabel
-from stages.metrics.detection import area, curves
+from stages.metrics.detection import map_50
 from stages.params import Params
 from stages.training import losses
 from stages.training.data import HeadData, SplitData
@@ -184,9 +184,7 @@ class DetectionTask:
     def map_50(self, split: SplitData, detections: Sequence[Detections]) -> float:
         """The mean over classes with objects of the average precision at an IoU of 0.5."""
         assert split.ground_truth is not None
-        class_curves = curves(split.ground_truth.truths, detections, self.classes)
-        precisions = [area(curve) for curve in class_curves if curve.truths]
-        return sum(precisions) / len(precisions) if precisions else 0.0
+        return map_50(split.ground_truth.truths, detections, self.classes)
 
     @torch.inference_mode()
     def detect(

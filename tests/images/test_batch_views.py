@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
 from stages.images import decode, views
-from stages.images.batch_views import augmented, draw, evaluation, view
+from stages.images.batch_views import draw, evaluation, view
 from stages.images.crops import BatchCropParams
 from stages.images.normalization import Normalize
 from stages.images.options import Augment
@@ -17,6 +17,13 @@ from stages.images.preprocessing import FILL, Preprocessing
 NOTHING = Augment(crop=1.0, flip=False, rotate=0.0, lighting=0.0)
 ALL = Augment(crop=0.3, flip=True, rotate=30.0, lighting=0.3)
 HOW = Preprocessing(64, 56, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def augmented(
+    images: torch.Tensor, sizes: torch.Tensor, *, augment: Augment, size: int, generator: torch.Generator
+) -> torch.Tensor:
+    """A random view of each image."""
+    return view(images, sizes, crops=draw(sizes, augment, generator), size=size)
 
 
 def smooth(height: int, width: int, seed: int = 0) -> torch.Tensor:

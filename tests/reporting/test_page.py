@@ -330,6 +330,11 @@ def test_reads_only_the_pictures_it_shows(made: Made, monkeypatch: pytest.Monkey
     assert {path: path.read_bytes() for path in paths.thumbnails().rglob("*.jpg")} == kept
     assert report.PAGE.read_bytes() == page_before  # drawn or kept, the page is the same
 
+    for path in (damaged := sorted(kept)[:2]):  # a power cut leaves files without their end
+        path.write_bytes(kept[path][: len(kept[path]) // 2 * (path == damaged[0])])
+    report.main(params)
+    assert {path: path.read_bytes() for path in kept} == kept and report.PAGE.read_bytes() == page_before
+
     shutil.rmtree(paths.thumbnails())
     paths.thumbnails().write_text("")  # where nothing can be kept
     report.main(params)

@@ -58,7 +58,3 @@ def test_blank_images_are_not_copies_of_each_other() -> None:
     thumbnails[:, 0, 0] = 201
     pairs = Pairs(np.array([0]), np.array([1]), np.array([1.0], np.float32))
     assert not duplicates.confirmed(pairs, np.array([1, 0]), kept(thumbnails), np.zeros(2, np.float32))
-
-
-def test_groups_hang_together() -> None:
-    assert duplicates.groups([(5, 2), (7, 9), (2, 1), (9, 8)]) == [[1, 2, 5], [7, 8, 9]]
