@@ -17,7 +17,7 @@ from stages import paths, recipe
 OUT = paths.TIMINGS / "bench-unfreezing.json"
 ROWS: dict[str, tuple[str, list[str]]] = {  # what -> recipe and further knobs; rows of one cut stand together
     "frozen, linear": ("logos-default", ["head=linear"]),
-    "frozen, mlp": ("logos-default", []),
+    "frozen, mlp": ("logos-default", ["head=mlp"]),
     "frozen, ridge": ("logos-default", ["head=ridge"]),
     "frozen, knn": ("logos-default", ["head=knn"]),
     "last block unfrozen": ("logos-unfreeze", ["cut=blocks.5", "phases=[]", "epochs=10", "lr_backbone=0.001"]),
@@ -46,8 +46,8 @@ def main() -> None:
 
 
 def turned(knobs: list[str]) -> list[str]:
-    """Knobs as `-S` arguments, and the shortest range test: the rates are chosen."""
-    return [part for knob in [*knobs, "lr_sweep.steps=10"] for part in ("-S", knob)]
+    """Knobs as `-S` arguments; every head trains on train alone, without a range test, as the rates are chosen."""
+    return [part for knob in [*knobs, "refit=none", "lr_sweep.steps=0"] for part in ("-S", knob)]
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
