@@ -38,9 +38,12 @@ def _check_names(dataset: str, fetched: Mapping[str, Path]) -> None:
     """Refuses two sources whose archives have the same name: the second would take the place of the first."""
     source_of = dict[str, str]()
     for source, path in fetched.items():
-        if (other := source_of.setdefault(path.name, source)) != source:
+        other = source_of.setdefault(path.name, source)
+        if fetched[other] != path:
             keys = " and ".join(f"`datasets.{dataset}.source.{name}.url`" for name in (other, source))
-            raise UserError(f"{keys} both end in {path.name}: rename one of the archives.")
+            raise UserError(
+                f"{keys} both end in {path.name}: fetch one of them by hand, and pass it under another name."
+            )
 
 
 def builder(dataset: str) -> Callable[..., None] | None:

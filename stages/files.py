@@ -66,23 +66,32 @@ def atomic_write(path: Path, size: int | None = None) -> Iterator[int]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill; when the block ends without an error it takes the place of `path`, and else nothing changes.
+    """A folder to fill; when the block ends without an error it takes the place of `path`, otherwise nothing changes.
+
+    A kill between the two renames leaves the old folder under its temporary name alone.
 
     Raises:
         Unwritable: the disk is full or fails.
     """
-    temporary = path.with_name(f"{path.name}{TEMPORARY}")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+    path = path.resolve()
+    new, old = (path.with_name(f"{path.name}.{part}{TEMPORARY}") for part in ("new", "old"))
+    for leftover in (new, old):  # of a run that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
+        new.mkdir(parents=True)
+        yield new
+        if path.exists():
+            os.replace(path, old)
+        os.replace(new, path)
         sync_folder(path.parent)
     except OSError as error:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         raise _unwritable(path, None, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def temp_path(path: Path) -> Path:

@@ -9,9 +9,9 @@ CONTAINER = Path("/sys/fs/cgroup")  # the limits of a container, as it sees them
 def cores() -> int:
     """How many cores this process may use: those of its affinity, or fewer where its container has a quota.
 
-    PYTHON_CPU_COUNT, which Python itself obeys from 3.13 on, says another number.
+    A number in PYTHON_CPU_COUNT, which Python itself obeys from 3.13 on, goes before both.
     """
-    if stated := os.environ.get("PYTHON_CPU_COUNT"):
+    if (stated := os.environ.get("PYTHON_CPU_COUNT", "")).isdigit():
         return int(stated)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, *period = _limit("cpu.max")

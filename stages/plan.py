@@ -44,7 +44,7 @@ EXAMPLES = """\
   python -m stages.plan --images 1e9 --views 6"""
 SAMPLE = 4096  # images to measure on, spread evenly over the dataset; many, because repeated ones come from memory
 WARM_UP = 32  # images
-COPIES = 2  # of the features on the disk at the end of an extraction: the file, and the parts that it is assembled from
+COPIES = 2  # of the features on the disk before an extraction ends: the file, and the parts that it is assembled from
 # How a name begins -> the encoder that is measured; others of this kind take as much longer as they have multiply-adds
 KINDS = {
     ("timm:vit",): "timm:vit_small_patch16_224.dino",

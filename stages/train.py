@@ -70,11 +70,11 @@ def main(params: Params) -> dict[str, object]:
         scores = ", ".join(f"{score} {name}" for name, score in fold.scores.items())
         print(f"fold {number} of {len(folds)}: {scores}", flush=True)
         heads += fold.heads
-    with files.whole_folder(paths.HEAD) as whole:
+    with files.whole_folder(paths.HEAD) as new:
         for folder, module, description in heads:
-            model.save_head(whole / folder.relative_to(paths.HEAD), module, description)
+            model.save_head(new / folder.relative_to(paths.HEAD), module, description)
         if kept.competition:
-            kept.competition.write(whole)
+            kept.competition.write(new)
     history.write(paths.PLOTS / "history.csv", kept.head.history)
     tried = {"candidates": len(kept.competition.candidates)} if kept.competition else {}
     several = {"folds": len(folds)} if folds else {}
@@ -129,11 +129,14 @@ def train(data: HeadData, params: Params, folder: Path, *, judged_by_folds: bool
     if baseline := ridge_baseline(known, data=data, params=params, device=device):
         chosen.append((Path("ridge"), with_overrides(params, {"head": "ridge"}), baseline))
     whole = HEADS[params.head].finds_objects
-    final = [refit(result, data, knobs, device, whole=whole) for _, knobs, result in chosen]
+    final = [refit(result, data, of_head, device, whole=whole) for _, of_head, result in chosen]
     origin |= {"refit_epochs": len(final[0].history)} if whole and params.refit == "trainval" else {}
-    results = [(folder / place, knobs.head, result) for (place, knobs, _), result in zip(chosen, final, strict=True)]
-    if params.refit == "trainval":  # what has not been trained on val judges it
-        results += [(folder / "chosen" / place, knobs.head, result) for place, knobs, result in chosen]
+    results = [
+        (folder / below, of_head.head, result) for (below, of_head, _), result in zip(chosen, final, strict=True)
+    ]
+    if params.refit == "trainval":  # val scores only heads that have not trained on it; without test images all of them
+        scored = chosen[:1] if len(data.splits["test"].y) else chosen
+        results += [(folder / "chosen" / below, of_head.head, result) for below, of_head, result in scored]
     heads = [
         (path, result.module, describe(name, result, data=data, params=params) | origin)
         for path, name, result in results

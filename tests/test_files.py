@@ -64,10 +64,34 @@ def test_a_folder_takes_the_place_of_the_old_one_or_changes_nothing(tmp_path: Pa
     fill("a")
     with pytest.raises(KeyboardInterrupt):
         fill("b", fails=True)
-    (tmp_path / f"head{files.TEMPORARY}" / "killed").mkdir(parents=True)
+    (tmp_path / f"head.new{files.TEMPORARY}" / "killed").mkdir(parents=True)
     assert [path.name for path in home.rglob("*")] == ["deep", "a"]
     fill("c")
     assert [path.name for path in home.rglob("*")] == ["deep", "c"] and list(tmp_path.iterdir()) == [home]
+
+
+def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, replace = tmp_path / "head", os.replace
+    (home / "old").mkdir(parents=True)
+
+    def refuse_the_new(source: Path, target: Path) -> None:
+        if source.name == f"head.new{files.TEMPORARY}":
+            raise OSError(errno.EIO, "input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_the_new)
+    with pytest.raises(files.Unwritable, match="input/output error"), files.whole_folder(home) as folder:
+        (folder / "new").mkdir()
+    assert [path.name for path in home.iterdir()] == ["old"] and list(tmp_path.iterdir()) == [home]
+
+
+def test_a_folder_behind_a_link_is_replaced_there(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere/old").mkdir(parents=True)
+    (tmp_path / "head").symlink_to(tmp_path / "elsewhere")
+    with files.whole_folder(tmp_path / "head") as folder:
+        (folder / "new").mkdir()
+    assert (tmp_path / "head").is_symlink()
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["new"]
 
 
 def test_what_was_there_is_replaced_and_not_written_into(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def finish(chosen: Params) -> None:
 
 
 def pretend_evaluated() -> None:
-    """Lets the last evaluation be of the head as it is now, which a test has changed."""
+    """Marks the last evaluation as one of the head as it is now, for tests that change a head after evaluate."""
     path = paths.PREDICTIONS / "predictions.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"head": model.digest(paths.HEAD)}))
 

@@ -121,9 +121,8 @@ def judge(one: JudgedHead, params: Params) -> Verdict:
     def load(folder: Path) -> nn.Module:
         return model.load_head(folder)[0].to(y.device)
 
-    refitted = (one.folder / "chosen").is_dir()
-    folders = {"test": one.folder, "val": one.folder / "chosen" if refitted else one.folder}
-    heads = {"test": one.head, "val": load(folders["val"]) if refitted else one.head}
+    folders = {name: common.scored_folder(one.folder, name) for name in ("test", "val")}
+    heads = {name: one.head if folder == one.folder else load(folder) for name, folder in folders.items()}
     own = {name: logits(head, name) for name, head in heads.items()}
     seeds = [logits(load(folder), judged) for folder in sorted(folders[judged].glob("seed-*"))]
     frequent = torch.bincount(splits["train"].y, minlength=len(one.data.classes)).argmax()

@@ -40,6 +40,12 @@ class JudgedHead:
     data: HeadData
 
 
+def scored_folder(folder: Path, split: str) -> Path:
+    """Where the heads are that are scored on a split: for val those from before a refit."""
+    chosen = folder / "chosen"
+    return chosen if split == "val" and chosen.is_dir() else folder
+
+
 def run_facts(task: str, *, params: Params, data: HeadData, described: Mapping[str, Any]) -> dict[str, Any]:
     """What was evaluated, on how many images: the first entries of metrics.json.
 

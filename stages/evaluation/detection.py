@@ -42,8 +42,8 @@ def evaluate(params: Params, data: HeadData, *, head: HeadModel, described: Mapp
     views = params.views if params.decide.tta else 1
     judged = "test" if len(data.splits["test"].y) else "val"
     task, kind = _task(head, described, data, params), HEADS[described["head"]].task
-    judges = {"val": _chosen_by_validation(data, params) or (task, head), "test": (task, head)}
-    detections = {name: _detect(*judge, data.splits[name], params, views) for name, judge in judges.items()}
+    heads = {"val": _chosen_by_validation(data, params) or (task, head), "test": (task, head)}
+    detections = {name: _detect(*scored, data.splits[name], params, views) for name, scored in heads.items()}
     metrics = common.run_facts(kind, params=params, data=data, described=described) | common.parameter_counts(
         head, data, described
     )
@@ -58,7 +58,7 @@ def evaluate(params: Params, data: HeadData, *, head: HeadModel, described: Mapp
         metrics |= _typical_box_baseline(data, judged)
     written = common.write_metrics(metrics)
     _write_predictions(params, data, detections, task, judged)
-    view_rows = _scores_by_views(*judges[judged], data, data.splits[judged], score, params)
+    view_rows = _scores_by_views(*heads[judged], data, data.splits[judged], score, params)
     plots = {"per_class": _counts(data)} if kind == "largest" else _plots(data, detections[judged], judged)
     common.write_plots(plots | {"views": view_rows})
     return {f"{judged} images": len(detections[judged]), **table.in_words(kind, written)}
@@ -81,9 +81,9 @@ def _detect(
 
 
 def _chosen_by_validation(data: HeadData, params: Params) -> tuple[tasks.DetectionTask, HeadModel] | None:
-    """The head that validation chose, which judges val; None without a refit, where it is the final head."""
-    folder = paths.HEAD / "chosen"
-    if not folder.is_dir():
+    """The head before the refit, which is scored on val; None without a refit."""
+    folder = common.scored_folder(paths.HEAD, "val")
+    if folder == paths.HEAD:
         return None
     model, described = load_head(folder)
     return _task(model, described, data, params), model.to(data.splits["val"].y.device)

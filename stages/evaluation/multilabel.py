@@ -41,9 +41,8 @@ def evaluate(params: Params, judged_head: JudgedHead) -> dict[str, object]:
     def load(path: Path) -> HeadModel:
         return model.load_head(path)[0].to(y.device)
 
-    refitted = (folder / "chosen").is_dir()
-    folders = {"val": folder / "chosen" if refitted else folder, "test": folder}
-    heads = {"val": load(folders["val"]) if refitted else judged_head.head, "test": judged_head.head}
+    folders = {name: common.scored_folder(folder, name) for name in ("val", "test")}
+    heads = {name: judged_head.head if place == folder else load(place) for name, place in folders.items()}
     logits = {name: model.averaged_logits(head, splits[name], views) for name, head in heads.items()}
     threshold = multilabel.thresholds(logits["val"].sigmoid(), splits["val"].y)
     own = multilabel.scores_of(logits[judged], y, threshold)

@@ -1,4 +1,4 @@
-"""How large `image_size: objects` makes the input: as the objects need, and no larger than the images are."""
+"""How large `image_size: objects` makes the input: as the objects need, and no larger than most images are."""
 
 import math
 from collections.abc import Sequence

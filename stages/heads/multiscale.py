@@ -107,7 +107,9 @@ def targets(
 
 
 def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], options: MultiscaleOptions) -> torch.Tensor:
-    """The sum over all heads of the losses of both stages, so that each head learns as it would alone.
+    """The sum over all heads of the losses of both stages: each head has the gradients that it would have alone.
+
+    So the loss of an ensemble is not comparable with that of a single head.
 
     Args:
         outputs: of both stages of each head, see `build`.

@@ -96,6 +96,8 @@ def upright(image: Image.Image) -> Image.Image:
     """An image as its EXIF orientation turns it: the same object where it does not.
 
     `ImageOps.exif_transpose` would also write the whole EXIF block again, and fails where any entry of it is broken.
+    Here the block stays as it is, and still says how the image was turned.
     """
+    image.load()  # Pillow turns a TIFF itself while it loads
     turn = TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)

@@ -64,7 +64,7 @@ def scores(truths: Sequence[GroundTruth], detections: Sequence[Detections], clas
 
 
 def map_50(truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: int) -> float:
-    """The mean of the areas over the classes with objects; 0 without any object. Arguments as for `scores`."""
+    """The mean average precision at an IoU of 0.5, over the classes with objects; 0 without any. As `scores`."""
     seen = [area(curve) for curve in curves(truths, detections, classes) if curve.truths]
     return sum(seen) / len(seen) if seen else 0.0
 

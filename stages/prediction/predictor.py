@@ -144,14 +144,15 @@ def load(folder: Path = paths.HEAD) -> Predictor:
     """Loads the head of the last run with its backbones.
 
     Raises:
-        UserError: the head is missing or damaged, or the weights of a backbone differ from those it was trained on.
+        UserError: the head is missing, damaged or not evaluated, or the weights of a backbone differ from those it was
+            trained on.
     """
     head, described = load_head(folder)
     device = pick_device("auto")
     (decide, thresholds), known = _decisions(folder, head.multilabel), unknown.read()
     specs = tuple(_specs(described, device, decide))
-    place = pick_head_device("auto")
-    predictor = Predictor(head.to(place), described, decide, specs, known.to(place) if known else None, thresholds)
+    of_head = pick_head_device("auto")
+    predictor = Predictor(head.to(of_head), described, decide, specs, known.to(of_head) if known else None, thresholds)
     for spec, provenance in zip(predictor.specs, recorded(predictor), strict=True):
         _check_weights(spec, provenance)
     return predictor
@@ -218,7 +219,7 @@ def _decisions(folder: Path, multilabel: bool) -> tuple[Decide, tuple[float, ...
         described = json.loads(path.read_text())
         decide = Decide.model_validate(described["decide"])
         thresholds = tuple(map(float, described["thresholds"])) if multilabel else None
-        of_this_head = described["head"] == digest(folder)
+        of_this_head = described.get("head") == digest(folder)
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise UserError(
             f"{path} has no thresholds ({error}): `dvc repro` evaluates the head and writes them."

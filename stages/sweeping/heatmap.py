@@ -25,17 +25,17 @@ def draw(points: Sequence[tuple[float, float, float | None]], metric: str) -> by
 
     Args:
         points: (lr, weight decay, value); the value is None if the heads diverged.
-        metric: one of TITLES; of all but `val_loss` the higher the better.
+        metric: one of TITLES; only of `val_loss` the lower is the better.
     """
-    share = metric != "val_loss"
-    better = max if share else min
+    higher_is_better = metric != "val_loss"
+    better = max if higher_is_better else min
     rates, decays = sorted({point[0] for point in points}), sorted({point[1] for point in points})
     values = np.full((len(decays), len(rates)), np.nan)
     for rate, decay, value in points:
         if value is not None:
             row, column = decays.index(decay), rates.index(rate)
             values[row, column] = value if np.isnan(values[row, column]) else better(value, values[row, column])
-    goodness = values if share else -values
+    goodness = values if higher_is_better else -values
     finite = goodness[~np.isnan(goodness)]
     low, high = (np.median(finite), finite.max()) if len(finite) else (0.0, 0.0)
     with mpl.rc_context({"font.size": 9, "text.parse_math": False}):
@@ -49,7 +49,7 @@ def draw(points: Sequence[tuple[float, float, float | None]], metric: str) -> by
         axes.tick_params(length=0)
         for row, column in np.argwhere(~np.isnan(values)):
             shade = (goodness[row, column] - low) / max(high - low, 1e-12)
-            text = f"{values[row, column]:.1%}"[:-1] if share else f"{values[row, column]:.3g}"
+            text = f"{values[row, column]:.1%}"[:-1] if higher_is_better else f"{values[row, column]:.3g}"
             axes.text(column, row, text, ha="center", va="center", color="white" if shade < DARK else "black")
             if goodness[row, column] == high:
                 axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))

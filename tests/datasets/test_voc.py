@@ -46,6 +46,7 @@ def test_two_archives_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:
     both = r"`datasets\.voc2007\.source\.trainval\.url` and `datasets\.voc2007\.source\.test\.url` both end in VOC\.tar"
     with pytest.raises(UserError, match=both):
         run("voc2007", {"trainval": tmp_path / "a/VOC.tar", "test": tmp_path / "b/VOC.tar"})
+    assert "VOC.tar" not in [path.name for path in paths.raw("voc2007").iterdir()]
 
 
 def read(home: Path, *classes: str) -> tuple[dict[str, Record], list[AnnotationFault]]:

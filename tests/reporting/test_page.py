@@ -286,6 +286,8 @@ def test_thumbnails_are_small_upright_and_bare(tmp_path: Path) -> None:
     Image.new("RGB", (900, 300), "red").save(tmp_path / "a.jpg", exif=exif)
     small = thumbnail((tmp_path / "a.jpg").read_bytes())
     assert small.height == SIDE and small.width == pytest.approx(SIDE / 3, abs=1) and not small.getexif()
+    Image.new("RGB", (900, 300), "red").save(tmp_path / "a.tif", exif=exif)
+    assert thumbnail((tmp_path / "a.tif").read_bytes()).size == small.size
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
     assert thumbnail((tmp_path / "deep.png").read_bytes()).getpixel((0, 0)) == (155, 155, 155)
     Image.new("L", (5000, 3)).save(tmp_path / "strip.png")
