@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages import evaluate, extract, index, paths, split, train
+from stages import evaluate, extract, index, lr_sweep, paths, report, review, split, train
 from stages.boxes.geometry import Detections, GroundTruth
 from stages.errors import UserError
 from stages.evaluation import detection as judging
@@ -176,6 +176,13 @@ def test_without_test_images_the_head_before_the_refit_is_judged_on_val(run: Mak
 
 
 # --- views
+
+
+def test_the_page_says_that_there_is_no_test_split(run: Make) -> None:
+    chosen = run(split={"protocol": "published"}, change=lambda home: (home / "ImageSets/Main/test.txt").unlink())
+    for stage in (review, lr_sweep, report):
+        stage.main(chosen)
+    assert "There is no test split" in (paths.REPORTS / "report.md").read_text()
 
 
 def test_averaging_over_views_merges_what_they_find(run: Make) -> None:
