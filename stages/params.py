@@ -449,7 +449,7 @@ def _check_root(params: Params) -> None:
     if not root.is_dir() and not _indexed(params):
         raise UserError(
             f"`root`: there is no folder {params.root!r}; give the folder that holds one folder per class. To train "
-            "on the features of a colleague who has it: `dvc pull index split extract review`, then "
+            "on the features of a colleague who has it: `dvc pull code index split extract review`, then "
             "`dvc exp run --allow-missing`."
         )
 

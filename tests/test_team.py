@@ -16,7 +16,7 @@ from tests import checkout
 from tests.checkout import Project
 from tests.dag.toy import BASE, FROM_HEAD, FROM_TRAIN, IMAGES, draw_images
 
-SHARED = ("index", "split", "extract", "review")  # the stages whose outs a colleague needs
+SHARED = ("code", "index", "split", "extract", "review")  # the stages whose outs a colleague needs
 BUCKET = "features"
 pytestmark = pytest.mark.slow
 

@@ -123,7 +123,7 @@ NOT_FOLLOWED = {  # and why
     "dvc fetch --all-commits": "needs a remote: tests/test_team.py",
     "dvc gc": "named, not advised",
     "dvc pull": "needs a remote: tests/test_team.py",
-    "dvc pull index split extract review": "needs a remote: tests/test_team.py",
+    "dvc pull code index split extract review": "needs a remote: tests/test_team.py",
     "dvc queue start": "tests/test_queue.py",
     "dvc repro -f -s index": "a linked folder: tests/datasets/test_advice.py",
     "dvc repro -f -s extract": "a head that lacks its rest: tests/training/test_unfreezing.py",
