@@ -82,7 +82,7 @@ def trains_without_images(colleague: Project) -> None:
     assert not list((colleague.home / "data/raw").iterdir())
     assert not (colleague.home / "cache/images").exists()
     page = (colleague.home / "reports/report.html").read_text()
-    assert "pictures could not be shown" in page.lower()
+    assert "pictures cannot be shown" in page.lower()
 
 
 def test_a_local_remote(owner: Project) -> None:
