@@ -50,7 +50,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "largest": {**OBJECTS, "head": "largest"},
     "detector": {**OBJECTS, "head": "anchors", "precision": "bfloat16", "decide": {"confidence": 0.05}},
     "multiscale": {**TWICE, "decide": {"confidence": 0.05}},
-    "ensemble": {**merged(TWICE, {"boxes": {"ensemble": 2}}), "decide": {"confidence": 0.05, "merge": "vote"}},
     "votes": {**TWICE, "decide": {"confidence": 0.05, "merge": "vote"}},
 }
 THREE = ("classifier", "largest", "detector")  # that every format is tried on
@@ -158,7 +157,6 @@ def far_apart() -> None:
     [
         ("detector", "onnx"),
         ("multiscale", "onnx"),
-        ("ensemble", "onnx"),
         ("votes", "onnx"),
         ("largest", "onnx"),
         pytest.param("detector", "openvino", marks=pytest.mark.slow),

@@ -3,8 +3,7 @@
 In the first stage a point predicts its distances to a box's sides. Which point learns which box is as in FCOS (Tian et
 al. 2019). As in generalised focal loss (GFL, Li et al. 2020), a distance is a distribution over bins, and a score says
 how well the box fits. An object logit stands beside the classes, as in the other heads. In the second stage the best of
-these boxes are refined (`stages.boxes.refinement`). Several such heads, which differ in their first weights and in what
-dropout leaves out, may find boxes together.
+these boxes are refined (`stages.boxes.refinement`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,26 +52,15 @@ class Multiscale(nn.Module):
         return *points, self.refine(levels[0], propose(points, self.options).boxes)
 
 
-class Ensemble(nn.Module):
-    """Maps to the predictions of several heads, one head after the other."""
-
-    def __init__(self, shapes: Shapes, classes: int, options: MultiscaleOptions) -> None:
-        super().__init__()
-        self.heads = nn.ModuleList(Multiscale(shapes, classes, options) for _ in range(options.ensemble))
-
-    def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        return tuple(output for head in self.heads for output in head(maps))
-
-
 def build(shape: Shapes, classes: int, options: MultiscaleOptions) -> nn.Module:
     """Maps to predictions (N, H, W, 1 + CODE + classes), one tensor per map, and then to those of the second stage.
 
     Each map is narrowed to `hidden` channels. To the coarsest one, what surrounds each point and the mean of the map
     are added. Then each coarser map is added to the next finer one (Lin et al. 2017), and one tower goes over all of
     them. The second stage looks at the finest map and gives (N, K, 1 + refinement.CODE + classes) for the K boxes of
-    `propose`. Of an ensemble the predictions of the first head come first, then those of the next one.
+    `propose`.
     """
-    return Ensemble(shape, classes, options)
+    return Multiscale(shape, classes, options)
 
 
 def prepare(boxes: Sequence[torch.Tensor], options: MultiscaleOptions) -> dict[str, Any]:
@@ -107,22 +95,13 @@ def targets(
 
 
 def loss(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], options: MultiscaleOptions) -> torch.Tensor:
-    """The sum over all heads of the losses of both stages: each head has the gradients that it would have alone.
-
-    So the loss of an ensemble is not comparable with that of a single head.
+    """The sum of the losses of both stages, `first_stage_loss` and `refinement.loss`.
 
     Args:
-        outputs: of both stages of each head, see `build`.
+        outputs: of both stages, see `build`.
         targets: (N, H, W, 6) of each map.
-        options: `ensemble`, `proposals`, and what `dense.loss` reads.
+        options: `proposals`, and what `dense.loss` reads.
     """
-    return torch.stack([_loss_of_head(head, targets, options) for head in _by_head(outputs, options)]).sum()
-
-
-def _loss_of_head(
-    outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], options: MultiscaleOptions
-) -> torch.Tensor:
-    """The sum of the losses of both stages, `first_stage_loss` and `refinement.loss`."""
     *points, refined = outputs
     truth = _flat(targets)
     proposed, true_boxes = propose(points, options).boxes, _flat([corners(level[..., 1:5]) for level in targets])
@@ -165,15 +144,10 @@ def decode(outputs: Sequence[torch.Tensor], options: MultiscaleOptions) -> list[
 
 
 def candidates(outputs: Sequence[torch.Tensor], options: MultiscaleOptions) -> dense.Candidates:
-    """The box of every point of every map, of each head. A score is the geometric mean of what both stages say.
+    """The box of every point of every map. A score is the geometric mean of what both stages say.
 
     Points that are not among those of `propose` keep the box of the first stage, with the score 0.
     """
-    heads = [_candidates_of_head(head, options) for head in _by_head(outputs, options)]
-    return dense.Candidates(*(torch.cat(parts, 1) for parts in zip(*heads, strict=True)))
-
-
-def _candidates_of_head(outputs: Sequence[torch.Tensor], options: MultiscaleOptions) -> dense.Candidates:
     *points, refined = outputs
     every, proposed = first_stage(points), propose(points, options)
     second, places = refinement.candidates(refined, proposed.boxes), proposed.points[..., None]
@@ -302,12 +276,6 @@ def _around(distances: torch.Tensor) -> torch.Tensor:
 
 def _with_bins(outputs: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, float]]:
     return zip(outputs, bin_cells([level.shape[1:3] for level in outputs]), strict=True)
-
-
-def _by_head(outputs: Sequence[torch.Tensor], options: MultiscaleOptions) -> list[Sequence[torch.Tensor]]:
-    """The predictions of each head of an ensemble."""
-    size = len(outputs) // options.ensemble
-    return [outputs[first : first + size] for first in range(0, len(outputs), size)]
 
 
 def _levels(boxes: torch.Tensor, shape: Shapes) -> torch.Tensor:

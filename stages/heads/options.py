@@ -24,7 +24,6 @@ class Boxes(Block):
     anchor_count: Annotated[int, Field(ge=1, le=32)]
     anchor_match: Fraction
     anchor_ignore: Fraction
-    ensemble: Annotated[int, Field(ge=1, le=16)]
 
     @model_validator(mode="after")
     def _ignored_below_matched(self) -> "Boxes":
@@ -77,14 +76,8 @@ class LargestOptions(LossOptions):
 
 
 class MultiscaleOptions(DenseOptions):
-    """`multiscale`: how many heads it consists of, and how many boxes of an image each looks at a second time.
+    """`multiscale`: how many boxes of an image it looks at a second time; learned before the head is built."""
 
-    Attributes:
-        ensemble: the heads.
-        proposals: the boxes; learned before the head is built.
-    """
-
-    ensemble: int
     proposals: int = 96
 
 

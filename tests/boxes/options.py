@@ -23,7 +23,6 @@ KNOBS: dict[str, Any] = {
     "anchor_sizes": [[0.28, 0.14], [0.2, 0.2], [0.14, 0.28], [0.7, 0.35], [0.5, 0.5], [0.35, 0.7]],
     "anchor_match": 0.5,
     "anchor_ignore": 0.4,
-    "ensemble": 1,
 }
 
 

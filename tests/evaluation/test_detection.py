@@ -26,7 +26,6 @@ HEADS: dict[str, dict[str, Any]] = {
     "grid": {"cut": "map@16", "head": "grid"},
     "anchors": {"cut": "map", "head": "anchors", "boxes": {"anchor_count": 1}},
     "multiscale": {"cut": "pyramid", "head": "multiscale"},
-    "ensemble": {"cut": "pyramid", "head": "multiscale", "boxes": {"ensemble": 2}},
     "unfrozen": {"cut": "stage3", "tap": "map", "head": "grid"},
     "images": {"cut": "input", "tap": "map", "head": "grid"},
 }

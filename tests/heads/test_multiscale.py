@@ -85,20 +85,6 @@ def test_every_point_knows_the_mean_of_the_coarsest_map() -> None:
     assert all((a != b).any(-1).all() for a, b in zip(module(maps)[:-1], module(corner)[:-1], strict=True))
 
 
-def test_an_ensemble_learns_and_finds_what_each_of_its_heads_does_alone() -> None:
-    options = options_of("multiscale", ensemble=3)
-    ensemble = multiscale.build(SHAPES, CLASSES, options).eval()
-    maps = [torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)) for shape in SHAPES]
-    outputs, alone = ensemble(maps), [head(maps) for head in ensemble.heads]  # type: ignore[operator, union-attr]
-    assert not torch.equal(alone[0][0], alone[1][0])
-    targets = [target.expand(2, *target.shape) for target in multiscale.targets(*drawn(0, 3), OPTIONS, shape=SHAPES)]
-    losses = [multiscale.loss(head, targets, OPTIONS) for head in alone]
-    torch.testing.assert_close(multiscale.loss(outputs, targets, options), torch.stack(losses).sum())
-    together, each = multiscale.candidates(outputs, options), [multiscale.candidates(head, OPTIONS) for head in alone]
-    for name in dense.Candidates._fields:
-        assert torch.equal(getattr(together, name), torch.cat([getattr(head, name) for head in each], 1))
-
-
 def test_a_box_goes_to_the_map_for_its_size() -> None:
     """Up to 8 cells a side: a quarter of the height on the first map, half of it on the second."""
     boxes = torch.tensor([[0.1, 0.1, 0.2, 0.34], [0.3, 0.3, 0.5, 0.78], [0.05, 0.05, 0.95, 0.95]])
