@@ -24,8 +24,8 @@ LARGE = [(name, size) for name, size, _ in SLOW]
 def three_cuts(network: Network) -> list[str]:
     """Clean modules near the start, in the middle and near the end."""
     last = network.cut("pooled").node
-    before = itertools.takewhile(lambda name: network.cut(name).node is not last, network.names())
-    names = [name for name in before if name != "input"]
+    before = set(itertools.takewhile(lambda node: node is not last, last.graph.nodes))
+    names = [name for name in network.names() if name != "input" and network.cut(name).node in before]
     return [names[len(names) * tenth // 10] for tenth in (1, 5, 9)]
 
 
