@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from stages.boxes.convolution import Convolution3x3, Pointwise
 from stages.boxes.geometry import Detections
@@ -56,6 +57,15 @@ class Candidates(NamedTuple):
 def split(raw: torch.Tensor, code: int = 4) -> Prediction:
     """Raw outputs (…, 1 + code + C) as a Prediction."""
     return Prediction(raw[..., 0], raw[..., 1 : 1 + code], raw[..., 1 + code :])
+
+
+def mean_probability(*logits: torch.Tensor) -> torch.Tensor:
+    """The geometric mean of probabilities, from their logits, all of one shape; it is never 0.
+
+    By way of logarithms, because onnxruntime's sigmoid is exactly 0 for logits below -18.
+    """
+    logarithms = [-F.softplus(-values) for values in logits]
+    return (torch.stack(logarithms).sum(0) / len(logits)).exp()
 
 
 def narrow(inputs: int, options: DenseOptions) -> nn.Sequential:

@@ -129,7 +129,7 @@ def candidates(raw: torch.Tensor, proposed: torch.Tensor) -> dense.Candidates:
     """
     prediction = dense.split(raw, CODE)
     shifts, quality = prediction.code[..., :4], prediction.code[..., 4]
-    scores = (prediction.object.sigmoid() * quality.sigmoid()).sqrt()
+    scores = dense.mean_probability(prediction.object, quality)
     return dense.Candidates(moved(proposed, shifts), scores, prediction.classes)
 
 

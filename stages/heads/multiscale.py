@@ -170,7 +170,7 @@ def first_stage(points: Sequence[torch.Tensor]) -> dense.Candidates:
         prediction = dense.split(level, CODE)
         sides, quality = _sides_and_quality(prediction.code)
         boxes.append(corners(cells * expectation(sides)))
-        objects.append((prediction.object.sigmoid() * quality.sigmoid()).sqrt())
+        objects.append(dense.mean_probability(prediction.object, quality))
         classes.append(prediction.classes)
     return dense.Candidates(_flat(boxes), _flat(objects), _flat(classes))
 

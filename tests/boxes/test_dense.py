@@ -1,9 +1,13 @@
 """What heads share that predict at many locations."""
 
+from pathlib import Path
+
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 
 from stages.boxes import dense
@@ -86,3 +90,24 @@ def test_cell_centres_go_row_by_row() -> None:
 
 def test_boxes_that_no_location_predicts_are_counted() -> None:
     assert dense.unassigned(4, [torch.tensor([-1, 2, -2, 2]), torch.tensor([0, -1])]) == 2
+
+
+def test_the_mean_of_probabilities_is_geometric() -> None:
+    a, b = torch.randn(2, 50, generator=torch.Generator().manual_seed(4)) * 5
+    expected = (a.double().sigmoid() * b.double().sigmoid()).sqrt()
+    torch.testing.assert_close(dense.mean_probability(a, b).double(), expected, rtol=1e-5, atol=0)
+
+
+def test_improbable_objects_have_a_score_in_an_exported_file_too(tmp_path: Path) -> None:
+    """A score of 0 says that the second stage has not seen a box, and sigmoid is exactly 0 in onnxruntime."""
+
+    class Mean(nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return dense.mean_probability(a, b)
+
+    logits = (torch.linspace(-40, 40, 81), torch.linspace(-40, 0, 81))
+    torch.onnx.export(Mean().eval(), logits, tmp_path / "mean.onnx", dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "mean.onnx")
+    (found,) = session.run(None, {node.name: x.numpy() for node, x in zip(session.get_inputs(), logits, strict=True)})
+    assert (found > 0).all()
+    torch.testing.assert_close(torch.from_numpy(found), Mean()(*logits), rtol=1e-4, atol=0)
