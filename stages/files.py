@@ -22,6 +22,7 @@ from pathlib import Path
 
 from stages.errors import UserError
 
+DELIMITERS = (",", ";", "\t")  # between the cells of a table, which spreadsheets choose by the language
 log = logging.getLogger(__name__)
 TEMPORARY = ".partial"
 LOCK = "lock"
@@ -240,6 +241,30 @@ def write_csv(
     for row in rows:
         writer.writerow({name: _cell(value, digits) for name, value in row.items()})
     write_text(path, text.getvalue())
+
+
+def read_table(path: Path, columns: Sequence[str], *, expected: str) -> list[tuple[dict[str, str], str]]:
+    """The rows of a CSV table that a person may have saved from a spreadsheet, each with its place for messages.
+
+    Args:
+        path: of a table with commas, semicolons or tabs between the cells.
+        columns: the names of those that are read; others are left out.
+        expected: which table it should be, for messages.
+
+    Raises:
+        UserError: the file cannot be read, or lacks a column.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header = file.readline()
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=max(DELIMITERS, key=header.count))
+            if missing := [name for name in columns if name not in (reader.fieldnames or [])]:
+                lacking = f"the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+                raise UserError(f"{path} lacks {lacking}: expected {expected}.")
+            return [({name: row[name] or "" for name in columns}, f"{path}, line {reader.line_num}") for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}): expected {expected}.") from None
 
 
 def _cell(value: object, digits: int | None) -> object:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages import files
+from stages.errors import UserError
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -278,3 +279,19 @@ def test_a_table_has_a_header_and_empty_cells(tmp_path: Path) -> None:
     assert (tmp_path / "t.csv").read_text() == 'a,b\n1,0.123\n,"x,y"\n,1e-07\n'
     files.write_csv(tmp_path / "t.csv", ("a", "b"), rows[:1])
     assert (tmp_path / "t.csv").read_text() == "a,b\n1,0.123456789\n"
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_from_a_spreadsheet(tmp_path: Path, separator: str) -> None:
+    """Where the decimal sign is a comma, spreadsheets put semicolons between cells."""
+    lines = [("path", "note", "decision"), ('"a, b; c.jpg"', "x", "keep"), ("d.jpg", "")]
+    (tmp_path / "t.csv").write_text("\ufeff" + "\n".join(map(separator.join, lines)), encoding="utf-8")
+    first, second = files.read_table(tmp_path / "t.csv", ("decision", "path"), expected="a table")
+    assert first == ({"path": "a, b; c.jpg", "decision": "keep"}, f"{tmp_path / 't.csv'}, line 2")
+    assert second[0] == {"path": "d.jpg", "decision": ""}
+
+
+def test_what_a_table_lacks(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path;other\n")
+    with pytest.raises(UserError, match=r"t\.csv lacks the columns label, decision: expected a copy of it\."):
+        files.read_table(tmp_path / "t.csv", ("path", "label", "decision"), expected="a copy of it")

@@ -5,7 +5,6 @@ the decision: `keep`, `relabel:NAME`, `drop` or `together`. `what` is `no label`
 stages.label` asked for a label. Where images have several labels, NAME lists all of them: `relabel:cat|dog`.
 """
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,17 +63,10 @@ def read(dataset: str) -> list[Correction]:
     path = paths.corrections(dataset)
     if not path.exists():
         return []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if missing := [name for name in Correction._fields if name not in (reader.fieldnames or [])]:
-                raise UserError(f"{path} lacks the column {', '.join(missing)}.")
-            corrections = list[Correction]()
-            for row in reader:
-                corrections.append(Correction(*(row[name] or "" for name in Correction._fields)))
-                check(corrections[-1].decision, f"{path}, line {reader.line_num}")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+    corrections = list[Correction]()
+    for cells, where in files.read_table(path, Correction._fields, expected="what `--apply` writes"):
+        corrections.append(Correction(**cells))
+        check(corrections[-1].decision, where)
     refuse_contradictions(corrections, path)
     return corrections
 
@@ -120,6 +112,8 @@ def apply(items: Sequence[Item], corrections: Sequence[Correction], dataset: str
     if gone := sorted(decided.keys() - present):
         text = f"{path} decides on {counted(len(gone), 'images')} not there: {listed(gone)}"
         corrected.append(Note(text, warning=True))
+    if used := decided.keys() & present:
+        corrected.append(Note(f"{path} is applied to {counted(len(used), 'images')}"))
     labelled = [item.path for item in corrections if item.what == NO_LABEL and item.path in own]
     if labelled:
         text = f"{path} labels {counted(len(labelled), 'images')} with a label of their own by now, which counts"

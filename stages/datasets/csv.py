@@ -23,13 +23,13 @@ from stages.datasets.base import AnnotationFault, Box, DatasetOptions, Item, Not
 from stages.datasets.layout import SPLIT_OF
 from stages.datasets.matching import ImageFinder, unmentioned
 from stages.errors import UserError, nearest
+from stages.files import DELIMITERS
 
 OURS = {"path": "path", "label": "label", "x1": "x1", "y1": "y1", "x2": "x2", "y2": "y2", "split": "split",
         "group": "group"}  # fmt: skip
 TENSORFLOW = {"filename": "path", "class": "label", "xmin": "x1", "ymin": "y1", "xmax": "x2", "ymax": "y2",
               "width": "width", "height": "height", "split": "split", "group": "group"}  # fmt: skip
 CORNERS = ("x1", "y1", "x2", "y2")
-DELIMITERS = (",", ";", "\t")
 CELLS: dict[str, bool | None] = {
     **dict.fromkeys(("1", "1.0", "true", "yes"), True),
     **dict.fromkeys(("0", "0.0", "false", "no"), False),

@@ -1,10 +1,10 @@
 """From the table that the page of labels saves to corrections of the dataset."""
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from stages import files
 from stages.datasets.corrections import DROP, NO_LABEL, RELABEL, Correction
 from stages.datasets.index_file import IndexRow
 from stages.errors import UserError, nearest
@@ -27,22 +27,12 @@ def read(table: Path) -> list[Labelled]:
     Raises:
         UserError: the file cannot be read, lacks a column, or a row has both or another decision.
     """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if missing := [name for name in COLUMNS if name not in (reader.fieldnames or [])]:
-                raise UserError(
-                    f"{table} lacks the column {', '.join(missing)}: expected the file that the page of "
-                    "`python -m stages.label` saves."
-                )
-            rows = [_row(row, f"{table}, line {reader.line_num}") for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table} cannot be read: {error}") from None
-    return [row for row in rows if row.label or row.decision]
+    lines = files.read_table(table, COLUMNS, expected="the file that the page of `python -m stages.label` saves")
+    return [row for cells, where in lines if (row := _row(cells, where)).label or row.decision]
 
 
-def _row(row: Mapping[str, str | None], where: str) -> Labelled:
-    path, label, decision = (row[name] or "" for name in COLUMNS)
+def _row(cells: Mapping[str, str], where: str) -> Labelled:
+    path, label, decision = (cells[name] for name in COLUMNS)
     labelled = Labelled(path, label if label.strip() else "", decision.strip(), where)
     if labelled.decision not in ("", DROP):
         raise UserError(f"{where}: `decision` must be {DROP} or empty, found {decision!r}.")

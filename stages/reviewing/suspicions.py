@@ -1,6 +1,5 @@
 """The table of suspicions, `reports/review.csv`: one row per suspicion, and an empty column for what people decide."""
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -78,18 +77,12 @@ def read(path: Path) -> list[Suspicion]:
     Raises:
         UserError: the file cannot be read, lacks a column, or a score is not a number.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if missing := [name for name in Suspicion._fields if name not in (reader.fieldnames or [])]:
-                raise UserError(f"{path} lacks the column {', '.join(missing)}: expected a copy of reports/review.csv.")
-            return [_suspicion(row, f"{path}, line {reader.line_num}") for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read ({error}): expected a copy of reports/review.csv.") from None
+    lines = files.read_table(path, Suspicion._fields, expected="a copy of reports/review.csv")
+    return [_suspicion(cells, where) for cells, where in lines]
 
 
-def _suspicion(row: dict[str, str | None], where: str) -> Suspicion:
-    values = {name: (row[name] or "").strip() if name == "decision" else row[name] or "" for name in Suspicion._fields}
+def _suspicion(cells: dict[str, str], where: str) -> Suspicion:
+    values = cells | {"decision": cells["decision"].strip()}
     try:
         score = float(values["score"])
     except ValueError:

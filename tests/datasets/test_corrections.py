@@ -40,6 +40,7 @@ def test_each_decision_does_what_it_says() -> None:
     assert isinstance(applied[1], UnusedFile) and applied[1].path == "b.jpg"
     assert applied[2:4] == items[2:4]
     assert isinstance(applied[4], Note) and "gone.jpg" in applied[4].text
+    assert applied[5] == Note(f"{paths.corrections('folder')} is applied to 2 images")
     assert list(corrections.together(decided)) == [("c.jpg", "d.jpg")]
     assert corrections.apply(items, [], "folder") == items
 
@@ -53,7 +54,7 @@ def test_an_image_with_objects_is_not_relabelled() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("path,what\n", "lacks the column other"),
+        ("path,what\n", "lacks the columns other, decision: expected"),
         ("path,what,other,decision\na,b,,maybe\n", "line 2: `decision` must be keep, relabel:NAME, drop, together"),
         ("path,what,other,decision\na,b,,relabel:\n", "found 'relabel:'"),
         ("path,what,other,decision\na,b,,drop\na,c,,relabel:x\n", "a has two decisions, drop and relabel:x"),

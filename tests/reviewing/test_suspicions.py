@@ -27,7 +27,7 @@ def test_a_leak_is_a_copy_in_another_split(changed: dict[str, str], leak: bool) 
     ("text", "said"),
     [
         (None, "cannot be read"),
-        ("path,what\na,b\n", "lacks the column split"),
+        ("path,what\na,b\n", "lacks the columns split"),
         (",".join(Suspicion._fields) + "\nlabel in doubt,a,test,b,c,high,,,\n", "line 2: `score` must be a number"),
     ],
 )
