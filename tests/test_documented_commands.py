@@ -83,7 +83,7 @@ def commands(page: str) -> list[str]:
 
 def pattern(line: str) -> re.Pattern[str]:
     """What a printed line must be like to be the one that a page shows."""
-    text = re.escape(_plain(line)).replace("…", ".*")
+    text = re.escape(_plain(line)).replace("…\\ ", ".*").replace("…", ".*")  # no second space where nothing is left out
     text = re.sub(rf"((^|\\ |,\\ )({SHOWN_CLASSES})\\ [\d.\\]+%)+", ".*%", text)  # an image's classes
     text = re.sub(rf"\b{SHOWN_HEAD}\b", r"\\w+", text)
     text = re.sub(r"(?<==)[\w.+-]+(\\[.+-][\w.+-]*)*", r"\\S+", text)  # values of knobs
@@ -138,7 +138,7 @@ class Reader:
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", line],
             cwd=self.project.home,
-            env=checkout.environment() | {"BROWSER": "true", "HOME": str(self.home)},
+            env=checkout.environment() | {"BROWSER": "true", "HOME": str(self.home), "COLUMNS": "120"},
             capture_output=True,
             text=True,
             check=False,
@@ -272,10 +272,13 @@ def follow(page: str, line: str, copies: dict[str, Reader], readers: dict[str, P
     if name not in copies:
         shutil.copytree(readers[name], tmp_path / name, symlinks=True)
         copies[name] = Reader(Project(tmp_path / name), readers["home"])
-        for file in ("photo.jpg", "new-photo.jpg", *(f"holiday/{name}7.jpg" for name in ("glass", "plastic", "trash"))):
+        holiday = [f"holiday/{name}7.jpg" for name in ("glass", "plastic", "trash")]
+        for file in ("photo.jpg", "new-photo.jpg", *holiday):
             (tmp_path / name / file).parent.mkdir(exist_ok=True)
             (tmp_path / name / file).write_bytes(draw(7))
-        shutil.copy(readers["home"] / "cells/all.json", tmp_path / name / "instances_val.json")
+        annotations = json.loads((readers["home"] / "cells/all.json").read_text())
+        annotations["images"] += [{"id": 700 + place, "file_name": file} for place, file in enumerate(holiday)]
+        (tmp_path / name / "instances_val.json").write_text(json.dumps(annotations))
     if page != "quickstart.md" and line.startswith("dvc exp run"):
         copies[name].project.run("git", "checkout", "params.yaml")
     return copies[name].follow(line)

@@ -61,10 +61,13 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     ),  # no head for boxes: no difference
     "seed": (1, FROM_HEAD),
     "seeds": (2, FROM_TRAIN),
+    "lr_sweep.low": (1e-5, FROM_SUGGESTION),
+    "lr_sweep.high": (0.5, FROM_SUGGESTION),
+    "lr_sweep.steps": (20, FROM_SUGGESTION),
     "head": ({"head": "ridge", "refit": "none"}, FROM_HEAD),
     "device": ("cpu", NOTHING),
     "cut": ("map", FROM_EXTRACT),
-    "tap": ({"cut": "layer3", "tap": "pooled"}, FROM_EXTRACT),
+    "tap": ({"backbone": "resnet18", "cut": "layer3", "tap": "pooled"}, FROM_EXTRACT),  # `-m slow` skips backbone's row
     "phases": ("[{epochs:1,train_from:head}]", FROM_HEAD),
     "image_size": (96, FROM_EXTRACT),
     "resize": ("squash", FROM_EXTRACT),
@@ -90,9 +93,6 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "augment.rotate": (15.0, AUGMENT),
     "augment.lighting": (0.1, AUGMENT),
     "views": (2, FROM_EXTRACT),
-    "lr_sweep.low": (1e-5, FROM_SUGGESTION),
-    "lr_sweep.high": (0.5, FROM_SUGGESTION),
-    "lr_sweep.steps": (20, FROM_SUGGESTION),
     "decide.nms_iou": (0.6, FROM_EVALUATE),
     "decide.tta": ("true", FROM_EVALUATE),
     "decide.merge": ("fusion", FROM_EVALUATE),
@@ -113,7 +113,7 @@ TABLE: dict[str, tuple[object, set[str]]] = {
     "weights": ("WEIGHTS", FROM_EXTRACT),
     "task": ("single", {"index"}),  # the same index
     "root": ("ROOT", FROM_INDEX),
-    "dataset": ("logos", {"code", "download", *FROM_INDEX}),
+    "dataset": ({"dataset": "logos", "split.groups": ""}, {"code", "download", *FROM_INDEX}),
 }
 QUICK = ("lr", "split.seed", "decide.confidence", "backbone")
 SAVE_WEIGHTS = """
