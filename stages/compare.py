@@ -2,8 +2,8 @@
 
 Without REV it compares HEAD, the workspace and all experiments on top of HEAD, as far as they were evaluated on the
 same images. The first revision is the baseline; every other is compared with it: the parameters that differ, the
-metrics, the images on which one is right and the other wrong, and how likely chance alone makes such a difference (p).
-Predictions come from DVC's cache, pictures from the images of the current dataset.
+metrics, the images on which one is right and the other wrong, and how often chance alone would make a difference at
+least as large (p). Predictions come from DVC's cache, pictures from the images of the current dataset.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def compare(names: Sequence[str]) -> Comparison:
 def table(comparison: Comparison) -> list[list[str]]:
     """The cells of the table, its head first; a star marks the best revision."""
     metric = METRICS[comparison.headline]
-    head = ["", "revision", metric.title, "95 % interval", "val", "p", "differs in"]
+    head = ["", "revision", metric.title, "95% interval", "val", "p", "differs in"]
     rows = []
     for revision in comparison.revisions:
         paired = comparison.pair_of(revision)

@@ -5,9 +5,11 @@ against each other image by image.
 """
 
 import argparse
+import ast
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from stages import command
@@ -131,9 +133,12 @@ def _text(name: str, value: float | None) -> str:
 
 
 def _whole(value: object) -> object:
-    """A value as params.yaml has it: DVC's table has every number as a float, and truth values as texts."""
+    """A value as params.yaml has it: DVC's table has every number as a float, and truth values and lists as texts."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        with suppress(ValueError, SyntaxError):
+            return ast.literal_eval(value)
     return {"True": True, "False": False}.get(value, value) if isinstance(value, str) else value
 
 

@@ -172,12 +172,14 @@ def _refuse_unusable(summary: IndexSummary, params: Params) -> None:
     reasons = summary.reasons()
     why = f" Of {counted(summary.files, 'files')}: {reasons}." if reasons else ""
     if not rows:
-        notes = f" {'; '.join(summary.notes())}." if summary.notes() else ""
-        if params.dataset == "folder" and not any(entry.is_dir() for entry in Path(params.root).expanduser().iterdir()):
-            notes += f" If it is one of the classes, give the folder above it: root={Path(params.root).parent}."
+        why = why or (f" {'; '.join(summary.notes())}." if summary.notes() else "")
+        expected = f"what dataset {params.dataset} reads"
+        if params.dataset == "folder":
+            expected = "one folder of images for each class"
+            if summary.files and not any(entry.is_dir() for entry in Path(params.root).expanduser().iterdir()):
+                expected += f"; if {where} is one of the classes, give the folder above it: root={Path(where).parent}"
         raise UserError(
-            f"No image was found in {where} that can be used.{why}{notes} Expected class/image (dataset folder), or "
-            f"what the dataset {params.dataset} reads, in JPEG, PNG, GIF, BMP, TIFF or WebP."
+            f"No image was found in {where} that can be used.{why} Expected {expected}. docs/data.md lists the formats."
         )
     classes, unlabelled = (
         {label for row in rows for label in row.classes},

@@ -25,6 +25,7 @@ from stages.features.options import Extract
 from stages.heads.options import Boxes
 from stages.heads.registry import HEADS, INPUTS, Input, head_with_rate, heads_for, heads_for_labels, heads_taking
 from stages.images.options import Augment
+from stages.overrides import hydra
 from stages.training.options import LrSweep, Phase
 
 MAX_BYTES = 1 << 20
@@ -221,6 +222,10 @@ def _explain(error: Any, path: str, *, or_words: str | None) -> str:
     message = error["msg"].removeprefix("Value error, ")
     message = message.replace("Input should be", f"must be {or_words} or" if or_words else "must be")
     message = message.replace("String should match", "must match")
+    if error["type"] == "list_type":
+        message = f"must be a list, such as [{hydra(value)}]"
+    if error["type"] == "string_type" and isinstance(value, int | float):
+        message = f'must be text: write "{value}", in double quotes'
     if isinstance(value, dict):  # a rule for a whole block
         return f"{path}: `{key}`: {message}."
     return f"{path}: `{key}` {message}, found {value!r}."
@@ -297,6 +302,12 @@ def _check_head(params: Params, path: str) -> None:
     if params.head not in HEADS:
         raise UserError(f"{path}: `head` {params.head!r} is unknown; {_right_head(params.head)}")
     spec = HEADS[params.head]
+    if spec.finds_objects and not _may_have_objects(params):
+        raise UserError(
+            f"{path}: `head` {params.head} finds objects, and dataset {params.dataset} has no boxes: take a head that "
+            f"names the class of an image ({', '.join(heads_for('classification'))}), or a dataset with boxes (csv, "
+            "voc, coco and yolo read your own)."
+        )
     key = "cut" if params.tap == "same" else "tap"
     takes, layer = spec.input, getattr(params, key)
     inputs: dict[str, Input] = {layer: "vector"} if names.is_vector(layer) else {"pyramid": "pyramid"}
@@ -306,12 +317,6 @@ def _check_head(params: Params, path: str) -> None:
         raise UserError(
             f"{path}: `head` {params.head} takes {INPUTS[takes]}, and `{key}` {layer} is {INPUTS[has or 'map']}: take "
             f"{key}={'pooled' if takes == 'vector' else takes}, or a head for that ({fitting})."
-        )
-    if spec.finds_objects and not _may_have_objects(params):
-        raise UserError(
-            f"{path}: `head` {params.head} finds objects, and dataset {params.dataset} has no boxes: take a head that "
-            f"names the class of an image ({', '.join(heads_for('classification'))}), or a dataset with boxes (csv, "
-            "voc, coco and yolo read your own)."
         )
     if params.monitor == "val_map_50" and not spec.finds_objects:
         raise UserError(f"{path}: `monitor` val_map_50 needs a head that finds objects, found {params.head}.")

@@ -66,8 +66,8 @@ def main(arguments: argparse.Namespace) -> int:
     if output:
         output.close()
     seconds = time.perf_counter() - started
-    unread = f"; {failed} of them could not be read" if failed else ""
-    LOG.info("%s in %.1f s%s", counted(count, "images"), seconds, unread)
+    unread = f"; {counted(failed, 'paths')} could not be read" if failed else ""
+    LOG.info("%s in %.1f s%s", counted(count - failed, "images"), seconds, unread)
     return int(failed > 0)
 
 

@@ -78,7 +78,7 @@ def apply(arguments: argparse.Namespace) -> int:
     corrections.refuse_contradictions(corrected, table)
     corrections.write(path, corrected)
     print(
-        f"{counted(len(decisions), 'decisions')} taken over, {len(corrected)} in {path}. Commit it, then `dvc repro`."
+        f"{counted(len(decisions), 'decisions')} added: {path} has {len(corrected)} now. Commit it, then `dvc repro`."
     )
     return 0
 

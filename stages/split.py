@@ -29,8 +29,10 @@ def main(params: Params) -> dict[str, object]:
         else:
             drawn, source = splits.draw(rows, params.split, groups, partly_labelled=partly_labelled)
     except splits.UnusableClasses as error:
-        leave_out = argument(f"datasets.{params.dataset}.exclude", error.labels)
+        leave_out = argument(f"datasets.{params.dataset}.exclude", [*params.options.exclude, *error.labels])
         raise UserError(f"{error} Add images, or leave the classes out: {leave_out}") from None
+    if not drawn["train"]:
+        raise UserError(f"No image is left for train, where the head learns: {source}.")
     images, unlabelled = splits.without_unlabelled(drawn, rows)
     if partly_labelled:
         source += _labels_so_far(images, unlabelled, rows)

@@ -93,11 +93,14 @@ def main(params: Params, axes: Mapping[str, str | None], seeds: int) -> list[Swe
 
 def _announcement(heads: int, images: int, params: Params) -> str:
     """What is about to be trained, and for how long at most: heads in a stack take less time than one by one."""
-    words = f"trains {heads} heads {params.head} at once, up to {counted(params.epoch_count, 'epochs')} on "
+    words = f"trains {heads} {params.head} heads at once, up to {counted(params.epoch_count, 'epochs')} on "
     words += counted(images, "images")
     try:
-        seconds = float(json.loads((paths.TIMINGS / "train.json").read_text())["seconds"])
+        last = json.loads((paths.TIMINGS / "train.json").read_text())
+        seconds, of = float(last["seconds"]), {"head": last["of"]["head"], "images": last["train images"]}
     except (OSError, ValueError, TypeError, KeyError):
+        return words
+    if of != {"head": params.head, "images": images}:
         return words
     return f"{words}; `dvc repro` took {seconds:.1f} s for one, so this takes {duration(heads * seconds)} at most"
 

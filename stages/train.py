@@ -246,7 +246,7 @@ def _what(params: Params) -> str:
     images = len(splits.read(params.dataset)["train"])
     if HEADS[params.head].candidates:
         return f"several heads and normalisations on {counted(images, 'images')}; validation chooses"
-    heads = f"{params.seeds} heads {params.head}" if params.seeds > 1 else params.head
+    heads = f"{params.seeds} {params.head} heads" if params.seeds > 1 else params.head
     params, _ = epochs.resolve(params, images)
     most = sum(phase.epochs for phase in params.phases) or params.epoch_count
     limit = "" if HEADS[params.head].closed_form else f", {counted(most, 'epochs')} at most"

@@ -180,7 +180,7 @@ def test_a_missing_knob_is_named(text: str, knob: str) -> None:
             "`cut` must be pooled, cls, avg, cls+avg, map, map@16, map@8, pyramid, input or a module's name such as",
         ),
         ("cut: layer3.", "found 'layer3.'"),
-        ("tap: 3", "`tap` must be a valid string, found 3"),
+        ("tap: 3", '`tap` must be text: write "3", in double quotes, found 3'),
         ("views: 0", "`views` must be greater than or equal to 1, found 0"),
         ("views: 65", "`views` must be less than or equal to 64, found 65"),
         ("views: 2.0", "`views` must be a valid integer"),
@@ -193,7 +193,7 @@ def test_a_missing_knob_is_named(text: str, knob: str) -> None:
         ("dataset: logo", "`dataset` 'logo' is unknown; did you mean logos"),
         ("backbone: resnet81", "`backbone`: 'resnet81' is unknown; did you mean"),
         ("weights: IMAGENET", "`weights`: efficientnet_lite0 has no weights 'IMAGENET'"),
-        ("weights: no/such/file.pth", "`weights`: there is no file 'no/such/file.pth'"),
+        ("weights: no/such/file.pth", "`weights`: there is no file /"),
     ],
 )
 def test_a_wrong_value_is_named(text: str, line: str, message: str) -> None:

@@ -95,7 +95,7 @@ def check(backbone: str, weights: str) -> None:
     if weights in ("default", "random") or paths.resolve(weights).exists():
         return
     if "/" in weights or Path(weights).suffix:
-        raise UserError(f"`weights`: there is no file {weights!r} ({paths.resolve(weights)}).")
+        raise UserError(f"`weights`: there is no file {paths.resolve(weights)}.")
     enums = weight_names(backbone)
     if weights not in enums:
         raise UserError(

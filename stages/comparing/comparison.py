@@ -134,7 +134,7 @@ class Comparison:
         return [self.headline, *(name for name in names if name != self.headline)]
 
     def interval(self, revision: Revision) -> str:
-        """The 95 % interval of the headline as text; empty where there is none."""
+        """The 95% interval of the headline as text; empty where there is none."""
         low, high = (revision.score(f"{self.headline}_{end}") for end in ("low", "high"))
         return "" if low is None or high is None else f"{percent(low)}–{percent(high)}"
 

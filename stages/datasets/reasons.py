@@ -19,7 +19,9 @@ def commonest(reasons: Iterable[tuple[str, str]], show: int = COMMONEST) -> str:
     for kind, where in reasons:
         counts[kind] += 1
         example.setdefault(kind, where)
-    sentences = [f"{count} x {kind}" + (f" (such as {example[kind]})" if example[kind] else "")
-            for kind, count in counts.most_common(show)]  # fmt: skip
+    sentences = [
+        f"{count} x {kind}" + (f" ({'such as ' if count > 1 else ''}{example[kind]})" if example[kind] else "")
+        for kind, count in counts.most_common(show)
+    ]
     others = len(counts) - len(sentences)
     return "; ".join([*sentences, *([counted(others, "other reasons")] if others else [])])

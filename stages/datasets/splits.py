@@ -273,7 +273,7 @@ def _grouped(
     if divided := sum(len(names) > 1 for names in splits_of.values()):
         return f"{source}, {divided} of which the dataset's own lists tear apart"
     if index_file.is_multilabel(rows):  # which labels a split lacks is said anyway
-        return f"{source} are kept together"
+        return f"{source}, kept together"
     label_of = {row.sha256: row.label for row in rows}
     classes = {split: {label_of[image] for image in members} for split, members in (needed or images).items()}
     all_classes = set().union(*classes.values()) - {""}
@@ -282,7 +282,7 @@ def _grouped(
         for split, split_classes in classes.items()
         if split_classes and all_classes - split_classes
     ]
-    return "; ".join([f"{source} are kept together", *lacking])
+    return "; ".join([f"{source}, kept together", *lacking])
 
 
 def _cut(rows: Sequence[IndexRow], shares: Sequence[tuple[str, float]], groups: Groups, *, seed: int) -> SplitImages:
@@ -345,9 +345,10 @@ def _refuse_small(strata: Mapping[str, Sequence[IndexRow]], needed: Sequence[str
     small = sorted((label for label, members in strata.items() if len(members) < len(needed)), key=natural)
     if small:
         counts = listed([f"{label!r} ({len(strata[label])})" for label in small])
+        have = "has" if len(small) == 1 else "have"
         raise UnusableClasses(
-            f"{len(small)} of {len(strata)} classes have too few images for {listed(needed)}, which need one each: "
-            f"{counts}.",
+            f"{len(small)} of {counted(len(strata), 'classes')} {have} too few images for "
+            f"{listed(needed)}, which need one each: {counts}.",
             small,
         )
 

@@ -1,5 +1,6 @@
 """Which files and objects of a dataset are not used, and why: for the index's summary, the console and the page."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -163,7 +164,7 @@ class IndexSummary:
 
     def _reasons(self) -> Iterable[tuple[str, str]]:
         unread = {(file.record.annotation, file.problem) for file in self.contents.bad + self.contents.not_images}
-        yield from ((file.problem.partition(": ")[0], file.record.path) for file in self.contents.bad)
+        yield from ((_kind(file.problem), file.record.path) for file in self.contents.bad)
         yield from ((file.problem, file.record.path) for file in self.contents.not_images)
         yield from ((item.reason, item.path) for item in self.left_out)
         yield from (("the same bytes in several classes", same[0].record.path) for same in self.contents.conflicts)
@@ -178,7 +179,10 @@ class IndexSummary:
         lines = self.notes()
         lines += [f"no image is left of class {label!r}: {self._why_lost(label)}" for label in self.lost()]
         if conflicts := self.contents.conflicts:
-            lines.append(f"{counted(len(conflicts), 'images are')} in several classes; all copies are left out:")
+            lines.append(
+                f"{counted(len(conflicts), 'images are')} in several classes; all their copies are left out, "
+                f"{sum(map(len, conflicts))} files:"
+            )
             lines += [f"  {copies(same)}" for same in conflicts]
         images = [item for item in self.left_out if named_as_image(item.path) and not item.in_note]
         if images:
@@ -187,8 +191,10 @@ class IndexSummary:
                 f"{commonest((item.reason, item.path) for item in images)}"
             )
         if self.contents.bad:
-            reasons = commonest((image["reason"].partition(": ")[0], image["path"]) for image in self.bad())
+            reasons = commonest((_kind(image["reason"]), image["path"]) for image in self.bad())
             lines.append(f"{counted(len(self.contents.bad), 'images')} cannot be read: {reasons}")
+        if strange := [file.record.path for file in self.contents.not_images if named_as_image(file.record.path)]:
+            lines.append(f"{counted(len(strange), 'files are')} named as an image and no image: {listed(strange, 3)}")
         if self.faults:
             lines.append(f"{counted(len(self.faults), 'annotations are')} broken: {commonest(_examples(self.faults))}")
         return lines + self._object_lines() + _similar_names(self.rows)
@@ -233,6 +239,11 @@ class IndexSummary:
             empty = next((item for item in self.items if isinstance(item, EmptyClass) and item.label == label), None)
             return "its objects cannot be used" if mentioned or not empty else empty.reason
         return commonest(why)
+
+
+def _kind(problem: str) -> str:
+    """What is wrong with a file, without the numbers of this one: such files are counted together."""
+    return re.sub(r" \(\d+ bytes? not processed\)", "", problem.partition(": ")[0])
 
 
 def _labels(file: DatasetFile) -> set[str]:

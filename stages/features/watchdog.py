@@ -179,7 +179,7 @@ def start() -> None:
 def _stored(notes: Notes) -> str:
     """What stays after Ctrl-C."""
     done, total = notes.progress
-    return f"{done:,} of the {total:,} missing rows are computed and kept" if total else "the row store is kept"
+    return f"{done:,} of the {total:,} that were missing are computed and kept" if total else "the row store is kept"
 
 
 class Shared(NamedTuple):

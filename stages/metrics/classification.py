@@ -22,7 +22,7 @@ class ReliabilityBin(NamedTuple):
 
 
 def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """top1 with its 95 % interval, top5 (if there are more than five classes), macro_accuracy, cross_entropy, ece.
+    """top1 with its 95% interval, top5 (if there are more than five classes), macro_accuracy, cross_entropy, ece.
 
     The expected calibration error has 15 bins (Naeini et al. 2015).
 

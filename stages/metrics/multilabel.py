@@ -126,7 +126,7 @@ def mean_average_precision(scores: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def bootstrap(scores: torch.Tensor, labels: torch.Tensor, *, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of mAP over images: the percentiles of RESAMPLES draws of N images with replacement.
+    """The 95% interval of mAP over images: the percentiles of RESAMPLES draws of N images with replacement.
 
     A draw is a weight for each image, so every class is sorted once. A draw without any image of a class has no average
     precision of it, and its mean is over the others.

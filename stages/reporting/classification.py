@@ -213,13 +213,9 @@ def answer(run: RunResults) -> str:
 def caveats(run: RunResults) -> list[str]:
     """What a reader must know before trusting the number."""
     caveats, top1 = words.caveats(run), run.score("top1")
-    ahead = round(run.metrics["ridge_top1"], 4) - round(top1, 4) if with_ridge(run) else 0.0
+    ahead = round(run.metrics["ridge_top1"], 3) - round(top1, 3) if with_ridge(run) else 0.0
     if ahead > 0:
-        clearly = run.metrics["ridge_top1"] > run.score("top1_high")
-        caveats.append(
-            f"Ridge regression on the same features is {100 * ahead:.1f} points better than this head "
-            f"({'outside' if clearly else 'inside'} its interval), so training this head did not pay off."
-        )
+        caveats.append(words.beaten_by_ridge(ahead, clearly=run.metrics["ridge_top1"] > run.score("top1_high")))
     unrecognised = [row.name for row in run.classes if row.accuracy == 0]
     if unrecognised:
         caveats.append(f"Classes of which no image is recognised: {listed(unrecognised, NAMED)}.")
@@ -235,8 +231,8 @@ def confident(run: RunResults) -> str:
         return f"No image gets a probability of {threshold:g} or more."
     sure = round(share * len(run.judged))
     return (
-        f"{words.share_of(share, len(run.judged))} images get a probability of {threshold:g} or more; "
-        f"{words.share_of(run.metrics['confident_accuracy'], sure)} of them are right."
+        f"The probability is {threshold:g} or more for {words.share_of(share, len(run.judged))} images, and the class "
+        f"is right for {words.share_of(run.metrics['confident_accuracy'], sure)} of them."
     )
 
 
@@ -246,11 +242,15 @@ def unknown(run: RunResults) -> str:
         return ""
     text = (
         "predict calls an image unknown if it is less similar to the training images than "
-        f"{percent(1 - run.decide['unknown'])} of the validation images (decide.unknown). Of the images evaluated "
-        f"here, {words.share_of(share, len(run.judged))} count as unknown"
+        f"{percent(1 - run.decide['unknown'])} of the validation images (decide.unknown). That holds for "
+        f"{words.share_of(share, len(run.judged))} of the images evaluated here"
     )
     right, unknown_images = run.metrics.get("unknown_accuracy"), round(share * len(run.judged))
-    return f"{text}." if right is None else f"{text}; {words.share_of(right, unknown_images)} of them are right."
+    return (
+        f"{text}."
+        if right is None
+        else f"{text}; the class is right for {words.share_of(right, unknown_images)} of them."
+    )
 
 
 def _spread(metrics: Mapping[str, Any]) -> str:

@@ -160,7 +160,13 @@ def curve(history: Sequence[Epoch], best: int, what: str) -> Drawing:
                 axes.plot(epochs, values, color=colour, dashes=dash, label=name)
         kept = getattr(history[best - 1], f"val_{what}")
         axes.axvline(best, color=MUTED, linewidth=0.8, dashes=(2, 2))
-        axes.plot([best], [kept], "o", color=BLUE, label=f"kept: epoch {best}, {kept:.3g}")
+        axes.plot(
+            [best],
+            [kept],
+            "o",
+            color=BLUE,
+            label=f"kept: epoch {best}, {kept:.3g}" if what == "loss" else f"kept: epoch {best}, {kept:.1%}",
+        )
         axes.set(title=f"{title} by epoch", xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if what == "loss":
@@ -216,12 +222,16 @@ def trade_off(points: Sequence[tuple[str, float, float]], what: str) -> Drawing:
     """
     with _style():
         figure, axes = _figure(240)
-        titles = {}
+        titles, together = dict[str, str](), dict[tuple[str, float], list[str]]()  # names of points at one place
         for i, (name, seconds, score) in enumerate(points):
             (point,) = axes.plot(seconds, score, "o" if i else "s", color=BLUE if i else ORANGE)
             titles[_tag(point, i)] = f"{name}: {score:.1%} in {seconds:.1f} s"
             if len(points) <= NAMED:
-                axes.annotate(_short(name), (seconds, score), xytext=(6, 4), textcoords="offset points", fontsize=8)
+                together.setdefault((f"{seconds:.2g}", score), []).append(_short(name))
+        for (place, score), names in together.items():
+            axes.annotate(
+                ", ".join(names), (float(place), score), xytext=(6, 4), textcoords="offset points", fontsize=8
+            )
         times = [seconds for _, seconds, _ in points]
         if max(times) > 8 * min(times):
             _make_logarithmic(axes)

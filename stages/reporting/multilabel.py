@@ -132,12 +132,10 @@ class MultilabelPage:
     def _caveats(self) -> list[str]:
         """What a reader must know before trusting the number."""
         caveats, score = words.caveats(self.run), self.run.score("map")
-        ahead = round(self.run.metrics["ridge_map"], 4) - round(score, 4) if self.with_ridge else 0.0
+        ahead = round(self.run.metrics["ridge_map"], 3) - round(score, 3) if self.with_ridge else 0.0
         if ahead > 0:
-            clearly = self.run.metrics["ridge_map"] > self.run.score("map_high")
             caveats.append(
-                f"Ridge regression on the same features is {100 * ahead:.1f} points better than this head "
-                f"({'outside' if clearly else 'inside'} its interval), so training this head did not pay off."
+                words.beaten_by_ridge(ahead, clearly=self.run.metrics["ridge_map"] > self.run.score("map_high"))
             )
         for names, text in (
             ([row.name for row in self.run.classes if not row.n_train], "No training image has {}: nothing learns it."),

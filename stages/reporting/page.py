@@ -205,7 +205,7 @@ def data_lists(run: RunResults) -> dict[str, list[str]]:
     scaled = (f"{item['path']}: {item['scaling']}" for item in index.get("scaled", ()))
     duplicates = (f"{pair['path']} is {pair['of']}{across(pair)}" for pair in index["duplicates"])
     lists = {
-        "One image in several classes": conflicts,
+        "Copies in several classes": conflicts,
         "Left out": left_out,
         "Objects that stand twice in their image": repeated,
         "Images whose values were scaled to 0 to 255": scaled,

@@ -14,6 +14,7 @@ from stages.reporting import words
 
 TEMPLATES = Path(__file__).parent / "templates"
 LISTED = 200  # duplicates, bad images and others: a page lists at most this many of each
+ENTITY = re.compile(r"&(?=#?\w+;)")  # in Markdown an ampersand begins one only there
 MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![A-Za-z0-9])[_#]|_(?![A-Za-z0-9])")  # a_b is no emphasis
 
 
@@ -50,7 +51,7 @@ def shell() -> dict[str, str]:
 def escaped(value: object) -> str:
     """Text for a cell of a Markdown table: one line, without markup or HTML."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(value))
-    text = MARKDOWN.sub(lambda match: "\\" + match[0], text.replace("&", "&amp;"))
+    text = MARKDOWN.sub(lambda match: "\\" + match[0], ENTITY.sub("&amp;", text))
     return text.replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -180,6 +180,21 @@ def kept(run: RunResults) -> str:
     return f"Epoch {best} was kept because it has the {reason}. Training ran for {counted(epochs, 'epochs')}{early}."
 
 
+def beaten_by_ridge(ahead: float, *, clearly: bool) -> str:
+    """That ridge regression on the same features is better than the head.
+
+    Args:
+        ahead: by how much, as a share.
+        clearly: whether it lies outside the interval of the head.
+    """
+    verdict = (
+        "(outside its interval), so training this head did not pay off"
+        if clearly
+        else "(inside its interval), so it is not clear that training this head pays off"
+    )
+    return f"Ridge regression on the same features is {100 * ahead:.1f} points better than this head {verdict}."
+
+
 def choice(run: RunResults) -> str:
     """Which candidate `head: auto` took, why and by how much, in a few sentences; empty for a named head."""
     if not run.candidates:
@@ -187,14 +202,15 @@ def choice(run: RunResults) -> str:
     best, *others = run.candidates
     trained = [row for row in others if row.choice is not None]
     level = [row for row in trained if (row.choice or 0) >= (best.choice or 0) - LEVEL]
+    view = ", with one view of each" if run.decide.get("tta") and len(run.head["features"]["views"]) > 1 else ""
     result = (
-        f"it gets {percent(best.choice)} of the validation images right"
+        f"it gets {percent(best.choice)} of the validation images right{view}"
         if best.val_map is None
         else f"its mAP on validation is {percent(best.choice)}"
     )
     sentences = [
         f"head: auto tried {len(run.candidates)} candidates and took {best.name}: {result}, "
-        + ("and is the simplest of those about as good as the best." if level else "more than any other.")
+        + ("and is the simplest of those that are about as good as the best one." if level else "more than any other.")
     ]
     if nearest := next((row for row in trained if row.head != best.head), None):
         points = 100 * ((best.choice or 0) - (nearest.choice or 0))

@@ -316,7 +316,7 @@ def _train(head: str, data: HeadData, settings: Sequence[Params], device: torch.
         hidden = len(start[0]) if len(start) > 2 and shared.dropout else 0
         stacks = [_Stack(settings[first::count], start) for first in range(count)]
         numbers = range(1, shared.epoch_count + 1)
-        for number in tqdm(numbers, f"{len(settings)} heads", unit=" epochs", leave=False, delay=2):
+        for number in tqdm(numbers, f"{len(settings)} heads", unit="epoch", leave=False, delay=2):
             if not (active := [stack for stack in stacks if stack.active]):
                 break
             draw = _draw(shared, train, hidden)

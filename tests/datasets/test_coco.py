@@ -128,7 +128,7 @@ def test_images_that_are_nowhere(tmp_path: Path) -> None:
     file = written(tmp_path, ("images", [{"id": 1, "file_name": "lost.jpg"}]))
     with pytest.raises(
         UserError,
-        match=r"No image of .*2007.json is below .*1 x the image is not there \(such as lost",
+        match=r"No image of .*2007.json is below .*1 x the image is not there \(lost",
     ):
         read(tmp_path, all=file)
 

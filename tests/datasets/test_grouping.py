@@ -102,7 +102,7 @@ def test_shares_hold_as_well_as_groups_allow() -> None:
 def test_the_page_is_told_what_groups_cost() -> None:
     rows = [row(f"one/{number}", "ant") for number in range(8)] + [row(f"{number}/x", "bee") for number in range(8)]
     _, source = splits.draw(rows, CHOICES, grouping.groups(rows, [], r"^one"))
-    assert "1 group of 8 images are kept together; " in source and "has no image of ant" in source
+    assert "1 group of 8 images, kept together; " in source and "has no image of ant" in source
     listed = [row("a/1", "ant", "train"), row("a/2", "ant", "test"), row("b", "ant", "train"), row("c", "bee", "train")]
     listed += [row("d", "bee", "train"), row("e", "bee", "test")]
     _, source = splits.draw(listed, CHOICES, grouping.groups(listed, [], r"^a"))
