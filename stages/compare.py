@@ -98,6 +98,9 @@ def _all() -> list[Revision]:
     for name in tqdm([HEAD, *revisions.experiments()], unit=" revisions", leave=False, delay=2):
         try:
             others.append(revisions.read(name))
+            if name != HEAD and not others[-1].whole:
+                LOG.warning("left out: %s ended before evaluate, and has the metrics of the run before it", name)
+                others.pop()
         except UserError as error:  # an experiment that failed, or of other code, does not keep the others out
             LOG.warning("left out: %s", error)
     same = [revision.name for revision in others if revision.lock == workspace.lock]

@@ -40,7 +40,7 @@ def main(params: Params) -> dict[str, object]:
     ]
     summary = IndexSummary(items, images, rows, objects, faults, folder)
     if strict:
-        _refuse_faults(faults, images.conflicts)
+        _refuse_faults(faults, images.conflicts, f"datasets.{params.dataset}.strict=false")
     _refuse_unusable(summary, params)
     index_file.write(paths.index(params.dataset), rows)
     described = {
@@ -147,19 +147,21 @@ def _unread(unusable: Sequence[DatasetFile]) -> list[AnnotationFault]:
     ]
 
 
-def _refuse_faults(faults: Sequence[AnnotationFault], conflicts: Sequence[Sequence[DatasetFile]]) -> None:
+def _refuse_faults(
+    faults: Sequence[AnnotationFault], conflicts: Sequence[Sequence[DatasetFile]], otherwise: str
+) -> None:
     if conflicts:
         pairs = "".join(f"\n  {copies(same)}" for same in conflicts)
         raise UserError(
-            f"{counted(len(conflicts), 'images are')} in several classes. Remove the wrong copies, or set `strict` to "
-            f"false to leave all copies out:{pairs}"
+            f"{counted(len(conflicts), 'images are')} in several classes. Remove the wrong copies, or set "
+            f"{otherwise} to leave all copies out:{pairs}"
         )
     if faults:
         first = "".join(f"\n  {fault.path}: {fault.reason}" for fault in faults[:LISTED])
         raise UserError(
             f"{counted(len(faults), 'annotations are')} broken: "
             f"{commonest((fault.kind, fault.path) for fault in faults)}. Fix them, or "
-            f"set `strict` to false to leave them out and list them. The first ones:{first}"
+            f"set {otherwise} to leave them out and list them. The first ones:{first}"
         )
 
 
@@ -195,7 +197,8 @@ def _refuse_unusable(summary: IndexSummary, params: Params) -> None:
     if len(classes) < 2 and not several and not has_objects and not unlabelled:
         lost = f" Without a single image: {listed(summary.lost())}." if summary.lost() else ""
         held = f"one class ({min(classes)!r})" if classes else "no object and no class"
-        raise UserError(f"{where} holds {held}: a classifier needs two folders or more.{lost}{why}")
+        needed = "two folders" if params.dataset == "folder" else "two classes, and a detector boxes of one"
+        raise UserError(f"{where} holds {held}: a classifier needs {needed} or more.{lost}{why}")
     bad = summary.bad()
     if len(bad) > params.bad_images.limit(len(rows) + len(bad)):
         files.write_json_lines(paths.REPORTS / "bad_images.jsonl", bad)

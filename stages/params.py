@@ -440,12 +440,15 @@ def _check_schedule(params: Params, path: str) -> None:
 
 def _check_root(params: Params) -> None:
     root = Path(params.root).expanduser()
+    needed = "the folder that holds one folder per class" if params.dataset == "folder" else "the folder of your data"
     if has_source(params.options):
         if not root.is_dir():
             raise UserError(
                 f"`root`: there is no folder {params.root!r}; dataset {params.dataset} needs root=data/none."
             )
         return
+    if params.root == "data/none":
+        raise UserError(f"`root`: dataset {params.dataset} is your own data; give {needed}: root=/….")
     if not root.is_absolute():
         raise UserError(
             f"`root` must be an absolute path for dataset {params.dataset}, found {params.root!r}: "
@@ -453,8 +456,8 @@ def _check_root(params: Params) -> None:
         )
     if not root.is_dir() and not _indexed(params):
         raise UserError(
-            f"`root`: there is no folder {params.root!r}; give the folder that holds one folder per class. To train "
-            "on the features of a colleague who has it: `dvc pull code index split extract review`, then "
+            f"`root`: there is no folder {params.root!r}; give {needed}. To train on "
+            "the features of a colleague who has it: `dvc pull code index split extract review`, then "
             "`dvc exp run --allow-missing`."
         )
 

@@ -28,6 +28,8 @@ WORKSPACE = "workspace"
 HEAD = "HEAD"
 LOCK = "dvc.lock"
 METRICS = paths.METRICS
+MADE = ("cache/", "data/index/", "data/raw/", "data/split/")  # what stages make, and other stages read
+AFTERWARDS = ("review", "report")  # stages whose results evaluate does not read
 CODE = ("cache/code/", "data/index/")  # dependencies whose differences are listed besides those of parameters
 
 
@@ -81,6 +83,14 @@ class Revision:
             checksums = {dep["path"]: str(dep.get("md5", ""))[:7] for dep in stage.get("deps", [])}
             settings |= {path: checksum for path, checksum in checksums.items() if path.startswith(CODE)}
         return settings
+
+    @property
+    def whole(self) -> bool:
+        """Whether the evaluation is of what the other stages made: not where the run ended at one of them."""
+        stages = {name: stage for name, stage in self.lock.items() if name not in AFTERWARDS}
+        made = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
+        used = (dep for stage in stages.values() for dep in stage.get("deps", []) if dep["path"].startswith(MADE))
+        return all(dep.get("md5") == made.get(dep["path"]) for dep in used)
 
     @property
     def data(self) -> str:

@@ -96,7 +96,7 @@ def read(folder: Path, files: Mapping[str, Path]) -> Iterator[Item]:
             if isinstance(item, Record):
                 mentioned.add(item.path)
             yield item
-    yield from (UnusedFile(path, "no annotation is of it") for path in unmentioned(below, mentioned))
+    yield from (UnusedFile(path, "no annotation names it") for path in unmentioned(below, mentioned))
 
 
 def _list(folder: Path, split: str, file: Path, finder: ImageFinder) -> Iterator[Item]:

@@ -95,10 +95,15 @@ def read(folder: Path, records: Iterable[Record]) -> Contents:
 
 
 def _labelled(same: Sequence[DatasetFile]) -> DatasetFile:
-    """The first file of a content: with the label of a copy if it has none itself, or the lists of labels of all."""
+    """The file of a content that is used: the first, or a copy that has objects where the first has none.
+
+    It has the split of the first, and its label or that of a copy, or the lists of labels of all.
+    """
     first = same[0]
     if first.record.labels is not None:
         return replace(first, record=replace(first.record, **_lists([file.record for file in same])))
+    if not first.record.objects and (annotated := next((file for file in same if file.record.objects), None)):
+        return replace(annotated, record=replace(annotated.record, split=first.record.split))
     label = next((label for file in same for label in file.labels), None)
     return replace(first, record=replace(first.record, label=label)) if first.record.label == "" and label else first
 

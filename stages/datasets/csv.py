@@ -102,7 +102,7 @@ def scan(folder: Path, options: Options) -> Iterator[Item]:
         yield from _image(
             path, rows, table, options.file, from_zero, match.problem and f"{match.problem}: {match.detail}"
         )
-    yield from (UnusedFile(path, "no row is of it") for path in unmentioned(files, images))
+    yield from (UnusedFile(path, "no row names it") for path in unmentioned(files, images))
 
 
 def _read(folder: Path, options: Options) -> Table:
@@ -130,6 +130,12 @@ def _read(folder: Path, options: Options) -> Table:
         raise UserError(f"`datasets.csv.file`: there is no table {file}; {_tables(folder)}") from None
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"`datasets.csv.file`: {file} cannot be read: {error}") from None
+    corners = [row.corners for row in rows if row.corners]
+    if corners and max(map(max, corners)) <= 1:
+        raise UserError(
+            f"`datasets.csv.file`: no corner in {file} is above 1, so these are shares of the width and height. "
+            "Expected pixels."
+        )
     several = options.separator and not has_boxes and any(options.separator in row.label for row in rows)
     separator = options.separator if several else ""
     return Table(rows, faults, has_boxes, names is TENSORFLOW and has_boxes, separator)
@@ -137,9 +143,10 @@ def _read(folder: Path, options: Options) -> Table:
 
 def _tables(folder: Path) -> str:
     tables = [path for path in tree.read(folder).files if path.lower().endswith((".csv", ".tsv"))]
-    return (
-        f"below root there is {', '.join(tables)}: -S datasets.csv.file={tables[0]}" if tables else "root has no table."
-    )
+    if not tables:
+        return "root has no table."
+    train = next((path for path in tables if "train" in path.lower()), tables[0])
+    return f"tables below root: {', '.join(tables)}. Take one with -S datasets.csv.file={train}"
 
 
 def _check_columns(file: Path, keys: Sequence[str], columns: Sequence[str], labels: Sequence[str]) -> None:
@@ -153,7 +160,9 @@ def _check_columns(file: Path, keys: Sequence[str], columns: Sequence[str], labe
             "datasets.csv.labels=[] and task=multi."
         )
     missing = [name for name in ("path", "label") if name not in keys and (name == "path" or not labels)]
-    if missing or 0 < len(set(CORNERS) & set(keys)) < len(CORNERS):
+    corners = set(CORNERS) & set(keys)
+    others = {*TENSORFLOW, "w", "h", "bbox"} - {"filename", "class", "width", "height", "split", "group"}
+    if missing or 0 < len(corners) < len(CORNERS) or (not corners and others & set(columns)):
         lacking = ", ".join(missing) or "all of x1, y1, x2, y2"
         raise UserError(
             f"{file} lacks the column {lacking}: found {', '.join(columns) or 'none'}. Expected path, label and, "

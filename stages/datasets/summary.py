@@ -12,7 +12,7 @@ from stages.datasets.base import AnnotationFault, EmptyClass, Item, Note, Record
 from stages.datasets.contents import Contents, DatasetFile
 from stages.datasets.index_file import IndexRow
 from stages.datasets.matching import plain
-from stages.datasets.reasons import commonest
+from stages.datasets.reasons import COMMONEST, commonest
 from stages.datasets.tree import named_as_image
 from stages.errors import counted, listed
 
@@ -109,7 +109,9 @@ class IndexSummary:
         counts: dict[str, object] = {
             "images": len(self.rows),
             **{f"in the {split} list": lists[split] for split in SPLITS if split in lists},
-            "classes": len({label for row in self.rows for label in row.classes}),
+            "classes": len(
+                {label for row in self.rows for label in (*row.classes, *(box.label for box in row.objects))}
+            ),
             "duplicates": len(duplicates),
             "of them across lists": sum(file.record.split != first.record.split for file, first in duplicates),
             "bad": len(self.contents.bad),
@@ -158,9 +160,13 @@ class IndexSummary:
 
     def dropped_reasons(self) -> str:
         """The most frequent reasons why objects are not used."""
-        sentences = [f"{count} x {reason}" for reason, count in list(self.dropped.items())[:3]]
-        example = next((f" (such as {fault.path}: {fault.reason})" for fault in self.faults if fault.objects), "")
-        return "; ".join(sentences) + example
+        sentences = list[str]()
+        for reason, count in list(self.dropped.items())[:COMMONEST]:
+            first = next((fault for fault in self.faults if fault.objects and fault.kind == reason), None)
+            sentences.append(f"{count} x {reason}" + (f" (such as {first.path}: {first.reason})" if first else ""))
+        if others := len(self.dropped) - len(sentences):
+            sentences.append(counted(others, "other reasons"))
+        return "; ".join(sentences)
 
     def _reasons(self) -> Iterable[tuple[str, str]]:
         unread = {(file.record.annotation, file.problem) for file in self.contents.bad + self.contents.not_images}
@@ -184,6 +190,13 @@ class IndexSummary:
                 f"{sum(map(len, conflicts))} files:"
             )
             lines += [f"  {copies(same)}" for same in conflicts]
+        apart = [(file, first) for file, first in self.contents.duplicates if _objects(file) != _objects(first)]
+        if apart:
+            pairs = listed([f"{file.record.path}: {first.record.path}" for file, first in apart], 3)
+            lines.append(
+                f"{counted(len(apart), 'copies have')} other objects than the file that is used instead ({pairs}): "
+                "correct one of the two"
+            )
         images = [item for item in self.left_out if named_as_image(item.path) and not item.in_note]
         if images:
             lines.append(
@@ -244,6 +257,10 @@ class IndexSummary:
 def _kind(problem: str) -> str:
     """What is wrong with a file, without the numbers of this one: such files are counted together."""
     return re.sub(r" \(\d+ bytes? not processed\)", "", problem.partition(": ")[0])
+
+
+def _objects(file: DatasetFile) -> set[tuple[str, tuple[float, ...]]]:
+    return {(box.label, box.box) for box in file.record.objects}
 
 
 def _labels(file: DatasetFile) -> set[str]:

@@ -169,7 +169,7 @@ def _records(
         mentioned.add(match.path)
         objects = tuple(replace(box, box=corners(box.box, from_zero)) for box in annotation.objects)
         yield Record(match.path, None, objects, split, annotation.path, annotation.size, match.problem)
-    yield from (UnusedFile(path, "no annotation that is used is of it") for path in unmentioned(images, mentioned))
+    yield from (UnusedFile(path, "no annotation that is used names it") for path in unmentioned(images, mentioned))
 
 
 def _is_annotation(path: str) -> bool:

@@ -83,7 +83,8 @@ def _labelled(label: LabelFile, splits: Mapping[str, str | None]) -> Record | Un
     """The image of a label file, or why it is not used."""
     objects = label.objects or ()
     if label.problem:
-        return Record(label.image, None, objects, None, label.path, problem=label.problem, in_shares=True)
+        problem = f"{label.problem}: {label.path} is its label file"
+        return Record(label.image, None, objects, None, label.path, problem=problem, in_shares=True)
     if label.image not in splits:
         return UnusedFile(label.image, NOT_LISTED, len(objects))
     if label.objects is None:  # nobody knows what the image shows

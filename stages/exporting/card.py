@@ -133,12 +133,13 @@ def _output(predictor: Predictor, format_: str) -> list[str]:
         "(N, P, classes), the score of each class for each box, before suppression"
     )
     if _suppresses(predictor, format_):
+        moved = " before boxes are moved to the mean of those around them" if decide.merge == "vote" else ""
         return [
             "Outputs: `boxes`, float32 (N, K, 4), corners x1 y1 x2 y2 in pixels of the input, `scores`, float32 "
             "(N, K), and `labels`, int64 (N, K), the number of the class. The best boxes come first; behind the last "
             "one scores are 0 and labels -1. They are what remains after suppression class by class, with the "
             f"thresholds of the evaluation: a score of at least {decide.confidence:g} (`decide.confidence`), and an "
-            f"IoU of at most {decide.nms_iou:g} (`decide.nms_iou`). For other thresholds there are {candidates}."
+            f"IoU of at most {decide.nms_iou:g} (`decide.nms_iou`){moved}. For other thresholds there are {candidates}."
         ]
     return [
         f"Outputs: {candidates}: keep those that score enough, then suppress class by class (evaluated with an IoU of "

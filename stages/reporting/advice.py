@@ -41,8 +41,9 @@ def _missed(run: RunResults) -> str:
             f"Small objects are missed: {percent(small['recall'])} of those up to {small['to']:.0f} pixels a side are "
             f"found, {percent(large['recall'])} of those from {large['from']:.0f} on. Try {larger}."
         )
-    longer = "epochs=auto, " if len(run.history) < EPOCHS and run.metrics["n_train"] < 1000 else ""
-    return f"Objects of all sizes are missed. Try {longer}{_unfrozen(run)}, or add images."
+    short = len(run.history) < EPOCHS and run.metrics["n_train"] < 1000 and not run.head.get("epochs_from")
+    longer = "epochs=auto, " if short else ""
+    return f"Objects are missed. Try {longer}{_unfrozen(run)}, or add images."
 
 
 def _larger(run: RunResults) -> str:

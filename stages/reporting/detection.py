@@ -30,7 +30,7 @@ KINDS = {
     "both": "touches an object of another class, and overlaps too little",
     "double": "lies on an object that a box with a higher score has found",
     "background": "touches nothing",
-    "missed": "an object that no box finds, not even with the wrong class or too little overlap",
+    "missed": "an object that no box touches, not even with the wrong class or too little overlap",
 }
 
 
@@ -165,16 +165,18 @@ class DetectionPage:
         caveats, metrics = words.caveats(self.run), self.run.metrics
         if metrics["unheld_share"] >= UNASSIGNED:
             caveats.append(unassigned(self.run))
-        unseen = [row.name for row in self.run.classes if not row.n_train]
-        if unseen:
+        learnt = {row.name for row in self.run.classes if row.n_train or (row.n_val and words.refitted(self.run))}
+        if unseen := [row.name for row in self.run.classes if row.name not in learnt]:
             caveats.append(f"Never found, because no training image has any: {', '.join(unseen)}.")
-        zero = [row.name for row in self.run.classes if row.n_train and row.ap_50 is not None and row.ap_50 < ZERO]
+        zero = [
+            row.name for row in self.run.classes if row.name in learnt and row.ap_50 is not None and row.ap_50 < ZERO
+        ]
         if zero:
             caveats.append(
                 f"AP is 0.0% for {', '.join(zero)}: the head does not find these objects, although there are some to "
                 "train on. Look at their boxes and their size under Objects."
             )
-        unscored = [row.name for row in self.run.classes if row.ap_50 is None]
+        unscored = [row.name for row in self.run.classes if row.ap_50 is None and row.name in learnt]
         if unscored and len(unscored) < len(self.run.classes):
             caveats.append(f"Left out of the means, without any object in {self.run.part}: {', '.join(unscored)}.")
         crowded = int((np.bincount(self.boxes.object_images) > MOST).sum())
@@ -229,7 +231,13 @@ class DetectionPage:
         )
         groups = [(title, text, [(image, self._caption(image)) for image in images]) for title, text, images in whole]
         missed = choose.missed(self.shown, SHOWN)
-        groups.append(("Missed", "the largest objects that no box finds", [self._missed(i) for i in missed]))
+        groups.append(
+            (
+                "Not found",
+                "the largest objects without a box of their class that overlaps enough",
+                [self._missed(i) for i in missed],
+            )
+        )
         alarms = choose.false_alarms(self.shown, ["background"], SHOWN)
         groups.append(
             ("False alarms", "boxes that touch nothing, highest score first", [self._wrong(i) for i in alarms])

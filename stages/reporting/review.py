@@ -127,7 +127,7 @@ def without_leaks(run: RunResults, right: npt.NDArray[np.bool_] | None) -> str:
     leaked = np.array([row.path in copied for row in run.judged], bool)
     if not leaked.any():
         return ""
-    verb = "image has" if leaked.sum() == 1 else "images have"
+    verb = "images has" if leaked.sum() == 1 else "images have"
     part, other = ("", "fold") if "folds" in run.metrics else (f"{run.part} ", "split")
     text = f"{leaked.sum():,} of {len(leaked):,} {part}{verb} a copy in another {other}"
     if right is None or leaked.all():

@@ -168,7 +168,7 @@ def kept(run: RunResults) -> str:
         again = "; the head was then solved again with these values on train and val together" if refitted(run) else ""
         return f"{text}{f' ({notes}, chosen on validation{again})' if notes else ''}."
     best, epochs, knobs = run.head["best_epoch"], len(run.history), run.head["params"]
-    reason = MONITORS[knobs["monitor"]]
+    reason = MONITORS[knobs["monitor"]] + one_view(run)
     allowed = sum(phase["epochs"] for phase in knobs.get("phases", [])) or knobs["epochs"]
     early = f" of at most {allowed}" if epochs < allowed else ""
     if refitted(run):
@@ -178,6 +178,12 @@ def kept(run: RunResults) -> str:
             f"together, for {counted(again, 'epochs')}. The curves show the first training."
         )
     return f"Epoch {best} was kept because it has the {reason}. Training ran for {counted(epochs, 'epochs')}{early}."
+
+
+def one_view(run: RunResults) -> str:
+    """That training looked at one view of each validation image where the evaluation looks at several."""
+    several = run.decide.get("tta") and len(run.head["features"]["views"]) > 1
+    return " (in one view; the scores above are of all views)" if several else ""
 
 
 def beaten_by_ridge(ahead: float, *, clearly: bool) -> str:
@@ -202,9 +208,8 @@ def choice(run: RunResults) -> str:
     best, *others = run.candidates
     trained = [row for row in others if row.choice is not None]
     level = [row for row in trained if (row.choice or 0) >= (best.choice or 0) - LEVEL]
-    view = ", with one view of each" if run.decide.get("tta") and len(run.head["features"]["views"]) > 1 else ""
     result = (
-        f"it gets {percent(best.choice)} of the validation images right{view}"
+        f"it gets {percent(best.choice)} of the validation images right{one_view(run)}"
         if best.val_map is None
         else f"its mAP on validation is {percent(best.choice)}"
     )

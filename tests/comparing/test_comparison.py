@@ -202,6 +202,26 @@ def test_an_experiment_without_results_is_left_out_with_the_reason(
 
 
 @ONCE
+@pytest.mark.parametrize("changed", [{"md5": "0" * 32}, {"path": "data/index/voc.jsonl"}])
+def test_an_experiment_that_ended_before_evaluate_is_left_out(
+    task: str, changed: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`dvc exp run … index` leaves the metrics of the run before it."""
+    read = revisions.read
+
+    def ended_at_index(name: str) -> revisions.Revision:
+        lock = json.loads(json.dumps(read(name).lock))
+        (out,) = [out for out in lock["index"]["outs"] if out["path"].endswith(".jsonl")]
+        out |= changed if name == "better" else {}
+        return replace(read(name), lock=lock)
+
+    monkeypatch.setattr(revisions, "read", ended_at_index)
+    monkeypatch.setattr(compare.LOG, "propagate", True)
+    assert [revision.name for revision in compare.compare([]).revisions] == ["HEAD", WORKSPACE]
+    assert "left out: better ended before evaluate" in caplog.text
+
+
+@ONCE
 def test_without_the_predictions_of_head_the_workspace_is_the_baseline(task: str) -> None:
     """A fresh clone on another machine: what HEAD predicted is nowhere, what was run here is."""
     compared = compare.compare([])

@@ -86,7 +86,7 @@ def test_rows_of_one_image_that_contradict_each_other(tmp_path: Path) -> None:
     }
     (fault,) = [item for item in items if isinstance(item, AnnotationFault)]
     assert "in several lists" in fault.kind and fault.detail == "a.jpg, lines 2, 3, 4"
-    assert UnusedFile("b.jpg", "no row is of it") in items
+    assert UnusedFile("b.jpg", "no row names it") in items
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,22 @@ def test_another_table(tmp_path: Path, table: str | bytes, message: str) -> None
         scanned(tmp_path, table)
 
 
+@pytest.mark.parametrize("columns", ["xmin,ymin,xmaxx,ymax", "x,y,w,h", "xmin,ymin,xmax,ymax"])
+def test_box_columns_of_other_names_are_not_passed_over(tmp_path: Path, columns: str) -> None:
+    with pytest.raises(UserError, match="lacks the column all of x1, y1, x2, y2: found path, label, x"):
+        scanned(tmp_path, f"path,label,{columns}\na.jpg,ant,1,2,3,4\n")
+
+
+def test_corners_in_shares_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"shares of the width and height\. Expected pixels"):
+        scanned(tmp_path, f"{OURS}a.jpg,ant,0.1,0.1,0.8,1\nb.jpg,ant,0,0.2,0.5,0.7\n")
+
+
 def test_a_table_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("path,label\n")
-    with pytest.raises(UserError, match=r"there is no table .*labels.csv; .*-S datasets.csv.file=train.csv"):
+    with pytest.raises(
+        UserError, match=r"there is no table .*labels.csv; tables below root.*-S datasets.csv.file=train.csv"
+    ):
         list(csv.scan(tmp_path, csv.Options(file="labels.csv", separator="|", labels=[], exclude=[], strict=False)))
 
 

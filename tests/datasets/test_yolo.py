@@ -223,7 +223,9 @@ def test_a_label_file_that_cannot_be_read_leaves_its_image_out(indexed: Make) ->
 def test_a_label_file_without_an_image_is_told(indexed: Make) -> None:
     rows, summary = indexed({"data.yaml": YAML, "images/a.png": 1, "labels/a.txt": BOX, "labels/b.txt": BOX})
     assert list(rows) == ["images/a.png"]
-    assert summary["bad"] == [{"path": "images/b.jpg", "reason": "the image is not there"}]
+    assert summary["bad"] == [
+        {"path": "images/b.jpg", "reason": "the image is not there: labels/b.txt is its label file"}
+    ]
     assert sum(summary["dropped_objects"].values()) == 1
 
 
@@ -287,3 +289,15 @@ def test_a_list_outside_of_root_is_not_read(indexed: Make, workplace: Path) -> N
         indexed(files | {"data.yaml": f"train: {workplace}/other/train.txt\n{YAML}"})
     rows, summary = indexed(files | {"data.yaml": f"train: images\nval: {workplace}/other/val\n{YAML}"})
     assert len(rows) == 1 and "no such folder or list below root" in summary["notes"][0]
+
+
+@pytest.mark.parametrize("last", ["", "1 0.5 0.5 0.25 0.5\n"])
+def test_copies_with_other_boxes_are_told(indexed: Make, capsys: pytest.CaptureFixture[str], last: str) -> None:
+    """The file with objects is used, even if an empty one comes first; of two with other objects the first."""
+    files = {"images/a.png": 1, "labels/a.txt": last, "images/b.png": 1, "labels/b.txt": BOX}
+    rows, summary = indexed({"data.yaml": YAML, **files, "images/c.png": 2, "labels/c.txt": BOX})
+    used = "images/a.png" if last else "images/b.png"
+    assert list(rows) == sorted([used, "images/c.png"]) and rows[used].objects
+    other = next(path for path in ("images/a.png", "images/b.png") if path != used)
+    assert f"1 copy has other objects than the file that is used instead ({other}: {used})" in capsys.readouterr().out
+    assert len(summary["duplicates"]) == 1

@@ -66,7 +66,7 @@ NOTHING = dict.fromkeys(("class", "place", "both", "double", "background", "miss
             (0.5, 0.9),
             ["50.0% of those up to 20 pixels.*90.0% of those from 30 on. Try image_size=416"],
         ),
-        ({"missed": 0.3}, (0.85, 0.9), ["Objects of all sizes are missed. Try epochs=auto, unfreezing the last block"]),
+        ({"missed": 0.3}, (0.85, 0.9), ["Objects are missed. Try epochs=auto, unfreezing the last block"]),
         (
             {"place": 0.1, "class": 0.2, "double": 0.05},
             (0.9, 0.9),
@@ -161,7 +161,7 @@ def test_a_refit_and_the_monitor_are_told(detector: Made, reported: Reported) ->
 
 def test_every_kind_of_picture_is_shown(detector: Made, reported: Reported) -> None:
     html, _ = reported()
-    for title in ("Best", "In between", "Worst", "Missed", "False alarms", "Other mistakes"):
+    for title in ("Best", "In between", "Worst", "Not found", "False alarms", "Other mistakes"):
         assert f"<h3>{title} <small>" in html
     assert ">missed: " in html and ">✗ " in html and "1 of 1 found" in html
 

@@ -46,7 +46,7 @@ def test_the_section_shows_what_is_suspected(made: Made, reported: Callable[[], 
     for heading in ("Leaks (1)", "Conflicts (1)", "Labels in doubt (1)", "Copies within a split (1)", "Odd images (1)"):
         assert heading in page
     assert "looks more like &lt;script&gt;" in page and "rather <script>" not in page
-    said = "1 of 24 test image has a copy in another split: top-1 accuracy is 66.7% with them and 65.2% without."
+    said = "1 of 24 test images has a copy in another split: top-1 accuracy is 66.7% with them and 65.2% without."
     assert said in page and said in text
 
 
