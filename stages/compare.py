@@ -79,7 +79,9 @@ def table(comparison: Comparison) -> list[list[str]]:
                 comparison.changes(revision),
             ]
         )
-    return [head, *rows]
+    lines = [head, *rows]
+    filled = [not column or any(row[column] for row in rows) for column in range(len(head))]  # boxes have no interval
+    return [[cell for cell, keep in zip(line, filled, strict=True) if keep] for line in lines]
 
 
 def _named(names: list[str]) -> list[Revision]:

@@ -218,7 +218,9 @@ def _explain(error: Any, path: str, *, or_words: str | None) -> str:
     value = error["input"]
     if error["type"] == "literal_error":
         choices = [choice.strip().strip("'") for choice in re.split(r",| or ", error["ctx"]["expected"])]
-        return f"{path}: `{key}` must be one of {', '.join(choices)}, found {value!r}; {nearest(str(value), choices)}"
+        found = f"{path}: `{key}` must be one of {', '.join(choices)}, found {value!r}"
+        guess = nearest(str(value), choices)
+        return f"{found}." if guess.startswith("known") else f"{found}; {guess}"
     message = error["msg"].removeprefix("Value error, ")
     message = message.replace("Input should be", f"must be {or_words} or" if or_words else "must be")
     message = message.replace("String should match", "must match")
