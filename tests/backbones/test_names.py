@@ -78,8 +78,8 @@ def test_a_slip_in_the_backbone(backbone: str, message: str) -> None:
         ("resnet18", "defualt", r"resnet18 has no weights 'defualt'.*`default`, `random`, or a file"),
         ("efficientnet_lite0", "IMAGENET1K_V1", r"efficientnet_lite0 has no weights 'IMAGENET1K_V1'; known: default"),
         ("timm:resnet18", "a1_in2k", r"timm:resnet18 has no weights 'a1_in2k'; did you mean a1_in1k"),
-        ("resnet18", "/nowhere/w.pth", r"`weights`: there is no file '/nowhere/w.pth'"),
-        ("resnet18", "w.safetensors", r"`weights`: there is no file 'w.safetensors' \(.*/w.safetensors\)"),
+        ("resnet18", "/nowhere/w.pth", r"`weights`: there is no file /nowhere/w\.pth"),
+        ("resnet18", "w.safetensors", r"`weights`: there is no file /.*/w\.safetensors"),
     ],
 )
 def test_a_slip_in_the_weights(workplace: Path, backbone: str, weights: str, message: str) -> None:

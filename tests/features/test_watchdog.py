@@ -173,7 +173,7 @@ def test_the_child_ends_with_who_watches_it(wanted: list[ImageRef], how: int) ->
     assert code == (128 + how if how == signal.SIGINT else -how)
     words = [line for line in err.splitlines() if line and "images/s" not in line]
     assert len(words) == (how == signal.SIGINT)
-    assert all("missing rows are computed and kept, and `dvc repro` goes on from there" in line for line in words)
+    assert all("that were missing are computed and kept, and `dvc repro` goes on from there" in line for line in words)
     code, out, _ = Run(wanted, {}).end()  # the lock is free
     assert code == 0 and result(out)[0] <= IMAGES
 
