@@ -60,7 +60,7 @@ def split(raw: torch.Tensor, code: int = 4) -> Prediction:
 
 
 def mean_probability(*logits: torch.Tensor) -> torch.Tensor:
-    """The geometric mean of probabilities, from their logits, all of one shape; it is never 0.
+    """The geometric mean of probabilities, from their logits, all of one shape.
 
     By way of logarithms, because onnxruntime's sigmoid is exactly 0 for logits below -18.
     """
