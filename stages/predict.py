@@ -87,11 +87,11 @@ def _check(arguments: argparse.Namespace, loaded: Predictor) -> None:
         raise UserError(f"`--top` must be at least 1, found {arguments.top}.")
     if arguments.out and (not loaded.finds_boxes or loaded.predicts == "class"):
         raise UserError(f"`--out` writes boxes, but the head {loaded.described['head']} predicts none: leave it out.")
-    if arguments.format != PICTURES and not arguments.out:
+    if arguments.format and not arguments.out:
         raise UserError(
             f"`--format {arguments.format}` needs `--out`, a {'file' if arguments.format == COCO else 'folder'}."
         )
-    if arguments.format != PICTURES and loaded.predicts == "box":
+    if arguments.format in (COCO, YOLO) and loaded.predicts == "box":
         raise UserError(
             f"`--format {arguments.format}` needs classes, and this head predicts boxes alone: leave it out."
         )
@@ -134,7 +134,6 @@ def run() -> None:
     parser.add_argument(
         "--format",
         choices=(PICTURES, COCO, YOLO),
-        default=PICTURES,
         help="what to write: pictures with the boxes drawn in (default), coco (one .json of results), yolo (labels)",
     )
     parser.add_argument(

@@ -313,7 +313,7 @@ def test_two_images_do_not_share_a_label_file(run_boxes: Make, ask: Make, workpl
         "labels/a/im.txt", "labels/b/im.txt", "labels/classes.txt",
     }  # fmt: skip
     code, _, err = ask("--format", "yolo", "--out", "flat", *(workplace / "new").rglob("*.jpg"))
-    assert code == 1 and "would share flat/im.txt: predict them into different folders" in err
+    assert code == 1 and "would share flat/im.txt: rename one of them" in err
 
 
 def test_results_of_coco_score_as_evaluates(run_boxes: Make, ask: Make, workplace: Path) -> None:
@@ -375,6 +375,7 @@ def test_without_a_file_of_ids_images_and_classes_count_from_one(run_boxes: Make
     ("arguments", "said"),
     [
         (["--format", "coco"], "`--format coco` needs `--out`, a file"),
+        (["--format", "pictures"], "`--format pictures` needs `--out`, a folder"),
         (["--format", "yolo"], "`--format yolo` needs `--out`, a folder"),
         (["--format", "coco", "--out", "results"], "`--out` must end in .json"),
         (["--format", "yolo", "--out", "x", "--ids", "a.json"], "`--ids` numbers COCO's results"),

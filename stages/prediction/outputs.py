@@ -153,7 +153,7 @@ class YoloLabels:
         home = next((folder for folder in self.folders if image.is_relative_to(folder)), image.parent)
         path = self.folder / image.relative_to(home).with_suffix(".txt")
         if (other := self.image_of.setdefault(path, file.path)) != file.path:
-            raise UserError(f"{other} and {file.path} would share {path}: predict them into different folders.")
+            raise UserError(f"{other} and {file.path} would share {path}: rename one of them.")
         lines = []
         for (x1, y1, x2, y2), label in zip(detections.boxes.tolist(), detections.labels.tolist(), strict=True):
             shares = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
