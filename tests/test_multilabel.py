@@ -142,7 +142,7 @@ def test_predict_prints_every_label_above_its_threshold(made: Any, capsys: pytes
         sentence = answers.sentence(answers.answer(loaded, file, prediction, confidence=1.0, top=None))
         assert "none of the labels (most likely " in sentence
     arguments = argparse.Namespace(
-        paths=names, json=False, out=None, top=None, confidence=None, quiet=True, format=predict.PICTURES, ids=None
+        paths=names, json=False, out=None, top=None, confidence=None, quiet=True, format=None, ids=None
     )
     assert predict.main(arguments) == 0 and len(capsys.readouterr().out.splitlines()) == 8
 
