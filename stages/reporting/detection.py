@@ -165,18 +165,19 @@ class DetectionPage:
         caveats, metrics = words.caveats(self.run), self.run.metrics
         if metrics["unheld_share"] >= UNASSIGNED:
             caveats.append(unassigned(self.run))
-        learnt = {row.name for row in self.run.classes if row.n_train or (row.n_val and words.refitted(self.run))}
-        if unseen := [row.name for row in self.run.classes if row.name not in learnt]:
+        if unseen := words.never_trained_on(self.run):
             caveats.append(f"Never found, because no training image has any: {', '.join(unseen)}.")
         zero = [
-            row.name for row in self.run.classes if row.name in learnt and row.ap_50 is not None and row.ap_50 < ZERO
+            row.name
+            for row in self.run.classes
+            if row.name not in unseen and row.ap_50 is not None and row.ap_50 < ZERO
         ]
         if zero:
             caveats.append(
                 f"AP is 0.0% for {', '.join(zero)}: the head does not find these objects, although there are some to "
                 "train on. Look at their boxes and their size under Objects."
             )
-        unscored = [row.name for row in self.run.classes if row.ap_50 is None and row.name in learnt]
+        unscored = [row.name for row in self.run.classes if row.ap_50 is None and row.name not in unseen]
         if unscored and len(unscored) < len(self.run.classes):
             caveats.append(f"Left out of the means, without any object in {self.run.part}: {', '.join(unscored)}.")
         crowded = int((np.bincount(self.boxes.object_images) > MOST).sum())

@@ -138,7 +138,7 @@ class MultilabelPage:
                 words.beaten_by_ridge(ahead, clearly=self.run.metrics["ridge_map"] > self.run.score("map_high"))
             )
         for names, text in (
-            ([row.name for row in self.run.classes if not row.n_train], "No training image has {}: nothing learns it."),
+            (words.never_trained_on(self.run), "No training image has {}: nothing learns it."),
             (
                 [row.name for row in self.run.classes if row.ap is None],
                 "Left out of the means, as no image has it: {}.",

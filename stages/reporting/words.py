@@ -186,6 +186,11 @@ def one_view(run: RunResults) -> str:
     return " (in one view; the scores above are of all views)" if several else ""
 
 
+def never_trained_on(run: RunResults) -> list[str]:
+    """The classes that the head cannot know: none in train, nor in val where a refit trained on it."""
+    return [row.name for row in run.classes if not row.n_train and not (row.n_val and refitted(run))]
+
+
 def beaten_by_ridge(ahead: float, *, clearly: bool) -> str:
     """That ridge regression on the same features is better than the head.
 
