@@ -15,6 +15,7 @@ from stages.exporting import card, check, formats
 from stages.exporting.network import ExportedNetwork
 from stages.prediction import predictor
 from stages.prediction.predictor import Predictor
+from stages.reporting import words
 
 EXAMPLES = """\
   python -m stages.export --format onnx
@@ -31,7 +32,9 @@ def main(arguments: argparse.Namespace) -> int:
     """Exports into a temporary folder, checks, and only then moves the files to where they belong."""
     loaded = predictor.load()
     format_, suffix = arguments.format, formats.FORMATS[arguments.format].suffix
-    out = arguments.out or FOLDER / f"{loaded.described['params']['dataset']}-{loaded.described['head']}{suffix}"
+    dataset = loaded.described["params"]["dataset"]
+    data = words.indexed_data(results.read_json(paths.index(dataset).with_suffix(".json")))
+    out = arguments.out or FOLDER / f"{data.removesuffix(f' ({dataset})')}-{loaded.described['head']}{suffix}"
     if out.suffix != suffix:
         raise UserError(f"`--out` must end in {suffix} with `--format {format_}`, found {out.name!r}.")
     pixels = check.sample_pixels(loaded)
@@ -43,10 +46,10 @@ def main(arguments: argparse.Namespace) -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out.parent, suffix=files.TEMPORARY) as folder:
             path = Path(folder) / out.name
-            run = formats.write(program, path, format_=format_, metadata=card.metadata(loaded))
+            run = formats.write(program, path, format_=format_, metadata=card.metadata(loaded, data))
             checked = _check(loaded, run, pixels, file=out.name, format_=format_)
             metrics = card.metrics_of(loaded, results.read_evaluation())
-            Path(f"{path}.md").write_text(card.write(loaded, checked, metrics), "utf-8")
+            Path(f"{path}.md").write_text(card.write(loaded, checked, data, metrics), "utf-8")
             for part in sorted(Path(folder).iterdir(), key=lambda part: part.suffix == suffix):  # the file itself last
                 files.commit(part, out.parent / part.name)
     except OSError as error:
@@ -100,7 +103,7 @@ def run() -> None:
         "--out",
         type=paths.typed_path,
         metavar="FILE",
-        help=f"path of the file (default: {FOLDER}/DATASET-HEAD.SUFFIX)",
+        help=f"path of the file (default: {FOLDER}/DATA-HEAD.SUFFIX)",
     )
     command.run(main, parser.parse_args())
 

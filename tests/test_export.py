@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -115,6 +116,18 @@ def test_a_file_answers_as_we_do_whatever_the_batch(run: Make, write: Make, kind
             assert outputs[name].shape == values.shape
             assert check.largest_difference(outputs[name], values) < 1e-3
     assert not list(path.parent.glob("*.partial"))
+
+
+def test_a_file_and_its_card_are_named_after_the_users_folder(run: Make, write: Make, workplace: Path) -> None:
+    run("square roots")
+    odd = shutil.copytree(workplace / "photos", workplace / "my (old) *photos*")
+    description = paths.index("folder").with_suffix(".json")
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"root": str(odd)}))
+    code, out, err = write("--format", "torch")
+    assert code == 0 and out.startswith("export/my (old) *photos*-ridge.pt2, with its card "), err
+    text = Path("export/my (old) *photos*-ridge.pt2.md").read_text()
+    assert text.startswith("# ridge on squeezenet1_1, trained on my (old) \\*photos\\* (folder)\n")
+    assert "- Dataset: my (old) \\*photos\\* (folder)\n" in text
 
 
 def test_the_card_of_a_head_that_folds_left_tells_what_was_judged(run: Make, write: Make) -> None:

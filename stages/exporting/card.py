@@ -14,6 +14,7 @@ from stages.features.h5 import INPUT
 from stages.images.preprocessing import Preprocessing
 from stages.metrics.table import BASELINES, SHARE, VAL, of_task
 from stages.prediction.predictor import Predictor, recorded
+from stages.reporting.rendering import escaped
 
 FEW = 100  # images: metrics of fewer say little
 
@@ -40,29 +41,35 @@ class Checked(NamedTuple):
     several: bool = False
 
 
-def metadata(predictor: Predictor) -> dict[str, Any]:
-    """What goes into the file itself, as far as its format has room for it."""
+def metadata(predictor: Predictor, data: str) -> dict[str, Any]:
+    """What goes into the file itself, as far as its format has room for it.
+
+    Args:
+        predictor: what is exported.
+        data: what the data is called that it was trained on.
+    """
     return {
         "classes": predictor.classes,
         "preprocessing": str(preprocessing(predictor.specs[0])).partition("|normalize")[0],
         "head": predictor.described["head"],
         "backbone": predictor.provenance["backbone"],
-        "dataset": predictor.described["params"]["dataset"],
+        "dataset": data,
         "decide": predictor.decide.model_dump(),
         **({} if predictor.thresholds is None else {"thresholds": list(predictor.thresholds)}),
     }
 
 
-def write(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] | None) -> str:
+def write(predictor: Predictor, checked: Checked, data: str, metrics: Mapping[str, Any] | None) -> str:
     """The card, in Markdown.
 
     Args:
         predictor: what was exported.
         checked: how its file compares with coldcut.
+        data: what the data is called that it was trained on.
         metrics: the contents of `reports/metrics.json`; None where they are of another head.
     """
     described, how, decide = predictor.described, preprocessing(predictor.specs[0]), predictor.decide
-    title = f"{described['head']} on {predictor.provenance['backbone']}, trained on {described['params']['dataset']}"
+    title = f"{described['head']} on {predictor.provenance['backbone']}, trained on {escaped(data)}"
     task = "finds objects" if predictor.finds_boxes else "names the class of an image"
     if predictor.thresholds is not None:
         task = "says which labels an image has"
@@ -82,7 +89,7 @@ def write(predictor: Predictor, checked: Checked, metrics: Mapping[str, Any] | N
         "one file, and was made by coldcut.", "",
         "## Use", "", *_input(how), "", *_output(predictor, checked.format), "",
         "```python", code.rstrip(), "```", "",
-        "## Data", "", *_data(predictor, metrics), "",
+        "## Data", "", *_data(predictor, data, metrics), "",
         "## Metrics", "", *_metrics(metrics), "",
         "## Limits", "", *(f"- {limit}" for limit in _limits(predictor, checked, metrics)), "",
         "## Licence of the weights", "", *(f"- {line}" for line in _licences(predictor)), "",
@@ -147,9 +154,8 @@ def _output(predictor: Predictor, format_: str) -> list[str]:
     ]
 
 
-def _data(predictor: Predictor, metrics: Mapping[str, Any] | None) -> list[str]:
-    params = predictor.described["params"]
-    lines = [f"- Dataset: {params['dataset']}"]
+def _data(predictor: Predictor, data: str, metrics: Mapping[str, Any] | None) -> list[str]:
+    lines = [f"- Dataset: {escaped(data)}"]
     if metrics:
         counts = ", ".join(f"{metrics[f'n_{part}']:,} {part}" for part in ("train", "val", "test"))
         folds = (
@@ -158,7 +164,7 @@ def _data(predictor: Predictor, metrics: Mapping[str, Any] | None) -> list[str]:
             else ""
         )
         lines += [f"- Images: {folds or counts}"]
-    if params.get("refit") == "trainval":
+    if predictor.described["params"].get("refit") == "trainval":
         lines += ["- The settings were chosen on val, then the head was trained on train and val"]
     return [*lines, "- The images keep the licence of their dataset"]
 

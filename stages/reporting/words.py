@@ -1,8 +1,8 @@
 """What the numbers mean, in sentences and short lists that the page and its Markdown share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stages.errors import counted, told
 from stages.features import forecast
@@ -294,13 +294,19 @@ def files(run: RunResults) -> list[tuple[str, int, str]]:
 
 def set_name(run: RunResults) -> str:
     """What the data of a run is called."""
-    own = "source" not in run.index["options"]
-    return named_data(run.index["dataset"], run.index["root"] if own else None)
+    return indexed_data(run.index)
+
+
+def indexed_data(index: Mapping[str, Any]) -> str:
+    """What the data is called that the stage index described in a JSON file."""
+    own = "source" not in index["options"]
+    return named_data(index["dataset"], index["root"] if own else None)
 
 
 def named_data(dataset: str, folder: str | None) -> str:
     """A dataset by its name; a user's own by its folder, with how it is read."""
-    return dataset if folder is None else f"{PurePath(folder).name} ({dataset})"
+    name = PurePath(folder or "").name
+    return f"{name} ({dataset})" if name else dataset
 
 
 def data_notes(run: RunResults) -> list[str]:
