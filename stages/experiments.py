@@ -10,14 +10,15 @@ import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from stages import command
+from stages import command, paths, yaml12
 from stages.command import LOG
 from stages.errors import UserError
 from stages.metrics import table
 from stages.overrides import hydra
-from stages.params import Params
+from stages.params import Params, read
 
 EXAMPLES = """\
   python -m stages.experiments
@@ -25,6 +26,8 @@ EXAMPLES = """\
 WIDTH = 120  # characters of a line where there is no terminal, and at most
 LEAST = 20  # characters of a line for the knobs
 NUMBERS = 4  # metrics in the table
+WORKSPACE = "workspace"  # as DVC calls it
+LOCK = Path("dvc.lock")
 FILES = ("reports/metrics.json", "", "params.yaml")  # whose columns count; of one name in two of them the last
 Row = Mapping[str, Any]  # of DVC's table: columns of its own, metrics and knobs, each by its flat name
 
@@ -52,9 +55,28 @@ def rows(commits: int) -> list[Row]:
     from dvc.scm import SCMError
 
     try:
-        return [plain(row) for row in exp_show(num=commits)]
+        shown = [plain(row) for row in exp_show(num=commits)]
     except (DvcException, SCMError) as error:
         raise UserError(f"DVC cannot list experiments here ({error}): run this in a checkout with a commit.") from None
+    return [without_numbers(row) if row["rev"] == WORKSPACE and moved_on() else row for row in shown]
+
+
+def moved_on() -> bool:
+    """Whether a knob in params.yaml has another value than when the results of the workspace were made."""
+    try:
+        stages = yaml12.parse(LOCK.read_bytes(), str(LOCK))["stages"]
+    except (OSError, LookupError, TypeError, UserError):
+        return False
+    tree = read()
+    recorded = (stage.get("params", {}).get(str(paths.PARAMS), {}) for stage in stages.values())
+    return any(_at(tree, name) != value for knobs in recorded for name, value in knobs.items())
+
+
+def without_numbers(row: Row) -> Row:
+    """The row of a workspace that has no results yet: those that lie there are of other knobs."""
+    return {name: None if name.removeprefix(table.VAL) in table.METRICS else value for name, value in row.items()} | {
+        "State": "no results yet"
+    }
 
 
 def plain(row: Row) -> Row:
@@ -81,7 +103,7 @@ def lines(shown: Sequence[Row], width: int) -> list[str]:
         width: characters of a line at most; knobs that do not fit go on in lines of their own, below the first.
     """
     names = numbers(shown)
-    base = next((row for row in shown if row["rev"] != "workspace"), {})
+    base = next((row for row in shown if row["rev"] != WORKSPACE), {})
     cells = [["experiment", *names, "differs from HEAD in"]]
     for row in shown:
         values = [_text(name, row.get(name)) for name in names]
@@ -124,8 +146,16 @@ def _task(row: Row) -> str | None:
 
 
 def _state(row: Row) -> list[str]:
-    """Whether it is queued, running or failed, as DVC says it."""
+    """Whether it is queued, running, failed or without results yet."""
     return [str(row["State"]).lower()] if row.get("State") not in (None, "Success") else []
+
+
+def _at(tree: Mapping[str, Any], name: str) -> Any:
+    """The value of a knob by its flat name; None where there is none."""
+    value: Any = tree
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _text(name: str, value: float | None) -> str:

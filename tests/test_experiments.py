@@ -1,6 +1,8 @@
 """The list of experiments fits a terminal and says what differs."""
 
 import argparse
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,6 +84,27 @@ def test_the_way_to_those_of_earlier_commits_is_told(
         assert "--commits" not in caplog.text
         experiments.main(argparse.Namespace(commits=1))
     assert "`coldcut experiments --commits 5`" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changed", "without"),
+    [({}, False), ({"lr": 0.1}, True), ({"split": {"seed": 1}}, True), ({"device": "cuda"}, False)],
+)
+def test_the_workspace_shows_no_numbers_of_other_knobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], without: bool
+) -> None:
+    """After `git checkout params.yaml` the numbers that lie there are still those of the last experiment."""
+    monkeypatch.chdir(tmp_path)
+    knobs = {"lr": 0.001, "split": {"seed": 0}, "datasets": {"logos": {"scenes": 40}}, "device": "auto"}
+    lock = {"split": {"params": {"params.yaml": {"split": {"seed": 0}, "datasets.logos": {"scenes": 40}}}},
+            "train": {"cmd": "…", "params": {"params.yaml": {"lr": 1e-3}}}, "report": {"cmd": "…"}}  # fmt: skip
+    Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": lock}))
+    Path("params.yaml").write_text(json.dumps(knobs | changed))
+    monkeypatch.setattr("dvc.api.exp_show", lambda num: [HEAD | {"rev": "workspace", "lr": 0.1}, HEAD])
+    texts = experiments.lines(experiments.rows(1), 120)
+    numbers = "–      –         –      –            " if without else "84.2%  85.5%     98.0%  0.500        "
+    assert texts[1] == f"workspace   {numbers}  {'no results yet, ' * without}lr=0.1"
+    assert texts[2].startswith("main        84.2%")
 
 
 def test_without_results_there_are_no_numbers() -> None:
