@@ -42,6 +42,7 @@ def main(params: Params) -> dict[str, object]:
     bad = [{"path": rows[i].path, "reason": decoding_error(specs[0], images[i])} for i in result.bad]
     if len(bad) > params.bad_images.limit(len(rows)):
         out.unlink()
+        files.write_json_lines(paths.REPORTS / "bad_images.jsonl", bad)
         raise UserError(params.bad_images.refusal(bad, images=len(rows), verb="decoded"))
     files.write_json(out.with_suffix(".bad.json"), bad, indent=1, ensure_ascii=False)
     unit = "views/s" if params.views > 1 else "images/s"

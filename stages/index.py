@@ -202,8 +202,7 @@ def _refuse_unusable(summary: IndexSummary, params: Params) -> None:
     bad = summary.bad()
     if len(bad) > params.bad_images.limit(len(rows) + len(bad)):
         files.write_json_lines(paths.REPORTS / "bad_images.jsonl", bad)
-        refusal = params.bad_images.refusal(bad, images=len(rows) + len(bad), verb="read")
-        raise UserError(f"{refusal}\nreports/bad_images.jsonl lists them all.")
+        raise UserError(params.bad_images.refusal(bad, images=len(rows) + len(bad), verb="read"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from tests.checkout import REPO
 NOT_OURS = {  # a quote: whose message it is
     "python: command not found": "the shell's",
     "No module named 'stages'": "Python's",
-    "No module named 'tqdm'": "Python's",
     "[Errno 2] No such file or directory": "DVC's",
     "Could not override …": "DVC's",
     "Unable to acquire lock.": "DVC's",

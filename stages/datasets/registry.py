@@ -49,7 +49,7 @@ class BadImages(Block):
         return (
             f"{len(bad)} of {counted(images, 'images')} cannot be {verb}, more than the {self.limit(images)} that "
             f"`bad_images.max_fraction` ({self.max_fraction:g}) allows: {reasons}. Repair or remove them, or go on "
-            f"without them: dvc exp run -S bad_images.max_fraction={share:g}"
+            f"without them: dvc exp run -S bad_images.max_fraction={share:g}\nreports/bad_images.jsonl lists them all."
         )
 
 

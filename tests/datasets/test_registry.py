@@ -18,5 +18,5 @@ def test_the_advised_share_is_enough(images: int) -> None:
     bad = [{"path": f"{number}.jpg", "reason": "truncated"} for number in range(4)]
     message = BadImages(max_fraction=0.001).refusal(bad, images=images, verb="read")
     assert message.startswith(f"4 of {images} images cannot be read") and "4 x truncated (such as 0.jpg)" in message
-    advised = float(message.rpartition("-S bad_images.max_fraction=")[2])
+    advised = float(message.rpartition("-S bad_images.max_fraction=")[2].splitlines()[0])
     assert BadImages(max_fraction=advised).limit(images) >= 4

@@ -722,6 +722,8 @@ def test_the_stage_stops_at_too_many_bad_images(
     with pytest.raises(UserError, match=r"5 of 6 images cannot be decoded, more than the \d .*-S bad_images.\S+=0.834"):
         stage.main(staged(folder, bad_images=chosen))
     assert not paths.features("folder", "squeezenet1_1", "pooled").exists()
+    listed = [json.loads(line) for line in (paths.REPORTS / "bad_images.jsonl").read_text().splitlines()]
+    assert [folder / row["path"] for row in listed] == broken and all("truncated" in row["reason"] for row in listed)
 
 
 def test_the_stage_draws_the_views_that_params_ask_for(class_folder: Folder, staged: Callable[..., Any]) -> None:
