@@ -11,7 +11,7 @@ from stages import command, live_run, paths, yaml12
 from stages.backbones import names
 from stages.datasets.base import has_source
 from stages.errors import UserError
-from stages.overrides import flatten, hydra
+from stages.overrides import argument, flatten, hydra
 from stages.params import Params, check_name, load, read
 
 SHOWN = 30  # knobs that a line names
@@ -21,6 +21,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Checks params.yaml; with `--mark FILE`, as DVC calls it, refuses a second run too, and writes a constant file."""
     for override in arguments.overrides:
         check_name(override.lstrip("+~").partition("=")[0])
+        _check_quotes(override)
     if arguments.overrides:
         return 0
     if arguments.mark:
@@ -60,6 +61,20 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.mark.parent.mkdir(parents=True, exist_ok=True)
         arguments.mark.write_text("params.yaml was checked\n")
     return 0
+
+
+def _check_quotes(override: str) -> None:
+    """Raises an error if Hydra, which reads `-S` for DVC, cannot parse a value; its own message names no remedy."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    knob, _, value = override.partition("=")
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        raise UserError(
+            f"`{knob}`: DVC cannot read {value!r} without a second pair of quotes: {argument(knob, value)}"
+        ) from None
 
 
 def _check_device(params: Params) -> None:

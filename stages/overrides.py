@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./+:~@-]*")  # what Hydra, which reads -S, takes as text without quotes
+SHELL = re.compile(r'["$`\\!]')  # what a shell does not take literally between double quotes
 RESERVED = {"true", "false", "null", "nan", "inf"}
 
 
@@ -28,7 +29,9 @@ def hydra(value: Any) -> str:
 
 def argument(knob: str, value: Any) -> str:
     """A knob and its value as a shell takes them."""
-    return f"-S {shlex.quote(f'{knob}={hydra(value)}')}"
+    text = f"{knob}={hydra(value)}"
+    readable = "'" in text and not SHELL.search(text)  # shlex would end and begin its quotes around each quote
+    return f'-S "{text}"' if readable else f"-S {shlex.quote(text)}"
 
 
 def flatten(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

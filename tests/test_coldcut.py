@@ -1,6 +1,8 @@
 """The command `coldcut`: it finds the checkout, its Python and the command, from any folder."""
 
+import argparse
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import coldcut
-from stages import paths
+from stages import check, paths
+from stages.overrides import hydra
 from stages.prediction import image_files
 
 
@@ -86,6 +89,16 @@ def test_paths_are_meant_where_the_user_is(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("COLDCUT_FROM", str(tmp_path / "photos"))
     assert list(image_files.expand(["a.jpg", "/b.jpg"])) == [str(tmp_path / "photos/a.jpg"), "/b.jpg"]
     assert paths.typed_path("x") == tmp_path / "photos/x"
+
+
+@pytest.mark.parametrize("folder", ["/a (old)", "/a=b", "/näme", "/it's"])
+def test_a_value_that_needs_more_quotes_is_told_with_them(repository: Path, folder: str) -> None:
+    """DVC's own message would be Hydra's, such as LexerNoViableAltException."""
+    done = call(repository, "exp", "run", "-S", f"root={folder}")
+    assert done.returncode == 1 and f"`root`: DVC cannot read {folder!r} without a second pair" in done.stderr
+    advised = shlex.split(done.stderr.partition("quotes: ")[2])
+    assert advised == ["-S", f"root={hydra(folder)}"]
+    assert check.main(argparse.Namespace(mark=None, overrides=[advised[1]])) == 0
 
 
 @pytest.mark.parametrize("knob", ["dropuot=0.1", "learningrate=0.1", "split.sed=1"])
