@@ -69,6 +69,20 @@ def test_a_probability_of_nothing_has_a_finite_logarithm() -> None:
     assert actual.isfinite().all() and actual.softmax(1).tolist() == [[pytest.approx(0, abs=1e-30), 1]]
 
 
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_each_view_goes_through_the_head_once(multilabel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[int]()
+    monkeypatch.setattr(model, "logits", lambda module, split, view=0: seen.append(view) or split.x[:, view].clone())
+    monkeypatch.setattr(model.HeadModel, "multilabel", multilabel)
+    head = model.HeadModel.__new__(model.HeadModel)
+    together = list(model.logits_by_views(head, PART, 3))
+    assert seen == [0, 1, 2] and torch.equal(together[0], X[:, 0])
+    for count in (1, 2, 3):
+        each = X[:, :count].sigmoid() if multilabel else X[:, :count].softmax(2)
+        found = together[count - 1].sigmoid() if multilabel else together[count - 1].softmax(1)
+        torch.testing.assert_close(found, each.mean(1))
+
+
 @pytest.mark.parametrize("views", [1, 3])
 def test_a_part_without_images(views: int) -> None:
     split = SplitData(torch.zeros(0, 3, 5), torch.zeros(0).long(), [])

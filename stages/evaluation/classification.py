@@ -115,20 +115,22 @@ def judge(one: JudgedHead, params: Params) -> Verdict:
     judged = "test" if len(splits["test"].y) else "val"
     y = splits[judged].y
 
-    def logits(head: nn.Module, name: str, count: int = views) -> torch.Tensor:
-        return model.averaged_logits(head, splits[name], count)
+    def logits(head: nn.Module, name: str) -> torch.Tensor:
+        return model.averaged_logits(head, splits[name], views)
 
     def load(folder: Path) -> nn.Module:
         return model.load_head(folder)[0].to(y.device)
 
     folders = {name: common.scored_folder(one.folder, name) for name in ("test", "val")}
     heads = {name: one.head if folder == one.folder else load(folder) for name, folder in folders.items()}
-    own = {name: logits(head, name) for name, head in heads.items()}
+    right: dict[int | str, torch.Tensor] = {}
+    for count, values in enumerate(model.logits_by_views(heads[judged], splits[judged], params.views), 1):
+        right[count] = values.argmax(1) == y
+        if count == views:
+            answers = values
+    own = {name: answers if name == judged else logits(head, name) for name, head in heads.items()}
     seeds = [logits(load(folder), judged) for folder in sorted(folders[judged].glob("seed-*"))]
     frequent = torch.bincount(splits["train"].y, minlength=len(one.data.classes)).argmax()
-    by_views = {count: own[judged] if count == views else logits(heads[judged], judged, count)
-                for count in range(1, params.views + 1)}  # fmt: skip
-    right: dict[int | str, torch.Tensor] = {count: values.argmax(1) == y for count, values in by_views.items()}
     right["majority"] = y == frequent
     if (ridge := folders[judged] / "ridge").is_dir():  # too large data has none
         right["ridge_top1"] = model.choices(load(ridge), splits[judged], views) == y

@@ -19,6 +19,7 @@ from stages.metrics.detection import Curve
 from stages.params import Params
 from stages.training import tasks
 from stages.training.data import HeadData, SplitData
+from stages.training.ground_truth import merge_views
 from stages.training.model import HeadModel, load_head
 
 POINTS = 101  # of a precision-recall curve in its plot
@@ -194,8 +195,13 @@ def _scores_by_views(
     task: tasks.DetectionTask, model: HeadModel, data: HeadData, split: SplitData, score: Score, params: Params
 ) -> Iterator[dict[str, object]]:
     """The scores when the first 1, 2, … views are merged."""
-    for count in range(1, params.views + 1) if params.views > 1 else ():
-        scores = score(split, _detect(task, model, split, params, count), data, _predicted_part(task))
+    if params.views == 1:
+        return
+    iou, merge = params.decide.nms_iou, params.decide.merge
+    found = task.detect_views(model, split, views=params.views, merge=merge)
+    for count in range(1, params.views + 1):
+        merged = [merge_views(of_image[:count], iou, merge) for of_image in found]
+        scores = score(split, merged, data, _predicted_part(task))
         yield {"views": count, **{name: f"{scores[name]:.6f}" for name in BY_VIEWS if name in scores}}
 
 

@@ -93,8 +93,7 @@ def _spread(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _by_views(params: Params, head: HeadModel, split: SplitData) -> Iterator[dict[str, object]]:
-    for count in range(1, params.views + 1):
-        logits = model.averaged_logits(head, split, count)
+    for count, logits in enumerate(model.logits_by_views(head, split, params.views), 1):
         yield {"views": count, "map": f"{multilabel.mean_average_precision(logits, split.y):.6f}"}
 
 

@@ -283,14 +283,27 @@ def choices(module: nn.Module, split: SplitData, views: int) -> torch.Tensor:
 
 
 def averaged_logits(module: nn.Module, split: SplitData, views: int) -> torch.Tensor:
-    """Logits (N, C) of the first `views` views of each image together: the logarithm of their mean probability."""
-    if views == 1 or not len(split.y):
-        return logits(module, split)
-    if isinstance(module, HeadModel) and module.multilabel:
-        each = torch.stack([logits(module, split, view).sigmoid() for view in range(views)]).mean(0)
-        return each.logit(torch.finfo(each.dtype).eps)
-    probabilities = torch.stack([logits(module, split, view).softmax(1) for view in range(views)]).mean(0)
-    return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
+    """Logits (N, C) of the first `views` views of each image together: the last of `logits_by_views`."""
+    for together in logits_by_views(module, split, views):
+        last = together
+    return last
+
+
+def logits_by_views(module: nn.Module, split: SplitData, views: int) -> Iterator[torch.Tensor]:
+    """Logits (N, C) of the first 1, 2, … `views` views of each image: the logarithm of their mean probability."""
+    several = isinstance(module, HeadModel) and module.multilabel
+    of_view = logits(module, split)
+    yield of_view
+    total = of_view.sigmoid() if several else of_view.softmax(1)
+    for view in range(1, views):
+        of_view = logits(module, split, view)
+        total += of_view.sigmoid() if several else of_view.softmax(1)
+        yield _logits_of(total / (view + 1), several=several)
+
+
+def _logits_of(probabilities: torch.Tensor, *, several: bool) -> torch.Tensor:
+    limits = torch.finfo(probabilities.dtype)
+    return probabilities.logit(limits.eps) if several else probabilities.clamp(min=limits.tiny).log()
 
 
 def save_head(folder: Path, module: nn.Module, description: Mapping[str, Any]) -> None:

@@ -192,15 +192,27 @@ class DetectionTask:
     ) -> list[Detections]:
         """The detections in each image, in its pixels.
 
-        Of the random views, which are crops, boxes at the border do not count, except with `fusion`, which asks in how
-        many views a box is.
-
         Args:
             model: the head with its layers.
             split: the images.
             iou: of two boxes of a class that overlap by more than this, the one with the lower score is dropped.
             views: how many views of each image are merged.
             merge: `nms`, `vote` or `fusion`.
+        """
+        return [merge_views(found, iou, merge) for found in self.detect_views(model, split, views=views, merge=merge)]
+
+    @torch.inference_mode()
+    def detect_views(self, model: nn.Module, split: SplitData, *, views: int, merge: str) -> list[list[Detections]]:
+        """The detections in each view of each image before suppression, in pixels of the image.
+
+        Of the random views, which are crops, boxes at the border do not count, except with `fusion`, which asks in how
+        many views a box is.
+
+        Args:
+            model: the head with its layers.
+            split: the images.
+            views: how many views of each image.
+            merge: how they will be merged.
         """
         if not split.index_positions:  # a head need not take a batch of no images
             return []
@@ -210,7 +222,7 @@ class DetectionTask:
                 in_images = self._in_images(split, images, view, outputs, uncut=view > 0 and merge != "fusion")
                 for image, detections in zip(images.tolist(), in_images, strict=True):
                     per_image[image].append(detections)
-        return [merge_views(image_detections, iou, merge) for image_detections in per_image]
+        return per_image
 
     def _in_images(
         self, split: SplitData, images: torch.Tensor, view: int, outputs: Any, *, uncut: bool = False

@@ -17,7 +17,7 @@ from stages.errors import UserError
 from stages.heads.registry import HEADS
 from stages.training import loop, model, tasks
 from stages.training.data import HeadData, SplitData
-from stages.training.ground_truth import GroundTruthBoxes
+from stages.training.ground_truth import GroundTruthBoxes, merge_views
 from stages.training.model import HeadModel
 from tests.backbones.networks import output_of, randomised
 
@@ -344,6 +344,17 @@ def test_views_that_agree_give_each_object_once(turned: Make) -> None:
     sees = torch.tensor([[0.25, 0.5, 0.2, 0.2, 5, 0, 0], [0.75, 0.5, 0.2, 0.2, 4, 0, 0]])  # mirror images
     (actual,) = task.detect(Fixed(), split(sees[None], [scene(0)]), iou=0.5, views=2)
     assert len(actual.boxes) == 1 and actual.boxes[0].tolist() == pytest.approx([9.6, 25.6, 22.4, 38.4], abs=1e-4)
+
+
+@pytest.mark.parametrize("merge", ["nms", "vote", "fusion"])
+def test_the_views_of_an_image_can_be_merged_one_after_the_other(turned: Make, merge: str) -> None:
+    task = task_of("largest", turned(head="largest", boxes={"box_sigmoid": False}))
+    sees = torch.tensor([[0.25, 0.5, 0.2, 0.2, 5, 0, 0], [0.7, 0.5, 0.2, 0.2, 4, 0, 0]])
+    of_one = split(sees[None], [scene(0)])
+    ((first, second),) = task.detect_views(Fixed(), of_one, views=2, merge=merge)
+    for count, found in ((1, [first]), (2, [first, second])):
+        (expected,) = task.detect(Fixed(), of_one, iou=0.5, views=count, merge=merge)
+        assert all(map(torch.equal, merge_views(found, 0.5, merge), expected))
 
 
 def test_what_a_crop_cuts_does_not_count_except_with_fusion(turned: Make) -> None:
