@@ -294,6 +294,8 @@ def logits_by_views(module: nn.Module, split: SplitData, views: int) -> Iterator
     several = isinstance(module, HeadModel) and module.multilabel
     of_view = logits(module, split)
     yield of_view
+    if views == 1:  # no second copy of what may take some GB
+        return
     total = of_view.sigmoid() if several else of_view.softmax(1)
     for view in range(1, views):
         of_view = logits(module, split, view)
