@@ -68,12 +68,15 @@ def _check_quotes(override: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    knob, _, value = override.partition("=")
+    knob, equals, value = override.partition("=")
     try:
         OverridesParser.create().parse_override(override)
     except HydraException:
+        if not equals:  # nothing to quote: DVC says what it expects
+            return
         raise UserError(
-            f"`{knob}`: DVC cannot read {value!r} without a second pair of quotes: {argument(knob, value)}"
+            f"`{knob}`: DVC cannot read {value!r} as it stands. Text needs a second pair of quotes: "
+            f"{argument(knob, value)}"
         ) from None
 
 
